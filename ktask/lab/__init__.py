@@ -1,0 +1,1 @@
+"""Measuring: cases, statistics, records, sweeps and the state of the machine."""
