@@ -1,3 +1,37 @@
-"""Parallelise kernel memory paths, measure them and report what pays."""
+"""Parallelise kernel memory paths, measure them and report what pays.
+
+>>> import ktask
+>>> @ktask.thread_func
+... def zero(start, end, buf):
+...     buf[start:end] = 0
+...     return 0
+>>> ctl = ktask.Ctl(zero, args=(buf,), min_chunk_size=2 << 20)
+>>> result = ktask.run(0, buf.size, ctl)
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ktask.task import Ctl, Node, Result
+
+if TYPE_CHECKING:
+    from ktask.engine import plan, run, run_numa
+    from ktask.thread_functions import thread_func
 
 __version__ = "0.1.0"
+__all__ = ["Ctl", "Node", "Result", "plan", "run", "run_numa", "thread_func"]
+
+# numba takes 0.2 to 0.5 s to import, so the names that need it are looked up at their first use.
+_LAZY = {
+    "run": "ktask.engine",
+    "run_numa": "ktask.engine",
+    "plan": "ktask.engine",
+    "thread_func": "ktask.thread_functions",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the engine when it is first asked for."""
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'ktask' has no attribute {name!r}")

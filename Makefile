@@ -1,0 +1,64 @@
+# One environment, built on first use from the hash-locked requirements.lock; every verb runs inside it.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+PYTHON ?= python3
+GRID ?= quick
+RUN ?=
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help report test setup lab bench lint format lock clean sample
+
+help: ## list the verbs
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@echo
+	@echo "  GRID=full make report    a longer grid (quick, full, tiny, or a YAML file)"
+
+report: $(READY) ## measure this machine (about 4 minutes) and write reports/<run>.html
+	@run=$$($(BIN)/ktask sweep $(GRID) $(if $(RUN),--run $(RUN))) && $(BIN)/ktask report "$$run"
+
+test: $(READY) ## run the tests
+	@$(BIN)/python -m pytest
+
+setup: $(READY) ## build the environment in .venv, and nothing else
+
+lab: $(READY) ## open the notebooks in JupyterLab
+	@$(BIN)/jupyter lab --notebook-dir=notebooks
+
+bench: $(READY) ## the engine beside OpenMP, numba prange, concurrent.futures and joblib
+	@$(BIN)/python benchmarks/bench.py
+
+lint: $(READY) ## check style, and that notebooks carry no outputs
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/python tests/check_notebooks.py
+
+format: $(READY) ## put the code in the common format
+	@$(BIN)/ruff check --fix-only -q . ; $(BIN)/ruff format -q .
+
+sample: $(READY) ## measure the committed sample run and its report again
+	@rm -rf data/runs/sample
+	@$(BIN)/ktask sweep $(GRID) --run sample
+	@rm -rf data/sample && cp -r data/runs/sample data/sample && rm -rf data/sample/cells data/sample/.lock
+	@$(BIN)/ktask report data/sample --out reports/sample.html
+
+lock: ## resolve the dependencies anew (needs uv)
+	@uv pip compile -q --universal --python-version 3.11 --generate-hashes --extra dev --no-emit-index-url \
+	  --custom-compile-command "make lock" pyproject.toml -o requirements.lock
+
+clean: ## remove the environment, caches and measured runs
+	@rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis data/runs
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find reports -name '*.html' ! -name sample.html -delete
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "ktask needs Python 3.11 or later; set PYTHON=python3.12, say" >&2; exit 2; }
+	@echo "building the environment in $(VENV) (once, about a minute) ..." >&2
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.lock >&2
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e . >&2
+	@touch $(READY)

@@ -1,0 +1,197 @@
+"""The command line: a thin layer over the Python calls."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ktask.lab.units import fmt_number, fmt_rate, fmt_size, fmt_time
+
+OK, FOUND, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+app = typer.Typer(
+    help="Would multithreading the kernel's big memory paths pay on this machine?",
+    epilog="Start with `ktask doctor`, then `ktask run zeroing --size 1GiB --threads 2`, then `make report`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+
+
+def _examples(*lines: str) -> str:
+    """Return an epilog that keeps its line breaks."""
+    return "Examples:\n\n\b\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text.rstrip("\n") + "\n")
+
+
+def _emit(value: Any, as_json: bool, render: Callable[[Any], str]) -> None:
+    _print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) if as_json else render(value))
+
+
+@app.command(epilog=_examples("ktask doctor", "ktask doctor --json"))
+def doctor(as_json: AsJson = False) -> None:
+    """Tell what this machine can do and what would spoil a measurement; change nothing.
+
+    Each finding comes with its remedy. Exit 1 only if something makes measuring impossible.
+    """
+    from ktask.lab import doctor as checks  # noqa: PLC0415
+    from ktask.workloads.page_walk import no_pagemap_scan  # noqa: PLC0415
+
+    findings = checks.diagnose(pagemap_scan=lambda: no_pagemap_scan() is None)
+    _emit(checks.to_json(findings), as_json, lambda _: checks.render(findings))
+    raise typer.Exit(checks.exit_code(findings))
+
+
+@app.command(
+    epilog=_examples(
+        "ktask run zeroing --size 1GiB --threads 2",
+        "ktask run page_walk --method pagemap --size 16GiB --json",
+        "ktask run free --page-size 4KiB --size 2GiB --min-chunk 32MiB --trace free.csv",
+    )
+)
+def run(
+    workload: Annotated[str, typer.Argument(help="zeroing, page_walk or free.")],
+    size: Annotated[
+        str, typer.Option(help="Memory to cover, such as 512MiB; bare numbers are bytes.")
+    ] = "1GiB",
+    threads: Annotated[
+        int | None, typer.Option(help="Threads, the caller included; all CPUs by default.")
+    ] = None,
+    page_size: Annotated[
+        str | None, typer.Option(help="4KiB, THP, 2MiB or 1GiB; the last two need a hugetlb pool.")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="How to do the work; see below.")] = None,
+    backend: Annotated[str | None, typer.Option(help="kernel or user; picks the first method of it.")] = None,
+    policy: Annotated[str, typer.Option(help="Rule for threads and chunks.")] = "ktask-v4",
+    min_chunk: Annotated[str, typer.Option(help="The least that a helper is started for.")] = "2MiB",
+    repetitions: Annotated[int, typer.Option(help="Rounds; each runs every variant once.")] = 7,
+    trace: Annotated[Path | None, typer.Option(help="Write every chunk of one more run there (CSV).")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure one case against its one-thread baseline.
+
+    Exit 1 if this machine cannot do it, with the reason.
+    """
+    from ktask.lab import one_case  # noqa: PLC0415
+
+    case = one_case.choose(workload, backend, method, page_size, size, min_chunk, policy)
+    result = one_case.run_one(case, threads, repetitions, trace)
+    _emit(result, as_json, _render_run)
+    raise typer.Exit(FOUND if "skipped" in result else OK)
+
+
+def _render_run(result: dict[str, Any]) -> str:
+    if "skipped" in result:
+        return f"skipped: {result['skipped']}"
+    size = fmt_size(result["size_bytes"])
+    what = f"{result['workload']} {result['method']}, {size} of {result['page_size']} pages"
+    rows = [
+        ("1 thread", result["baseline_wall_s"], fmt_time),
+        (f"{result['threads']} threads", result["wall_s"], fmt_time),
+        ("rate", result["rate"], lambda value: fmt_rate(value, result["unit"])),
+        ("speedup", result["speedup"], fmt_number),
+    ]
+    lines = [what, f"{result['n_chunks']} chunks of {fmt_size(result['chunk_size'])}, {result['policy']}", ""]
+    lines.append(f"{'':12} {'median':>12} {'95 % interval':>27} {'best':>12} {'n':>4}")
+    for name, e, form in rows:
+        interval = f"{form(e['low'])} – {form(e['high'])}" if e["low"] is not None else "–"
+        lines.append(f"{name:12} {form(e['median']):>12} {interval:>27} {form(e['best']):>12} {e['n']:>4}")
+    if result["flags"]:
+        lines += ["", "warnings: " + ", ".join(f"{k} ({v} repetitions)" for k, v in result["flags"].items())]
+    return "\n".join(lines)
+
+
+@app.command(
+    epilog=_examples(
+        "ktask sweep quick", "ktask sweep full --run night", "ktask sweep full --run night --resume"
+    )
+)
+def sweep(
+    grid: Annotated[str, typer.Argument(help="quick, full, tiny, or a YAML file.")] = "quick",
+    run: Annotated[
+        str | None, typer.Option("--run", help="Name of the run; date and grid by default.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Measure only what the run still lacks.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a grid by papermill, each cell in a fresh process; print the directory of the run."""
+    from ktask.lab import grid as grids  # noqa: PLC0415
+    from ktask.lab import sweep as sweeps  # noqa: PLC0415
+
+    path = sweeps.sweep(grids.load_grid(grid), run, resume=resume)
+    _emit({"run": str(path)}, as_json, lambda value: value["run"])
+
+
+@app.command(
+    epilog=_examples("ktask report data/sample", "ktask report 20261123-054255-quick --out mine.html")
+)
+def report(
+    runs: Annotated[list[str], typer.Argument(help="Names of runs, or their directories.")],
+    out: Annotated[Path | None, typer.Option(help="The HTML file; reports/<run>.html by default.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write one self-contained HTML file from one or several runs; print its path."""
+    from ktask.lab.sweep import find_run  # noqa: PLC0415
+    from ktask.report import default_path, write_report  # noqa: PLC0415
+
+    paths = [find_run(name) for name in runs]
+    written = write_report(paths, out or default_path(paths))
+    _emit({"report": str(written)}, as_json, lambda value: value["report"])
+
+
+@app.command(epilog=_examples("ktask vectors tests/data/ktask-vectors.csv", "ktask vectors mine.csv --json"))
+def vectors(
+    file: Annotated[Path, typer.Argument(help="A file in the format of tests/data/ktask-vectors.csv.")],
+    as_json: AsJson = False,
+) -> None:
+    """Check policies and engine against a vector file; exit 1 if anything differs."""
+    from ktask.vectors import check_vectors  # noqa: PLC0415
+
+    result = check_vectors(file)
+    _emit(result, as_json, _render_vectors)
+    raise typer.Exit(FOUND if result["mismatches"] else OK)
+
+
+def _render_vectors(result: dict[str, Any]) -> str:
+    lines = [
+        f"case {m['case_id']}, {m['column']}: expected {m['expected']}, got {m['got']}"
+        for m in result["mismatches"]
+    ]
+    return "\n".join([*lines, f"{result['passed']} of {result['rows']} rows hold"])
+
+
+def main() -> None:
+    """Run the command line; bad input ends with exit 2 and one line."""
+    try:
+        code = app(standalone_mode=False)
+    except (typer.Abort, KeyboardInterrupt):
+        _fail("interrupted; nothing is left behind. A sweep goes on with --resume", INTERRUPTED)
+    except (ValueError, OSError) as error:
+        _fail(str(error), BAD_INPUT)
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        _fail(error.format_message(), BAD_INPUT)
+    else:
+        sys.exit(code if isinstance(code, int) else OK)
+
+
+def _fail(message: str, code: int) -> None:
+    sys.stderr.write(f"ktask: {' '.join(message.split())}\n")
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

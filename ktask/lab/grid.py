@@ -1,0 +1,183 @@
+"""Grids: which cells a run measures, read from a small YAML file."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ktask import memory, policy, workloads
+from ktask.lab.measure import Protocol, default_threads
+from ktask.lab.units import fmt_size, parse_size
+from ktask.workloads import Case
+
+SHIPPED = Path(__file__).parent.parent / "grids"
+_KEYS = ("about", "seed", "threads", "min_chunk", "policy", "protocol", "work")
+_WORK_KEYS = ("workload", "method", "page_kind", "size", "min_chunk", "policy")
+MOST_CELLS = 10_000
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What a run measures.
+
+    Attributes
+    ----------
+    name, about
+        For people.
+    seed
+        Of the order of the cells and of the variants within each round.
+    threads
+        Thread counts of every cell.
+    protocol
+        How often to measure.
+    cases
+        One cell each.
+    """
+
+    name: str
+    about: str
+    seed: int
+    threads: tuple[int, ...]
+    protocol: Protocol
+    cases: tuple[Case, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the grid with everything spelled out, as kept in the run."""
+        return {
+            "name": self.name,
+            "about": self.about,
+            "seed": self.seed,
+            "threads": list(self.threads),
+            "protocol": asdict(self.protocol),
+            "cells": [{"cell_id": cell_id(c), **asdict(c)} for c in self.cases],
+        }
+
+
+def cell_id(case: Case) -> str:
+    """Return the name of a cell: made of letters, digits and dashes, the same for the same case."""
+    parts = [case.workload, case.method, case.page_kind, fmt_size(case.size_bytes).replace(" ", "")]
+    extra = [] if case.policy == "ktask-v4" else [case.policy.replace(".", "_")]
+    if case.min_chunk_bytes != 2 * memory.MIB:
+        extra.append(f"min{fmt_size(case.min_chunk_bytes).replace(' ', '')}")
+    return "-".join(parts + extra)
+
+
+def shipped() -> dict[str, Path]:
+    """Return the grids that come with the project, by name."""
+    return {path.stem: path for path in sorted(SHIPPED.glob("*.yaml"))}
+
+
+def load_grid(name: str) -> Grid:
+    """Return the grid called `name`, shipped or a file.
+
+    Raises
+    ------
+    ValueError
+        If there is no such grid, or the file says something that is not understood: the message names the
+        file, the key and what is allowed.
+    """
+    path = shipped().get(name, Path(name))
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        known = ", ".join(shipped())
+        raise ValueError(f"grid {name!r} is neither a file nor one of {known}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"grid {name}: cannot be read: {' '.join(str(error).split())}") from None
+    try:
+        return parse_grid(data, path.stem)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"grid {name}: {error}") from None
+
+
+def parse_grid(data: Any, name: str) -> Grid:
+    """Return the grid that the content of a YAML file describes; ValueError tells what is wrong."""
+    grid = _mapping(data, _KEYS, "the grid")
+    defaults = {k: grid[k] for k in ("min_chunk", "policy") if k in grid}
+    seed = _whole(grid.get("seed", 1), "seed", 0)
+    work = grid.get("work")
+    if not isinstance(work, list) or not work:
+        raise ValueError(f"work={work!r} is not a list of entries such as {{workload: zeroing, size: 1GiB}}")
+    cases = tuple(dict.fromkeys(case for entry in work for case in _cases(entry, defaults)))
+    if len(cases) > MOST_CELLS:
+        raise ValueError(f"{len(cases)} cells are too many; use at most {MOST_CELLS}")
+    return Grid(
+        name=name,
+        about=str(grid.get("about", "")),
+        seed=seed,
+        threads=_threads(grid.get("threads", "auto")),
+        protocol=_protocol(grid.get("protocol", {}), seed),
+        cases=cases,
+    )
+
+
+def _mapping(data: Any, keys: Sequence[str], what: str) -> Mapping[str, Any]:
+    if not isinstance(data, dict):
+        raise ValueError(f"{what} is {data!r}; it must be a mapping with the keys {', '.join(keys)}")
+    for key in data:
+        if key not in keys:
+            raise ValueError(f"key {key!r} of {what} is unknown; use {', '.join(keys)}")
+    return data
+
+
+def _whole(value: Any, name: str, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}={value!r} is not allowed; use a whole number of at least {least}")
+    return value
+
+
+def _threads(value: Any) -> tuple[int, ...]:
+    if value == "auto":
+        return tuple(default_threads())
+    counts = value if isinstance(value, list) else [value]
+    if not counts:
+        raise ValueError("threads=[] is not allowed; use auto or a list such as [1, 2, 4]")
+    return tuple(sorted({_whole(n, "threads", 1) for n in counts} | {1}))
+
+
+def _protocol(data: Any, seed: int) -> Protocol:
+    keys = [f.name for f in fields(Protocol) if f.name != "seed"]
+    values = dict(_mapping(data, keys, "protocol"))
+    for key, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+            raise ValueError(f"protocol {key}={value!r} is not allowed; use a positive number")
+        if key in ("least", "most"):
+            _whole(value, f"protocol {key}", 1)
+    protocol = Protocol(**values, seed=seed)
+    if protocol.most < protocol.least:
+        raise ValueError(f"protocol most={protocol.most} is below least={protocol.least}")
+    return protocol
+
+
+def _cases(entry: Any, defaults: Mapping[str, Any]) -> list[Case]:
+    work = defaults | dict(_mapping(entry, _WORK_KEYS, "an entry of work"))
+    if "workload" not in work or "size" not in work:
+        raise ValueError(f"entry {entry!r} of work needs the keys workload and size")
+    workload = workloads.get(str(work["workload"]))
+    names = _list(work.get("method", [m.name for m in workload.methods]))
+    methods = [workload.method(str(name)) for name in names]
+    policy_name = str(work.get("policy", "ktask-v4"))
+    policy.policy_named(policy_name)
+    min_chunk = parse_size(work.get("min_chunk", 2 * memory.MIB))
+    cases = []
+    for method in methods:
+        kinds = [_page_kind(kind) for kind in _list(work.get("page_kind", list(method.page_kinds)))]
+        sizes = [parse_size(size) for size in _list(work["size"])]
+        for kind, size in itertools.product(kinds, sizes):
+            cases.append(Case(workload.name, method.name, kind, size, min_chunk, policy_name))
+    return cases
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _page_kind(kind: Any) -> str:
+    if kind not in memory.PAGE_KINDS:
+        raise ValueError(f"page_kind={kind!r} is unknown; use one of {', '.join(memory.PAGE_KINDS)}")
+    return kind

@@ -1,0 +1,277 @@
+"""One cell: a case measured against its own one-thread baseline, in one process.
+
+Every round runs each variant once, in random order: the serial baseline, the same baseline again (the A/A
+comparison that tells the noise floor), and each thread count. So a speedup is a ratio of neighbours in time.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ktask import engine, policy, topology, workloads
+from ktask.lab import doctor, stats
+from ktask.task import Result
+from ktask.workloads import Case, CheckError
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How often to measure, and when enough is enough.
+
+    Attributes
+    ----------
+    least, most
+        Rounds in any case, and at the very most.
+    budget_s
+        Past this time no further round starts once `least` rounds are done.
+    precision
+        Stop once the interval of every variant is at most this far from its median.
+    warmup_s
+        Longest time spent on warm-ups.
+    seed
+        Of the order within rounds.
+    """
+
+    least: int = 7
+    most: int = 31
+    budget_s: float = 3.0
+    precision: float = 0.01
+    warmup_s: float = 8.0
+    seed: int = 1
+
+
+class Variant(NamedTuple):
+    """What differs between the repetitions of a round."""
+
+    name: str
+    threads: int
+    baseline: bool = False
+
+    @property
+    def is_aa(self) -> bool:
+        """Whether this is the second baseline."""
+        return self.baseline and self.name == "aa"
+
+
+SERIAL_POLICY = (
+    "ktask-v4"  # with one thread: one call over the whole range, which is what the kernel does now
+)
+
+# A repetition on memory that the host has taken away runs at down to a fiftieth of the rate (0.4 against
+# 21.7 GiB/s for THP on a KVM guest with free page reporting). Anything slower than this factor times the best
+# of its variant is called cold where that can happen: on a virtual machine, in a path that allocates.
+COLD_FACTOR = 1.5
+STEADY_FACTOR = 1.2
+
+
+@dataclass
+class Cell:
+    """The repetitions of one case, as rows of the record schema."""
+
+    case: Case
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def walls(self, variant: Variant) -> np.ndarray:
+        """Return the wall times (seconds) of a variant that may enter a rate."""
+        return np.array(
+            [r["wall_s"] for r in self.rows if _is(r, variant) and "cold_memory" not in r["flags"]]
+        )
+
+    def table(self):
+        """Return all repetitions as a DataFrame."""
+        import pandas as pd  # noqa: PLC0415  (not needed to measure)
+
+        return pd.DataFrame(self.rows)
+
+
+def _is(row: dict[str, Any], variant: Variant) -> bool:
+    same = row["threads_requested"] == variant.threads and row["baseline"] == variant.baseline
+    return same and not row["warmup"] and (("aa" in row["flags"]) == variant.is_aa)
+
+
+def variants(threads: Sequence[int]) -> list[Variant]:
+    """Return the variants of a round for these thread counts."""
+    counts = sorted({n for n in threads if n > 1})
+    return [
+        Variant("serial", 1, baseline=True),
+        Variant("aa", 1, baseline=True),
+        *(Variant(f"{n} threads", n) for n in counts),
+    ]
+
+
+def default_threads() -> list[int]:
+    """Return 1, 2, 4, ... and the number of CPUs this process may use."""
+    n_cpus = topology.cpu_count()
+    powers = list(itertools.takewhile(lambda n: n < n_cpus, (2**k for k in range(20))))
+    return [*powers, n_cpus]
+
+
+def measure(
+    case: Case,
+    threads: Sequence[int] | None = None,
+    protocol: Protocol = Protocol(),
+    *,
+    on_round: Callable[[int], None] | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Cell:
+    """Measure `case` with one thread and with each of `threads`.
+
+    Parameters
+    ----------
+    case
+        What to run.
+    threads
+        Thread counts; 1, 2, 4 and so on up to the CPUs if left out.
+    protocol
+        How often.
+    on_round
+        Called with the number of rounds done after each.
+
+    Raises
+    ------
+    ktask.workloads.CheckError
+        If the work did not happen, or failed; no number comes of such a cell.
+    ktask.memory.UnavailableError, ktask.memory.BudgetError, ValueError
+        If the case cannot be run here, or nowhere.
+    """
+    threads = default_threads() if threads is None else threads
+    if bad := [n for n in threads if n < 1]:
+        raise ValueError(f"threads={bad[0]} is not allowed; use 1 to {topology.cpu_count()}")
+    policy.policy_named(case.policy)
+    if reason := workloads.why_not(case):
+        raise workloads.memory.UnavailableError(reason)
+    workloads.require_memory(case)
+    cell, round_variants = Cell(case), variants(threads)
+    state = workloads.get(case.workload).setup(case)
+    try:
+        _warm_up(cell, state, round_variants, protocol, clock)
+        for done in _rounds(cell, state, round_variants, protocol, clock):
+            if on_round:
+                on_round(done)
+    finally:
+        state.close()
+    _mark_cold(cell, round_variants)
+    return cell
+
+
+def _warm_up(cell: Cell, state, round_variants, protocol: Protocol, clock) -> None:
+    """Repeat until two serial repetitions are as fast as the best, then run every variant once.
+
+    On a virtual machine this is where the host gives back the memory that the cell needs.
+    """
+    end = clock() + protocol.warmup_s
+    serial, walls, order = round_variants[0], [], itertools.count()
+    while True:
+        walls.append(_repeat(cell, state, serial, (-1, next(order)), warmup=True))
+        steady = sum(wall <= STEADY_FACTOR * min(walls) for wall in walls) >= 2
+        if steady or clock() > end:
+            break
+    for variant in round_variants[2:]:
+        _repeat(cell, state, variant, (-1, next(order)), warmup=True)
+
+
+def _rounds(cell: Cell, state, round_variants, protocol: Protocol, clock) -> Iterator[int]:
+    """Run rounds until the protocol has enough; yield how many are done."""
+    random = np.random.default_rng(protocol.seed)
+    end = clock() + protocol.budget_s
+    for number in range(protocol.most):
+        for place, k in enumerate(random.permutation(len(round_variants))):
+            _repeat(cell, state, round_variants[k], (number, place))
+        yield number + 1
+        _mark_cold(cell, round_variants)
+        if _enough(cell, round_variants, protocol) or (clock() > end and number + 1 >= protocol.least):
+            return
+
+
+def _enough(cell: Cell, round_variants: list[Variant], protocol: Protocol) -> bool:
+    samples = [cell.walls(variant) for variant in round_variants]
+    if min(len(walls) for walls in samples) < protocol.least:
+        return False
+    found = [stats.estimate(walls) for walls in samples]
+    return all(max(e.high - e.median, e.median - e.low) <= protocol.precision * e.median for e in found)
+
+
+def _repeat(cell: Cell, state, variant: Variant, place: tuple[int, int], warmup: bool = False) -> float:
+    """Run one repetition, check it, keep its row; return its wall time in seconds."""
+    case = cell.case
+    state.ctl.max_threads = variant.threads
+    state.before()
+    before, started_at = doctor.sample_state(), datetime.now(UTC)
+    result = engine.run(0, state.size, state.ctl, SERIAL_POLICY if variant.baseline else case.policy)
+    after = doctor.sample_state()
+    if result.error:
+        raise CheckError(f"{case.workload} {case.method} failed: {os.strerror(result.error)}")
+    state.check()
+    flags = doctor.state_flags(before, after) + (["aa"] if variant.is_aa else [])
+    cell.rows.append(
+        _described(case, state)
+        | _planned(case, state, variant, result)
+        | {
+            "round": place[0],
+            "order": place[1],
+            "warmup": warmup,
+            "wall_s": result.wall_s,
+            "cpu_user_s": result.cpu_user_s,
+            "cpu_system_s": result.cpu_system_s,
+            "faults_minor": result.faults_minor,
+            "ctx_involuntary": result.ctx_involuntary,
+            "steal_s": after.steal_s - before.steal_s,
+            "verified": True,
+            "flags": flags,
+            "started_at": started_at,
+        }
+    )
+    return result.wall_s
+
+
+def _described(case: Case, state) -> dict[str, Any]:
+    workload = workloads.get(case.workload)
+    return {
+        "workload": case.workload,
+        "backend": workload.method(case.method).backend,
+        "method": case.method,
+        "page_kind": case.page_kind,
+        "page_size_bytes": case.page_size,
+        "size_bytes": state.size * state.bytes_per_unit,
+        "unit": workload.operation,
+        "operations": state.operations,
+        "min_chunk_size": state.ctl.min_chunk_size * state.bytes_per_unit,
+    }
+
+
+def _planned(case: Case, state, variant: Variant, result: Result) -> dict[str, Any]:
+    return {
+        "policy": case.policy,
+        "threads_requested": variant.threads,
+        "threads": result.threads,
+        "chunk_size": result.chunk_size * state.bytes_per_unit,
+        "n_chunks": result.n_chunks,
+        "baseline": variant.baseline,
+    }
+
+
+def _mark_cold(cell: Cell, round_variants: list[Variant]) -> None:
+    """Flag the repetitions that ran on memory which the host had to bring back first."""
+    method = workloads.get(cell.case.workload).method(cell.case.method)
+    if not (method.allocates and is_virtual()):
+        return
+    bests = {
+        v.threads: min(r["wall_s"] for r in cell.rows if r["threads_requested"] == v.threads)
+        for v in round_variants
+    }
+    for row in cell.rows:
+        cold = row["wall_s"] > COLD_FACTOR * bests[row["threads_requested"]]
+        row["flags"] = [f for f in row["flags"] if f != "cold_memory"] + (["cold_memory"] if cold else [])
+
+
+def is_virtual() -> bool:
+    """Return whether a host may take free memory away from this machine."""
+    return " hypervisor" in (topology.read_text(topology.ROOT / "proc/cpuinfo") or "")

@@ -1,0 +1,84 @@
+"""Running a notebook in a fresh process, out of reach of the network."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+import uuid
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
+
+
+class NotebookError(RuntimeError):
+    """A notebook did not run to its end; the message is the reason, in one line."""
+
+
+def find(name: str) -> Path:
+    """Return the notebook called `name`, e.g. "zeroing".
+
+    Raises
+    ------
+    ValueError
+        If the notebooks are not there (they come with a checkout, not with an installed package).
+    """
+    path = FOLDER / f"{name}.ipynb"
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; run ktask from a checkout, `pip install -e .`")
+    return path
+
+
+def execute(
+    source: Path, out: Path, parameters: Mapping[str, Any], timeout_s: float | None = None
+) -> dict[str, Any]:
+    """Run the notebook `source` with `parameters` in a process of its own; keep the executed copy as `out`.
+
+    The kernel talks over Unix sockets in a private directory and listens on no port. `out` appears whole or
+    not at all; after a failure it holds the notebook with the traceback.
+
+    Returns
+    -------
+    dict
+        The executed notebook.
+
+    Raises
+    ------
+    NotebookError
+        If a cell raised, the kernel died, or one cell took longer than `timeout_s`.
+    """
+    import papermill  # noqa: PLC0415  (1 s to import, and `ktask --help` does not need it)
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError  # noqa: PLC0415
+    from traitlets.config import Config  # noqa: PLC0415
+
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    private = tempfile.mkdtemp(prefix="ktask-")
+    partial = out.with_name(f".{out.stem}.{uuid.uuid4().hex[:12]}.ipynb")
+    config = Config(KernelManager={"transport": "ipc", "connection_file": f"{private}/kernel.json"})
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of papermill's and nbformat's own making
+            return papermill.execute_notebook(
+                source,
+                partial,
+                dict(parameters),
+                kernel_name="python3",
+                progress_bar=False,
+                request_save_on_cell_execute=False,
+                cwd=source.parent,
+                execution_timeout=timeout_s,
+                config=config,
+            )
+    except papermill.PapermillExecutionError as error:
+        raise NotebookError(f"{error.ename}: {' '.join(str(error.evalue).split())}") from None
+    except DeadKernelError:
+        raise NotebookError("the process of the cell died (killed, or out of memory)") from None
+    except CellTimeoutError:
+        raise NotebookError(f"the cell took longer than {timeout_s:.0f} s") from None
+    finally:
+        shutil.rmtree(private, ignore_errors=True)
+        if partial.exists():
+            partial.replace(out)

@@ -1,0 +1,159 @@
+"""Records: one row per repetition, one Parquet file per cell, one directory per run.
+
+data/runs/<run>/machine.json  grid.yaml  datapackage.json
+                records/<cell>.parquet     appears whole when the cell is done
+                cells/<cell>.ipynb         the executed notebook of the cell
+                skipped/<cell>.json        why a cell has no records
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from ktask.lab.files import read_json, write_json
+
+SCHEMA_VERSION = "1.0"
+
+# name, Frictionless type, Arrow type, what it is
+COLUMNS: tuple[tuple[str, str, pa.DataType, str], ...] = (
+    ("run_id", "string", pa.string(), "name of the run"),
+    ("host_id", "string", pa.string(), "hash that tells machines apart"),
+    ("cell_id", "string", pa.string(), "one process: a workload, method, page kind and size"),
+    ("round", "integer", pa.int32(), "each variant of a cell once, in random order; negative in warm-ups"),
+    ("order", "integer", pa.int32(), "place within the round"),
+    ("workload", "string", pa.string(), "what is done"),
+    ("backend", "string", pa.string(), "kernel: a path of the kernel does it; user: code of this project"),
+    ("method", "string", pa.string(), "how it is done"),
+    ("page_kind", "string", pa.string(), "4KiB, THP, 2MiB (hugetlb) or 1GiB (hugetlb)"),
+    ("page_size_bytes", "integer", pa.int64(), "size of such a page"),
+    ("size_bytes", "integer", pa.int64(), "memory that one repetition covers"),
+    ("unit", "string", pa.string(), "what one operation is"),
+    ("operations", "integer", pa.int64(), "operations per repetition; the rate is operations / wall_s"),
+    ("policy", "string", pa.string(), "rule for threads and chunks"),
+    ("threads_requested", "integer", pa.int32(), "cap on the threads, the caller included"),
+    ("threads", "integer", pa.int32(), "threads that the policy and the limits granted"),
+    ("chunk_size", "integer", pa.int64(), "bytes per chunk"),
+    ("n_chunks", "integer", pa.int64(), "calls of the thread function"),
+    ("min_chunk_size", "integer", pa.int64(), "least bytes per chunk, in whole pages"),
+    ("warmup", "boolean", pa.bool_(), "taken before memory and clocks had settled"),
+    ("baseline", "boolean", pa.bool_(), "the serial case: one thread, one call over the whole range"),
+    ("wall_s", "number", pa.float64(), "seconds from the release of the threads to the end of the last"),
+    ("cpu_user_s", "number", pa.float64(), "CPU seconds of the whole process in user mode meanwhile"),
+    ("cpu_system_s", "number", pa.float64(), "CPU seconds of the whole process in the kernel meanwhile"),
+    ("faults_minor", "integer", pa.int64(), "minor page faults of the process meanwhile"),
+    ("ctx_involuntary", "integer", pa.int64(), "involuntary context switches of the process meanwhile"),
+    ("steal_s", "number", pa.float64(), "CPU seconds that the host gave to others meanwhile"),
+    ("verified", "boolean", pa.bool_(), "the effect was checked after the clock had stopped"),
+    ("flags", "array", pa.list_(pa.string()), "measurement warnings; `aa` marks the second baseline"),
+    ("started_at", "datetime", pa.timestamp("us", tz="UTC"), "when the clock started"),
+)
+SCHEMA = pa.schema([pa.field(name, kind) for name, _, kind, _ in COLUMNS])
+SKIPPED_COLUMNS = ("cell_id", "workload", "backend", "method", "page_kind", "size_bytes", "reason", "failed")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run, read from its directory."""
+
+    name: str
+    path: Path
+    records: pd.DataFrame
+    machine: dict[str, Any]
+    grid: dict[str, Any]
+    skipped: pd.DataFrame
+
+
+def write_records(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write the rows of one cell so that the file is there whole or not at all."""
+    table = pa.Table.from_pylist([dict(row) for row in rows], schema=SCHEMA)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    try:
+        pq.write_table(table, partial, compression="zstd")
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_records(path: Path) -> pd.DataFrame:
+    """Return the rows of one file.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged or has other columns; the message names it.
+    """
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(
+            f"{path} is not a readable Parquet file ({error}); delete it and resume the run"
+        ) from error
+    if missing := [name for name in SCHEMA.names if name not in table.column_names]:
+        raise ValueError(f"{path} lacks the columns {', '.join(missing)}; it is not a record file of ktask")
+    return table.select(SCHEMA.names).cast(SCHEMA).to_pandas()
+
+
+def load_run(path: Path | str) -> Run:
+    """Return the run in the directory `path`.
+
+    Raises
+    ------
+    ValueError
+        If there is no such run, or one of its files is damaged; the message says which.
+    """
+    path = Path(path)
+    if not (path / "machine.json").is_file():
+        raise ValueError(f"{path} is not a run: it has no machine.json; `ktask sweep quick` makes a run")
+    frames = [read_records(file) for file in sorted((path / "records").glob("*.parquet"))]
+    records = pd.concat(frames, ignore_index=True) if frames else SCHEMA.empty_table().to_pandas()
+    skipped = [read_json(file) for file in sorted((path / "skipped").glob("*.json"))]
+    return Run(
+        name=path.resolve().name,
+        path=path,
+        records=records,
+        machine=read_json(path / "machine.json"),
+        grid=_read_grid(path / "grid.yaml"),
+        skipped=pd.DataFrame(skipped, columns=list(SKIPPED_COLUMNS)),
+    )
+
+
+def _read_grid(path: Path) -> dict[str, Any]:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as YAML: {error}") from error
+
+
+def write_datapackage(path: Path, run_name: str) -> None:
+    """Describe the records of a run (Frictionless Data Package, with the schema of the rows)."""
+    fields = [{"name": n, "type": kind, "description": about} for n, kind, _, about in COLUMNS]
+    write_json(
+        path / "datapackage.json",
+        {
+            "name": run_name.lower(),
+            "title": f"ktask run {run_name}",
+            "version": SCHEMA_VERSION,
+            "licenses": [{"name": "CC0-1.0", "title": "Public domain"}],
+            "resources": [
+                {
+                    "name": "records",
+                    "path": "records/*.parquet",
+                    "format": "parquet",
+                    "description": "One row per repetition; warm-ups and flagged repetitions included.",
+                    "schema": {"fields": fields},
+                }
+            ],
+        },
+    )

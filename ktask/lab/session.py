@@ -1,0 +1,100 @@
+"""What the workload notebooks call: a case from plain parameters, its cell, a table and a figure."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ktask.lab import stats
+from ktask.lab.measure import Cell, Protocol, Variant, measure, variants
+from ktask.lab.records import write_records
+from ktask.lab.units import fmt_rate, fmt_size, fmt_time, parse_size
+from ktask.workloads import Case, get
+
+
+def case_of(
+    workload: str, method: str, page_kind: str, size: str | int, min_chunk: str | int, policy: str
+) -> Case:
+    """Return the case that the parameters of a notebook describe; sizes are text such as "256MiB"."""
+    get(workload).method(method)
+    return Case(workload, method, page_kind, parse_size(size), parse_size(min_chunk), policy)
+
+
+def run_cell(
+    case: Case,
+    threads: Sequence[int] | None = None,
+    protocol: Mapping[str, Any] | None = None,
+    save_as: str | None = None,
+    labels: Mapping[str, str] | None = None,
+) -> Cell:
+    """Measure one case; with `save_as`, keep its records there under `labels` (run, host and cell).
+
+    Shows a progress bar where a person is looking, which is where nothing is saved.
+    """
+    rules = Protocol(**(protocol or {}))
+    with _progress(rules, quiet=save_as is not None) as on_round:
+        cell = measure(case, threads, rules, on_round=on_round)
+    if save_as is not None:
+        write_records(Path(save_as), [dict(labels or {}) | row for row in cell.rows])
+    return cell
+
+
+@contextlib.contextmanager
+def _progress(rules: Protocol, quiet: bool) -> Iterator[Any]:
+    if quiet:
+        yield None
+        return
+    from tqdm.auto import tqdm  # noqa: PLC0415
+
+    with tqdm(total=rules.most, desc="rounds", leave=False, delay=1) as bar:
+        yield lambda done: bar.update(done - bar.n)
+
+
+def summary(cell: Cell) -> pd.DataFrame:
+    """Return one row per variant: time, rate, speedup over the serial baseline, each with its interval."""
+    found = variants({row["threads_requested"] for row in cell.rows})
+    serial = cell.walls(found[0])
+    return pd.DataFrame([_summary_row(cell, variant, serial) for variant in found]).set_index("variant")
+
+
+def _summary_row(cell: Cell, variant: Variant, serial) -> dict[str, Any]:
+    walls = cell.walls(variant)
+    row = next(r for r in cell.rows if r["threads_requested"] == variant.threads)
+    time, speedup = stats.estimate(walls), stats.ratio(serial, walls)
+    return {
+        "variant": "serial again (A/A)" if variant.is_aa else variant.name,
+        "threads": row["threads"],
+        "chunk": fmt_size(row["chunk_size"]),
+        "median": fmt_time(time.median),
+        "95 % interval": f"{fmt_time(time.low)} – {fmt_time(time.high)}",
+        "rate": fmt_rate(row["operations"] / time.median, row["unit"]),
+        "speedup": round(speedup.median, 3),
+        "speedup low": round(speedup.low, 3),
+        "speedup high": round(speedup.high, 3),
+        "n": time.n,
+    }
+
+
+def plot(cell: Cell):
+    """Return a figure with every repetition of a cell, by thread count; cold ones are crosses."""
+    import matplotlib.pyplot as plt  # noqa: PLC0415
+
+    table = cell.table().query("not warmup").copy()
+    table["cold"] = ["cold_memory" in flags for flags in table["flags"]]
+    figure, axes = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
+    for cold, part in table.groupby("cold"):
+        spread = 0.12 * ((part["round"] % 7) / 6 - 0.5)
+        style = {"marker": "x", "color": "0.6"} if cold else {"marker": "o", "color": "#0173b2", "alpha": 0.6}
+        axes.scatter(
+            part["wall_s"] * 1e3, part["threads"] + spread, label="cold memory" if cold else None, **style
+        )
+    if table["cold"].any():
+        axes.legend(frameon=False)
+    case = cell.case
+    axes.set(xlabel="wall time (ms)", ylabel="threads", xlim=(0, None), yticks=sorted(set(table["threads"])))
+    axes.set_title(f"{case.workload} {case.method}, {fmt_size(case.size_bytes)} of {case.page_kind} pages")
+    return figure

@@ -1,0 +1,285 @@
+"""Medians, ratios of medians and the noise floor, each with a 95 % interval.
+
+All intervals come from closed formulas over order statistics. There is no resampling, hence no seed: the
+same values give the same interval, and thousands of intervals take a fraction of a second.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+LEVEL = 0.95
+INTERVAL_KIND = "95 % order-statistic interval of the median"
+RATIO_KIND = "95 % interval of the ratio of medians"
+
+# Below six values even the full range covers the median in less than 95 % of samples.
+MIN_ORDER_STATISTICS = 6
+# Two intervals combined by squares cover more than each alone. Measured over n = 7..30 and spreads from equal
+# to 1:10, parts of 94 % give 94 to 97 % in the ratio, parts of 95 % give 95 to 98 % (test_ratio_coverage).
+PART_LEVEL = 0.94
+# The rank correlation of few rounds overstates how much drift the two medians share. Without this factor the
+# paired interval covered 91 % at n = 30 and a correlation of 0.97, with it 96 %.
+PAIRING_TRUST = 0.97
+
+
+class Estimate(NamedTuple):
+    """A median with its 95 % interval.
+
+    Attributes
+    ----------
+    median, low, high : float
+        In the unit of the values; `low` and `high` are NaN for a single value.
+    best : float
+        The smallest or the largest value, whichever is better.
+    n : int
+        Number of values.
+    """
+
+    median: float
+    low: float
+    high: float
+    best: float
+    n: int
+
+
+NOTHING = Estimate(np.nan, np.nan, np.nan, np.nan, 0)
+
+
+class NoiseFloor(NamedTuple):
+    """How far the ratio of two equal measurements strays from 1.
+
+    Attributes
+    ----------
+    floor : float
+        Distance from 1 that 95 % of the A/A ratios keep (all of them if there are fewer than 20), as a factor
+        minus one: 0.02 means ratios within 1/1.02 .. 1.02. NaN if nothing was compared.
+    low, high : float
+        The smallest and the largest distance that the interval of the ratio at this place allows.
+    cells : int
+        Number of A/A comparisons.
+    unequal : int
+        How many of them have an interval that excludes 1.
+    """
+
+    floor: float
+    low: float
+    high: float
+    cells: int
+    unequal: int
+
+
+@lru_cache(maxsize=1024)
+def _order_statistics(n: int, level: float) -> tuple[int, float]:
+    """Rank and interpolation weight of the lower end (Hettmansperger and Sheather 1986)."""
+    ranks = np.arange(1, n // 2 + 1)
+    coverage = 1 - 2 * stats.binom.cdf(ranks - 1, n, 0.5)
+    rank = int(ranks[coverage >= level][-1])
+    if rank == n // 2:
+        return rank, 0.0
+    wide, narrow = coverage[rank - 1], coverage[rank]
+    share = (wide - level) / (wide - narrow)
+    return rank, float((n - rank) * share / (rank + (n - 2 * rank) * share))
+
+
+@lru_cache(maxsize=16)
+def _t_factor(n: int, level: float) -> float:
+    return float(stats.t.ppf((1 + level) / 2, n - 1) / np.sqrt(n))
+
+
+def _t_interval(ordered: NDArray, median: NDArray, level: float) -> tuple[NDArray, NDArray]:
+    centre = ordered.mean(axis=-1)
+    reach = ordered.std(axis=-1, ddof=1) * _t_factor(ordered.shape[-1], level)
+    return np.minimum(centre - reach, median), np.maximum(centre + reach, median)
+
+
+def median_interval(values: ArrayLike, level: float = LEVEL) -> tuple[NDArray, NDArray, NDArray]:
+    """Return low, median and high along the last axis.
+
+    From six values on, each end lies between two order statistics, interpolated so that the nominal level is
+    met whatever the distribution. For two to five values it is Student's interval of the mean, widened to
+    hold the median. One value has no interval: `low` and `high` are NaN.
+
+    Measured coverage of the 95 % interval in 20,000 trials, normal and lognormal data: 94.7 to 95.3 %
+    for n = 6 to 30; 95 % (normal) for n = 3 and 5.
+
+    Parameters
+    ----------
+    values : array_like
+        Finite numbers, repetitions along the last axis.
+    level : float
+        Coverage aimed at, between 0 and 1.
+    """
+    ordered = np.sort(np.asarray(values, dtype=float), axis=-1)
+    n = ordered.shape[-1]
+    median = (ordered[..., (n - 1) // 2] + ordered[..., n // 2]) / 2
+    if n == 1:
+        unknown = np.full_like(median, np.nan)
+        return unknown, median, unknown
+    if n < MIN_ORDER_STATISTICS:
+        low, high = _t_interval(ordered, median, level)
+        return low, median, high
+    rank, weight = _order_statistics(n, level)
+    low = (1 - weight) * ordered[..., rank - 1] + weight * ordered[..., rank]
+    high = (1 - weight) * ordered[..., n - rank] + weight * ordered[..., n - rank - 1]
+    return low, median, high
+
+
+def _finite(values: ArrayLike, *, positive: bool) -> NDArray:
+    array = np.asarray(values, dtype=float)
+    wrong = array[~np.isfinite(array) | (positive & (array <= 0))]
+    if wrong.size:
+        allowed = "positive numbers" if positive else "finite numbers"
+        raise ValueError(f"value {wrong[0]:g} has no place in an estimate; pass {allowed} only")
+    return array
+
+
+def estimate(values: ArrayLike, better: Literal["low", "high"] = "low") -> Estimate:
+    """Return median, 95 % interval, best value and count of a one-dimensional sample.
+
+    Few positive values (fewer than six) are treated on a logarithmic scale, so that the interval of a time
+    stays positive. See `median_interval` for the method and the coverage.
+
+    Parameters
+    ----------
+    values : array_like
+        Finite numbers in one unit. An empty sample gives NaN and n = 0.
+    better : {"low", "high"}
+        Whether the best value is the smallest (times) or the largest (rates).
+
+    Raises
+    ------
+    ValueError
+        If a value is not finite or `better` is unknown.
+    """
+    if better not in ("low", "high"):
+        raise ValueError(f"better={better!r} is unknown; use 'low' for times or 'high' for rates")
+    array = _finite(values, positive=False)
+    if array.size == 0:
+        return NOTHING
+    use_logs = array.size < MIN_ORDER_STATISTICS and (array > 0).all()
+    low, _, high = median_interval(np.log(array) if use_logs else array)
+    if use_logs:
+        low, high = np.exp(low), np.exp(high)
+    best = array.min() if better == "low" else array.max()
+    return Estimate(float(np.median(array)), float(low), float(high), float(best), array.size)
+
+
+def _rank_correlation(first: NDArray, second: NDArray) -> NDArray:
+    """Spearman's correlation along the last axis, 0 where one side is constant."""
+    a = stats.rankdata(first, axis=-1)
+    b = stats.rankdata(second, axis=-1)
+    a -= a.mean(axis=-1, keepdims=True)
+    b -= b.mean(axis=-1, keepdims=True)
+    scale = np.sqrt((a**2).sum(axis=-1) * (b**2).sum(axis=-1))
+    return np.divide((a * b).sum(axis=-1), scale, out=np.zeros_like(scale), where=scale > 0)
+
+
+def _shared_drift(first: NDArray, second: NDArray) -> NDArray | float:
+    if first.shape[-1] < MIN_ORDER_STATISTICS:
+        return 0.0
+    return PAIRING_TRUST * np.clip(_rank_correlation(first, second), 0, 1)
+
+
+def ratio_interval(
+    numerator: ArrayLike, denominator: ArrayLike, *, paired: bool = False
+) -> tuple[NDArray, NDArray, NDArray]:
+    """Return low, ratio of medians and high along the last axis; arguments as in `ratio`."""
+    upper, lower = np.log(numerator), np.log(denominator)
+    low_1, median_1, high_1 = median_interval(upper, PART_LEVEL)
+    low_2, median_2, high_2 = median_interval(lower, PART_LEVEL)
+    drift = _shared_drift(upper, lower) if paired else 0.0
+
+    def reach(a: NDArray, b: NDArray) -> NDArray:
+        return np.sqrt(np.maximum(a**2 + b**2 - 2 * drift * a * b, 0))
+
+    middle = median_1 - median_2
+    low = middle - reach(median_1 - low_1, high_2 - median_2)
+    high = middle + reach(high_1 - median_1, median_2 - low_2)
+    centre = np.median(numerator, axis=-1) / np.median(denominator, axis=-1)
+    return np.minimum(np.exp(low), centre), centre, np.maximum(np.exp(high), centre)
+
+
+def ratio(numerator: ArrayLike, denominator: ArrayLike, *, paired: bool = False) -> Estimate:
+    """Return the ratio of two medians with its 95 % interval; `best` is the ratio of the smallest values.
+
+    The intervals of both medians, on a logarithmic scale, are combined by the method of variance estimates
+    recovery (Zou and Donner 2008). Pairing by rounds narrows the interval by the drift that both sides share.
+
+    Measured coverage in 6,000 trials for n = 7, 15 and 30: 94.2 to 96.9 % unpaired (lognormal and more skewed
+    data, spreads from 1:1 to 1:10); 94.4 to 96.0 % paired with correlations from 0 to 0.9. Very strong shared
+    drift makes it wider than needed (98 % covered), never narrower. Below six values pairing is not used and
+    the coverage is 95 to 98 % (99 % for two).
+
+    Parameters
+    ----------
+    numerator, denominator : array_like
+        Positive one-dimensional samples in the same unit. For a speedup of times: baseline, then new.
+    paired : bool
+        Whether equal positions belong to the same round; the samples then have equal length.
+
+    Raises
+    ------
+    ValueError
+        If a value is not positive and finite, or paired samples differ in length.
+    """
+    upper = _finite(numerator, positive=True)
+    lower = _finite(denominator, positive=True)
+    if paired and upper.size != lower.size:
+        raise ValueError(
+            f"paired samples have {upper.size} and {lower.size} values; "
+            "pass one value per round on both sides or use paired=False"
+        )
+    if upper.size == 0 or lower.size == 0:
+        return NOTHING
+    low, centre, high = ratio_interval(upper, lower, paired=paired)
+    return Estimate(
+        float(centre), float(low), float(high), float(upper.min() / lower.min()), min(upper.size, lower.size)
+    )
+
+
+def _distance(factor: float) -> float:
+    """Return how far a ratio is from 1, the same for r and 1/r."""
+    return float(np.expm1(abs(np.log(factor))))
+
+
+def noise_floor(ratios: Sequence[Estimate]) -> NoiseFloor:
+    """Return the noise floor of A/A comparisons: the ratio that is farther from 1 than 95 % of them sets it.
+
+    A real effect has to leave the band from 1/(1 + floor) to 1 + floor with its whole interval.
+
+    Parameters
+    ----------
+    ratios : sequence of Estimate
+        One ratio of two equal measurements per cell.
+    """
+    known = sorted((one for one in ratios if one.n > 0), key=lambda one: _distance(one.median))
+    if not known:
+        return NoiseFloor(np.nan, np.nan, np.nan, 0, 0)
+    place = known[int(np.ceil(LEVEL * len(known))) - 1]
+    ends = (_distance(place.low), _distance(place.high))
+    nearest = min(ends) if _excludes_1(place) else 0.0
+    return NoiseFloor(
+        _distance(place.median), nearest, max(ends), len(known), sum(_excludes_1(one) for one in known)
+    )
+
+
+def _excludes_1(one: Estimate) -> bool:
+    return one.low > 1 or one.high < 1
+
+
+def verdict(change: Estimate, floor: float) -> Literal["faster", "slower", "no change", "unknown"]:
+    """Return what a speedup means against the noise floor.
+
+    Only an interval wholly outside the band 1/(1 + floor) .. 1 + floor counts. Without a measured floor
+    (NaN) the band is 1 itself; without an interval the answer is "unknown".
+    """
+    if not np.isfinite([change.low, change.high]).all():
+        return "unknown"
+    band = 1 + (0.0 if np.isnan(floor) else floor)
+    if change.low > band:
+        return "faster"
+    return "slower" if change.high < 1 / band else "no change"

@@ -1,0 +1,201 @@
+"""A sweep: every cell of a grid, one at a time, each in a fresh process by papermill."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from ktask import memory, workloads
+from ktask.lab import doctor, notebooks, records
+from ktask.lab.files import write_json
+from ktask.lab.grid import Grid, cell_id
+from ktask.lab.machine import machine_facts
+from ktask.workloads import Case
+
+RUNS = Path(__file__).resolve().parents[2] / "data" / "runs"
+_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+CELL_TIMEOUT_S = 600
+
+
+def new_run_name(grid: Grid) -> str:
+    """Return a name for a run that starts now."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{re.sub('[^A-Za-z0-9]+', '-', grid.name)[:40]}"
+
+
+def run_path(name: str, root: Path | None = None) -> Path:
+    """Return the directory of the run called `name`; ValueError if that is no name for a run."""
+    if not _RUN_NAME.fullmatch(name):
+        raise ValueError(f"run name {name!r} is not allowed; use up to 80 letters, digits, dots and dashes")
+    return (root or RUNS) / name
+
+
+def sweep(
+    grid: Grid,
+    name: str | None = None,
+    *,
+    resume: bool = False,
+    root: Path | None = None,
+    quiet: bool = False,
+) -> Path:
+    """Measure every cell of `grid` and return the directory of the run.
+
+    Parameters
+    ----------
+    grid
+        From `ktask.lab.grid.load_grid`.
+    name
+        Of the run; made from date and grid if left out.
+    resume
+        Go on with a run of this name: only cells without a result are measured.
+    root
+        Where runs are kept; `data/runs` by default.
+    quiet
+        Without the progress bar on stderr.
+
+    Raises
+    ------
+    ValueError
+        If the run exists and `resume` is off, or the other way round, or another sweep is writing to it.
+    """
+    path = run_path(name or new_run_name(grid), root)
+    _start(path, grid, resume)
+    with _alone(path), _bar(grid, path, quiet) as bar:
+        host_id = records.read_json(path / "machine.json").get("host_id", "")
+        for case in in_random_order(grid):
+            if not _is_done(path, case):
+                bar.set_postfix_str(cell_id(case), refresh=True)
+                _measure(path, grid, case, host_id)
+            bar.update()
+    return path
+
+
+def in_random_order(grid: Grid) -> list[Case]:
+    """Return the cells in the order of measuring: shuffled by the seed, so that no size is always last."""
+    order = np.random.default_rng(grid.seed).permutation(len(grid.cases))
+    return [grid.cases[k] for k in order]
+
+
+def _start(path: Path, grid: Grid, resume: bool) -> None:
+    """Make the directory of a run, or see that the one to resume is there and of the same grid."""
+    text = yaml.safe_dump(grid.as_dict(), sort_keys=False, allow_unicode=True)
+    if (path / "grid.yaml").exists():
+        if not resume:
+            raise ValueError(f"run {path.name} exists in {path.parent}; use --resume, or another --run")
+        if (path / "grid.yaml").read_text(encoding="utf-8") != text:
+            raise ValueError(
+                f"run {path.name} was made with another grid; give the same one, or another --run"
+            )
+        return
+    if resume:
+        raise ValueError(f"run {path.name} does not exist in {path.parent}; leave --resume out to start it")
+    for folder in ("records", "cells", "skipped"):
+        (path / folder).mkdir(parents=True, exist_ok=True)
+    facts = machine_facts()
+    findings = doctor.to_json(doctor.diagnose(facts=facts))["findings"]
+    write_json(path / "machine.json", facts | {"doctor": findings})
+    records.write_datapackage(path, path.name)
+    partial = path / ".grid.yaml.tmp"
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path / "grid.yaml")  # last: a run with a grid is complete enough to resume
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold the run for this process; the kernel lets go when it dies."""
+    fd = os.open(path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another sweep is writing to run {path.name}; wait for it") from None
+        yield
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def _bar(grid: Grid, path: Path, quiet: bool) -> Iterator[Any]:
+    from tqdm import tqdm  # noqa: PLC0415
+
+    done = sum(_is_done(path, case) for case in grid.cases)
+    form = "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} cells, {elapsed}, {remaining} left{postfix}"
+    with tqdm(
+        total=len(grid.cases), desc="measuring", file=sys.stderr, bar_format=form, disable=quiet
+    ) as bar:
+        bar.unit_scale = False
+        bar.initial = done
+        yield bar
+
+
+def _is_done(path: Path, case: Case) -> bool:
+    name = cell_id(case)
+    return (path / f"records/{name}.parquet").exists() or (path / f"skipped/{name}.json").exists()
+
+
+def _measure(path: Path, grid: Grid, case: Case, host_id: str) -> None:
+    """Measure one cell, or keep the reason why not."""
+    name = cell_id(case)
+    if reason := _why_not(case):
+        _skip(path, case, reason, failed=False)
+        return
+    parameters = {
+        **{k: v for k, v in asdict(case).items() if k in ("method", "page_kind", "policy")},
+        "size": case.size_bytes,
+        "min_chunk": case.min_chunk_bytes,
+        "threads": list(grid.threads),
+        "protocol": asdict(grid.protocol),
+        "save_as": str((path / "records" / f"{name}.parquet").resolve()),
+        "labels": {"run_id": path.name, "host_id": host_id, "cell_id": name},
+    }
+    try:
+        notebooks.execute(
+            notebooks.find(case.workload), path / "cells" / f"{name}.ipynb", parameters, CELL_TIMEOUT_S
+        )
+    except notebooks.NotebookError as error:
+        _skip(path, case, str(error), failed=True)
+
+
+def _why_not(case: Case) -> str | None:
+    try:
+        workloads.require_memory(case)
+    except memory.BudgetError as error:
+        return str(error)
+    return workloads.why_not(case)
+
+
+def _skip(path: Path, case: Case, reason: str, failed: bool) -> None:
+    method = workloads.get(case.workload).method(case.method)
+    write_json(
+        path / "skipped" / f"{cell_id(case)}.json",
+        {
+            "cell_id": cell_id(case),
+            "workload": case.workload,
+            "backend": method.backend,
+            "method": case.method,
+            "page_kind": case.page_kind,
+            "size_bytes": case.size_bytes,
+            "reason": reason,
+            "failed": failed,
+        },
+    )
+
+
+def find_run(name: str, root: Path | None = None) -> Path:
+    """Return the directory of a run, given as a directory or by name; ValueError lists what there is."""
+    for path in (Path(name), (root or RUNS) / name):
+        if (path / "machine.json").is_file():
+            return path
+    known = sorted(p.parent.name for p in (root or RUNS).glob("*/machine.json"))
+    have = f"there are {', '.join(known[-5:])}" if known else "there is none yet; `ktask sweep` makes one"
+    raise ValueError(f"run {name!r} does not exist; {have}")

@@ -1,0 +1,158 @@
+"""Helper slots shared by all processes of the machine.
+
+A slot is one byte of one file, held by an open-file-description lock: the kernel itself gives it back when
+the holder dies, however it dies. Taking never waits. Byte `k` is the k-th helper of the machine; node `d` has
+its own row of bytes from `NODE_ROW * (d + 1)` on.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import struct
+import tempfile
+import threading
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+NODE_ROW = 1 << 16
+ENVIRONMENT = "KTASK_LIMITS_FILE"
+
+_FLOCK = struct.Struct("hhqqi4x")
+_LOCK = 37  # F_OFD_SETLK of <linux/fcntl.h>
+
+
+def default_path() -> Path:
+    """Return the file of the slots: the administrator's if one is set, else one per user."""
+    agreed = os.environ.get(ENVIRONMENT)
+    if agreed:
+        return Path(agreed)
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    own = Path(runtime) if runtime and Path(runtime).is_dir() else Path(tempfile.gettempdir())
+    return own / f"ktask-{os.getuid()}.slots"
+
+
+@dataclass
+class Grant:
+    """Slots held by one task: the global ones, the node ones, and each helper's node (-1 for any)."""
+
+    slots: list[int]
+    node_slots: list[int]
+    nids: list[int]
+
+    def __len__(self) -> int:
+        """Return the number of helpers granted."""
+        return len(self.slots)
+
+
+class Slots:
+    """The slots of one file, as seen by this process.
+
+    Locks of one open file do not exclude each other, so the process keeps its own record of what it holds;
+    the file excludes the other processes.
+    """
+
+    def __init__(self, path: Path | None = None):
+        self._path = path
+        self._mutex = threading.Lock()
+        self._reopen()
+        os.register_at_fork(after_in_child=self._reopen)
+
+    def _reopen(self) -> None:
+        """Start with nothing held; a forked child must not share the parent's description."""
+        inherited = getattr(self, "_fd", None)
+        if inherited is not None:
+            os.close(inherited)
+        self._fd: int | None = None
+        self._opened = False
+        self._mutex = threading.Lock()
+        self._held: set[int] = set()
+
+    def take(self, wanted: Sequence[int], limit: int, node_limits: Mapping[int, int]) -> Grant:
+        """Take up to one slot per entry of `wanted`, never waiting.
+
+        Parameters
+        ----------
+        wanted
+            For each helper the node it should run on, -1 for any.
+        limit, node_limits
+            The most helpers in use on the machine, in all and on each node.
+
+        Returns
+        -------
+        Grant
+            As many helpers as there were free slots; one whose node is full is granted for any node
+            (ktask v3 and later, "spill").
+        """
+        grant = Grant([], [], [])
+        with self._mutex:
+            for nid in wanted:
+                slot = self._first_free(0, limit)
+                if slot is None:
+                    break
+                base = NODE_ROW * (nid + 1)
+                node_slot = self._first_free(base, base + node_limits.get(nid, 0)) if nid >= 0 else None
+                grant.slots.append(slot)
+                if node_slot is not None:
+                    grant.node_slots.append(node_slot)
+                grant.nids.append(nid if node_slot is not None else -1)
+        return grant
+
+    def give_back(self, grant: Grant) -> None:
+        """Release every slot of `grant`; harmless if called twice."""
+        with self._mutex:
+            for byte in (*grant.slots, *grant.node_slots):
+                if byte in self._held:
+                    self._held.discard(byte)
+                    if self._fd is not None:
+                        fcntl.fcntl(self._fd, _LOCK, _FLOCK.pack(fcntl.F_UNLCK, 0, byte, 1, 0))
+            grant.slots.clear()
+            grant.node_slots.clear()
+
+    def _first_free(self, start: int, stop: int) -> int | None:
+        for byte in range(start, stop):
+            if byte not in self._held and self._lock(byte):
+                self._held.add(byte)
+                return byte
+        return None
+
+    def _lock(self, byte: int) -> bool:
+        if not self._opened:
+            self._opened = True
+            self._fd = _open_private(self._path or default_path())
+        if self._fd is None:
+            return True
+        try:
+            fcntl.fcntl(self._fd, _LOCK, _FLOCK.pack(fcntl.F_WRLCK, 0, byte, 1, 0))
+        except (BlockingIOError, PermissionError):
+            return False
+        return True
+
+
+def _open_private(path: Path) -> int | None:
+    """Open the slot file, or warn once that limits hold within this process only."""
+    agreed = os.environ.get(ENVIRONMENT) == str(path)
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        return _process_only(path, error.strerror or str(error))
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode) or (status.st_uid != os.getuid() and not agreed):
+        os.close(fd)
+        return _process_only(path, "it is not a regular file of this user")
+    return fd
+
+
+def _process_only(path: Path, why: str) -> None:
+    warnings.warn(
+        f"helper slots cannot be kept in {path} ({why}); limits hold within this process only. "
+        f"Set {ENVIRONMENT} to a file that this user may write",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+
+SLOTS = Slots()

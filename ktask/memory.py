@@ -1,0 +1,300 @@
+"""Regions of memory whose page kind is chosen, and read back."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from ktask import topology
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+BASE_PAGE = os.sysconf("SC_PAGE_SIZE")
+THP_SIZE = 2 * MIB
+PAGE_KINDS = {"4KiB": BASE_PAGE, "THP": THP_SIZE, "2MiB": 2 * MIB, "1GiB": GIB}
+HUGETLB_KINDS = ("2MiB", "1GiB")
+
+MADV_DONTNEED, MADV_HUGEPAGE, MADV_NOHUGEPAGE, MADV_POPULATE_WRITE = 4, 14, 15, 23
+_PROT_RW, _MAP_SHARED, _MAP_PRIVATE, _MAP_FIXED = 3, 0x1, 0x2, 0x10
+_MAP_ANONYMOUS, _MAP_NORESERVE = 0x20, 0x4000
+_MAP_HUGETLB, _MAP_FIXED_NOREPLACE, _HUGE_SHIFT = 0x40000, 0x100000, 26
+_PRESENT = np.uint64(1 << 63)
+MEMORY_SHARE = 0.5  # of what is available: the neighbours, and the page cache, keep the other half
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+
+
+class BudgetError(ValueError):
+    """More memory was asked for than this process may use."""
+
+
+class UnavailableError(RuntimeError):
+    """The machine cannot do it; the message is the reason."""
+
+
+def _anonymous(size_bytes: int, protection: int = 3, flags: int = 0, address: int = 0) -> int:
+    """Map private anonymous memory and return its address; UnavailableError tells why not."""
+    flags |= _MAP_PRIVATE | _MAP_ANONYMOUS
+    got = _libc.mmap(address or None, size_bytes, protection, flags, -1, 0)
+    if got in (None, ctypes.c_void_p(-1).value):
+        raise UnavailableError(str(_os_error(f"mmap of {size_bytes} bytes")))
+    return got
+
+
+def _advise(address: int, size_bytes: int, advice: int) -> None:
+    if _libc.madvise(address, size_bytes, advice):
+        raise _os_error(f"madvise({advice}) over {size_bytes} bytes")
+
+
+def _os_error(call: str) -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, f"{call}: {os.strerror(number)}")
+
+
+def budget_bytes() -> int:
+    """Return how much memory a case may take: half of what is available, cgroup limits counted."""
+    return int(topology.available_memory_bytes() * MEMORY_SHARE)
+
+
+def require_budget(need_bytes: int, what: str) -> None:
+    """Raise BudgetError if `need_bytes` exceed the budget."""
+    budget = budget_bytes()
+    if need_bytes > budget:
+        raise BudgetError(
+            f"{what} needs {need_bytes / GIB:.2f} GiB, but the budget is {budget / GIB:.2f} GiB "
+            f"(half of the available memory, cgroup limits counted); use a smaller size"
+        )
+
+
+def region_need(size_bytes: int, page_kind: str) -> int:
+    """Return what a region takes from general memory: pages and page tables; nothing of hugetlb pages."""
+    return 0 if page_kind in HUGETLB_KINDS else size_bytes + size_bytes // 512
+
+
+def aliased_need(size_bytes: int) -> int:
+    """Return what an aliased region takes: its one file and the page tables."""
+    return min(AliasedRegion.FILE_BYTES, size_bytes) + size_bytes // 512
+
+
+def why_not(page_kind: str, size_bytes: int) -> str | None:
+    """Return why `size_bytes` of `page_kind` cannot be had here, or None if they can."""
+    if page_kind == "THP":
+        mode = topology.thp_mode()
+        if mode in (None, "never"):
+            return f"transparent huge pages are {'absent' if mode is None else 'off (never)'}"
+    if page_kind in HUGETLB_KINDS:
+        return _why_no_hugetlb(page_kind, size_bytes)
+    return None
+
+
+def _why_no_hugetlb(page_kind: str, size_bytes: int) -> str | None:
+    page_size = PAGE_KINDS[page_kind]
+    pool = topology.hugetlb_pools().get(page_size)
+    if not pool or not pool["total"]:
+        return f"the machine has no pool of {page_kind} hugetlb pages"
+    free = pool["free"] - pool.get("reserved", 0)
+    if size_bytes % page_size:
+        return f"the size is no multiple of {page_kind}"
+    if size_bytes // page_size > free:
+        return f"needs {size_bytes // page_size} pages of {page_kind}, the pool has {free} free"
+    return None
+
+
+class Region:
+    """A private anonymous mapping of one page kind; a context manager that unmaps it.
+
+    Parameters
+    ----------
+    size_bytes
+        Rounded up to whole pages of the kind.
+    page_kind
+        One of `PAGE_KINDS`.
+
+    Attributes
+    ----------
+    address, size_bytes, page_kind, page_size
+
+    Raises
+    ------
+    UnavailableError
+        If the machine does not have such pages.
+    BudgetError
+        If the region would not fit the budget (hugetlb pages are budgeted by their pool).
+    """
+
+    def __init__(self, size_bytes: int, page_kind: str = "4KiB"):
+        if page_kind not in PAGE_KINDS:
+            raise ValueError(f"page kind {page_kind!r} is unknown; use one of {', '.join(PAGE_KINDS)}")
+        self.page_kind = page_kind
+        self.page_size = PAGE_KINDS[page_kind]
+        self.size_bytes = -(-size_bytes // self.page_size) * self.page_size
+        require_budget(region_need(self.size_bytes, page_kind), f"a region of {page_kind} pages")
+        if reason := why_not(page_kind, self.size_bytes):
+            raise UnavailableError(reason)
+        self._reserved = 0
+        self.address = 0
+        self.map()
+
+    def map(self) -> None:
+        """Map the region, at its former address if it had one."""
+        if self.page_kind in HUGETLB_KINDS:
+            shift = self.page_size.bit_length() - 1
+            self.address = self._mmap(self.size_bytes, _MAP_HUGETLB | shift << _HUGE_SHIFT)
+            return
+        if self.address:
+            self._mmap(self.size_bytes, _MAP_NORESERVE)
+        else:
+            self.address = self._mmap_aligned()
+        advice = MADV_HUGEPAGE if self.page_kind == "THP" else MADV_NOHUGEPAGE
+        with suppress(OSError):  # a kernel built without THP has only 4 KiB pages anyway
+            self.advise(advice)
+
+    def _mmap_aligned(self) -> int:
+        """Map so that the region starts on a 2 MiB border, and trim what sticks out."""
+        size = self.size_bytes + THP_SIZE
+        raw = self._mmap(size, _MAP_NORESERVE)
+        start = -(-raw // THP_SIZE) * THP_SIZE
+        end = start + self.size_bytes
+        if start > raw:
+            _libc.munmap(raw, start - raw)
+        if raw + size > end:
+            _libc.munmap(end, raw + size - end)
+        return start
+
+    def _mmap(self, size: int, extra_flags: int) -> int:
+        fixed = _MAP_FIXED_NOREPLACE if self.address else 0
+        return _anonymous(size, flags=extra_flags | fixed, address=self.address)
+
+    def advise(self, advice: int) -> None:
+        """Call madvise over the whole region."""
+        _advise(self.address, self.size_bytes, advice)
+
+    def zap(self) -> None:
+        """Give every page back and keep the mapping."""
+        self.advise(MADV_DONTNEED)
+
+    def unmap(self) -> None:
+        """Remove the mapping; harmless if it is gone already."""
+        _libc.munmap(self.address, self.size_bytes)
+
+    def __enter__(self) -> Region:
+        """Return the region."""
+        return self
+
+    def __exit__(self, *_) -> None:
+        """Unmap the region."""
+        self.unmap()
+
+    @property
+    def words(self) -> np.ndarray:
+        """The region as an array of uint64 (no copy; valid while mapped)."""
+        pointer = ctypes.cast(self.address, ctypes.POINTER(ctypes.c_uint64))
+        return np.ctypeslib.as_array(pointer, shape=(self.size_bytes // 8,))
+
+    def one_word_per_page(self, offset_bytes: int = 0) -> np.ndarray:
+        """Return a view with the word at `offset_bytes` of every 4 KiB of the region."""
+        return self.words[offset_bytes // 8 :: BASE_PAGE // 8]
+
+    def present(self) -> np.ndarray:
+        """Return for every 4 KiB of the region whether a page is there (bit 63 of pagemap)."""
+        return (pagemap(self.address, self.size_bytes) & _PRESENT) != 0
+
+    def huge_bytes(self) -> int:
+        """Return how much of the region is mapped by transparent huge pages (smaps)."""
+        return huge_bytes(self.address, self.address + self.size_bytes)
+
+
+def pagemap(address: int, size_bytes: int, pid: str = "self") -> np.ndarray:
+    """Return the pagemap entries (uint64) of `[address, address + size_bytes)`."""
+    n_bytes = size_bytes // BASE_PAGE * 8
+    with Path(f"/proc/{pid}/pagemap").open("rb", buffering=0) as file:
+        file.seek(address // BASE_PAGE * 8)
+        parts = []
+        while n_bytes > 0:
+            part = file.read(min(n_bytes, 4 * MIB))
+            if not part:
+                raise OSError(f"/proc/{pid}/pagemap ends early at {address:#x}")
+            parts.append(part)
+            n_bytes -= len(part)
+    return np.frombuffer(b"".join(parts), dtype=np.uint64)
+
+
+_VMA = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) ")
+
+
+def huge_bytes(start: int, end: int) -> int:
+    """Return the AnonHugePages of this process's mappings that overlap `[start, end)`."""
+    total, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if vma := _VMA.match(line):
+            inside = int(vma[1], 16) < end and start < int(vma[2], 16)
+        elif inside and line.startswith("AnonHugePages:"):
+            total += int(line.split()[1]) * KIB
+    return total
+
+
+class AliasedRegion:
+    """A mapping of any size that needs little memory: one small file mapped over and over.
+
+    Its page table is as real as any other (8 bytes per 4 KiB), so a walk can be measured at sizes far beyond
+    the memory of the machine. Some pages are left out, `holes` of them, so that a count proves a walk.
+
+    Attributes
+    ----------
+    address, size_bytes, holes
+    """
+
+    FILE_BYTES = 64 * MIB
+
+    def __init__(self, size_bytes: int, seed: int = 1):
+        self.file_bytes = min(self.FILE_BYTES, size_bytes)
+        self.size_bytes = -(-size_bytes // self.file_bytes) * self.file_bytes
+        require_budget(aliased_need(self.size_bytes), f"the page table of {self.size_bytes / GIB:.2f} GiB")
+        self.page_size = BASE_PAGE
+        self.address = _anonymous(self.size_bytes + THP_SIZE, protection=0)
+        self._mapped = (self.address, self.size_bytes + THP_SIZE)
+        self.address = -(-self.address // THP_SIZE) * THP_SIZE
+        try:
+            self._map_file()
+            self.holes = self._punch(np.random.default_rng(seed))
+        except BaseException:
+            self.unmap()
+            raise
+
+    def _map_file(self) -> None:
+        fd = os.memfd_create("ktask-alias", os.MFD_CLOEXEC)
+        try:
+            os.ftruncate(fd, self.file_bytes)
+            flags = _MAP_SHARED | _MAP_FIXED
+            for at in range(self.address, self.address + self.size_bytes, self.file_bytes):
+                if _libc.mmap(at, self.file_bytes, _PROT_RW, flags, fd, 0) != at:
+                    raise UnavailableError(str(_os_error(f"mapping {self.file_bytes} bytes at {at:#x}")))
+        finally:
+            os.close(fd)
+
+    def _punch(self, random: np.random.Generator) -> int:
+        """Populate everything, then leave one page out of each file mapping, at a random place."""
+        _advise(self.address, self.size_bytes, MADV_POPULATE_WRITE)
+        starts = np.arange(self.address, self.address + self.size_bytes, self.file_bytes)
+        pages = random.integers(self.file_bytes // BASE_PAGE, size=starts.size)
+        for at in starts + pages * BASE_PAGE:
+            _advise(int(at), BASE_PAGE, MADV_DONTNEED)
+        return starts.size
+
+    def unmap(self) -> None:
+        """Remove the mappings; harmless if they are gone already."""
+        _libc.munmap(*self._mapped)
+
+
+def is_mapped(address: int) -> bool:
+    """Return whether the page at `address` belongs to a mapping of this process (mincore)."""
+    residency = ctypes.c_ubyte()
+    return _libc.mincore(ctypes.c_void_p(address), ctypes.c_size_t(BASE_PAGE), ctypes.byref(residency)) == 0

@@ -1,0 +1,187 @@
+"""The only place with LLVM intrinsics and libc entry points.
+
+Everything here is called from numba's nopython code. libc functions are external symbols, not addresses, so
+that compiled code stays valid on disk; memory is reached through integer addresses, because a chunk of a
+kernel path is a range of addresses and nothing else.
+"""
+
+import errno
+
+from llvmlite import ir
+from numba import int32, int64, njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+_I64 = ir.IntType(64)
+
+CLOCK_MONOTONIC = 1
+CLOCK_THREAD_CPUTIME_ID = 3
+
+# Linux calls that numba code makes. `syscall` is variadic in C; on x86-64 and aarch64 integer arguments of a
+# variadic call travel in the same registers as those of an ordinary one.
+madvise = types.ExternalFunction("madvise", int32(int64, int64, int32))
+munmap = types.ExternalFunction("munmap", int32(int64, int64))
+pread = types.ExternalFunction("pread", int64(int32, int64, int64, int64))
+ioctl = types.ExternalFunction("ioctl", int32(int32, int64, int64))
+memset = types.ExternalFunction("memset", int64(int64, int32, int64))
+sched_getcpu = types.ExternalFunction("sched_getcpu", int32())
+sched_setaffinity = types.ExternalFunction("sched_setaffinity", int32(int32, int64, int64))
+gettid = types.ExternalFunction("gettid", int32())
+_clock_gettime = types.ExternalFunction("clock_gettime", int32(int32, int64))
+_errno_location = types.ExternalFunction("__errno_location", int64())
+
+
+def _word(builder, address):
+    return builder.inttoptr(address, _I64.as_pointer())
+
+
+@intrinsic
+def load(typingctx, address):
+    """Return the int64 at `address`, read anew at every call (acquire)."""
+
+    def codegen(context, builder, signature, args):
+        return builder.load_atomic(_word(builder, args[0]), "acquire", 8)
+
+    return int64(int64), codegen
+
+
+@intrinsic
+def store(typingctx, address, value):
+    """Write the int64 `value` to `address` (release)."""
+
+    def codegen(context, builder, signature, args):
+        builder.store_atomic(args[1], _word(builder, args[0]), "release", 8)
+        return context.get_dummy_value()
+
+    return types.void(int64, int64), codegen
+
+
+@intrinsic
+def load_plain(typingctx, address):
+    """Return the int64 at `address`; the compiler may vectorise and reorder it."""
+
+    def codegen(context, builder, signature, args):
+        return builder.load(_word(builder, args[0]))
+
+    return int64(int64), codegen
+
+
+@intrinsic
+def load_byte(typingctx, address):
+    """Return the byte at `address` as int64, read anew at every call."""
+
+    def codegen(context, builder, signature, args):
+        pointer = builder.inttoptr(args[0], ir.IntType(8).as_pointer())
+        return builder.zext(builder.load_atomic(pointer, "monotonic", 1), _I64)
+
+    return int64(int64), codegen
+
+
+@intrinsic
+def fetch_add(typingctx, address, value):
+    """Add `value` to the int64 at `address` in one atomic step; return what was there before."""
+
+    def codegen(context, builder, signature, args):
+        return builder.atomic_rmw("add", _word(builder, args[0]), args[1], "acq_rel")
+
+    return int64(int64, int64), codegen
+
+
+@intrinsic
+def compare_swap(typingctx, address, expected, value):
+    """Put `value` at `address` if `expected` is there, in one atomic step; return what was there before."""
+
+    def codegen(context, builder, signature, args):
+        pair = builder.cmpxchg(_word(builder, args[0]), args[1], args[2], "acq_rel", "acquire")
+        return builder.extract_value(pair, 0)
+
+    return int64(int64, int64, int64), codegen
+
+
+@intrinsic
+def call_chunk(typingctx, function, start, end, args):
+    """Call the thread function at address `function` with (start, end, address of its arguments)."""
+
+    def codegen(context, builder, signature, values):
+        kind = ir.FunctionType(_I64, [_I64, _I64, _I64]).as_pointer()
+        return builder.call(builder.inttoptr(values[0], kind), values[1:])
+
+    return int64(int64, int64, int64, int64), codegen
+
+
+@intrinsic
+def _zero_line_streaming(typingctx, address):
+    """Zero the 64 aligned bytes at `address` by one store that bypasses the caches."""
+
+    def codegen(context, builder, signature, args):
+        line = ir.VectorType(_I64, 8)
+        pointer = builder.inttoptr(args[0], line.as_pointer())
+        instruction = builder.store(ir.Constant(line, [0] * 8), pointer, align=64)
+        one = builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
+        instruction.set_metadata("nontemporal", one)
+        return context.get_dummy_value()
+
+    return types.void(int64), codegen
+
+
+@intrinsic
+def _fence(typingctx):
+    """Order non-temporal stores before whatever follows."""
+
+    def codegen(context, builder, signature, args):
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@njit(cache=True, nogil=True)
+def zero_streaming(start, end):
+    """Zero `[start, end)` (multiples of 64 bytes) with non-temporal stores.
+
+    2.3 times the rate of ordinary stores beyond the last-level cache, because no line is read before it is
+    overwritten; slower by the same factor inside it.
+    """
+    for address in range(start, end, 64):
+        _zero_line_streaming(address)
+    _fence()
+
+
+@njit(cache=True, nogil=True)
+def clock_ns(clock, scratch):
+    """Return `clock` in nanoseconds; `scratch` is the address of 16 writable bytes of this thread's own."""
+    _clock_gettime(clock, scratch)
+    return load_plain(scratch) * 1_000_000_000 + load_plain(scratch + 8)
+
+
+@intrinsic
+def stack_64k(typingctx):
+    """Return the address of 64 KiB on the stack of the calling function.
+
+    Not from the heap: a thread's first allocation maps an arena, and mapping waits for the very lock that
+    the other threads' chunks hold.
+    """
+
+    def codegen(context, builder, signature, args):
+        room = cgutils.alloca_once(builder, ir.ArrayType(_I64, 8192))
+        return builder.ptrtoint(room, _I64)
+
+    return int64(), codegen
+
+
+@intrinsic
+def _load_int32(typingctx, address):
+    def codegen(context, builder, signature, args):
+        pointer = builder.inttoptr(args[0], ir.IntType(32).as_pointer())
+        return builder.load(pointer)
+
+    return int32(int64), codegen
+
+
+@njit(cache=True, nogil=True)
+def last_errno():
+    """Return errno of this thread's last libc call that failed."""
+    return int64(_load_int32(_errno_location()))
+
+
+EINTR = errno.EINTR

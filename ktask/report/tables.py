@@ -1,0 +1,435 @@
+"""From the records of one run to tidy tables: what threads do to each path, and from which size on.
+
+Every function takes a table or a run and returns a new table; nothing is drawn and nothing is worded here.
+A *path* is one way through the code: workload, backend, method, page kind and policy. A *case* is a path at
+one size.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+
+from ktask.lab import stats, units
+from ktask.lab.stats import Estimate, NoiseFloor
+
+PATH = ["workload", "backend", "method", "page_kind", "policy"]
+CASE = [*PATH, "size_bytes"]
+WORKLOAD_ORDER = ("zeroing", "page_walk", "free")
+PAGE_KIND_ORDER = ("4KiB", "THP", "2MiB", "1GiB")
+ESTIMATES = ("wall", "base_wall", "rate", "bandwidth", "speedup", "efficiency", "cpu_cost", "vs_best")
+
+GOOD_EFFICIENCY = 0.9  # this much of the ideal speedup counts as "scales"
+BUSY_SHARE = 0.85  # threads that ran for this share of the wall time were not waiting
+
+
+class Run(Protocol):
+    """What the report needs of a run, such as `ktask.lab.records.Run`."""
+
+    name: str
+    path: Path
+    records: pd.DataFrame
+    machine: dict[str, Any]
+    grid: dict[str, Any]
+    skipped: pd.DataFrame
+
+
+def as_estimate(row: pd.Series | dict[str, Any], name: str) -> Estimate:
+    """Return the estimate that the columns `name`, `name`_low, `name`_high and `name`_best of a row hold."""
+    parts = (row[name], row[f"{name}_low"], row[f"{name}_high"], row[f"{name}_best"])
+    return Estimate(*(float(part) for part in parts), n=int(row["n"]))
+
+
+def _columns(name: str, one: Estimate) -> dict[str, float]:
+    return {name: one.median, f"{name}_low": one.low, f"{name}_high": one.high, f"{name}_best": one.best}
+
+
+def _mapped(one: Estimate, numerator: float) -> Estimate:
+    """Return `numerator` over an estimate; the ends change places."""
+    return Estimate(
+        numerator / one.median, numerator / one.high, numerator / one.low, numerator / one.best, one.n
+    )
+
+
+def _scaled(one: Estimate, factor: float) -> Estimate:
+    return Estimate(one.median * factor, one.low * factor, one.high * factor, one.best * factor, one.n)
+
+
+def has_flag(flags: pd.Series, flag: str) -> pd.Series:
+    """Return which rows carry `flag`."""
+    return pd.Series([flag in _as_list(one) for one in flags], index=flags.index, dtype=bool)
+
+
+def _as_list(flags: Any) -> list[str]:
+    return [] if flags is None or isinstance(flags, float) else [str(flag) for flag in flags]
+
+
+def repetitions(run: Run) -> pd.DataFrame:
+    """Return all repetitions but warm-ups, with columns `cold`, `aa`, `flagged`, `cpu_s` and `in_rates`.
+
+    Cold repetitions stay in the table, and are the only ones that do not enter a rate (`in_rates`).
+    `flagged` means any other warning.
+    """
+    records = run.records
+    table = records[~records["warmup"].astype(bool)].copy()
+    table[PATH] = table[PATH].fillna("").astype(str)
+    table["baseline"] = table["baseline"].astype(bool)
+    table["aa"] = has_flag(table["flags"], "aa")
+    table["cold"] = has_flag(table["flags"], "cold_memory")
+    warnings = [bool(set(_as_list(flags)) - {"aa", "cold_memory"}) for flags in table["flags"]]
+    table["flagged"] = pd.Series(warnings, index=table.index, dtype=bool)
+    table["cpu_s"] = table["cpu_user_s"] + table["cpu_system_s"]
+    table["in_rates"] = ~table["cold"] & (table["wall_s"] > 0)
+    return table
+
+
+def _samples(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that enter a rate, one after the other by cell and round."""
+    return rows[rows["in_rates"]].set_index(["cell_id", "round"]).sort_index()
+
+
+def ratio_of(base: pd.DataFrame, new: pd.DataFrame, column: str) -> Estimate:
+    """Return base over new, paired where both sides have the same rounds."""
+    first, second = base[column], new[column]
+    if (first <= 0).any() or (second <= 0).any():
+        return stats.NOTHING
+    paired = first.index.is_unique and first.index.equals(second.index)
+    return stats.ratio(first.to_numpy(), second.to_numpy(), paired=paired)
+
+
+def aa_table(run: Run) -> pd.DataFrame:
+    """Return one row per cell that measured its baseline twice: the ratio of the two, with interval."""
+    table = repetitions(run)
+    rows = []
+    for (cell, *case), part in table[table["baseline"]].groupby(["cell_id", *PATH[:4], "size_bytes"]):
+        if part["aa"].any():
+            one = ratio_of(_samples(part[~part["aa"]]), _samples(part[part["aa"]]), "wall_s")
+            rows.append(
+                dict(zip(["cell_id", *PATH[:4], "size_bytes"], [cell, *case], strict=True))
+                | _columns("ratio", one)
+                | {"n": one.n}
+            )
+    columns = ["cell_id", *PATH[:4], "size_bytes", *_columns("ratio", stats.NOTHING), "n"]
+    return sort_cases(pd.DataFrame(rows, columns=columns))
+
+
+def noise_floors(aa: pd.DataFrame) -> dict[str, NoiseFloor]:
+    """Return the noise floor of each workload that has an A/A comparison."""
+    return {
+        str(workload): stats.noise_floor([as_estimate(row, "ratio") for _, row in part.iterrows()])
+        for workload, part in aa.groupby("workload")
+    }
+
+
+def floor_of(floors: dict[str, NoiseFloor], workload: str) -> float:
+    """Return the noise floor of a workload, else the worst of the others, else NaN."""
+    if workload in floors:
+        return floors[workload].floor
+    known = [floor.floor for floor in floors.values() if np.isfinite(floor.floor)]
+    return max(known, default=np.nan)
+
+
+def sort_cases(table: pd.DataFrame) -> pd.DataFrame:
+    """Return `table` in reading order: workload, backend, method, page kind, size, threads."""
+    orders = {"workload": WORKLOAD_ORDER, "page_kind": PAGE_KIND_ORDER}
+
+    def rank(column: pd.Series) -> pd.Series:
+        known = {name: f"{i:02d}" for i, name in enumerate(orders.get(str(column.name), ()))}
+        return column.map(lambda value: known.get(value, f"~{value}")) if known else column
+
+    wanted = [*CASE, "baseline", "threads"]
+    keys = [name for name in wanted if name in table.columns]
+    directions = [name != "baseline" for name in keys]
+    return table.sort_values(keys, key=rank, ascending=directions, kind="stable").reset_index(drop=True)
+
+
+def scaling_table(run: Run, floors: dict[str, NoiseFloor] | None = None) -> pd.DataFrame:
+    """Return one row per case and thread count.
+
+    The row with `baseline` true is the serial call of one thread; all others are chunked. `policy` is empty
+    if the run has only one. Estimates have
+    columns for median, `_low`, `_high` and `_best`:
+
+    * `wall`, `base_wall`: seconds; `rate`: operations per second; `bandwidth`: bytes covered per second,
+      both from median times;
+    * `speedup`: serial wall over wall; `efficiency`: speedup over threads;
+    * `cpu_cost`: CPU time over that of the serial call, for the same work;
+    * `vs_best`: speedup over the fastest serial call of any method for the same pages and size.
+
+    `busy` is CPU time over wall time times threads. `n`, `n_cold` and `n_flagged` count repetitions: in the
+    estimates, left out as cold, kept with another warning. `verdict` is against the noise floor.
+
+    Parameters
+    ----------
+    run
+        A run as `ktask.lab.records.load_run` returns it.
+    floors
+        Noise floor per workload; by default those of the run's own A/A comparisons.
+    """
+    table = repetitions(run)
+    table = table[~table["aa"]].copy()
+    known = noise_floors(aa_table(run)) if floors is None else floors
+    table["policy"] = _policy_labels(table)
+    rows = [row for _, case in table.groupby(CASE) for row in _case_rows(case, known)]
+    result = pd.DataFrame(rows, columns=None if rows else _SCALING_COLUMNS)
+    return sort_cases(_against_best(result)) if rows else result
+
+
+def _policy_labels(table: pd.DataFrame) -> pd.Series | str:
+    """Return the policy of each row, with the minimum chunk where it varies; empty if there is only one."""
+    chunks = table.groupby([*CASE])["min_chunk_size"].nunique()
+    labels = table["policy"]
+    if (chunks > 1).any():
+        labels = labels + ", chunks of " + table["min_chunk_size"].map(units.fmt_size)
+    return labels if labels.nunique() > 1 else ""
+
+
+def _case_rows(case: pd.DataFrame, floors: dict[str, NoiseFloor]) -> Iterable[dict[str, Any]]:
+    """Yield the rows of one case: the serial call, then the chunked ones."""
+    serial = case[case["baseline"]]
+    base = _samples(serial)
+    if len(serial):
+        yield _row(serial, base, floors)
+    for _, group in case[~case["baseline"]].groupby("threads"):
+        yield _row(group, base, floors)
+
+
+def _row(group: pd.DataFrame, base: pd.DataFrame, floors: dict[str, NoiseFloor]) -> dict[str, Any]:
+    first = group.iloc[0]
+    rows = _samples(group)
+    threads = int(first["threads"])
+    wall = stats.estimate(rows["wall_s"].to_numpy())
+    baseline = bool(first["baseline"])
+    same = Estimate(1.0, 1.0, 1.0, 1.0, len(base)) if len(base) else stats.NOTHING
+    speedup = same if baseline else ratio_of(base, rows, "wall_s")
+    cpu_cost = same if baseline else ratio_of(rows, base, "cpu_s")
+    floor = floor_of(floors, str(first["workload"]))
+    operations = float(group["operations"].median())
+    busy = rows["cpu_s"].sum() / (rows["wall_s"].sum() * threads) if len(rows) else np.nan
+    return {
+        **{name: first[name] for name in PATH},
+        "size_bytes": int(first["size_bytes"]),
+        "threads": threads,
+        "baseline": baseline,
+        "unit": first["unit"],
+        "operations": operations,
+        "n": wall.n,
+        "n_base": len(base),
+        "n_cold": int(group["cold"].sum()),
+        "n_flagged": int((group["flagged"] & group["in_rates"]).sum()),
+        "n_verified": int((group["verified"].astype(bool) & group["in_rates"]).sum()),
+        **_columns("wall", wall),
+        **_columns("base_wall", stats.estimate(base["wall_s"].to_numpy())),
+        **_columns("rate", _mapped(wall, operations)),
+        **_columns("bandwidth", _mapped(wall, float(first["size_bytes"]))),
+        **_columns("speedup", speedup),
+        **_columns("efficiency", _scaled(speedup, 1 / threads)),
+        **_columns("cpu_cost", cpu_cost),
+        "busy": float(busy),
+        "involuntary": float(rows["ctx_involuntary"].mean()) if len(rows) else np.nan,
+        "noise_floor": floor,
+        "verdict": "baseline" if baseline else stats.verdict(speedup, floor),
+    }
+
+
+def _against_best(table: pd.DataFrame) -> pd.DataFrame:
+    """Add the speedup over the fastest serial call of any method that does the same work."""
+    same_work = ["workload", "backend", "page_kind", "size_bytes", "operations"]
+    serial = table[table["baseline"] & (table["n"] > 0)]
+    best = serial.sort_values("wall").drop_duplicates(same_work).set_index(same_work)
+    rows = []
+    for _, row in table.iterrows():
+        key = tuple(row[name] for name in same_work)
+        one = _quotient(as_estimate(best.loc[key], "wall"), row) if key in best.index else stats.NOTHING
+        rows.append(_columns("vs_best", one))
+    return table.join(pd.DataFrame(rows, index=table.index))
+
+
+def _quotient(base: Estimate, row: pd.Series) -> Estimate:
+    """Return base over the wall time of a row; intervals combined on a logarithmic scale."""
+    wall = as_estimate(row, "wall")
+    if wall.n == 0:
+        return stats.NOTHING
+    down = np.hypot(np.log(base.median / base.low), np.log(wall.high / wall.median))
+    up = np.hypot(np.log(base.high / base.median), np.log(wall.median / wall.low))
+    middle = base.median / wall.median
+    return Estimate(
+        middle, middle * np.exp(-down), middle * np.exp(up), base.best / wall.best, min(base.n, wall.n)
+    )
+
+
+_SCALING_COLUMNS = [
+    *CASE,
+    *("threads", "baseline", "unit", "operations", "n", "n_base", "n_cold", "n_flagged", "n_verified"),
+    *(column for name in ESTIMATES for column in _columns(name, stats.NOTHING)),
+    *("busy", "involuntary", "noise_floor", "verdict"),
+]
+
+
+def crossover_table(scaling: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per path and thread count above one: the size from which these threads win.
+
+    `from_size_bytes` is the smallest measured size at which, and at all larger ones, the verdict is "faster";
+    NaN if there is none. `slower_sizes` and `faster_sizes` list the sizes in bytes with that verdict;
+    `sizes` counts those with any verdict.
+    """
+    several = scaling[~scaling["baseline"].astype(bool) & (scaling["threads"] > 1)]
+    rows = []
+    for key, part in several.groupby([*PATH, "threads"]):
+        judged = part[part["verdict"] != "unknown"].sort_values("size_bytes")
+        largest = part.sort_values("size_bytes").iloc[-1]
+        rows.append(
+            dict(zip([*PATH, "threads"], key, strict=True))
+            | {
+                "from_size_bytes": _wins_from(judged),
+                "faster_sizes": judged.loc[judged["verdict"] == "faster", "size_bytes"].tolist(),
+                "slower_sizes": judged.loc[judged["verdict"] == "slower", "size_bytes"].tolist(),
+                "sizes": len(judged),
+                "largest_bytes": largest["size_bytes"],
+                "n": largest["n"],
+                **{f"speedup{end}": largest[f"speedup{end}"] for end in ("", "_low", "_high", "_best")},
+            }
+        )
+    return sort_cases(pd.DataFrame(rows, columns=None if rows else [*PATH, "threads", "from_size_bytes"]))
+
+
+def _wins_from(judged: pd.DataFrame) -> float:
+    """Return the start of the unbroken run of wins that reaches the largest size."""
+    wins = (judged["verdict"] == "faster").to_numpy()[::-1]
+    unbroken = int(np.argmin(wins)) if not wins.all() else len(wins)
+    return float(judged["size_bytes"].iloc[-unbroken]) if unbroken else np.nan
+
+
+def recommendation_table(scaling: pd.DataFrame, skipped: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per path: how many threads, from which size on, and what to expect.
+
+    Among the thread counts that win up to the largest size, the fewest whose speedup there reaches the
+    interval of the best one. `outcome` is "threads", or why not: "slower", "noise" (no change beyond it),
+    "mixed" (wins, but not at the largest sizes), "single" (no count above one was measured), "cold" (nothing
+    warm was measured) or "skipped". The estimate columns belong to the largest size.
+    """
+    crossover = crossover_table(scaling)
+    rows = []
+    for key, part in scaling.groupby(PATH):
+        path = dict(zip(PATH, key, strict=True))
+        mine = crossover[(crossover[PATH] == list(key)).all(axis=1)] if len(crossover) else crossover
+        rows.append(path | _advice(part, mine))
+    rows += [path | {"outcome": "skipped"} for path in _only_skipped(scaling, skipped)]
+    columns = [*PATH, "outcome", "threads", "from_size_bytes", "largest_bytes"]
+    table = pd.DataFrame(rows)
+    return sort_cases(table.reindex(columns=[*columns, *(c for c in table.columns if c not in columns)]))
+
+
+def _advice(part: pd.DataFrame, crossover: pd.DataFrame) -> dict[str, Any]:
+    if not (part["n"] > 0).any():
+        return {"outcome": "cold"}
+    if crossover.empty:
+        return {"outcome": "single"}
+    winners = crossover[crossover["from_size_bytes"].notna()]
+    if winners.empty:
+        best = crossover.sort_values("speedup").iloc[-1]
+        return {"outcome": _why_not(crossover)} | _expectation(part, best)
+    best = winners.sort_values("speedup").iloc[-1]
+    chosen = winners[winners["speedup_high"] >= best["speedup_low"]].sort_values("threads").iloc[0]
+    return {"outcome": "threads"} | _expectation(part, chosen)
+
+
+def _why_not(crossover: pd.DataFrame) -> str:
+    if crossover["faster_sizes"].map(bool).any():
+        return "mixed"
+    if not (crossover["sizes"] > 0).any():
+        return "cold"
+    return "slower" if crossover["slower_sizes"].map(bool).any() else "noise"
+
+
+def _expectation(part: pd.DataFrame, chosen: pd.Series) -> dict[str, Any]:
+    """Return what the chosen thread count did at the largest size it has."""
+    same = part[(part["threads"] == chosen["threads"]) & ~part["baseline"]]
+    row = same.sort_values("size_bytes").iloc[-1]
+    names = [name for name in row.index if name not in PATH]
+    return {name: row[name] for name in names} | {
+        "from_size_bytes": chosen["from_size_bytes"],
+        "largest_bytes": row["size_bytes"],
+    }
+
+
+def _only_skipped(scaling: pd.DataFrame, skipped: pd.DataFrame) -> list[dict[str, str]]:
+    """Return the paths of which no case was measured."""
+    names = PATH[:4]
+    measured = set(map(tuple, scaling[names].to_numpy())) if len(scaling) else set()
+    missing = dict.fromkeys(map(tuple, skipped[names].to_numpy())) if len(skipped) else {}
+    return [dict(zip(PATH, (*key, ""), strict=True)) for key in missing if key not in measured]
+
+
+@dataclass(frozen=True)
+class Roof:
+    """The highest user-space zeroing rate of a run: what the memory takes with the kernel out of the way."""
+
+    bytes_per_s: float
+    label: str
+
+
+def memory_roof(scaling: pd.DataFrame) -> Roof | None:
+    """Return the bandwidth roof measured in this run at the largest size, None without such a measurement."""
+    user = scaling[(scaling["workload"] == "zeroing") & (scaling["backend"] == "user") & (scaling["n"] > 0)]
+    if user.empty:
+        return None
+    largest = user[user["size_bytes"] == user["size_bytes"].max()]
+    best = largest.sort_values("bandwidth").iloc[-1]
+    return Roof(float(best["bandwidth"]), f"{best['method']}, {best['threads']} threads")
+
+
+def limits_table(scaling: pd.DataFrame) -> pd.DataFrame:
+    """Return, per path at the largest size and the most threads, the evidence on why it is not n times.
+
+    `limit` is "scales" (at least 90 % efficiency), "waiting" (the threads were off the CPU for more than
+    15 % of the time) or "busy" (they ran, and the same work took more CPU time). `roof_share` is the share of
+    `memory_roof`, for zeroing only.
+    """
+    several = scaling[~scaling["baseline"].astype(bool) & (scaling["threads"] > 1) & (scaling["n"] > 0)]
+    if several.empty:
+        return several.assign(limit=[], roof_share=[])
+    last = several.sort_values(["size_bytes", "threads"]).groupby(PATH, as_index=False).tail(1).copy()
+    last["limit"] = [_limit(row) for _, row in last.iterrows()]
+    roof = memory_roof(scaling)
+    share = last["bandwidth"] / roof.bytes_per_s if roof else np.nan
+    last["roof_share"] = np.where(last["workload"] == "zeroing", share, np.nan)
+    return sort_cases(last)
+
+
+def _limit(row: pd.Series) -> str:
+    if np.isnan(row["efficiency"]):
+        return "unknown"
+    if row["efficiency"] >= GOOD_EFFICIENCY:
+        return "scales"
+    return "busy" if row["busy"] >= BUSY_SHARE else "waiting"
+
+
+def flags_table(run: Run) -> pd.DataFrame:
+    """Return how many repetitions carry each warning, per workload; "aa" is no warning."""
+    table = repetitions(run)
+    rows = [
+        {"workload": workload, "flag": flag, "repetitions": int(has_flag(part["flags"], flag).sum())}
+        | {"of": len(part)}
+        for workload, part in table.groupby("workload")
+        for flag in sorted({flag for flags in part["flags"] for flag in _as_list(flags)} - {"aa"})
+    ]
+    return sort_cases(pd.DataFrame(rows, columns=["workload", "flag", "repetitions", "of"]))
+
+
+def bimodal(values: np.ndarray) -> bool:
+    """Return whether a sample falls apart into two groups with a gap wider than both of them.
+
+    Needs six values and three in each group; the gap has to exceed the spread of either side and a twentieth
+    of the median.
+    """
+    ordered = np.sort(np.asarray(values, dtype=float))
+    if ordered.size < 6:
+        return False
+    gaps = np.diff(ordered)[2:-2]
+    cut = int(np.argmax(gaps)) + 3
+    spread = max(np.ptp(ordered[:cut]), np.ptp(ordered[cut:]), 0.05 * float(np.median(ordered)))
+    return bool(gaps.max() > spread)

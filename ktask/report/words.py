@@ -1,0 +1,540 @@
+"""Sentences made from the tables: labels, captions, findings, claims and reasons.
+
+No sentence says more than its rows carry, and every number comes with its interval, n and size. Names that
+come from outside are escaped wherever they enter HTML.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+
+from ktask.lab import stats, units
+from ktask.lab.stats import NoiseFloor
+from ktask.report import markup
+from ktask.report.tables import PATH, Roof, as_estimate, bimodal
+from ktask.workloads import registry
+
+Row = pd.Series | dict[str, Any]
+
+KIND_LABELS = {"4KiB": "4 KiB", "2MiB": "2 MiB", "1GiB": "1 GiB"}
+WORKLOAD_LABELS = {"page_walk": "Page walk"}
+LONGEST_LABEL = 40
+SMALL_N = stats.MIN_ORDER_STATISTICS
+
+
+# --- labels --------------------------------------------------------------------------------------------
+
+
+def count(number: int, noun: str) -> str:
+    """Return "1 thread", "2 threads"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def short(text: str) -> str:
+    """Return `text`, cut to what a label can hold."""
+    return text if len(text) <= LONGEST_LABEL else text[: LONGEST_LABEL - 1] + "…"
+
+
+def listed(parts: Sequence[str]) -> str:
+    """Return "a", "a and b", "a, b and c"."""
+    return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
+
+
+def kind_label(page_kind: str) -> str:
+    """Return the page kind as text: "4 KiB", "THP"."""
+    return KIND_LABELS.get(page_kind, short(page_kind))
+
+
+def workload_label(workload: str) -> str:
+    """Return the workload as a title: "Page walk"."""
+    return short(WORKLOAD_LABELS.get(workload, workload.replace("_", " ").capitalize()))
+
+
+def path_label(row: Row) -> str:
+    """Return method and pages, and the policy if there are several: "populate, 2 MiB"."""
+    return short(", ".join(filter(None, [row["method"], kind_label(row["page_kind"]), row.get("policy")])))
+
+
+def case_label(row: Row) -> str:
+    """Return path and size with the workload: "zeroing populate, 2 MiB pages, 1 GiB"."""
+    return f"{short(row['workload'])} {path_label(row)}, {units.fmt_size(row['size_bytes'])}"
+
+
+def value(row: Row, name: str, scale: units.Scale = units.RATIO) -> str:
+    """Return median and interval of a column."""
+    return units.fmt_estimate(as_estimate(row, name), scale)
+
+
+def wall(row: Row, name: str = "wall") -> str:
+    """Return a wall time with its interval."""
+    return value(row, name, units.time_scale(row[name]))
+
+
+def rate(row: Row) -> str:
+    """Return a rate with its interval, in the unit of the workload."""
+    return value(row, "rate", units.rate_scale(row["rate"], row["unit"]))
+
+
+def n_range(data: pd.DataFrame) -> str:
+    """Return "n = 7" or "n = 5 to 7"."""
+    low, high = int(data["n"].min()), int(data["n"].max())
+    return f"n = {low}" if low == high else f"n = {low} to {high}"
+
+
+def interval_note(data: pd.DataFrame, kind: str = stats.INTERVAL_KIND) -> str:
+    """Return what points and bars are: kind of interval, n, and the level of repetition."""
+    tail = "" if data["n"].min() >= SMALL_N else f" Below n = {SMALL_N} the interval assumes lognormal times."
+    return f"Bars: {kind}, {n_range(data)} repetitions per point, all inside the process of their case.{tail}"
+
+
+# --- sentences on a set of paths -----------------------------------------------------------------------
+
+
+def _verdicts(rows: pd.DataFrame) -> pd.Series:
+    return rows["verdict"].value_counts()
+
+
+def tally(rows: pd.DataFrame) -> str:
+    """Return how many rows are faster, slower or neither, in words; the verdict counts, not the median."""
+    total = len(rows)
+    words = {
+        "faster": "faster than the serial call",
+        "slower": "slower than the serial call",
+        "no change": "not distinguishable from it",
+        "unknown": "without an interval, hence undecided",
+    }
+    found = [(n, text) for name, text in words.items() if (n := int(_verdicts(rows).get(name, 0)))]
+    if len(found) == 1:
+        number, text = found[0]
+        whole = "all " if number > 1 else ""
+        return f"{whole}{count(number, 'path')} {'is' if number == 1 else 'are'} {text}"
+    parts = [f"{number} {'is' if number == 1 else 'are'} {text}" for number, text in found]
+    return f"of {count(total, 'path')}, {listed(parts)}"
+
+
+def extremes(rows: pd.DataFrame) -> Markup:
+    """Return the highest and, if it differs, the lowest speedup, with labels and intervals."""
+    known = rows[rows["speedup"].notna()].sort_values("speedup")
+    if known.empty:
+        return Markup("")
+    low, high = known.iloc[0], known.iloc[-1]
+    text = Markup("{} reaches a speedup of {}").format(path_label(high), value(high, "speedup"))
+    if len(known) > 1:
+        text += Markup(", {} one of {}").format(path_label(low), value(low, "speedup"))
+    return text
+
+
+def _most_threads(data: pd.DataFrame) -> pd.DataFrame:
+    several = data[~data["baseline"].astype(bool) & (data["threads"] > 1)]
+    return several[several["threads"] == several.groupby(PATH)["threads"].transform("max")]
+
+
+def _sizes(data: pd.DataFrame) -> str:
+    sizes = sorted(set(data["size_bytes"]))
+    texts = [units.fmt_size(size) for size in sizes]
+    return texts[0] if len(texts) == 1 else f"{texts[0]} to {texts[-1]}"
+
+
+def _threads(data: pd.DataFrame) -> str:
+    counts = sorted(set(data["threads"]))
+    return count(counts[0], "thread") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} threads"
+
+
+def _capital(text: str | Markup) -> str | Markup:
+    return text[:1].upper() + text[1:]
+
+
+# --- captions and alternative texts --------------------------------------------------------------------
+
+
+def speedup_caption(data: pd.DataFrame, scaling: pd.DataFrame) -> Markup:
+    """Return the finding on speedup at the most threads of each path, and how to read the bars."""
+    last = _most_threads(data).merge(scaling[[*PATH, "size_bytes", "threads", "baseline", "verdict"]])
+    return Markup("With {}, {}; {}. Size: {}. Dotted: ideal line. {}").format(
+        _threads(last), tally(last), extremes(last), _sizes(last), interval_note(data, stats.RATIO_KIND)
+    )
+
+
+def speedup_alt(data: pd.DataFrame, workload: str) -> str:
+    """Return the curves in words."""
+    last = _most_threads(data)
+    ends = [f"{path_label(row)}: {value(row, 'speedup')} at {row['threads']}" for _, row in last.iterrows()]
+    return f"Speedup against threads for {workload_label(workload)}, all starting at 1. {'; '.join(ends)}."
+
+
+def throughput_caption(data: pd.DataFrame, roof: Roof | None) -> Markup:
+    """Return the range of rates at the largest size, and what the dotted line is."""
+    last = data[data["size_bytes"] == data.groupby(PATH)["size_bytes"].transform("max")]
+    unit = data["unit"].iloc[0]
+    low, high = last.sort_values("throughput").iloc[[0, -1]].to_dict("records")
+    line = Markup("")
+    if roof:
+        line = Markup(" Dotted: the highest user-space zeroing rate of this run, {} ({}).").format(
+            units.fmt_rate(roof.bytes_per_s, "byte"), roof.label
+        )
+    return Markup("At the largest sizes, rates lie between {} ({}, {}) and {} ({}, {}).{} {}").format(
+        *_throughput_end(low, unit), *_throughput_end(high, unit), line, interval_note(data)
+    )
+
+
+def _throughput_end(row: Row, unit: str) -> tuple[str, str, str]:
+    text = value(row, "throughput", units.rate_scale(row["throughput"], unit))
+    return text, path_label(row), count(int(row["threads"]), "thread")
+
+
+def throughput_alt(data: pd.DataFrame, workload: str) -> str:
+    """Return the ends of the curves in words."""
+    unit = data["unit"].iloc[0]
+    last = data[data["size_bytes"] == data.groupby(PATH)["size_bytes"].transform("max")]
+    ends = [
+        f"{path_label(row)} with {count(row['threads'], 'thread')}: {units.fmt_rate(row['throughput'], unit)}"
+        for _, row in last.iterrows()
+    ]
+    title = f"Throughput against size for {workload_label(workload)}, {_sizes(data)}"
+    return f"{title}. At the largest size: {'; '.join(ends)}."
+
+
+def two_groups(data: pd.DataFrame) -> list[str]:
+    """Return the labels of the samples of a distribution that fall apart into two groups."""
+    warm = data[~data["cold"]]
+    groups = warm.groupby([*PATH[:4], "threads", "baseline"], sort=False)
+    return [
+        f"{path_label(rows.iloc[0])} with {count(threads, 'thread')}"
+        for (*_, threads, _), rows in groups
+        if bimodal(rows["wall_s"].to_numpy())
+    ]
+
+
+def distribution_caption(data: pd.DataFrame) -> Markup:
+    """Return whether the repetitions form one group, how many were cold, and how to read the strip."""
+    split = two_groups(data)
+    shape = f"Two groups: {'; '.join(split)}." if split else "No sample falls apart into two groups."
+    cold = int(data["cold"].sum())
+    crossed = f"{cold} cold of {len(data)} are crossed and in no rate." if cold else "None was cold."
+    note = "All repetitions at the largest size of each path, one point each, later ones higher; line: median"
+    return Markup("{} {} {} of the warm ones.").format(shape, crossed, note)
+
+
+def distribution_alt(data: pd.DataFrame, workload: str) -> str:
+    """Return median and range of each strip in words."""
+    warm = data[~data["cold"]]
+    parts = [
+        f"{path_label(rows.iloc[0])} with {count(threads, 'thread')}: median "
+        f"{units.fmt_time(rows['wall_s'].median())}, from {units.fmt_time(rows['wall_s'].min())} "
+        f"to {units.fmt_time(rows['wall_s'].max())}"
+        for (*_, threads), rows in warm.groupby([*PATH[:4], "threads"], sort=False)
+    ]
+    return f"Wall times of single repetitions for {workload_label(workload)}. {'; '.join(parts)}."
+
+
+def noise_sentence(workload: str, floor: NoiseFloor) -> str:
+    """Return the noise floor of one workload in words."""
+    reach = units.fmt_estimate(stats.Estimate(*floor[:3], floor.floor, floor.cells), units.PERCENT)
+    return f"{workload_label(workload)} {reach} from {count(floor.cells, 'cell')}"
+
+
+def aa_caption(data: pd.DataFrame, floors: dict[str, NoiseFloor]) -> Markup:
+    """Return how far equal measurements differ, and whether any pair is not equal."""
+    unequal = sum(floor.unequal for floor in floors.values())
+    finding = (
+        f"{unequal} of {count(len(data), 'interval')} {'exclude' if unequal != 1 else 'excludes'} 1"
+        f" (chance alone: about 1 in 20)."
+        if unequal
+        else f"The same measurement twice comes out equal: all {count(len(data), 'interval')} include 1."
+    )
+    floor_text = "; ".join(noise_sentence(name, floor) for name, floor in floors.items())
+    return Markup("{} Noise floor (grey): {}. {}").format(
+        finding, floor_text, interval_note(data, stats.RATIO_KIND)
+    )
+
+
+def aa_alt(data: pd.DataFrame) -> str:
+    """Return the A/A ratios in words."""
+    parts = [f"{case_label(row)}: {value(row, 'ratio')}" for _, row in data.iterrows()]
+    return f"Ratio of two equal serial measurements per cell. {'; '.join(parts)}."
+
+
+def crossover_caption(data: pd.DataFrame) -> Markup:
+    """Return at how many points threads make it worse, and where."""
+    worse = data[data["verdict"] == "slower"]
+    total = count(len(data), "point")
+    if worse.empty:
+        finding = f"At none of {total} do threads make a path slower than the serial call."
+    else:
+        names = list(dict.fromkeys(path_label(row) for _, row in worse.iterrows()))
+        finding = f"At {len(worse)} of {total} threads make it slower: {listed(names)} ({_sizes(worse)})."
+    return Markup("{} Grey: noise floor around 1. {}").format(finding, interval_note(data, stats.RATIO_KIND))
+
+
+def crossover_alt(data: pd.DataFrame) -> str:
+    """Return smallest and largest size of each curve in words."""
+    parts = []
+    for _, rows in data.groupby(PATH, sort=False):
+        first, last = rows.iloc[0], rows.iloc[-1]
+        ends = [
+            f"{units.fmt_number(row['speedup'])} at {units.fmt_size(row['size_bytes'])}"
+            for row in (first, last)
+        ]
+        parts.append(f"{first['workload']} {path_label(first)}: {' to '.join(dict.fromkeys(ends))}")
+    return f"Speedup against size at the most threads measured. {'; '.join(parts)}."
+
+
+# --- findings per workload -----------------------------------------------------------------------------
+
+
+def about(workload: str) -> str:
+    """Return what a workload does, empty if it is not one of ours."""
+    known = registry().get(workload)
+    return known.about if known else ""
+
+
+def method_about(workload: str, method: str) -> str:
+    """Return what a method does, empty if it is not one of ours."""
+    known = registry().get(workload)
+    return next((one.about for one in known.methods if one.name == method), "") if known else ""
+
+
+def workload_finding(rows: pd.DataFrame) -> Markup:
+    """Return the paragraph that opens the results of a workload: verdicts and absolute times."""
+    usable = rows[rows["n"] > 0]
+    if usable.empty:
+        return markup.paragraph(
+            "Every repetition was cold, so there is no rate to report; the figure shows the times."
+        )
+    last = _most_threads(usable)
+    last = last[last["size_bytes"] == last.groupby(PATH)["size_bytes"].transform("max")]
+    if last.empty:
+        return markup.paragraph(
+            "Only one thread was measured, so nothing is said about more.", *map(_alone, _largest(usable))
+        )
+    head = Markup("At the largest size, with {}, {}.").format(_threads(last), tally(last))
+    return markup.paragraph(head, *(_absolute(row) for _, row in last.iterrows()), _cost_of_method(last))
+
+
+def _largest(rows: pd.DataFrame) -> list[pd.Series]:
+    serial = rows[rows["baseline"]]
+    kept = serial[serial["size_bytes"] == serial.groupby(PATH)["size_bytes"].transform("max")]
+    return [row for _, row in kept.iterrows()]
+
+
+def _alone(row: Row) -> Markup:
+    return Markup("{} at {}: {}, that is {}.").format(
+        _capital(path_label(row)), units.fmt_size(row["size_bytes"]), wall(row), rate(row)
+    )
+
+
+def _absolute(row: Row) -> Markup:
+    return Markup("{} at {}: {} serial, {} with {}, speedup {}.").format(
+        _capital(path_label(row)),
+        units.fmt_size(row["size_bytes"]),
+        wall(row, "base_wall"),
+        wall(row),
+        count(row["threads"], "thread"),
+        value(row, "speedup"),
+    )
+
+
+def _cost_of_method(rows: pd.DataFrame) -> str:
+    """Return which methods lose with threads against the best serial method, if any does."""
+    losers = rows[(rows["vs_best_high"] < 1) & (rows["verdict"] == "faster")]
+    if losers.empty:
+        return ""
+    parts = [f"{path_label(row)} ({value(row, 'vs_best')})" for _, row in losers.iterrows()]
+    return (
+        f"Against the fastest serial method for the same pages, threads do not catch up in {listed(parts)}: "
+        "the better method on one thread wins."
+    )
+
+
+LIMIT_WORDS: dict[str, str] = {
+    "scales": "close to the ideal line",
+    "busy": "busy, but slower per operation: a shared resource such as memory bandwidth or a spinning lock",
+    "waiting": "off the CPU part of the time: a sleeping lock, imbalance or scheduling",
+    "unknown": "not decidable from these records",
+}
+
+
+def limit_finding(limits: pd.DataFrame) -> Markup:
+    """Return why the speedup is not the number of threads, from CPU time, in words."""
+    short_of = limits[limits["limit"].isin(["busy", "waiting"])]
+    if short_of.empty:
+        return Markup("")
+    sentences = [
+        Markup(
+            "{} stays at {} of ideal: its threads were {} (on CPU {} of the time; CPU time {}-fold)."
+        ).format(
+            _capital(path_label(row)),
+            percent(row["efficiency"]),
+            LIMIT_WORDS[row["limit"]],
+            percent(row["busy"]),
+            value(row, "cpu_cost"),
+        )
+        for _, row in short_of.iterrows()
+    ]
+    return markup.paragraph("Why not the number of threads?", *sentences)
+
+
+def percent(share: float) -> str:
+    """Return a share as a percentage."""
+    return f"{100 * share:.0f} %" if np.isfinite(share) else units.NO_VALUE
+
+
+# --- advice --------------------------------------------------------------------------------------------
+
+
+def reason(row: Row, skipped: pd.DataFrame) -> str:
+    """Return what to expect of the advised threads, or why none are advised."""
+    build: dict[str, Callable[[Row], str]] = {
+        "threads": _gain,
+        "slower": lambda r: f"no: slower than the serial call ({_at(r)})",
+        "noise": lambda r: f"no: no change beyond the noise floor ({_at(r)})",
+        "mixed": lambda r: f"no: faster at some sizes, but not up to the largest ({_at(r)})",
+        "single": lambda r: "unknown: no thread count above one was measured",
+        "cold": lambda r: "unknown: no warm repetition",
+        "skipped": lambda r: f"unknown: not measured, {_skip_reasons(r, skipped)}",
+    }
+    return build[row["outcome"]](row)
+
+
+def _at(row: Row) -> str:
+    where = f"{count(int(row['threads']), 'thread')}, {units.fmt_size(row['largest_bytes'])}"
+    return f"{value(row, 'speedup')} with {where}"
+
+
+def _gain(row: Row) -> str:
+    return f"yes: {value(row, 'speedup')} times as fast at {units.fmt_size(row['largest_bytes'])}"
+
+
+def _skip_reasons(row: Row, skipped: pd.DataFrame) -> str:
+    mine = skipped[(skipped[PATH[:4]] == [row[name] for name in PATH[:4]]).all(axis=1)]
+    return "; ".join(dict.fromkeys(mine["reason"].astype(str)))
+
+
+# --- summary -------------------------------------------------------------------------------------------
+
+
+class Claim(NamedTuple):
+    """One claim of the summary: what, for which scope, and where it is shown."""
+
+    text: Markup
+    scope: str
+    figure: str  # key of the figure that shows it
+
+
+def claims(scaling: pd.DataFrame, machine: str) -> list[Claim]:
+    """Return up to three claims: one per workload, then on CPU cost and on where it starts to pay."""
+    usable = scaling[scaling["n"] > 0]
+    found = [_workload_claim(part, machine) for _, part in usable.groupby("workload", sort=False)]
+    found += [_worst_claim(usable, machine), _cost_claim(usable, machine)]
+    return [claim for claim in found if claim][:3]
+
+
+def _scope(rows: pd.DataFrame, machine: str) -> str:
+    return f"{_sizes(rows)}, {_threads(rows)}, {n_range(rows)} per point; {machine}"
+
+
+def _kernel_first(rows: pd.DataFrame) -> pd.DataFrame:
+    kernel = rows[rows["backend"] == "kernel"]
+    return kernel if len(kernel) else rows
+
+
+def _last_of(rows: pd.DataFrame) -> pd.DataFrame:
+    last = _most_threads(rows)
+    return last[last["size_bytes"] == last.groupby(PATH)["size_bytes"].transform("max")]
+
+
+def _workload_claim(part: pd.DataFrame, machine: str) -> Claim | None:
+    name = workload_label(part["workload"].iloc[0])
+    last = _kernel_first(_last_of(part))
+    key = figure_key("speedup", part["workload"].iloc[0])
+    if last.empty:
+        serial = _kernel_first(part[part["baseline"]])
+        if serial.empty:
+            return None
+        best = serial.sort_values(["size_bytes", "rate"]).iloc[-1]
+        text = Markup("<b>{}:</b> one thread reaches {} ({}); more threads were not measured.").format(
+            name, rate(best), path_label(best)
+        )
+        scope = _scope(serial[serial.index == best.name], machine)
+        return Claim(text, scope, figure_key("throughput", best["workload"]))
+    best = last.sort_values("speedup").iloc[-1]
+    text = Markup("<b>{}:</b> with {}, {}; {} ({} serial, {} with {}).").format(
+        name,
+        _threads(last),
+        tally(last),
+        extremes(last),
+        wall(best, "base_wall"),
+        wall(best),
+        path_label(best),
+    )
+    return Claim(text, _scope(last, machine), key)
+
+
+def _worst_claim(scaling: pd.DataFrame, machine: str) -> Claim | None:
+    worse = scaling[scaling["verdict"] == "slower"]
+    if worse.empty:
+        return None
+    worst = worse.sort_values("speedup").iloc[0]
+    text = Markup(
+        "<b>Where it gets worse:</b> {} at {} runs at {} of the serial speed ({} serial, {})."
+    ).format(
+        path_label(worst),
+        units.fmt_size(worst["size_bytes"]),
+        value(worst, "speedup"),
+        wall(worst, "base_wall"),
+        wall(worst),
+    )
+    return Claim(text, _scope(worse.loc[[worst.name]], machine), CROSSOVER_KEY)
+
+
+def _cost_claim(scaling: pd.DataFrame, machine: str) -> Claim | None:
+    last = _last_of(scaling)
+    last = last[last["cpu_cost"].notna()].sort_values("cpu_cost")
+    if last.empty:
+        return None
+    low, high = last.iloc[0], last.iloc[-1]
+    text = Markup(
+        "<b>CPU time:</b> the same work takes {} times the CPU time of the serial call ({})"
+    ).format(value(high, "cpu_cost"), path_label(high))
+    if len(last) > 1:
+        text += Markup(", at best {} ({})").format(value(low, "cpu_cost"), path_label(low))
+    return Claim(text + ".", _scope(last, machine), figure_key("speedup", high["workload"]))
+
+
+CROSSOVER_KEY = "crossover"
+NOISE_KEY = "noise"
+
+
+def figure_key(kind: str, workload: str) -> str:
+    """Return the key of a figure of one workload: letters, digits and hyphens only."""
+    plain = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in workload.lower())
+    return f"{kind}-{plain}"
+
+
+def caveat(
+    scaling: pd.DataFrame, floors: dict[str, NoiseFloor], findings: Sequence[dict[str, Any]], skipped: int
+) -> str:
+    """Return the one caveat that matters most for the claims."""
+    problems = [str(one.get("name", "?")) for one in findings if one.get("level") == "blocker"]
+    cold, kept = int(scaling["n_cold"].sum()), int(scaling["n"].sum())
+    unequal = sum(floor.unequal for floor in floors.values())
+    smallest = int(scaling["n"].min()) if len(scaling) else 0
+    checks = (
+        (
+            not len(scaling),
+            f"Nothing was measured: {count(skipped, 'case')} skipped, with the reason in appendix A.",
+        ),
+        (bool(problems), f"The machine check found a blocker before the run: {listed(problems)}."),
+        (cold > 0.1 * (cold + kept), f"{cold} of {cold + kept} repetitions were cold and are in no rate."),
+        (not floors, "No A/A comparison was measured, so the noise of this machine is unknown."),
+        (
+            unequal > 0.2 * sum(floor.cells for floor in floors.values()),
+            f"{count(unequal, 'A/A comparison')} did not come out equal; small effects may be drift.",
+        ),
+        (smallest < SMALL_N, f"Some points rest on {count(smallest, 'repetition')} only."),
+    )
+    general = "One machine in one state, and single kernel paths: no application gains this much by itself."
+    return next((text for holds, text in checks if holds), general)

@@ -1,0 +1,123 @@
+"""What a task is, and what came of it."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ktask.policy import Part as Node
+
+
+def _count(name: str, value: Any, least: int, hint: str) -> int:
+    """Return `value` as an int of at least `least`, or say what is allowed."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}={value!r} is not a whole number; {hint}") from None
+    if number < least:
+        raise ValueError(f"{name}={number} is below {least}; {hint}")
+    return number
+
+
+@dataclass
+class Ctl:
+    """The control block of a task: what to call and how finely to cut.
+
+    Parameters
+    ----------
+    thread_func
+        A function marked with `ktask.thread_func`: `(start, end, *args) -> 0`, or an error code. It must
+        accept any range, is called concurrently with itself, and tidies up its own failed chunk.
+    args
+        Passed on to every call: NumPy arrays, numbers, or tuples of them.
+    min_chunk_size
+        The least worthwhile chunk, in units of the task; at least 1.
+    max_threads
+        Cap on the threads, the caller included; 0 stands for the default of the policy.
+    undo_func
+        A function of the same kind, `(start, end, *args)`, called in the caller's thread on finished
+        stretches after a failure.
+    iter_func
+        `(position, units) -> position` for positions that are not numbers to be added up; called by the
+        caller only, before the first chunk runs.
+    align
+        Boundary alignment of the `padata-*` policies, in units.
+    """
+
+    thread_func: Any
+    args: tuple = ()
+    min_chunk_size: int = 1
+    max_threads: int = 0
+    undo_func: Any = None
+    iter_func: Callable[[Any, int], Any] | None = None
+    align: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse what could not run."""
+        hint = "use the smallest chunk that is worth a call, in units of the task"
+        self.min_chunk_size = _count("min_chunk_size", self.min_chunk_size, 1, hint)
+        self.max_threads = _count("max_threads", self.max_threads, 0, "use 0 for the policy's default")
+        self.align = _count("align", self.align, 1, "use 1 for no alignment")
+        if not isinstance(self.args, tuple):
+            self.args = (self.args,)
+
+
+TRACE_COLUMNS = ("part", "helper", "cpu", "start", "end", "t0_s", "t1_s")
+
+
+@dataclass
+class Result:
+    """What came of a task.
+
+    Attributes
+    ----------
+    error
+        0, or the first nonzero code that a thread function returned.
+    threads, chunk_size, n_chunks
+        The plan as carried out; `threads` counts the caller.
+    wall_s, cpu_user_s, cpu_system_s
+        From just before the threads are released to the return of the last one; the CPU time is that of
+        the whole process over the same span.
+    chunks_per_thread, cpu_of_thread
+        Chunks run by each thread, the caller first, and the CPU each ended on.
+    undone
+        The stretches handed to `undo_func`, in order.
+    done
+        Units of work finished (and not undone).
+    trace
+        One row per chunk if asked for: part, helper (0 is the caller), cpu, start, end, and times in seconds
+        since the release.
+    """
+
+    error: int = 0
+    threads: int = 0
+    chunk_size: int = 0
+    n_chunks: int = 0
+    policy: str = ""
+    wall_s: float = math.nan
+    cpu_user_s: float = 0.0
+    cpu_system_s: float = 0.0
+    chunks_per_thread: tuple[int, ...] = ()
+    cpu_of_thread: tuple[int, ...] = ()
+    undone: tuple[tuple[Any, Any], ...] = ()
+    failed: tuple[tuple[Any, Any], ...] = ()
+    done: int = 0
+    interrupted: bool = False
+    faults_minor: int = 0
+    ctx_involuntary: int = 0
+    trace_rows: Sequence | None = field(default=None, repr=False)
+
+    @property
+    def trace(self):
+        """The trace as a DataFrame, in order of start; None if it was not asked for."""
+        if self.trace_rows is None:
+            return None
+        import pandas as pd  # noqa: PLC0415  (kept out of the import of ktask)
+
+        return pd.DataFrame(self.trace_rows, columns=list(TRACE_COLUMNS)).sort_values(["t0_s", "helper"])
+
+
+__all__ = ["TRACE_COLUMNS", "Ctl", "Node", "Result"]

@@ -1,0 +1,154 @@
+"""Thread functions: compiled once per kind of arguments, called by address.
+
+One compiled engine serves every task because all thread functions look alike to it: three integers in (start,
+end, address of the packed arguments), an error code out. This file makes that common entry from a function
+that a person wrote.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numba import cfunc, int64, njit, typeof, types
+from numba.core.registry import cpu_target
+from numba.core.types import Integer
+from numba.extending import intrinsic
+
+
+@lru_cache(maxsize=256)
+def _loader(kind: types.Type):
+    """Return an intrinsic that reads a value of type `kind` from an address."""
+
+    @intrinsic
+    def load_args(typingctx, address):
+        def codegen(context, builder, signature, args):
+            pointer = builder.inttoptr(args[0], context.get_value_type(kind).as_pointer())
+            value = builder.load(pointer, align=8)
+            context.nrt.incref(builder, kind, value)  # the caller keeps its own reference
+            return value
+
+        return kind(int64), codegen
+
+    return load_args
+
+
+@lru_cache(maxsize=256)
+def _packer(kind: types.Type) -> Callable[[tuple, np.ndarray], None]:
+    """Return a compiled function that writes a value of type `kind` into a buffer."""
+
+    @intrinsic
+    def store_args(typingctx, value, address):
+        def codegen(context, builder, signature, args):
+            pointer = builder.inttoptr(args[1], args[0].type.as_pointer())
+            builder.store(args[0], pointer, align=8)
+            return context.get_dummy_value()
+
+        return types.void(value, int64), codegen
+
+    @njit
+    def pack(value, buffer):
+        store_args(value, buffer.ctypes.data)
+
+    return pack
+
+
+def _pack(args: tuple, kind: types.Type) -> np.ndarray:
+    """Return `args` as the memory image that `_loader(kind)` reads."""
+    if all(type(a) is int for a in args):  # the common case of the workloads: no compiling
+        return np.array(args or (0,), dtype=np.int64)
+    context = cpu_target.target_context
+    n_bytes = context.get_abi_sizeof(context.get_value_type(kind))
+    buffer = np.zeros(max(n_bytes + 7, 8) // 8, dtype=np.int64)
+    _packer(kind)(args, buffer)
+    return buffer
+
+
+class ThreadFunc:
+    """A compiled `(start, end, *args) -> int` that helper threads can call.
+
+    Also an ordinary function: calling it runs the compiled code in the caller's thread.
+    """
+
+    def __init__(self, function: Callable, cache: bool = False):
+        self.__name__ = function.__name__
+        self.__doc__ = function.__doc__
+        self.signature = inspect.signature(function)
+        self.dispatcher = njit(nogil=True, cache=cache)(function)
+        self._entries: dict[types.Type, Any] = {}
+
+    def __call__(self, *args):
+        """Run the function here and now."""
+        return self.dispatcher(*args)
+
+    def __repr__(self) -> str:
+        """Say what it is."""
+        return f"<thread_func {self.__name__}{self.signature}>"
+
+    def bind(self, args: tuple) -> tuple[int, np.ndarray]:
+        """Return the entry's address and the packed arguments; compile if these kinds are new.
+
+        Raises
+        ------
+        TypeError
+            If the function cannot be called as `(start, end, *args)` or does not return an integer.
+        """
+        try:
+            self.signature.bind(0, 0, *args)
+        except TypeError as error:
+            raise TypeError(
+                f"thread function {self.__name__}{self.signature} cannot be called with (start, end) and "
+                f"{len(args)} args: {error}; Ctl.args must match what follows start and end"
+            ) from None
+        kind = typeof(args)
+        if kind not in self._entries:
+            self._entries[kind] = self._compile(kind)
+        return self._entries[kind].address, _pack(args, kind)
+
+    def _compile(self, kind: types.Type):
+        self.dispatcher.compile((int64, int64, *kind.types))
+        returned = self.dispatcher.overloads[(int64, int64, *kind.types)].signature.return_type
+        if not isinstance(returned, Integer | types.Boolean):
+            raise TypeError(
+                f"thread function {self.__name__}{self.signature} returns {returned}; "
+                "return 0 for success or an integer error code"
+            )
+        call, load_args = self.dispatcher, _loader(kind)
+
+        @cfunc(int64(int64, int64, int64))
+        def entry(start, end, address):
+            return call(start, end, *load_args(address))
+
+        return entry
+
+
+def thread_func(function: Callable | None = None, *, cache: bool = False):
+    """Mark `(start, end, *args) -> int` as a thread function.
+
+    Parameters
+    ----------
+    function
+        Nopython numba code. It returns 0, or an error code that ends the task.
+    cache
+        Keep the compiled function on disk (numba's cache; the file must be importable).
+
+    Examples
+    --------
+    >>> @thread_func
+    ... def zero(start, end, buf):
+    ...     buf[start:end] = 0
+    ...     return 0
+    """
+    if function is None:
+        return lambda f: ThreadFunc(f, cache=cache)
+    return ThreadFunc(function, cache=cache)
+
+
+def require_thread_func(function: Any, what: str = "thread_func") -> ThreadFunc:
+    """Return `function` if it was marked, else raise a TypeError that says how to."""
+    if isinstance(function, ThreadFunc):
+        return function
+    raise TypeError(f"{what}={function!r} is not a thread function; put @ktask.thread_func above its def")

@@ -1,0 +1,429 @@
+"""What this process may use: CPUs, memory nodes, quotas, caches, memory and huge pages.
+
+Every reader takes ``root``, the directory that holds ``proc`` and ``sys``; tests pass the captured tree of
+a foreign machine. A file that is missing or damaged means a missing value, never an exception. Only the
+standard library is used, so that the import costs next to nothing.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+ROOT = Path("/")
+# The kernel's largest NR_CPUS is 8192; the bound keeps a damaged list such as "0-99999999999" harmless.
+MAX_CPU = 65_535
+READ_BYTES = 64 << 10
+MAX_PIECES = 256  # 16 MiB; the mounts of a machine full of containers fit
+CPU_DIR = "sys/devices/system/cpu"
+NODE_DIR = "sys/devices/system/node"
+SIZE_SUFFIX = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+@dataclass(frozen=True)
+class Node:
+    """One memory node and the CPUs next to it."""
+
+    nid: int
+    cpus: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Topology:
+    """The memory nodes that have CPUs this process may use, in the order of their numbers.
+
+    Examples
+    --------
+    >>> Topology.by_hand({0: [0, 1], 1: [2, 3]}).node_of(3)
+    1
+    """
+
+    nodes: tuple[Node, ...]
+
+    @classmethod
+    def by_hand(cls, cpus_by_node: dict[int, Iterable[int]]) -> "Topology":
+        """Return the topology described by a mapping from node number to CPUs."""
+        return cls(tuple(Node(nid, tuple(sorted(cpus))) for nid, cpus in sorted(cpus_by_node.items())))
+
+    @property
+    def cpus(self) -> tuple[int, ...]:
+        """All CPUs, sorted."""
+        return tuple(sorted(cpu for node in self.nodes for cpu in node.cpus))
+
+    def node_of(self, cpu: int) -> int:
+        """Return the number of the node that `cpu` belongs to; ValueError if it is in none."""
+        for node in self.nodes:
+            if cpu in node.cpus:
+                return node.nid
+        raise ValueError(f"CPU {cpu} is in no node; use one of {format_cpu_list(self.cpus)}")
+
+    def cpus_of(self, nid: int) -> tuple[int, ...]:
+        """Return the CPUs of node `nid`; ValueError if there is no such node."""
+        for node in self.nodes:
+            if node.nid == nid:
+                return node.cpus
+        raise ValueError(f"node {nid} has no usable CPU; use one of {[node.nid for node in self.nodes]}")
+
+
+# --- files ---------------------------------------------------------------------------------------------
+
+
+def read_text(path: Path) -> str | None:
+    """Return the stripped text of a small file, or None if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            # In pieces, because files below /proc/sys answer a read of 4 MiB with "out of memory".
+            pieces = iter(lambda: file.read(READ_BYTES), b"")
+            text = b"".join(islice(pieces, MAX_PIECES))
+    except (OSError, ValueError):  # ValueError: a path with a null byte in it
+        return None
+    return text.decode(errors="replace").strip()
+
+
+def read_int(path: Path) -> int | None:
+    """Return the integer in a file, or None if there is none."""
+    return _parse_int(read_text(path))
+
+
+def _parse_int(text: str | None) -> int | None:
+    # The length bound is that of a 64-bit counter: longer digits are damage, and slow to convert.
+    return int(text) if text and re.fullmatch(r"-?[0-9]{1,20}", text) else None
+
+
+def numbered(directory: Path, prefix: str, suffix: str = "") -> list[tuple[int, Path]]:
+    """Return number and path of the entries ``<prefix><number><suffix>`` of a directory, by number."""
+    try:
+        names = [path.name for path in directory.iterdir()]
+    except OSError:
+        return []
+    found = (re.fullmatch(rf"{prefix}([0-9]{{1,9}}){suffix}", name) for name in names)
+    return sorted((int(match[1]), directory / match[0]) for match in found if match)
+
+
+def parse_cpu_list(text: str) -> tuple[int, ...]:
+    """Return the CPUs of a kernel list, sorted.
+
+    Raises
+    ------
+    ValueError
+        If an item is neither a number nor a range of numbers up to `MAX_CPU`.
+
+    Examples
+    --------
+    >>> parse_cpu_list("0-3,8")
+    (0, 1, 2, 3, 8)
+    """
+    cpus: set[int] = set()
+    for item in filter(None, (part.strip() for part in text.strip().split(","))):
+        match = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", item)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if not first <= last <= MAX_CPU:
+            raise ValueError(f"CPU list item {item!r} is not allowed; write numbers up to {MAX_CPU}: 0-3,8")
+        cpus.update(range(first, last + 1))
+    return tuple(sorted(cpus))
+
+
+def format_cpu_list(cpus: Iterable[int]) -> str:
+    """Return CPUs as a kernel list, the inverse of `parse_cpu_list`.
+
+    Examples
+    --------
+    >>> format_cpu_list([0, 1, 2, 8])
+    '0-2,8'
+    """
+    runs: list[list[int]] = []
+    for cpu in sorted(set(cpus)):
+        if runs and cpu == runs[-1][-1] + 1:
+            runs[-1] = [runs[-1][0], cpu]
+        else:
+            runs.append([cpu])
+    return ",".join("-".join(map(str, run)) for run in runs)
+
+
+def read_cpu_list(path: Path) -> tuple[int, ...]:
+    """Return the CPUs listed in a file; empty if it is missing or damaged."""
+    return _cpus_if_valid(read_text(path) or "")
+
+
+def _cpus_if_valid(text: str) -> tuple[int, ...]:
+    try:
+        return parse_cpu_list(text)
+    except ValueError:
+        return ()
+
+
+# --- CPUs ----------------------------------------------------------------------------------------------
+
+
+def allowed_cpus() -> tuple[int, ...]:
+    """Return the affinity mask of the calling thread, sorted."""
+    if not hasattr(os, "sched_getaffinity"):  # not Linux: the doctor says so, an import must not fail
+        return tuple(range(os.cpu_count() or 1))
+    return tuple(sorted(os.sched_getaffinity(0)))
+
+
+def recorded_affinity(root: Path = ROOT) -> tuple[int, ...]:
+    """Return the affinity mask that ``/proc/self/status`` tells, sorted; empty if it does not."""
+    status = read_text(root / "proc/self/status") or ""
+    match = re.search(r"^Cpus_allowed_list:(.*)$", status, re.MULTILINE)
+    return _cpus_if_valid(match[1]) if match else ()
+
+
+def online_cpus(root: Path = ROOT) -> tuple[int, ...]:
+    """Return the CPUs the kernel has online, sorted; empty if it does not say."""
+    return read_cpu_list(root / CPU_DIR / "online") or _cpus_in_stat(root)
+
+
+def _cpus_in_stat(root: Path) -> tuple[int, ...]:
+    numbers = re.findall(r"^cpu([0-9]{1,5}) ", read_text(root / "proc/stat") or "", re.MULTILINE)
+    return tuple(sorted(map(int, numbers)))
+
+
+def cpu_count(root: Path = ROOT, cpus: Iterable[int] | None = None) -> int:
+    """Return how many CPUs to plan for: the affinity mask cut by the whole CPUs of the quota, at least 1.
+
+    Parameters
+    ----------
+    root
+        Directory that holds ``proc`` and ``sys``.
+    cpus
+        CPUs to count; None is the affinity mask of the calling thread.
+    """
+    count = len(allowed_cpus() if cpus is None else set(cpus))
+    quota = quota_cpus(root)
+    return max(1, count if quota is None else min(count, int(quota)))
+
+
+def quota_cpus(root: Path = ROOT) -> float | None:
+    """Return the CPU quota in CPUs, or None without one.
+
+    A quota of any ancestor of the process's control group binds too (cgroup v1 and v2): the smallest counts.
+    """
+    v2 = (_quota_v2(directory) for directory in _cgroup_dirs(root, ""))
+    v1 = (_quota_v1(directory) for directory in _cgroup_dirs(root, "cpu"))
+    return min((quota for quotas in (v2, v1) for quota in quotas if quota is not None), default=None)
+
+
+def _quota_v2(directory: Path) -> float | None:
+    quota, _, period = (read_text(directory / "cpu.max") or "").partition(" ")
+    return _ratio(_parse_int(quota), _parse_int(period))
+
+
+def _quota_v1(directory: Path) -> float | None:
+    return _ratio(read_int(directory / "cpu.cfs_quota_us"), read_int(directory / "cpu.cfs_period_us"))
+
+
+def _ratio(quota_us: int | None, period_us: int | None) -> float | None:
+    # Version 1 writes "no quota" as -1.
+    return quota_us / period_us if quota_us and period_us and quota_us > 0 and period_us > 0 else None
+
+
+def smt_siblings(root: Path = ROOT) -> dict[int, tuple[int, ...]]:
+    """Return, for each online CPU, the CPUs of its core, itself included."""
+    paths = numbered(root / CPU_DIR, "cpu")
+    siblings = {cpu: read_cpu_list(path / "topology/thread_siblings_list") for cpu, path in paths}
+    return {cpu: cpus for cpu, cpus in siblings.items() if cpus}
+
+
+def caches(root: Path = ROOT) -> list[dict[str, Any]]:
+    """Return every cache of the machine once, by level and CPU.
+
+    Returns
+    -------
+    list of dict
+        ``level`` (1, 2, ...), ``type`` ('data', 'instruction' or 'unified'), ``size_bytes`` and
+        ``shared_cpus``, the CPUs in front of it. A cache that does not tell its size is left out.
+    """
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for _, cpu in numbered(root / CPU_DIR, "cpu"):
+        for _, index in numbered(cpu / "cache", "index"):
+            if cache := _read_cache(index):
+                found[cache["level"], cache["type"], cache["shared_cpus"]] = cache
+    return [found[key] for key in sorted(found)]
+
+
+def _read_cache(index: Path) -> dict[str, Any] | None:
+    level, size_bytes = read_int(index / "level"), _parse_size(read_text(index / "size"))
+    kind = (read_text(index / "type") or "").lower()
+    if level is None or not size_bytes or kind not in {"data", "instruction", "unified"}:
+        return None
+    shared_cpus = read_cpu_list(index / "shared_cpu_list")
+    return {"level": level, "type": kind, "size_bytes": size_bytes, "shared_cpus": shared_cpus}
+
+
+def _parse_size(text: str | None) -> int | None:
+    match = re.fullmatch(r"([0-9]{1,12})([KMG]?)", text or "")
+    return int(match[1]) * SIZE_SUFFIX[match[2]] if match else None
+
+
+# --- memory nodes --------------------------------------------------------------------------------------
+
+
+def node_cpus(root: Path = ROOT) -> dict[int, tuple[int, ...]]:
+    """Return the online CPUs of every memory node by node number; a node of memory only has none."""
+    return {nid: read_cpu_list(path / "cpulist") for nid, path in numbered(root / NODE_DIR, "node")}
+
+
+def read_topology(root: Path = ROOT, cpus: Iterable[int] | None = None) -> Topology:
+    """Return the memory nodes that have CPUs in `cpus`.
+
+    Parameters
+    ----------
+    root
+        Directory that holds ``proc`` and ``sys``.
+    cpus
+        CPUs to keep; None is the affinity mask of the calling thread.
+
+    Returns
+    -------
+    Topology
+        Every CPU of `cpus` is in exactly one node. Where the kernel names no node for a CPU, node 0 takes it,
+        so a machine without node files is one node.
+    """
+    left = set(allowed_cpus() if cpus is None else cpus)
+    kept: dict[int, set[int]] = {}
+    for nid, cpus_here in node_cpus(root).items():
+        if here := left.intersection(cpus_here):
+            kept[nid] = here
+            left -= here
+    if left:
+        kept.setdefault(0, set()).update(left)
+    return Topology.by_hand(kept)
+
+
+# --- control groups ------------------------------------------------------------------------------------
+
+
+class _Mount(NamedTuple):
+    top: PurePosixPath  # the control group that is visible at `point`
+    point: PurePosixPath
+    kind: str  # "cgroup" (version 1) or "cgroup2"
+    controllers: frozenset[str]
+
+
+def _cgroup_mounts(root: Path) -> Iterator[_Mount]:
+    for line in (read_text(root / "proc/self/mountinfo") or "").splitlines():
+        left, _, right = line.partition(" - ")
+        place, source = left.split(), right.split()
+        if len(place) > 4 and len(source) > 2 and source[0] in {"cgroup", "cgroup2"}:
+            top, point = (PurePosixPath(_unescape(text)) for text in place[3:5])
+            yield _Mount(top, point, source[0], frozenset(source[2].split(",")))
+
+
+def _unescape(text: str) -> str:
+    # mountinfo writes blanks and backslashes as octal escapes, "\040".
+    return re.sub(r"\\([0-3][0-7]{2})", lambda match: chr(int(match[1], 8)), text)
+
+
+def _cgroup_dirs(root: Path, controller: str) -> list[Path]:
+    """Return the directories of the process's control group and of its visible ancestors, innermost first.
+
+    `controller` names a version 1 hierarchy; the empty string is version 2.
+    """
+    path = _cgroup_path(root, controller)
+    if path is None:
+        return []
+    for mount in _cgroup_mounts(root):
+        if (controller in mount.controllers) if controller else (mount.kind == "cgroup2"):
+            inside = _path_below(path, mount.top)
+            point = root / mount.point.relative_to(mount.point.anchor)
+            return [point / parent for parent in (inside, *inside.parents)]
+    return []
+
+
+def _cgroup_path(root: Path, controller: str) -> PurePosixPath | None:
+    text = read_text(root / "proc/self/cgroup") or ""
+    for controllers, path in re.findall(r"^[0-9]+:([^:]*):(/.*)$", text, re.MULTILINE):
+        if controller in controllers.split(","):
+            return PurePosixPath(path)
+    return None
+
+
+def _path_below(path: PurePosixPath, top: PurePosixPath) -> PurePosixPath:
+    # A container may see a path from outside its namespace; then the mount point is all that is visible.
+    if ".." in path.parts or not path.is_relative_to(top):
+        return PurePosixPath()
+    return path.relative_to(top)
+
+
+# --- memory --------------------------------------------------------------------------------------------
+
+
+def meminfo(root: Path = ROOT) -> dict[str, int]:
+    """Return the entries of ``/proc/meminfo`` in bytes; entries without a unit are left out."""
+    text = read_text(root / "proc/meminfo") or ""
+    entries = re.findall(r"^([\w()]+):\s+([0-9]{1,18}) kB$", text, re.MULTILINE)
+    return {name: int(kib) << 10 for name, kib in entries}
+
+
+def available_memory_bytes(root: Path = ROOT) -> int:
+    """Return how many bytes the process can still take without swapping or being killed.
+
+    That is the smallest of MemAvailable and the room under every limit of the process's control group and its
+    ancestors; page cache the kernel can drop counts as room. The result is 0 if no source can be read.
+    """
+    return max(0, min(memory_room_bytes(root), default=0))
+
+
+def memory_room_bytes(root: Path = ROOT) -> list[int]:
+    """Return the room in bytes under each bound on the process's memory; empty if none can be read."""
+    rooms = [meminfo(root).get("MemAvailable")]
+    for directory in _cgroup_dirs(root, ""):
+        rooms += [
+            _room(directory, limit, "memory.current", "inactive_file")
+            for limit in ("memory.max", "memory.high")
+        ]
+    for directory in _cgroup_dirs(root, "memory"):
+        rooms.append(
+            _room(directory, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        )
+    return [room for room in rooms if room is not None]
+
+
+def _room(directory: Path, limit: str, usage: str, reclaimable: str) -> int | None:
+    limit_bytes, usage_bytes = read_int(directory / limit), read_int(directory / usage)
+    if limit_bytes is None or usage_bytes is None:  # "max": no limit
+        return None
+    match = re.search(
+        rf"^{reclaimable} ([0-9]{{1,19}})$", read_text(directory / "memory.stat") or "", re.MULTILINE
+    )
+    return limit_bytes - usage_bytes + (int(match[1]) if match else 0)
+
+
+def hugetlb_pools(root: Path = ROOT) -> dict[int, dict[str, int]]:
+    """Return the hugetlb pools by page size in bytes.
+
+    Returns
+    -------
+    dict of int to dict
+        ``total``, ``free`` and ``reserved`` pages; ``free - reserved`` pages can still be taken.
+    """
+    paths = numbered(root / "sys/kernel/mm/hugepages", "hugepages-", "kB")
+    pools = {size_kib << 10: _read_pool(path) for size_kib, path in paths}
+    return {size_bytes: pool for size_bytes, pool in pools.items() if pool}
+
+
+def _read_pool(path: Path) -> dict[str, int] | None:
+    files = {"total": "nr_hugepages", "free": "free_hugepages", "reserved": "resv_hugepages"}
+    counts = {key: read_int(path / name) for key, name in files.items()}
+    complete = {key: count for key, count in counts.items() if count is not None}
+    return complete if len(complete) == len(files) else None
+
+
+def bracketed(path: Path) -> str | None:
+    """Return the chosen word of a kernel setting such as ``always [madvise] never``."""
+    match = re.search(r"\[([\w+-]+)\]", read_text(path) or "")
+    return match[1] if match else None
+
+
+def thp_mode(root: Path = ROOT) -> str | None:
+    """Return when the kernel uses transparent huge pages: 'always', 'madvise', 'never'; None without them."""
+    return bracketed(root / "sys/kernel/mm/transparent_hugepage/enabled")
+
+
+def thp_available(root: Path = ROOT) -> bool:
+    """Return whether a region that asks for transparent huge pages can get them."""
+    return thp_mode(root) not in {None, "never"}

@@ -1,0 +1,170 @@
+"""Workloads: a sentence, what one operation is, set-up, a thread function, a check.
+
+Every module of this package that defines `WORKLOAD` is one workload; nothing else has to be edited to add
+one. `docs/workloads.md` shows how.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol
+
+from ktask import memory
+from ktask.task import Ctl
+
+
+class CheckError(AssertionError):
+    """The work did not happen, or not as claimed; no number may come of it."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One workload in one variant on one size.
+
+    Attributes
+    ----------
+    workload, method
+        Names of a workload and of one of its methods.
+    page_kind
+        One of `ktask.memory.PAGE_KINDS`.
+    size_bytes
+        How much memory the task covers.
+    min_chunk_bytes
+        The least chunk, rounded up to whole pages.
+    policy
+        One of `ktask.policy.POLICIES`.
+    """
+
+    workload: str
+    method: str
+    page_kind: str
+    size_bytes: int
+    min_chunk_bytes: int = 2 * memory.MIB
+    policy: str = "ktask-v4"
+
+    @property
+    def page_size(self) -> int:
+        """Bytes in one page of the case's kind."""
+        return memory.PAGE_KINDS[self.page_kind]
+
+    @property
+    def min_chunk_pages(self) -> int:
+        """The least chunk in pages, at least one."""
+        return max(1, -(-self.min_chunk_bytes // self.page_size))
+
+
+class State(Protocol):
+    """One case set up: what the measuring code calls, in this order, per repetition."""
+
+    size: int  # of the task, in units of `bytes_per_unit`
+    bytes_per_unit: int
+    operations: int  # per repetition
+    ctl: Ctl  # its cap on threads is set by the caller
+
+    def before(self) -> None:
+        """Bring about the state to start from; not timed."""
+
+    def check(self) -> None:
+        """Raise CheckError if the work did not happen; not timed."""
+
+    def close(self) -> None:
+        """Give everything back."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way of doing the work.
+
+    Attributes
+    ----------
+    name, about
+        The name in grids and records, and a sentence for the report.
+    backend
+        `kernel` if a path of the kernel does the work, `user` if code of ours does.
+    page_kinds
+        The kinds of pages it works on.
+    probe
+        Returns why the method is not available here, or None.
+    allocates
+        Whether the timed part takes memory from the kernel, so that memory which the host has taken away
+        ("cold") would be measured with it.
+    """
+
+    name: str
+    about: str
+    backend: str
+    page_kinds: tuple[str, ...]
+    probe: Callable[[], str | None] = lambda: None
+    allocates: bool = False
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A workload: its methods, and how to set a case up."""
+
+    name: str
+    about: str
+    operation: str
+    methods: tuple[Method, ...]
+    setup: Callable[[Case], State]
+    memory_need: Callable[[Case], int] = lambda case: memory.region_need(case.size_bytes, case.page_kind)
+
+    def method(self, name: str) -> Method:
+        """Return the method called `name`; ValueError lists the others."""
+        for method in self.methods:
+            if method.name == name:
+                return method
+        known = ", ".join(m.name for m in self.methods)
+        raise ValueError(f"workload {self.name} has no method {name!r}; use one of {known}")
+
+
+@lru_cache(maxsize=1)
+def registry() -> dict[str, Workload]:
+    """Return all workloads by name, in the order of their `ORDER`."""
+    found: list[tuple[int, Workload]] = []
+    for info in pkgutil.iter_modules(__path__):
+        module: Any = importlib.import_module(f"{__name__}.{info.name}")
+        if workload := getattr(module, "WORKLOAD", None):
+            found.append((getattr(module, "ORDER", 100), workload))
+    return {w.name: w for _, w in sorted(found, key=lambda pair: (pair[0], pair[1].name))}
+
+
+def get(name: str) -> Workload:
+    """Return the workload called `name`; ValueError lists the others."""
+    try:
+        return registry()[name]
+    except KeyError:
+        raise ValueError(f"workload {name!r} is unknown; use one of {', '.join(registry())}") from None
+
+
+def require_memory(case: Case) -> None:
+    """Raise `ktask.memory.BudgetError` if the case needs more than its share of the memory."""
+    memory.require_budget(get(case.workload).memory_need(case), f"{case.workload} {case.method}")
+
+
+def why_not(case: Case) -> str | None:
+    """Return why this machine cannot do `case`, memory apart, or None.
+
+    Raises
+    ------
+    ValueError
+        If the case names something that does not exist anywhere.
+    """
+    method = get(case.workload).method(case.method)
+    if case.page_kind not in memory.PAGE_KINDS:
+        known = ", ".join(memory.PAGE_KINDS)
+        raise ValueError(f"page kind {case.page_kind!r} is unknown; use one of {known}")
+    if case.page_kind not in method.page_kinds:
+        kinds = ", ".join(method.page_kinds)
+        return f"{case.workload} {method.name} works on {kinds} pages, not on {case.page_kind}"
+    return method.probe() or memory.why_not(case.page_kind, case.size_bytes)
+
+
+def expect(condition: bool, message: str) -> None:
+    """Raise CheckError with `message` unless `condition` holds."""
+    if not condition:
+        raise CheckError(message)
