@@ -33,5 +33,6 @@ _LAZY = {
 def __getattr__(name: str) -> Any:
     """Import the engine when it is first asked for."""
     if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
+        value = globals()[name] = getattr(import_module(_LAZY[name]), name)
+        return value
     raise AttributeError(f"module 'ktask' has no attribute {name!r}")

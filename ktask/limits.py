@@ -93,12 +93,8 @@ class Slots:
                 slot = self._first_free(0, limit)
                 if slot is None:
                     break
-                base = NODE_ROW * (nid + 1)
-                node_slot = self._first_free(base, base + node_limits.get(nid, 0)) if nid >= 0 else None
                 grant.slots.append(slot)
-                if node_slot is not None:
-                    grant.node_slots.append(node_slot)
-                grant.nids.append(nid if node_slot is not None else -1)
+                grant.nids.append(self._enter(nid, limit, node_limits, grant))
         return grant
 
     def give_back(self, grant: Grant) -> None:
@@ -111,6 +107,18 @@ class Slots:
                         fcntl.fcntl(self._fd, _LOCK, _FLOCK.pack(fcntl.F_UNLCK, 0, byte, 1, 0))
             grant.slots.clear()
             grant.node_slots.clear()
+
+    def _enter(self, nid: int, limit: int, node_limits: Mapping[int, int], grant: Grant) -> int:
+        """Take a slot of node `nid`; return the node, or -1 if it is full."""
+        room = node_limits.get(nid, 0)
+        if nid < 0 or (len(node_limits) == 1 and room >= limit):
+            return nid  # with one node its limit is the limit of the machine, held already
+        base = NODE_ROW * (nid + 1)
+        slot = self._first_free(base, base + room)
+        if slot is None:
+            return -1
+        grant.node_slots.append(slot)
+        return nid
 
     def _first_free(self, start: int, stop: int) -> int | None:
         for byte in range(start, stop):

@@ -105,7 +105,6 @@ class Result:
     undone: tuple[tuple[Any, Any], ...] = ()
     failed: tuple[tuple[Any, Any], ...] = ()
     done: int = 0
-    interrupted: bool = False
     faults_minor: int = 0
     ctx_involuntary: int = 0
     trace_rows: Sequence | None = field(default=None, repr=False)

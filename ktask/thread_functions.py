@@ -109,8 +109,9 @@ class ThreadFunc:
         return self._entries[kind].address, _pack(args, kind)
 
     def _compile(self, kind: types.Type):
-        self.dispatcher.compile((int64, int64, *kind.types))
-        returned = self.dispatcher.overloads[(int64, int64, *kind.types)].signature.return_type
+        signature = (int64, int64, *self._as_parameters(kind.types))
+        self.dispatcher.compile(signature)
+        returned = self.dispatcher.overloads[signature].signature.return_type
         if not isinstance(returned, Integer | types.Boolean):
             raise TypeError(
                 f"thread function {self.__name__}{self.signature} returns {returned}; "
@@ -123,6 +124,14 @@ class ThreadFunc:
             return call(start, end, *load_args(address))
 
         return entry
+
+    def _as_parameters(self, kinds: tuple[types.Type, ...]) -> tuple[types.Type, ...]:
+        """Return the types as numba counts them: whatever `*args` takes is one tuple."""
+        parameters = list(self.signature.parameters.values())
+        if parameters[-1].kind is not inspect.Parameter.VAR_POSITIONAL:
+            return kinds
+        fixed = max(len(parameters) - 3, 0)
+        return (*kinds[:fixed], types.StarArgTuple.from_types(kinds[fixed:]))
 
 
 def thread_func(function: Callable | None = None, *, cache: bool = False):

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import shutil
 import tempfile
 import uuid
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
+LONGEST_SOCKET_ROOT = 70
 
 
 class NotebookError(RuntimeError):
@@ -38,7 +39,7 @@ def execute(
     """Run the notebook `source` with `parameters` in a process of its own; keep the executed copy as `out`.
 
     The kernel talks over Unix sockets in a private directory and listens on no port. `out` appears whole or
-    not at all; after a failure it holds the notebook with the traceback.
+    not at all; after an exception in a cell it holds the notebook with the traceback.
 
     Returns
     -------
@@ -48,37 +49,83 @@ def execute(
     Raises
     ------
     NotebookError
-        If a cell raised, the kernel died, or one cell took longer than `timeout_s`.
+        If a cell raised, the kernel did not start or died, or one cell took longer than `timeout_s`.
     """
     import papermill  # noqa: PLC0415  (1 s to import, and `ktask --help` does not need it)
     from nbclient.exceptions import CellTimeoutError, DeadKernelError  # noqa: PLC0415
-    from traitlets.config import Config  # noqa: PLC0415
 
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    private = tempfile.mkdtemp(prefix="ktask-")
-    partial = out.with_name(f".{out.stem}.{uuid.uuid4().hex[:12]}.ipynb")
-    config = Config(KernelManager={"transport": "ipc", "connection_file": f"{private}/kernel.json"})
     try:
-        with warnings.catch_warnings():
+        with _whole_or_not(out) as partial, _kernel() as kernel, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of papermill's and nbformat's own making
-            return papermill.execute_notebook(
-                source,
-                partial,
-                dict(parameters),
-                kernel_name="python3",
-                progress_bar=False,
-                request_save_on_cell_execute=False,
-                cwd=source.parent,
-                execution_timeout=timeout_s,
-                config=config,
-            )
+            try:
+                return papermill.execute_notebook(
+                    source,
+                    partial,
+                    dict(parameters),
+                    kernel_name="python3",
+                    progress_bar=False,
+                    request_save_on_cell_execute=False,
+                    cwd=source.parent,
+                    execution_timeout=timeout_s,
+                    km=kernel,
+                )
+            except papermill.PapermillExecutionError:
+                partial.replace(out)
+                raise
     except papermill.PapermillExecutionError as error:
         raise NotebookError(f"{error.ename}: {' '.join(str(error.evalue).split())}") from None
     except DeadKernelError:
         raise NotebookError("the process of the cell died (killed, or out of memory)") from None
     except CellTimeoutError:
         raise NotebookError(f"the cell took longer than {timeout_s:.0f} s") from None
+    except RuntimeError as error:
+        raise NotebookError(f"the process of the cell did not start: {error}") from None
+
+
+@contextlib.contextmanager
+def _whole_or_not(out: Path) -> Iterator[Path]:
+    """Give a name to write to; it becomes `out` unless something went wrong."""
+    partial = out.with_name(f".{out.stem}.{uuid.uuid4().hex[:12]}.ipynb")
+    try:
+        yield partial
+        partial.replace(out)
     finally:
-        shutil.rmtree(private, ignore_errors=True)
-        if partial.exists():
-            partial.replace(out)
+        partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _kernel() -> Iterator[Any]:
+    """Give a kernel to start; whatever happens, its process and its private directory are gone afterwards.
+
+    A client left to make its own kernel would leave it behind on Ctrl-C during the start, and would take a
+    kernel called "python3" that the user has installed for another Python.
+    """
+    from jupyter_client import AsyncKernelManager  # noqa: PLC0415
+    from jupyter_client.kernelspec import KernelSpecManager  # noqa: PLC0415
+    from jupyter_core.utils import run_sync  # noqa: PLC0415
+
+    with tempfile.TemporaryDirectory(prefix="ktask-", dir=_socket_root(), ignore_cleanup_errors=True) as own:
+        kernel = AsyncKernelManager(
+            kernel_name="python3",
+            transport="ipc",
+            connection_file=f"{own}/kernel.json",
+            kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),
+        )
+        try:
+            yield kernel
+        finally:
+            run_sync(_end)(kernel)
+
+
+def _socket_root() -> str | None:
+    """Return where sockets can be: the path of one has at most 107 characters."""
+    return None if len(tempfile.gettempdir()) < LONGEST_SOCKET_ROOT else "/tmp"  # noqa: S108
+
+
+async def _end(kernel: Any) -> None:
+    """Kill a kernel at once; asking it nicely takes a second, and it has nothing left to do."""
+    if kernel.has_kernel:
+        await kernel.provisioner.kill()
+        await kernel.provisioner.wait()
+    await kernel.cleanup_resources()

@@ -115,18 +115,18 @@ def fmt_rate(per_second: float, unit: str) -> str:
     return fmt_scaled(per_second, rate_scale(per_second, unit))
 
 
-def fmt_interval(estimate: HasInterval, scale: Scale = RATIO) -> str:
+def fmt_interval(estimate: HasInterval, scale: Scale = RATIO, digits: int = 3) -> str:
     """Return the interval alone, with the decimals of its median: "[1.88, 1.94]"."""
     if not all(math.isfinite(end) for end in (estimate.median, estimate.low, estimate.high)):
         return "[no interval]"
-    middle = fmt_number(estimate.median / scale.factor)
+    middle = fmt_number(estimate.median / scale.factor, digits)
     decimals = len(middle.partition(".")[2])
     return f"[{estimate.low / scale.factor:.{decimals}f}, {estimate.high / scale.factor:.{decimals}f}]"
 
 
-def fmt_estimate(estimate: HasInterval, scale: Scale = RATIO) -> str:
+def fmt_estimate(estimate: HasInterval, scale: Scale = RATIO, digits: int = 3) -> str:
     """Return median and interval in one unit: "8.61 [8.55, 8.70] GiB/s"."""
     if not math.isfinite(estimate.median):
         return NO_VALUE
-    number = fmt_number(estimate.median / scale.factor)
-    return _with_suffix(f"{number} {fmt_interval(estimate, scale)}", scale)
+    number = fmt_number(estimate.median / scale.factor, digits)
+    return _with_suffix(f"{number} {fmt_interval(estimate, scale, digits)}", scale)

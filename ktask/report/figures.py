@@ -56,9 +56,11 @@ STYLE = {
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor"), INK),
     **dict.fromkeys(("xtick.color", "ytick.color"), INK),
 }
-WIDTH_IN = 7.2
+WIDTHS_IN = {1: 3.8, 2: 5.6}  # by number of panels beside each other
+FULL_WIDTH_IN = 7.2
 COLUMNS = 3
 MANY_THREADS = 16  # above this, thread counts are drawn on a logarithmic axis
+FAR_OUT = 3  # repetitions this many times slower than the median need a logarithmic axis
 
 
 @dataclass(frozen=True)
@@ -112,9 +114,10 @@ def _to_svg(drawing: Drawing, key: str, alt: str) -> str:
     text = re.sub(r'\bid="', f'id="{key}-', text)
     text = re.sub(r'(href="#|url\(#)', rf"\1{key}-", text).replace("xlink:href", "href")
     text = re.sub("|".join(VARIABLES), lambda match: VARIABLES[match[0]], text)
-    view_box = re.search(r'viewBox="[^"]*"', text)
+    width_in, height_in = drawing.get_size_inches()
     head = (
-        f'<svg class="plot" role="img" aria-label="{Markup.escape(alt)}" {view_box[0] if view_box else ""}>'
+        f'<svg class="plot" role="img" aria-label="{Markup.escape(alt)}" style="--natural: {width_in:g}in" '
+        f'viewBox="0 0 {72 * width_in:g} {72 * height_in:g}">'
     )
     return re.sub(r"^<svg[^>]*>", lambda _: head, text)
 
@@ -144,7 +147,7 @@ def _panels(drawing: Drawing, count: int, **shared: object) -> list[Axes]:
 
 def _panel_size(count: int, height_in: float = 2.15) -> tuple[float, float]:
     rows = math.ceil(count / COLUMNS)
-    return WIDTH_IN, rows * height_in + 0.35
+    return WIDTHS_IN.get(count, FULL_WIDTH_IN), rows * height_in + 0.35
 
 
 def _style(i: int) -> dict[str, object]:
@@ -189,7 +192,10 @@ def _size_axis(axis: Axes, sizes: Iterable[int]) -> None:
 def _legend(drawing: Drawing, axes: list[Axes]) -> None:
     found = [pair for axis in axes for pair in zip(*axis.get_legend_handles_labels(), strict=True)]
     entries = {label: handle for handle, label in found}
-    drawing.legend(entries.values(), entries.keys(), loc="outside upper left", ncols=5, handlelength=2.6)
+    columns = int(drawing.get_figwidth() / 1.25)
+    drawing.legend(
+        entries.values(), entries.keys(), loc="outside upper left", ncols=columns, handlelength=2.6
+    )
 
 
 def _at_largest_size(scaling: pd.DataFrame) -> pd.DataFrame:
@@ -237,6 +243,8 @@ def speedup_figure(scaling: pd.DataFrame, workload: str, key: str, floor: float)
             _thread_axis(axis, counts)
         for axis in axes[::COLUMNS]:
             axis.set_ylabel("speedup")
+        if axes[0].get_yscale() == "linear":
+            axes[0].set_ylim(bottom=0)
         _legend(drawing, axes)
 
     return _build(
@@ -287,10 +295,10 @@ def throughput_figure(scaling: pd.DataFrame, workload: str, key: str) -> Figure 
                 line = {"color": INK, "linewidth": 0.8, "linestyle": ":", "label": "highest user-space rate"}
                 axis.axhline(roof.bytes_per_s / scale.factor, **line)
             axis.set_title(words.path_label(dict(zip(PATH, path, strict=True))))
-            axis.set_ylim(bottom=0)
             _size_axis(axis, data["size_bytes"])
         for axis in axes[::COLUMNS]:
             axis.set_ylabel(scale.suffix)
+        axes[0].set_ylim(bottom=0)  # of all panels, once everything is drawn
         _legend(drawing, axes)
 
     return _build(
@@ -334,7 +342,7 @@ def distribution_figure(run: Run, workload: str, key: str) -> Figure | None:
             axis.set_title(words.path_label(dict(zip(PATH, (*path, ""), strict=True))))
         _legend(drawing, axes)
 
-    height = 1.25 + 0.28 * len(threads)
+    height = 0.95 + 0.36 * len(threads)
     return _build(
         key,
         _panel_size(len(groups), height),
@@ -346,46 +354,33 @@ def distribution_figure(run: Run, workload: str, key: str) -> Figure | None:
 
 
 def _strip(axis: Axes, part: pd.DataFrame, threads: list[int]) -> None:
-    scale = units.time_scale(part["wall_s"].median())
+    """Draw the repetitions of one path, each over the median of the warm ones with as many threads."""
+    labels = {}
     for count, rows in part.sort_values(["round", "order"]).groupby("threads"):
         level = threads.index(count)
+        middle = rows.loc[~rows["cold"], "wall_s"].median()
+        labels[level] = f"{words.count(count, 'thread')}\n{units.fmt_time(middle)}"
+        relative = rows["wall_s"] / (rows["wall_s"].median() if np.isnan(middle) else middle)
         height = level + pd.Series(np.linspace(-0.3, 0.3, len(rows)), index=rows.index)
-        warm = rows[~rows["cold"]]
-        dots = {"linestyle": "none", "markersize": 3.2, "alpha": 0.75, "markeredgewidth": 0}
-        axis.plot(
-            warm["wall_s"] / scale.factor,
-            height[warm.index],
-            label="repetition",
-            **_style(level) | dots,
-        )
-        cold = rows[rows["cold"]]
+        warm, cold = rows.index[~rows["cold"]], rows.index[rows["cold"]]
+        dots = {"linestyle": "none", "markersize": 3.4, "alpha": 0.75, "markeredgewidth": 0}
+        axis.plot(relative[warm], height[warm], label="repetition", **_style(0) | dots)
         if len(cold):
-            marks = {
-                "color": WARN,
-                "marker": "x",
-                "linestyle": "none",
-                "markersize": 4.5,
-                "label": "cold memory",
-            }
-            axis.plot(cold["wall_s"] / scale.factor, height[cold.index], **marks)
-        if len(warm):
-            middle = warm["wall_s"].median() / scale.factor
-            axis.plot([middle, middle], [level - 0.4, level + 0.4], color=INK, linewidth=1.2, label="median")
-    _strip_axes(axis, part, threads, scale)
-
-
-def _strip_axes(axis: Axes, part: pd.DataFrame, threads: list[int], scale: units.Scale) -> None:
+            marks = {"color": WARN, "marker": "x", "linestyle": "none", "label": "cold memory"}
+            axis.plot(relative[cold], height[cold], **marks)
+    axis.axvline(1, color=INK, linewidth=0.8, linestyle=":", label="median")
     axis.grid(visible=False)
-    axis.set_yticks(range(len(threads)), [words.count(count, "thread") for count in threads])
+    axis.set_yticks(list(labels), list(labels.values()))
     axis.set_ylim(-0.6, len(threads) - 0.4)
-    axis.set_xlabel(f"wall time, {scale.suffix}")
-    low, high = part["wall_s"].min() / scale.factor, part["wall_s"].max() / scale.factor
-    if high > 12 * low:
+    axis.set_xlabel("time over its median")
+    low, high = axis.get_xlim()
+    if high > FAR_OUT:
         axis.set_xscale("log")
         axis.xaxis.set_minor_locator(NullLocator())
+        axis.xaxis.set_major_locator(FixedLocator([one for one in (0.5, 1, 2, 5, 10, 20, 50) if one < high]))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     else:
-        axis.set_xlim(left=0, right=high * 1.06)
+        axis.set_xlim(min(low, 0.95), max(high, 1.05))
 
 
 def aa_figure(run: Run, floors: dict[str, NoiseFloor], key: str) -> Figure | None:
@@ -466,7 +461,7 @@ def crossover_figure(scaling: pd.DataFrame, key: str) -> Figure | None:
 
     return _build(
         key,
-        (WIDTH_IN, 2.1 * len(groups) + 0.2),
+        (FULL_WIDTH_IN, 2.1 * len(groups) + 0.2),
         paint,
         data=data,
         caption=words.crossover_caption(data),

@@ -38,8 +38,8 @@ class Run(Protocol):
 
 
 def as_estimate(row: pd.Series | dict[str, Any], name: str) -> Estimate:
-    """Return the estimate that the columns `name`, `name`_low, `name`_high and `name`_best of a row hold."""
-    parts = (row[name], row[f"{name}_low"], row[f"{name}_high"], row[f"{name}_best"])
+    """Return the estimate in the columns `name`, `name`_low, `name`_high and maybe `name`_best of a row."""
+    parts = (row[name], row[f"{name}_low"], row[f"{name}_high"], row.get(f"{name}_best", np.nan))
     return Estimate(*(float(part) for part in parts), n=int(row["n"]))
 
 
@@ -120,7 +120,7 @@ def noise_floors(aa: pd.DataFrame) -> dict[str, NoiseFloor]:
     """Return the noise floor of each workload that has an A/A comparison."""
     return {
         str(workload): stats.noise_floor([as_estimate(row, "ratio") for _, row in part.iterrows()])
-        for workload, part in aa.groupby("workload")
+        for workload, part in aa.groupby("workload", sort=False)
     }
 
 
@@ -308,8 +308,9 @@ def recommendation_table(scaling: pd.DataFrame, skipped: pd.DataFrame) -> pd.Dat
 
     Among the thread counts that win up to the largest size, the fewest whose speedup there reaches the
     interval of the best one. `outcome` is "threads", or why not: "slower", "noise" (no change beyond it),
-    "mixed" (wins, but not at the largest sizes), "single" (no count above one was measured), "cold" (nothing
-    warm was measured) or "skipped". The estimate columns belong to the largest size.
+    "mixed" (wins, but not at the largest sizes), "single" (no count above one was measured), "few" (too few
+    repetitions for a verdict), "cold" (nothing warm was measured) or "skipped". The estimate columns belong to
+    the largest size.
     """
     crossover = crossover_table(scaling)
     rows = []
@@ -341,7 +342,7 @@ def _why_not(crossover: pd.DataFrame) -> str:
     if crossover["faster_sizes"].map(bool).any():
         return "mixed"
     if not (crossover["sizes"] > 0).any():
-        return "cold"
+        return "few" if (crossover["n"] > 0).any() else "cold"
     return "slower" if crossover["slower_sizes"].map(bool).any() else "noise"
 
 
@@ -386,8 +387,8 @@ def limits_table(scaling: pd.DataFrame) -> pd.DataFrame:
     """Return, per path at the largest size and the most threads, the evidence on why it is not n times.
 
     `limit` is "scales" (at least 90 % efficiency), "waiting" (the threads were off the CPU for more than
-    15 % of the time) or "busy" (they ran, and the same work took more CPU time). `roof_share` is the share of
-    `memory_roof`, for zeroing only.
+    15 % of the time), "busy" (they ran, and the same work took more CPU time) or "unknown". `roof_share` is
+    the share of `memory_roof`, for zeroing only.
     """
     several = scaling[~scaling["baseline"].astype(bool) & (scaling["threads"] > 1) & (scaling["n"] > 0)]
     if several.empty:
@@ -401,7 +402,7 @@ def limits_table(scaling: pd.DataFrame) -> pd.DataFrame:
 
 
 def _limit(row: pd.Series) -> str:
-    if np.isnan(row["efficiency"]):
+    if np.isnan(row["efficiency"]) or row["n"] < stats.ENOUGH:
         return "unknown"
     if row["efficiency"] >= GOOD_EFFICIENCY:
         return "scales"

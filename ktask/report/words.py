@@ -22,7 +22,6 @@ Row = pd.Series | dict[str, Any]
 KIND_LABELS = {"4KiB": "4 KiB", "2MiB": "2 MiB", "1GiB": "1 GiB"}
 WORKLOAD_LABELS = {"page_walk": "Page walk"}
 LONGEST_LABEL = 40
-SMALL_N = stats.MIN_ORDER_STATISTICS
 
 
 # --- labels --------------------------------------------------------------------------------------------
@@ -54,12 +53,13 @@ def workload_label(workload: str) -> str:
 
 
 def path_label(row: Row) -> str:
-    """Return method and pages, and the policy if there are several: "populate, 2 MiB"."""
-    return short(", ".join(filter(None, [row["method"], kind_label(row["page_kind"]), row.get("policy")])))
+    """Return method and pages, and the policy if there are several: "populate (2 MiB)"."""
+    inner = ", ".join(filter(None, [kind_label(row["page_kind"]), row.get("policy")]))
+    return short(f"{row['method']} ({inner})")
 
 
 def case_label(row: Row) -> str:
-    """Return path and size with the workload: "zeroing populate, 2 MiB pages, 1 GiB"."""
+    """Return path and size with the workload: "zeroing populate (2 MiB), 1 GiB"."""
     return f"{short(row['workload'])} {path_label(row)}, {units.fmt_size(row['size_bytes'])}"
 
 
@@ -86,33 +86,36 @@ def n_range(data: pd.DataFrame) -> str:
 
 def interval_note(data: pd.DataFrame, kind: str = stats.INTERVAL_KIND) -> str:
     """Return what points and bars are: kind of interval, n, and the level of repetition."""
-    tail = "" if data["n"].min() >= SMALL_N else f" Below n = {SMALL_N} the interval assumes lognormal times."
+    few = data["n"].min() < stats.ENOUGH
+    tail = f" Below n = {stats.ENOUGH} they are ranges, and there is no verdict." if few else ""
     return f"Bars: {kind}, {n_range(data)} repetitions per point, all inside the process of their case.{tail}"
 
 
 # --- sentences on a set of paths -----------------------------------------------------------------------
 
 
-def _verdicts(rows: pd.DataFrame) -> pd.Series:
-    return rows["verdict"].value_counts()
-
-
 def tally(rows: pd.DataFrame) -> str:
     """Return how many rows are faster, slower or neither, in words; the verdict counts, not the median."""
-    total = len(rows)
-    words = {
+    texts = {
         "faster": "faster than the serial call",
-        "slower": "slower than the serial call",
+        "slower": "slower than it",
         "no change": "not distinguishable from it",
-        "unknown": "without an interval, hence undecided",
+        "unknown": "undecided for lack of repetitions",
     }
-    found = [(n, text) for name, text in words.items() if (n := int(_verdicts(rows).get(name, 0)))]
+    counts = rows["verdict"].value_counts()
+    found = {name: int(counts[name]) for name in texts if name in counts}
     if len(found) == 1:
-        number, text = found[0]
-        whole = "all " if number > 1 else ""
-        return f"{whole}{count(number, 'path')} {'is' if number == 1 else 'are'} {text}"
-    parts = [f"{number} {'is' if number == 1 else 'are'} {text}" for number, text in found]
-    return f"of {count(total, 'path')}, {listed(parts)}"
+        (name,) = found
+        text = (
+            texts[name].replace("than it", "than the serial call").replace("from it", "from the serial call")
+        )
+        total = len(rows)
+        return {1: f"the one measured path is {text}", 2: f"both paths are {text}"}.get(
+            total, f"all {total} paths are {text}"
+        )
+    parts = [f"{number} {'is' if number == 1 else 'are'} {texts[name]}" for name, number in found.items()]
+    text = f"of {count(len(rows), 'path')}, {listed(parts)}"
+    return text if "faster" in found else text.replace("than it", "than the serial call", 1)
 
 
 def extremes(rows: pd.DataFrame) -> Markup:
@@ -121,7 +124,7 @@ def extremes(rows: pd.DataFrame) -> Markup:
     if known.empty:
         return Markup("")
     low, high = known.iloc[0], known.iloc[-1]
-    text = Markup("{} reaches a speedup of {}").format(path_label(high), value(high, "speedup"))
+    text = Markup("{} has a speedup of {}").format(path_label(high), value(high, "speedup"))
     if len(known) > 1:
         text += Markup(", {} one of {}").format(path_label(low), value(low, "speedup"))
     return text
@@ -213,9 +216,11 @@ def distribution_caption(data: pd.DataFrame) -> Markup:
     split = two_groups(data)
     shape = f"Two groups: {'; '.join(split)}." if split else "No sample falls apart into two groups."
     cold = int(data["cold"].sum())
-    crossed = f"{cold} cold of {len(data)} are crossed and in no rate." if cold else "None was cold."
-    note = "All repetitions at the largest size of each path, one point each, later ones higher; line: median"
-    return Markup("{} {} {} of the warm ones.").format(shape, crossed, note)
+    crossed = f"Cold, crossed and in no rate: {cold} of {len(data)}." if cold else "None was cold."
+    return Markup(
+        "{} {} All repetitions at the largest size of each path, later ones higher; times are over the "
+        "median of the warm ones, given beside them."
+    ).format(shape, crossed)
 
 
 def distribution_alt(data: pd.DataFrame, workload: str) -> str:
@@ -232,7 +237,8 @@ def distribution_alt(data: pd.DataFrame, workload: str) -> str:
 
 def noise_sentence(workload: str, floor: NoiseFloor) -> str:
     """Return the noise floor of one workload in words."""
-    reach = units.fmt_estimate(stats.Estimate(*floor[:3], floor.floor, floor.cells), units.PERCENT)
+    one = stats.Estimate(floor.floor, floor.low, floor.high, floor.floor, floor.cells)
+    reach = units.fmt_estimate(one, units.PERCENT, digits=2)
     return f"{workload_label(workload)} {reach} from {count(floor.cells, 'cell')}"
 
 
@@ -298,7 +304,7 @@ def method_about(workload: str, method: str) -> str:
 
 
 def workload_finding(rows: pd.DataFrame) -> Markup:
-    """Return the paragraph that opens the results of a workload: verdicts and absolute times."""
+    """Return the paragraph that opens the results of a workload: verdicts and extremes."""
     usable = rows[rows["n"] > 0]
     if usable.empty:
         return markup.paragraph(
@@ -307,34 +313,9 @@ def workload_finding(rows: pd.DataFrame) -> Markup:
     last = _most_threads(usable)
     last = last[last["size_bytes"] == last.groupby(PATH)["size_bytes"].transform("max")]
     if last.empty:
-        return markup.paragraph(
-            "Only one thread was measured, so nothing is said about more.", *map(_alone, _largest(usable))
-        )
-    head = Markup("At the largest size, with {}, {}.").format(_threads(last), tally(last))
-    return markup.paragraph(head, *(_absolute(row) for _, row in last.iterrows()), _cost_of_method(last))
-
-
-def _largest(rows: pd.DataFrame) -> list[pd.Series]:
-    serial = rows[rows["baseline"]]
-    kept = serial[serial["size_bytes"] == serial.groupby(PATH)["size_bytes"].transform("max")]
-    return [row for _, row in kept.iterrows()]
-
-
-def _alone(row: Row) -> Markup:
-    return Markup("{} at {}: {}, that is {}.").format(
-        _capital(path_label(row)), units.fmt_size(row["size_bytes"]), wall(row), rate(row)
-    )
-
-
-def _absolute(row: Row) -> Markup:
-    return Markup("{} at {}: {} serial, {} with {}, speedup {}.").format(
-        _capital(path_label(row)),
-        units.fmt_size(row["size_bytes"]),
-        wall(row, "base_wall"),
-        wall(row),
-        count(row["threads"], "thread"),
-        value(row, "speedup"),
-    )
+        return markup.paragraph("Only one thread was measured, so nothing is said about more.")
+    head = Markup("At the largest size, with {}, {}: {}.").format(_threads(last), tally(last), extremes(last))
+    return markup.paragraph(head, _cost_of_method(last))
 
 
 def _cost_of_method(rows: pd.DataFrame) -> str:
@@ -350,11 +331,10 @@ def _cost_of_method(rows: pd.DataFrame) -> str:
 
 
 LIMIT_WORDS: dict[str, str] = {
-    "scales": "close to the ideal line",
-    "busy": "busy, but slower per operation: a shared resource such as memory bandwidth or a spinning lock",
-    "waiting": "off the CPU part of the time: a sleeping lock, imbalance or scheduling",
-    "unknown": "not decidable from these records",
+    "busy": "busy, but slower per operation, which points to a shared resource: bandwidth or a lock",
+    "waiting": "off the CPU part of the time, which points to a sleeping lock, imbalance or scheduling",
 }
+LIMIT_LABELS = {"scales": "scales", "busy": "busy, slower", "waiting": "waiting", "unknown": "undecided"}
 
 
 def limit_finding(limits: pd.DataFrame) -> Markup:
@@ -393,6 +373,7 @@ def reason(row: Row, skipped: pd.DataFrame) -> str:
         "noise": lambda r: f"no: no change beyond the noise floor ({_at(r)})",
         "mixed": lambda r: f"no: faster at some sizes, but not up to the largest ({_at(r)})",
         "single": lambda r: "unknown: no thread count above one was measured",
+        "few": lambda r: f"unknown: too few repetitions for a verdict ({_at(r)})",
         "cold": lambda r: "unknown: no warm repetition",
         "skipped": lambda r: f"unknown: not measured, {_skip_reasons(r, skipped)}",
     }
@@ -534,7 +515,10 @@ def caveat(
             unequal > 0.2 * sum(floor.cells for floor in floors.values()),
             f"{count(unequal, 'A/A comparison')} did not come out equal; small effects may be drift.",
         ),
-        (smallest < SMALL_N, f"Some points rest on {count(smallest, 'repetition')} only."),
+        (
+            smallest < stats.ENOUGH,
+            f"Some points rest on {count(smallest, 'repetition')} only: no verdict there.",
+        ),
     )
     general = "One machine in one state, and single kernel paths: no application gains this much by itself."
     return next((text for holds, text in checks if holds), general)

@@ -1,0 +1,163 @@
+"""The machine table: from the facts of `machine.json` to labelled lines."""
+
+from collections.abc import Callable
+from typing import Any
+
+from ktask.lab.units import fmt_number, fmt_size
+
+Facts = dict[str, Any]
+UNKNOWN = "not known"
+
+
+def describe(machine: Facts) -> list[tuple[str, str]]:
+    """Return (label, text) for each line of the machine table; what is missing or odd is "not known"."""
+    return [(label, _safely(build, machine)) for label, build in LINES]
+
+
+def scope(machine: Facts) -> str:
+    """Return the machine in a few words, for the scope of a claim."""
+    model = str(machine.get("cpu_model") or "CPU of unknown model")
+    virtual = "virtual machine, " if machine.get("virtualised") else ""
+    return f"{virtual}{model}, {_safely(_cpu_count, machine)}"
+
+
+def other_facts(machine: Facts) -> list[tuple[str, str]]:
+    """Return every fact that is a plain value, by name; nested ones with dots. Findings are left out."""
+    return sorted(_flat({name: fact for name, fact in machine.items() if name != "doctor"}))
+
+
+def _flat(fact: Any, prefix: str = "") -> list[tuple[str, str]]:
+    if isinstance(fact, dict):
+        return [line for name, part in fact.items() for line in _flat(part, f"{prefix}.{name}".lstrip("."))]
+    if isinstance(fact, list) and any(isinstance(part, dict | list) for part in fact):
+        return [line for i, part in enumerate(fact) for line in _flat(part, f"{prefix}.{i}")]
+    if isinstance(fact, list):
+        return [(prefix, ", ".join(map(str, fact)))]
+    return [(prefix, str(fact))]
+
+
+def _safely(build: Callable[[Facts], str], machine: Facts) -> str:
+    # The file may come from another version or another hand: an odd fact costs its line, not the report.
+    try:
+        return build(machine).strip(" ,") or UNKNOWN
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError):
+        return UNKNOWN
+
+
+def _cpu_count(machine: Facts) -> str:
+    allowed = machine.get("affinity")
+    number = len(allowed) if isinstance(allowed, list) and allowed else int(machine["threads"])
+    return f"{number} CPU{'s' * (number != 1)}"
+
+
+def _topology(machine: Facts) -> str:
+    names = (("sockets", "socket"), ("cores", "core"), ("threads", "hardware thread"))
+    parts = [f"{machine[key]} {noun}{'s' * (machine[key] != 1)}" for key, noun in names if key in machine]
+    if "smt" in machine:
+        parts.append("SMT in use" if machine["smt"] else "no SMT")
+    return ", ".join(parts)
+
+
+def _caches(machine: Facts) -> str:
+    return ", ".join(
+        f"{cache['count']} × L{cache['level']} {str(cache['type']).lower()} {fmt_size(cache['size_bytes'])}"
+        for cache in machine["caches"]
+    )
+
+
+def _nodes(machine: Facts) -> str:
+    return "; ".join(
+        f"node {node['nid']}: {len(node['cpus'])} CPUs, {_size(node.get('memory_bytes'))}"
+        for node in machine["nodes"]
+    )
+
+
+def _size(size_bytes: Any) -> str:
+    # Memory sizes are never round, three digits say enough.
+    return UNKNOWN if size_bytes is None else f"{fmt_number(size_bytes / 2**30)} GiB"
+
+
+def _memory(machine: Facts) -> str:
+    available = machine.get("memory_available_bytes")
+    total = _size(machine["memory_total_bytes"])
+    return total if available is None else f"{total}, {_size(available)} available at the start"
+
+
+def _swap(machine: Facts) -> str:
+    total = machine["swap_total_bytes"]
+    return f"{_size(machine.get('swap_used_bytes'))} used of {_size(total)}" if total else "none"
+
+
+def _kernel(machine: Facts) -> str:
+    return f"Linux {machine['kernel_release']}, {machine.get('architecture', '')}"
+
+
+def _thp(machine: Facts) -> str:
+    return f"enabled: {machine['thp_mode']}, defrag: {machine.get('thp_defrag', UNKNOWN)}"
+
+
+def _hugetlb(machine: Facts) -> str:
+    return "; ".join(_pool(pool) for pool in machine["hugetlb_pools"])
+
+
+def _pool(pool: Facts) -> str:
+    numbers = ", ".join(f"{name} {count}" for name, count in pool.items() if name != "page_size_bytes")
+    return f"{fmt_size(pool['page_size_bytes'])}: {numbers}"
+
+
+def _clock(machine: Facts) -> str:
+    turbo = {True: "turbo on", False: "turbo off"}.get(machine.get("turbo"), "")
+    return ", ".join(filter(None, [machine.get("governor"), machine.get("cpufreq_driver"), turbo]))
+
+
+def _virtual(machine: Facts) -> str:
+    kind = f"yes, {machine.get('hypervisor', 'unknown')}" if machine["virtualised"] else "no"
+    return f"{kind}, in a container ({machine['container']})" if machine.get("container") else kind
+
+
+def _balloon(machine: Facts) -> str:
+    reporting = machine.get("balloon_reports_free_pages") or machine["page_reporting"]
+    return "yes, free pages are reported to the host" if reporting else "no"
+
+
+def _mitigations(machine: Facts) -> str:
+    states = [str(text) for text in machine["mitigations"].values()]
+    vulnerable = sum(text.startswith("Vulnerable") for text in states)
+    active = sum(text.startswith("Mitigation") for text in states)
+    return f"{active} active, {vulnerable} vulnerable, {len(states) - active - vulnerable} not affected"
+
+
+def _limits(machine: Facts) -> str:
+    quota = machine.get("quota_cpus")
+    return f"{_cpu_count(machine)} allowed, {f'quota of {quota} CPUs' if quota else 'no quota'}"
+
+
+def _packages(machine: Facts) -> str:
+    names = ("numba", "numpy", "pandas", "scipy")
+    packages = machine.get("packages", {})
+    versions = [f"{name} {packages[name]}" for name in names if name in packages]
+    return ", ".join([f"Python {machine['python_version']}", *versions])
+
+
+LINES: tuple[tuple[str, Callable[[Facts], str]], ...] = (
+    ("Host", lambda m: str(m["host_name"])),
+    ("Processor", lambda m: str(m["cpu_model"])),
+    ("Topology", _topology),
+    ("Caches", _caches),
+    ("NUMA nodes", _nodes),
+    ("Memory", _memory),
+    ("Swap", _swap),
+    ("Kernel", _kernel),
+    ("Distribution", lambda m: str(m["operating_system"])),
+    ("Transparent huge pages", _thp),
+    ("hugetlb pools", _hugetlb),
+    ("Clock governor", _clock),
+    ("Virtual machine", _virtual),
+    ("Host takes free memory", _balloon),
+    ("Mitigations", _mitigations),
+    ("NUMA balancing", lambda m: {0: "off"}.get(m["numa_balancing"], "on")),
+    ("ASLR", lambda m: {0: "off"}.get(m["aslr"], "on")),
+    ("Load average at the start", lambda m: ", ".join(str(part) for part in m["load_average"])),
+    ("CPUs of the process", _limits),
+    ("Software", _packages),
+)

@@ -1,0 +1,125 @@
+"""From run directories to one self-contained HTML file."""
+
+import re
+import tempfile
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from markupsafe import Markup, escape
+
+from ktask.lab import notebooks
+from ktask.lab.records import load_run
+
+REPORT_FOLDER = Path(__file__).resolve().parent
+TIMEOUT_S = 120
+HEADING = re.compile(r'<h([23])(?: id="([^"]*)")?[^>]*>(.*?)</h\1>', re.DOTALL)
+TAG = re.compile(r"<[^>]+>")
+
+Progress = Callable[[str], None]
+
+
+def write_report(runs: Sequence[Path | str], out: Path | str, progress: Progress | None = None) -> Path:
+    """Execute the report notebook on one or several runs and write one HTML file.
+
+    The same runs give the same bytes. The file appears whole or not at all and loads nothing from anywhere.
+
+    Parameters
+    ----------
+    runs
+        Run directories, as `ktask.lab.sweep.sweep` makes them.
+    out
+        The HTML file; its directory is made if missing.
+    progress
+        Called with a line of text as each step begins.
+
+    Returns
+    -------
+    Path
+        `out`.
+
+    Raises
+    ------
+    ValueError
+        If no run is given, or a directory is no run; the message says which.
+    ktask.lab.notebooks.NotebookError
+        If the notebook fails.
+    """
+    out = Path(out)
+    tell = progress or (lambda _: None)
+    paths = [Path(run).resolve() for run in runs]
+    if not paths:
+        raise ValueError("there is no run to report on; give at least one directory with a machine.json")
+    tell("reading the records")
+    names = [load_run(path).name for path in paths]
+    tell("running the report notebook")
+    notebook = _execute(paths)
+    tell("writing the page")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _write_whole(out, to_html(notebook, f"ktask report: {', '.join(names)}"))
+    return out
+
+
+def _execute(paths: Sequence[Path]) -> dict:
+    with tempfile.TemporaryDirectory(prefix="ktask-report-") as folder:
+        parameters = {"runs": [str(path) for path in paths]}
+        executed = Path(folder) / "report.ipynb"
+        return notebooks.execute(notebooks.find("report"), executed, parameters, TIMEOUT_S)
+
+
+def to_html(notebook: dict, title: str) -> str:
+    """Return an executed notebook as a page: outputs and text, no code, nothing from the network."""
+    from nbconvert import HTMLExporter  # noqa: PLC0415  (half a second to import)
+
+    exporter = HTMLExporter(
+        template_name="template",
+        extra_template_basedirs=[str(REPORT_FOLDER)],
+        exclude_anchor_links=True,
+        exclude_input=True,
+        filters={"contents": contents, "sectioned": sectioned},
+    )
+    resources = {"page_title": title, "style": (REPORT_FOLDER / "template" / "style.css").read_text("utf-8")}
+    body, _ = exporter.from_notebook_node(notebook, resources=resources)
+    return body
+
+
+def sectioned(body: str) -> str:
+    """Return the page with a plain anchor on every heading of level two and three."""
+
+    def anchored(match: re.Match[str]) -> str:
+        level, key, text = match.groups()
+        return f'<h{level} id="{key if level == "3" and key else anchor(text)}">{text}</h{level}>'
+
+    return HEADING.sub(anchored, body)
+
+
+def anchor(heading: str) -> str:
+    """Return the anchor of a heading: "4 Method" gives "method"."""
+    words = re.findall(r"[a-z]+", TAG.sub("", heading).lower())
+    return "-".join(word for word in words if len(word) > 1) or "section"
+
+
+def contents(body: str) -> Markup:
+    """Return the table of contents of a page as nested lists."""
+    items: list[tuple[str, list[str]]] = []
+    for level, key, text in HEADING.findall(body):
+        link = f'<a href="#{escape(key)}">{TAG.sub("", text)}</a>'
+        if level == "2":
+            items.append((link, []))
+        elif items:
+            items[-1][1].append(link)
+    lines = (f"<li>{link}{_nested(links)}</li>" for link, links in items)
+    return Markup(f"<ol>{''.join(lines)}</ol>")  # noqa: S704 - headings of a page that is escaped already
+
+
+def _nested(links: Sequence[str]) -> str:
+    return f"<ol>{''.join(f'<li>{link}</li>' for link in links)}</ol>" if links else ""
+
+
+def _write_whole(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,281 @@
+"""Tables and paragraphs of the page, each made from one study."""
+
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from ktask.lab import units
+from ktask.report import machine, tables, words
+from ktask.report.markup import join, paragraph, table
+from ktask.report.study import Study
+from ktask.report.tables import PATH, Run
+
+COMMIT_DIGITS = 12
+SEVERE = ("blocker", "warning")
+
+
+def identity(run: Run) -> dict[str, Any]:
+    """Return what names a run: name, date, grid, seed, commit, hash of the environment."""
+    started = run.records["started_at"].min() if len(run.records) else run.machine.get("collected_at")
+    date = pd.to_datetime(started, utc=True, errors="coerce")
+    commit = str(run.machine.get("git_commit") or machine.UNKNOWN)
+    return {
+        "name": run.name,
+        "date": machine.UNKNOWN if pd.isna(date) else f"{date:%Y-%m-%d %H:%M} UTC",
+        "host": str(run.machine.get("host_name") or machine.UNKNOWN),
+        "processor": machine.scope(run.machine),
+        "kernel": str(run.machine.get("kernel_release") or machine.UNKNOWN),
+        "grid": str(run.grid.get("name") or machine.UNKNOWN),
+        "seed": str(run.grid.get("seed", machine.UNKNOWN)),
+        "commit": commit if commit == machine.UNKNOWN else commit[:COMMIT_DIGITS],
+        "changed": bool(run.machine.get("git_changed")),
+        "lock": str(run.machine.get("lock_sha256") or machine.UNKNOWN),
+    }
+
+
+def findings(study: Study) -> Markup:
+    """Return the findings of the machine check, the worst first."""
+    if not study.findings:
+        return paragraph(study.title, "The machine was not checked before this run.")
+    severe = [one for one in study.findings if one.get("level") in SEVERE]
+    rows = [
+        (one.get("name", "?"), _mark(str(one.get("level", "?"))), one.get("value", ""), _advice(one))
+        for one in sorted(study.findings, key=_severity)
+    ]
+    caption = Markup("{}Check of the machine: {} of {} would spoil a measurement or may do so.").format(
+        study.title, words.count(len(severe), "finding"), len(study.findings)
+    )
+    columns = ("Checked", "Result", "Value", "What it means, and the remedy")
+    return table(columns, rows, caption=caption, key=study.key("checks"))
+
+
+def _severity(finding: dict[str, Any]) -> int:
+    order = [*SEVERE, "note", "ok"]
+    return order.index(finding["level"]) if finding.get("level") in order else 0
+
+
+def _mark(level: str) -> Markup:
+    texts = {"blocker": "✗ blocker", "warning": "! warning", "note": "note", "ok": "✓ ok"}
+    kind = "bad" if level in SEVERE else "good"
+    return Markup('<span class="{}">{}</span>').format(kind, texts.get(level, level))
+
+
+def _advice(finding: dict[str, Any]) -> Markup:
+    """Return what a finding means and its remedy; text between backticks becomes code."""
+    parts = " ".join(str(finding[name]) for name in ("means", "remedy") if finding.get(name)).split("`")
+    marked = (Markup("<code>{}</code>").format(part) if i % 2 else part for i, part in enumerate(parts))
+    return join(marked, "")
+
+
+def flags(study: Study) -> Markup:
+    """Return how many repetitions were verified, and which warnings they carry."""
+    flagged = tables.flags_table(study.run)
+    number = len(study.repetitions)
+    if not number:
+        return Markup("")
+    verified = int(study.repetitions["verified"].astype(bool).sum())
+    checked = f"{verified} of {words.count(number, 'repetition')} were checked to have done their work."
+    if flagged.empty:
+        return paragraph(checked, "None carries a warning.")
+    rows = [
+        (words.short(flag), words.workload_label(workload), marked, total, _flag_meaning(flag))
+        for workload, flag, marked, total in flagged.itertuples(index=False)
+    ]
+    listing = table(
+        ("Warning", "Workload", "Repetitions", "Of", "Meaning"),
+        rows,
+        caption=Markup("{}Warnings of repetitions. All but cold ones stay in the rates.").format(study.title),
+        key=study.key("flags"),
+        numeric=["Repetitions", "Of"],
+    )
+    return join([paragraph(checked), listing])
+
+
+FLAG_MEANINGS = {
+    "cold_memory": "the host had to bring memory back first; in no rate",
+    "steal": "the host gave CPU time to others",
+    "other_load": "other processes used the CPUs",
+    "preempted": "the process lost its CPU against its will",
+    "involuntary": "the process lost its CPU against its will",
+}
+
+
+def _flag_meaning(flag: str) -> str:
+    return FLAG_MEANINGS.get(flag, "not described in this version")
+
+
+def design(study: Study) -> Markup:
+    """Return how often, in which order and with which seed this run measured."""
+    rows = study.repetitions
+    if rows.empty:
+        return paragraph(study.title, "No repetition was recorded.")
+    protocol = study.run.grid.get("protocol")
+    seed = study.run.grid.get("seed", machine.UNKNOWN)
+    counts = rows.groupby("cell_id")["round"].nunique()
+    rounds = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
+    texts = [
+        Markup("Run {}: {} in as many processes, {} rounds each, {} without warm-ups.").format(
+            study.run.name, words.count(len(counts), "cell"), rounds, words.count(len(rows), "repetition")
+        ),
+        Markup("The order within rounds was random, from seed {}.").format(seed),
+        _stopping(protocol) if isinstance(protocol, dict) else "",
+        Markup("Policy for threads and chunks: {}.").format(words.listed(sorted(set(rows["policy"])))),
+    ]
+    return paragraph(*texts)
+
+
+def _stopping(protocol: dict[str, Any]) -> Markup:
+    names = ("least", "most", "budget_s", "precision")
+    if any(not isinstance(protocol.get(name), int | float) for name in names):
+        return Markup("")
+    least, most, budget_s, precision = (protocol[name] for name in names)
+    return Markup(
+        "A cell stops after at least {} rounds once every interval is within {} % of its median, "
+        "or {} have passed, and after {} rounds at the latest."
+    ).format(least, f"{100 * precision:g}", f"{budget_s:g} s", most)
+
+
+def results(rows: pd.DataFrame, key: str) -> Markup:
+    """Return times, rates and speedups of one workload at the largest size of each path."""
+    usable = rows[rows["n"] > 0]
+    last = usable[usable["size_bytes"] == usable.groupby(PATH)["size_bytes"].transform("max")]
+    cells = [
+        (
+            words.path_label(row),
+            units.fmt_size(row["size_bytes"]),
+            f"{row['threads']}{' serial' if row['baseline'] else ''}",
+            words.wall(row),
+            words.rate(row),
+            words.value(row, "speedup") if not row["baseline"] else "1",
+            row["verdict"],
+        )
+        for _, row in last.iterrows()
+    ]
+    numbers = ("Size", "Threads", "Wall time", "Rate", "Speedup")
+    columns = ("Path", *numbers, "Verdict")
+    caption = "The largest size of each path; median [95 % interval]. All sizes are in appendix A."
+    return table(columns, cells, caption=caption, key=key, numeric=numbers) if cells else Markup("")
+
+
+def limits(limits: pd.DataFrame, key: str) -> Markup:
+    """Return the evidence on what keeps the speedup below the number of threads."""
+    if limits.empty:
+        return Markup("")
+    rows = [
+        (
+            words.path_label(row),
+            units.fmt_size(row["size_bytes"]),
+            row["threads"],
+            words.value(row, "efficiency", units.PERCENT),
+            words.value(row, "cpu_cost"),
+            words.percent(row["busy"]),
+            words.percent(row["roof_share"]),
+            words.LIMIT_LABELS[row["limit"]],
+        )
+        for _, row in limits.iterrows()
+    ]
+    numbers = ("Threads", "Share of ideal", "CPU time, serial = 1", "On CPU", "Of user-space rate")
+    columns = ("Path", "Size", *numbers, "Limit")
+    caption = "Evidence on what keeps the speedup below the number of threads; median [95 % interval]."
+    return table(columns, rows, caption=caption, key=key, numeric=["Size", *numbers])
+
+
+def recommendations(study: Study) -> Markup:
+    """Return the advice per path."""
+    advice = tables.recommendation_table(study.scaling, study.run.skipped)
+    if advice.empty:
+        return paragraph(study.title, "Nothing was measured and nothing was skipped, so there is no advice.")
+    rows = [_advice_row(row, study.run.skipped) for _, row in advice.iterrows()]
+    columns = ("Path", "Threads", "From size", "CPU time, serial = 1", "Does it pay?")
+    caption = Markup("{}How many threads, from which size on, or why not.").format(study.title)
+    return table(columns, rows, caption=caption, key=study.key("advice"), numeric=columns[1:4])
+
+
+def _advice_row(row: pd.Series, skipped: pd.DataFrame) -> tuple[Any, ...]:
+    pays = row["outcome"] == "threads"
+    label = f"{words.workload_label(row['workload'])}: {words.path_label(row)}"
+    if not pays:
+        return label, "1", units.NO_VALUE, units.NO_VALUE, words.reason(row, skipped)
+    size = units.fmt_size(row["from_size_bytes"])
+    return label, int(row["threads"]), size, words.value(row, "cpu_cost"), words.reason(row, skipped)
+
+
+def crossover(study: Study, crossover: pd.DataFrame) -> Markup:
+    """Return from which size on threads win, per path and thread count."""
+    rows = [
+        (
+            f"{words.workload_label(row['workload'])}: {words.path_label(row)}",
+            row["threads"],
+            units.fmt_size(row["from_size_bytes"]) if pd.notna(row["from_size_bytes"]) else "none",
+            ", ".join(map(units.fmt_size, row["slower_sizes"])) or "none",
+            row["sizes"],
+        )
+        for _, row in crossover.iterrows()
+    ]
+    columns = ("Path", "Threads", "Faster from", "Slower at", "Sizes measured")
+    caption = Markup(
+        "{}Crossover: the smallest size from which threads win at every larger one, beyond the noise floor."
+    ).format(study.title)
+    numeric = ["Threads", "Faster from", "Sizes measured"]
+    return table(columns, rows, caption=caption, key=study.key("crossovers"), numeric=numeric)
+
+
+NUMBERS = ("Size", "Threads", "n", "Cold", "Flagged", "Serial wall", "Wall", "Rate", "Speedup", "Efficiency")
+
+
+def all_numbers(study: Study) -> Markup:
+    """Return every case and thread count, and everything that was skipped."""
+    groups = study.scaling.groupby("workload", sort=False)
+    return join([*(_numbers_of(study, str(workload), part) for workload, part in groups), _skipped(study)])
+
+
+def _numbers_of(study: Study, workload: str, part: pd.DataFrame) -> Markup:
+    rows = [
+        (
+            words.path_label(row),
+            units.fmt_size(row["size_bytes"]),
+            f"{row['threads']}{' serial' if row['baseline'] else ''}",
+            row["n"],
+            row["n_cold"],
+            row["n_flagged"],
+            words.wall(row, "base_wall"),
+            words.wall(row),
+            words.rate(row),
+            *_relative(row),
+        )
+        for _, row in part.iterrows()
+    ]
+    columns = ("Path", *NUMBERS, "CPU time", "Against best serial", "Verdict")
+    caption = Markup("{}{}: every case and thread count; median [95 % interval].").format(
+        study.title, words.workload_label(workload)
+    )
+    key = study.key(words.figure_key("numbers", workload))
+    return table(columns, rows, caption=caption, key=key, numeric=columns[1:-1])
+
+
+def _relative(row: pd.Series) -> tuple[str, ...]:
+    if row["baseline"]:
+        return ("1", "100 %", "1", words.value(row, "vs_best"), "baseline")
+    efficiency = words.value(row, "efficiency", units.PERCENT)
+    shares = (words.value(row, "cpu_cost"), words.value(row, "vs_best"))
+    return (words.value(row, "speedup"), efficiency, *shares, row["verdict"])
+
+
+def _skipped(study: Study) -> Markup:
+    skipped = study.run.skipped
+    if skipped.empty:
+        return paragraph(study.title, "No case of the grid was skipped.")
+    rows = [
+        (
+            words.workload_label(str(row["workload"])),
+            words.path_label({name: str(row[name]) for name in PATH[:4]}),
+            units.fmt_size(row["size_bytes"]),
+            "failed" if row.get("failed") else "skipped",
+            str(row["reason"]),
+        )
+        for row in skipped.to_dict("records")
+    ]
+    caption = Markup("{}Cases of the grid without numbers.").format(study.title)
+    columns = ("Workload", "Path", "Size", "State", "Reason")
+    return table(columns, rows, caption=caption, key=study.key("skipped"), numeric=["Size"])

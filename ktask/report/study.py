@@ -1,0 +1,100 @@
+"""One run on one machine with everything the report derives from it."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from ktask.report import figures, tables, words
+from ktask.report.figures import Figure
+from ktask.report.tables import Run
+
+FIGURE_KINDS = ("speedup", "throughput", "distribution")
+
+
+@dataclass(frozen=True)
+class Study:
+    """One run on one machine with all its tables."""
+
+    run: Run
+    label: str = ""  # distinguishes the anchors and titles of several runs
+
+    @cached_property
+    def repetitions(self) -> pd.DataFrame:
+        """All repetitions but warm-ups."""
+        return tables.repetitions(self.run)
+
+    @cached_property
+    def floors(self) -> dict[str, Any]:
+        """Noise floor per workload."""
+        return tables.noise_floors(tables.aa_table(self.run))
+
+    @cached_property
+    def scaling(self) -> pd.DataFrame:
+        """One row per case and thread count."""
+        return tables.scaling_table(self.run, self.floors)
+
+    @cached_property
+    def workloads(self) -> list[str]:
+        """The workloads that have records, in reading order."""
+        return list(dict.fromkeys(self.scaling["workload"]))
+
+    @property
+    def findings(self) -> list[dict[str, Any]]:
+        """What the check of the machine found before the run."""
+        found = self.run.machine.get("doctor")
+        return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+
+    @property
+    def title(self) -> Markup:
+        """A heading prefix where several runs are shown."""
+        return Markup("{}: ").format(self.label) if self.label else Markup("")
+
+    def key(self, name: str) -> str:
+        """Return an anchor that no other run has."""
+        return f"{name}-{words.figure_key('run', self.label)}" if self.label else name
+
+    def figures(self) -> Iterator[Figure]:
+        """Draw everything there is data for, in the order of the page."""
+        yield from filter(None, [figures.aa_figure(self.run, self.floors, self.key(words.NOISE_KEY))])
+        for workload in self.workloads:
+            keys = {kind: self.key(words.figure_key(kind, workload)) for kind in FIGURE_KINDS}
+            floor = tables.floor_of(self.floors, workload)
+            drawn = (
+                figures.speedup_figure(self.scaling, workload, keys["speedup"], floor),
+                figures.throughput_figure(self.scaling, workload, keys["throughput"]),
+                figures.distribution_figure(self.run, workload, keys["distribution"]),
+            )
+            yield from filter(None, drawn)
+        yield from filter(None, [figures.crossover_figure(self.scaling, self.key(words.CROSSOVER_KEY))])
+
+
+def split_hosts(run: Run) -> list[Run]:
+    """Return one run per machine that its records come from; the run itself if there is only one."""
+    hosts = list(dict.fromkeys(run.records["host_id"]))
+    if len(hosts) < 2:
+        return [run]
+    mine = run.machine.get("host_id")
+    return [
+        replace(
+            run,  # type: ignore[type-var]  # a dataclass, as Run is in practice
+            name=f"{run.name} on {host}",
+            records=run.records[run.records["host_id"] == host].reset_index(drop=True),
+            machine=run.machine if host == mine else {"host_id": host},
+        )
+        for host in hosts
+    ]
+
+
+def data_hash(path: Path) -> str:
+    """Return the SHA-256 over the record files of a run, names and contents, in order."""
+    digest = hashlib.sha256()
+    for file in sorted((path / "records").glob("*.parquet")):
+        content = hashlib.sha256(file.read_bytes()).hexdigest()
+        digest.update(f"{file.name} {content}\n".encode())
+    return digest.hexdigest()

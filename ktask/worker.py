@@ -1,0 +1,159 @@
+"""The compiled half of the engine: workers that take chunks until there are none.
+
+The whole state of a running task is one array of int64: a header, one row per node part, one row per worker.
+A worker takes the next chunk of its part with one atomic addition, works out the bounds in closed form, and
+calls the thread function by address; so one compiled engine, kept on disk, serves every task.
+"""
+
+from numba import njit, prange
+
+from ktask import native
+from ktask.native import call_chunk, compare_swap, fetch_add, load, load_byte, load_plain, store
+
+# A row is two cache lines, so that no two workers or parts write to the same pair of lines.
+ROW = 16
+(FUNCTION, ARGS, N_THREADS, N_PARTS, CHUNK, BOUNDS, TRACE, INTERRUPT, T0, T1) = range(10)
+ERROR, STOP = ROW, ROW + 1  # written by workers, hence on lines of their own
+HEADER = 2 * ROW
+(P_START, P_END, P_CHUNKS, P_ORIGIN, P_OFFSET) = range(5)
+P_NEXT = 8
+(W_PART, W_DONE, W_FAILED_PART, W_FAILED_CHUNK, W_CPU, W_RANDOM, W_CLOCK) = range(7)
+TRACE_ROW = 7
+WORD = 8
+
+
+@njit(cache=True, nogil=True)
+def _other_part(base, me):
+    """Return a random part with chunks left, or -1 (ktask: uniform over unfinished parts)."""
+    n_parts = load_plain(base + WORD * N_PARTS)
+    left = 0
+    for k in range(n_parts):
+        row = base + WORD * (HEADER + ROW * k)
+        left += load(row + WORD * P_NEXT) < load_plain(row + WORD * P_CHUNKS)
+    if left == 0:
+        return -1
+    seed = load_plain(me + WORD * W_RANDOM)
+    seed ^= (seed << 13) & 0x7FFFFFFFFFFFFFFF
+    seed ^= seed >> 7
+    seed ^= (seed << 17) & 0x7FFFFFFFFFFFFFFF
+    store(me + WORD * W_RANDOM, seed)
+    skip = seed % left
+    for k in range(n_parts):
+        row = base + WORD * (HEADER + ROW * k)
+        if load(row + WORD * P_NEXT) < load_plain(row + WORD * P_CHUNKS):
+            if skip == 0:
+                return k
+            skip -= 1
+    return 0  # drained in the meantime; the next look finds out
+
+
+@njit(cache=True, nogil=True)
+def _bounds(base, row, i):
+    """Return start and end of chunk `i` of the part at `row`."""
+    table = load_plain(base + WORD * BOUNDS)
+    if table != 0:
+        at = table + 2 * WORD * (load_plain(row + WORD * P_OFFSET) + i)
+        return load_plain(at), load_plain(at + WORD)
+    size = load_plain(base + WORD * CHUNK)
+    start = load_plain(row + WORD * P_ORIGIN) + i * size
+    end = min(start + size, load_plain(row + WORD * P_END))
+    return max(start, load_plain(row + WORD * P_START)), end
+
+
+@njit(cache=True, nogil=True)
+def _call_traced(base, row, me, w, i, start, end):
+    """Call the thread function and write one row of the trace."""
+    at = load_plain(base + WORD * TRACE)
+    at += WORD * TRACE_ROW * (load_plain(row + WORD * P_OFFSET) + i)
+    scratch = me + WORD * W_CLOCK
+    t0 = native.clock_ns(native.CLOCK_MONOTONIC, scratch)
+    code = call_chunk(load_plain(base + WORD * FUNCTION), start, end, load_plain(base + WORD * ARGS))
+    store(at + WORD * 6, native.clock_ns(native.CLOCK_MONOTONIC, scratch))
+    store(at + WORD * 5, t0)
+    store(at, load_plain(me + WORD * W_PART))
+    store(at + WORD, w)
+    store(at + WORD * 2, native.sched_getcpu())
+    store(at + WORD * 3, start)
+    store(at + WORD * 4, end)
+    return code
+
+
+@njit(cache=True, nogil=True)
+def _work(base, w):
+    """Take and run chunks until there are none, one fails, or a signal arrives."""
+    function, args = load_plain(base + WORD * FUNCTION), load_plain(base + WORD * ARGS)
+    interrupt, traced = load_plain(base + WORD * INTERRUPT), load_plain(base + WORD * TRACE) != 0
+    me = base + WORD * (HEADER + ROW * (load_plain(base + WORD * N_PARTS) + w))
+    part = load_plain(me + WORD * W_PART)
+    done = 0
+    while load(base + WORD * STOP) == 0 and load_byte(interrupt) == 0:
+        row = base + WORD * (HEADER + ROW * part)
+        i = fetch_add(row + WORD * P_NEXT, 1)
+        if i >= load_plain(row + WORD * P_CHUNKS):
+            part = _other_part(base, me)
+            if part < 0:
+                break
+            store(me + WORD * W_PART, part)
+            continue
+        start, end = _bounds(base, row, i)
+        if traced:
+            code = _call_traced(base, row, me, w, i, start, end)
+        else:
+            code = call_chunk(function, start, end, args)
+        if code != 0:
+            compare_swap(base + WORD * ERROR, 0, code)
+            store(base + WORD * STOP, 1)
+            store(me + WORD * W_FAILED_PART, part)
+            store(me + WORD * W_FAILED_CHUNK, i)
+            break
+        done += 1
+    store(me + WORD * W_DONE, load_plain(me + WORD * W_DONE) + done)
+    store(me + WORD * W_CPU, native.sched_getcpu())
+
+
+@njit(cache=True, parallel=True, nogil=True)
+def parallel_work(state):
+    """Run every worker on a thread of its own; worker 0 is the caller.
+
+    More workers than numba has threads take turns; the chunks are the same.
+    """
+    base = state.ctypes.data
+    scratch = base + WORD * (ROW + 2)
+    state[T0] = native.clock_ns(native.CLOCK_MONOTONIC, scratch)
+    for w in prange(state[N_THREADS]):
+        _work(base, w)
+    state[T1] = native.clock_ns(native.CLOCK_MONOTONIC, scratch)
+
+
+@njit(cache=True, nogil=True)
+def serial_work(state):
+    """Run the caller alone, outside any parallel region."""
+    base = state.ctypes.data
+    scratch = base + WORD * (ROW + 2)
+    state[T0] = native.clock_ns(native.CLOCK_MONOTONIC, scratch)
+    _work(base, 0)
+    state[T1] = native.clock_ns(native.CLOCK_MONOTONIC, scratch)
+
+
+@njit(cache=True, parallel=True, nogil=True)
+def settle(masks, codes):
+    """Start the helpers if need be and put helper `w` on the CPUs of row `w` of `masks`.
+
+    `codes[w]` becomes 0, or -1 if the kernel refused.
+    """
+    for w in prange(masks.shape[0]):
+        if w > 0:
+            row = masks.ctypes.data + w * masks.shape[1]
+            codes[w] = native.sched_setaffinity(0, masks.shape[1], row)
+
+
+@njit(cache=True, nogil=True)
+def call_once(function, start, end, args):
+    """Call a thread function from Python's side; return its code."""
+    return call_chunk(function, start, end, args)
+
+
+@njit(cache=True)
+def current_cpu():
+    """Return the CPU this thread runs on."""
+    return native.sched_getcpu()

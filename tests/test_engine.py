@@ -1,0 +1,305 @@
+"""The engine: every unit once, errors, undo, signals, placement, traces."""
+
+import os
+import signal
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import ktask
+from ktask import engine, policy
+from ktask.policy import POLICIES
+from ktask.topology import Topology, allowed_cpus
+
+QUIET = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+two_cpus = pytest.mark.skipif(len(allowed_cpus()) < 2, reason="needs two CPUs")
+
+
+@ktask.thread_func
+def mark(start, end, seen):
+    """Count how often each unit was visited."""
+    seen[start:end] += 1
+    return 0
+
+
+@ktask.thread_func
+def fail_in(start, end, seen, bad, code):
+    """Mark the range, or return `code` if it holds one of the bad units."""
+    for unit in bad:
+        if start <= unit < end:
+            return code
+    seen[start:end] += 1
+    return 0
+
+
+@ktask.thread_func
+def unmark(start, end, seen, bad, code):
+    seen[start:end] -= 1
+    return 0
+
+
+@ktask.thread_func
+def wait_for_all(start, end, arrived, wanted):
+    """Return once `wanted` threads are inside; proves that they run at the same time."""
+    arrived[start] = 1
+    for _ in range(2_000_000_000):
+        if arrived[:wanted].sum() == wanted:
+            return 0
+    return 62
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("size", [1, 7, 1000, 4097])
+def test_every_unit_is_visited_once(name, size):
+    seen = np.zeros(size + 20, np.int64)
+    result = ktask.run(10, size, ktask.Ctl(mark, (seen,), 3, max_threads=4), policy=name)
+    assert result.error == 0
+    assert result.done == size
+    assert seen.tolist() == [0] * 10 + [1] * size + [0] * 10
+    assert sum(result.chunks_per_thread) == result.n_chunks
+
+
+def test_empty_task_calls_nothing():
+    seen = np.zeros(4, np.int64)
+    result = ktask.run(0, 0, ktask.Ctl(mark, (seen,)))
+    assert (result.threads, result.n_chunks, result.error, seen.sum()) == (0, 0, 0, 0)
+
+
+@two_cpus
+def test_two_threads_run_at_once_on_cpus_of_their_own():
+    arrived = np.zeros(2, np.int64)
+    ctl = ktask.Ctl(wait_for_all, (arrived, 2), 1, max_threads=2)
+    result = ktask.run(0, 2, ctl)
+    assert result.error == 0
+    assert result.threads == 2
+    assert result.chunks_per_thread == (1, 1)
+    assert len(set(result.cpu_of_thread)) == 2
+
+
+@two_cpus
+def test_affinity_of_the_caller_is_as_before():
+    before = os.sched_getaffinity(0)
+    ktask.run(0, 1000, ktask.Ctl(mark, (np.zeros(1000, np.int64),), 1))
+    assert os.sched_getaffinity(0) == before
+
+
+def test_result_agrees_with_the_plan():
+    ctl = ktask.Ctl(mark, (np.zeros(1000, np.int64),), 7, max_threads=2)
+    plan = ktask.plan(ktask.Node(0, 1000, 0), ctl)
+    result = ktask.run(0, 1000, ctl)
+    assert (result.threads, result.chunk_size, result.n_chunks) == (
+        plan.threads,
+        plan.chunk_size,
+        plan.n_chunks,
+    )
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_trace_has_every_chunk_of_the_plan(name):
+    seen = np.zeros(5000, np.int64)
+    ctl = ktask.Ctl(mark, (seen,), 11, max_threads=2)
+    plan = ktask.plan(ktask.Node(100, 4000), ctl, name)
+    trace = ktask.run_numa(ktask.Node(100, 4000), ctl, name, trace=True).trace
+    ran = sorted(zip(trace["start"], trace["end"], strict=True))
+    assert ran == sorted(chunk for part in plan.chunks() for chunk in part)
+    assert (trace["t1_s"] >= trace["t0_s"]).all()
+    assert set(trace["cpu"]) <= set(allowed_cpus())
+
+
+def test_first_error_stops_the_hand_out():
+    seen = np.zeros(1000, np.int64)
+    ctl = ktask.Ctl(fail_in, (seen, np.array([500]), 28), 10, max_threads=1)
+    result = ktask.run(0, 1000, ctl, policy="dynamic")
+    assert result.error == 28
+    assert seen[:500].all()
+    assert not seen[500:].any()
+    assert result.done == 500
+    assert result.failed == ((500, 510),)
+
+
+def test_undo_gets_what_was_finished_and_nothing_else():
+    seen = np.zeros(1000, np.int64)
+    ctl = ktask.Ctl(fail_in, (seen, np.array([500]), 28), 10, max_threads=2, undo_func=unmark)
+    result = ktask.run(0, 1000, ctl, policy="dynamic")
+    assert result.error == 28
+    assert not seen.any()
+    assert result.done == 0
+    assert all(start < end for start, end in result.undone)
+
+
+@QUIET
+@given(
+    sizes=st.lists(st.integers(0, 300), min_size=1, max_size=4),
+    bad=st.lists(st.integers(0, 1199), min_size=1, max_size=3),
+    threads=st.integers(1, 4),
+    name=st.sampled_from(["ktask-v4", "ktask-uek", "padata-cur", "dynamic", "guided"]),
+    undo=st.booleans(),
+)
+def test_failed_undone_and_untouched_units_partition_the_task(sizes, bad, threads, name, undo):
+    seen, nodes, start = np.zeros(1300, np.int64), [], 0
+    for size in sizes:
+        nodes.append(ktask.Node(start, size, -1))
+        start += 300
+    ctl = ktask.Ctl(fail_in, (seen, np.array(bad), 5), 4, threads, undo_func=unmark if undo else None)
+    result = ktask.run_numa(nodes, ctl, name)
+    inside = any(n.start <= b < n.end for n in nodes for b in bad)
+    assert result.error == (5 if inside else 0)
+    assert len(result.failed) <= max(result.threads, 1)
+    if not inside:
+        assert seen.sum() == result.done == sum(sizes)
+    elif undo:
+        assert not seen.any()
+    else:
+        assert set(seen) <= {0, 1}
+        assert seen.sum() == result.done
+
+
+@two_cpus
+def test_idle_helpers_take_over_the_other_node():
+    seen = np.zeros(2000, np.int64)
+    topo = Topology.by_hand({0: [allowed_cpus()[0]], 1: [allowed_cpus()[1]]})
+    nodes = [ktask.Node(0, 10, 0), ktask.Node(1000, 1000, 1)]
+    result = ktask.run_numa(nodes, ktask.Ctl(mark, (seen,), 1, 2), "dynamic", topo=topo)
+    assert seen[:10].all()
+    assert seen[1000:].all()
+    assert result.done == seen.sum() == 1010
+
+
+def test_topology_with_foreign_cpus_is_refused():
+    with pytest.raises(ValueError, match="this process may use"):
+        ktask.run_numa(ktask.Node(0, 1), ktask.Ctl(mark, (np.zeros(1),)), topo=Topology.by_hand({0: [99999]}))
+
+
+@pytest.mark.parametrize("name", ["ktask-v4", "ktask-uek", "padata-cur", "guided", "static"])
+@pytest.mark.parametrize("threads", [1, 3, 8])
+def test_plan_for_another_machine_runs_with_the_same_chunks(name, threads):
+    machine = policy.Machine(cpus=16)
+    plan = policy.make_plan(name, [policy.Part(5, 995, 0)], 10, threads, machine=machine)
+    seen = np.zeros(1000, np.int64)
+    result = engine.carry_out(plan, ktask.Ctl(mark, (seen,), 10), trace=True)
+    ran = sorted(zip(result.trace["start"], result.trace["end"], strict=True))
+    assert ran == [chunk for part in plan.chunks() for chunk in part]
+    assert seen[5:].all()
+
+
+@ktask.thread_func
+def spin(start, end, out):
+    total = 0
+    for i in range(start, end):
+        for k in range(2000):
+            total += (i * k) ^ total
+    out[0] = total
+    return 0
+
+
+def _signal_soon(number):
+    threading.Timer(0.1, os.kill, (os.getpid(), number)).start()
+
+
+def test_interrupt_stops_within_a_chunk_and_says_what_is_done():
+    before = os.sched_getaffinity(0)
+    ctl = ktask.Ctl(spin, (np.zeros(1, np.int64),), 10)
+    ktask.run(0, 10, ctl)
+    _signal_soon(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        ktask.run(0, 100_000_000, ctl, policy="dynamic")
+    assert 0 < caught.value.result.done < 100_000_000
+    assert "stopped after" in caught.value.__notes__[0]
+    assert os.sched_getaffinity(0) == before
+    assert signal.set_wakeup_fd(-1) == -1
+    assert ktask.run(0, 1000, ctl).done == 1000
+
+
+def test_other_signals_are_handled_and_the_task_goes_on():
+    seen = []
+    old = signal.signal(signal.SIGUSR1, lambda *_: seen.append(1))
+    try:
+        ctl = ktask.Ctl(spin, (np.zeros(1, np.int64),), 10)
+        _signal_soon(signal.SIGUSR1)
+        result = ktask.run(0, 200_000, ctl, policy="dynamic")
+    finally:
+        signal.signal(signal.SIGUSR1, old)
+    assert seen == [1]
+    assert result.done == 200_000
+
+
+def test_tasks_from_many_python_threads_at_once():
+    done = []
+
+    def work():
+        seen = np.zeros(1000, np.int64)
+        for _ in range(50):
+            ktask.run(0, 1000, ktask.Ctl(mark, (seen,), 1), policy="dynamic")
+        done.append(int(seen.sum()))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert done == [50_000] * 4
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"min_chunk_size": 0}, ValueError, "min_chunk_size=0 is below 1"),
+        ({"min_chunk_size": -5}, ValueError, "min_chunk_size=-5"),
+        ({"min_chunk_size": 1.5}, TypeError, "min_chunk_size=1.5 is not a whole number"),
+        ({"max_threads": -1}, ValueError, "max_threads=-1 is below 0"),
+        ({"thread_func": len}, TypeError, "put @ktask.thread_func above its def"),
+        ({"undo_func": print}, TypeError, "undo_func="),
+        ({"args": ()}, TypeError, "missing a required argument: 'seen'"),
+        ({"args": (1, 2)}, TypeError, "too many positional arguments"),
+    ],
+)
+def test_bad_control_block_is_refused_before_any_chunk(change, error, message):
+    seen = np.zeros(10, np.int64)
+    values = {"thread_func": mark, "args": (seen,)} | change
+    with pytest.raises(error, match=message):
+        ktask.run(0, 10, ktask.Ctl(**values))
+    assert not seen.any()
+
+
+@pytest.mark.parametrize(
+    ("start", "size", "name", "error", "message"),
+    [
+        (0, -1, "ktask-v4", ValueError, "size=-1"),
+        (-1, 1, "ktask-v4", ValueError, "start=-1"),
+        (0, 2.5, "ktask-v4", TypeError, "size=2.5"),
+        (0, 1, "ktask-v9", ValueError, "'ktask-v9' is not known; use one of ktask-v1"),
+    ],
+)
+def test_bad_range_or_policy_is_refused(start, size, name, error, message):
+    with pytest.raises(error, match=message):
+        ktask.run(start, size, ktask.Ctl(mark, (np.zeros(10, np.int64),)), policy=name)
+
+
+def test_node_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match="nid=77"):
+        ktask.run_numa(ktask.Node(0, 1, 77), ktask.Ctl(mark, (np.zeros(10, np.int64),)))
+    with pytest.raises(TypeError, match="not a ktask.Node"):
+        ktask.run_numa([(0, 1)], ktask.Ctl(mark, (np.zeros(10, np.int64),)))
+
+
+def test_thread_function_must_return_a_code():
+    @ktask.thread_func
+    def nothing(start, end):
+        pass
+
+    with pytest.raises(TypeError, match="return 0 for success"):
+        ktask.run(0, 1, ktask.Ctl(nothing))
+
+
+def test_arguments_of_many_kinds_reach_the_function():
+    @ktask.thread_func
+    def mix(start, end, out, grid, factor, pair):
+        out[start:end] = grid[1, start:end] * factor + pair[1]
+        return 0
+
+    out, grid = np.zeros(50), np.arange(100.0).reshape(2, 50)
+    ktask.run(0, 50, ktask.Ctl(mix, (out, grid, 2.0, (1, 3)), 5))
+    assert (out == grid[1] * 2 + 3).all()
