@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -24,6 +24,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
+# Written out, because asking the workloads takes half a second (a test keeps this true).
+METHODS = "populate, memset or nontemporal; pagemap_scan or pagemap; dontneed or munmap"
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
 
@@ -34,6 +36,10 @@ def _examples(*lines: str) -> str:
 
 def _print(text: str) -> None:
     sys.stdout.write(text.rstrip("\n") + "\n")
+
+
+def _tell(text: str) -> None:
+    sys.stderr.write(f"report: {text} ...\n")
 
 
 def _emit(value: Any, as_json: bool, render: Callable[[Any], str]) -> None:
@@ -72,7 +78,7 @@ def run(
     page_size: Annotated[
         str | None, typer.Option(help="4KiB, THP, 2MiB or 1GiB; the last two need a hugetlb pool.")
     ] = None,
-    method: Annotated[str | None, typer.Option(help="How to do the work; see below.")] = None,
+    method: Annotated[str | None, typer.Option(help=f"How to do the work: {METHODS}.")] = None,
     backend: Annotated[str | None, typer.Option(help="kernel or user; picks the first method of it.")] = None,
     policy: Annotated[str, typer.Option(help="Rule for threads and chunks.")] = "ktask-v4",
     min_chunk: Annotated[str, typer.Option(help="The least that a helper is started for.")] = "2MiB",
@@ -85,9 +91,13 @@ def run(
     Exit 1 if this machine cannot do it, with the reason.
     """
     from ktask.lab import one_case  # noqa: PLC0415
+    from ktask.workloads import CheckError  # noqa: PLC0415
 
     case = one_case.choose(workload, backend, method, page_size, size, min_chunk, policy)
-    result = one_case.run_one(case, threads, repetitions, trace)
+    try:
+        result = one_case.run_one(case, threads, repetitions, trace)
+    except CheckError as error:
+        _fail(f"no result, the work was not done as it should: {error}", FOUND)
     _emit(result, as_json, _render_run)
     raise typer.Exit(FOUND if "skipped" in result else OK)
 
@@ -107,7 +117,8 @@ def _render_run(result: dict[str, Any]) -> str:
     lines.append(f"{'':12} {'median':>12} {'95 % interval':>27} {'best':>12} {'n':>4}")
     for name, e, form in rows:
         interval = f"{form(e['low'])} – {form(e['high'])}" if e["low"] is not None else "–"
-        lines.append(f"{name:12} {form(e['median']):>12} {interval:>27} {form(e['best']):>12} {e['n']:>4}")
+        median, best = (form(e[key]) if e["n"] else "–" for key in ("median", "best"))
+        lines.append(f"{name:12} {median:>12} {interval:>27} {best:>12} {e['n']:>4}")
     if result["flags"]:
         lines += ["", "warnings: " + ", ".join(f"{k} ({v} repetitions)" for k, v in result["flags"].items())]
     return "\n".join(lines)
@@ -130,7 +141,13 @@ def sweep(
     from ktask.lab import grid as grids  # noqa: PLC0415
     from ktask.lab import sweep as sweeps  # noqa: PLC0415
 
-    path = sweeps.sweep(grids.load_grid(grid), run, resume=resume)
+    loaded = grids.load_grid(grid)
+    run = run or sweeps.new_run_name(loaded)
+    try:
+        path = sweeps.sweep(loaded, run, resume=resume)
+    except KeyboardInterrupt:
+        cells = "the cells done so far are kept"
+        _fail(f"interrupted; {cells}, go on with `ktask sweep {grid} --run {run} --resume`", INTERRUPTED)
     _emit({"run": str(path)}, as_json, lambda value: value["run"])
 
 
@@ -143,11 +160,14 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Write one self-contained HTML file from one or several runs; print its path."""
+    from ktask.lab import notebooks  # noqa: PLC0415
     from ktask.lab.sweep import find_run  # noqa: PLC0415
-    from ktask.report import default_path, write_report  # noqa: PLC0415
+    from ktask.report import write_report  # noqa: PLC0415
 
     paths = [find_run(name) for name in runs]
-    written = write_report(paths, out or default_path(paths))
+    if out is None:
+        out = notebooks.FOLDER.parent / "reports" / f"{'+'.join(path.resolve().name for path in paths)}.html"
+    written = write_report(paths, out, progress=_tell)
     _emit({"report": str(written)}, as_json, lambda value: value["report"])
 
 
@@ -175,20 +195,21 @@ def _render_vectors(result: dict[str, Any]) -> str:
 def main() -> None:
     """Run the command line; bad input ends with exit 2 and one line."""
     try:
-        code = app(standalone_mode=False)
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):
-        _fail("interrupted; nothing is left behind. A sweep goes on with --resume", INTERRUPTED)
+        code = INTERRUPTED
     except (ValueError, OSError) as error:
         _fail(str(error), BAD_INPUT)
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise
         _fail(error.format_message(), BAD_INPUT)
-    else:
-        sys.exit(code if isinstance(code, int) else OK)
+    if code == INTERRUPTED:  # typer turns Ctrl-C into this code
+        _fail("interrupted; nothing is left behind", INTERRUPTED)
+    sys.exit(code if isinstance(code, int) else OK)
 
 
-def _fail(message: str, code: int) -> None:
+def _fail(message: str, code: int) -> NoReturn:
     sys.stderr.write(f"ktask: {' '.join(message.split())}\n")
     sys.exit(code)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import re
 from contextlib import suppress
@@ -208,7 +209,7 @@ class Region:
         return (pagemap(self.address, self.size_bytes) & _PRESENT) != 0
 
     def huge_bytes(self) -> int:
-        """Return how much of the region is mapped by transparent huge pages (smaps)."""
+        """Return how much of the region is mapped by huge pages."""
         return huge_bytes(self.address, self.address + self.size_bytes)
 
 
@@ -227,11 +228,48 @@ def pagemap(address: int, size_bytes: int, pid: str = "self") -> np.ndarray:
     return np.frombuffer(b"".join(parts), dtype=np.uint64)
 
 
-_VMA = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) ")
+PAGEMAP_SCAN = 0xC0606610  # _IOWR('f', 16, struct pm_scan_arg), <linux/fs.h>, Linux 6.7
+SCAN_PRESENT, SCAN_HUGE = 1 << 3, 1 << 6  # PAGE_IS_PRESENT, PAGE_IS_HUGE
+SCAN_ARG_WORDS, SCAN_REGION_WORDS = 12, 3
+
+
+def scan(start: int, end: int, category: int) -> int:
+    """Return how many bytes of `[start, end)` are in a category, by the PAGEMAP_SCAN ioctl.
+
+    Raises
+    ------
+    OSError
+        ENOTTY if the kernel does not have it.
+    """
+    regions = (ctypes.c_uint64 * (SCAN_REGION_WORDS * 512))()
+    total = 0
+    with Path("/proc/self/pagemap").open("rb", buffering=0) as file:
+        while True:
+            arg = (ctypes.c_uint64 * SCAN_ARG_WORDS)(8 * SCAN_ARG_WORDS, 0, start, end)
+            arg[5], arg[6], arg[9], arg[11] = ctypes.addressof(regions), 512, category, category
+            found = fcntl.ioctl(file, PAGEMAP_SCAN, arg)
+            total += sum(regions[3 * k + 1] - regions[3 * k] for k in range(found))
+            start = arg[4]  # where the walk ended
+            if start >= end:
+                return total
 
 
 def huge_bytes(start: int, end: int) -> int:
-    """Return the AnonHugePages of this process's mappings that overlap `[start, end)`."""
+    """Return how much of `[start, end)` is mapped by huge pages."""
+    try:
+        return scan(start, end, SCAN_HUGE)
+    except OSError:
+        return _huge_bytes_by_smaps(start, end)
+
+
+_VMA = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) ")
+
+
+def _huge_bytes_by_smaps(start: int, end: int) -> int:
+    """Return the AnonHugePages of this process's mappings that overlap `[start, end)`.
+
+    The way of older kernels: 9 ms in a notebook's process, where the ioctl takes 20 us.
+    """
     total, inside = 0, False
     for line in Path("/proc/self/smaps").read_text().splitlines():
         if vma := _VMA.match(line):

@@ -111,7 +111,7 @@ def test_unusable_file_means_one_warning_and_limits_within_the_process(tmp_path,
 
 def test_file_of_another_user_is_not_trusted(path, monkeypatch):
     path.touch()
-    monkeypatch.setattr(os, "getuid", lambda: os.stat(path).st_uid + 1)
+    monkeypatch.setattr(os, "getuid", lambda: path.stat().st_uid + 1)
     with pytest.warns(RuntimeWarning, match="not a regular file of this user"):
         Slots(path).take([-1], 1, {})
 

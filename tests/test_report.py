@@ -1,16 +1,25 @@
 """The report: tables, figures, words and the page, on synthetic runs with known truth."""
 
+import base64
+import hashlib
+import io
 import json
-from dataclasses import dataclass, field, replace
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 
-from ktask.lab.machine import machine_facts
 from ktask.lab.records import SKIPPED_COLUMNS
+from ktask.lab.stats import NoiseFloor
+from ktask.report import Report, figures, machine, page, tables, words, write_report
+from ktask.report.study import data_hash
 
 MIB, GIB = 1 << 20, 1 << 30
 PAGE_BYTES = {"4KiB": 4096, "THP": 2 * MIB, "2MiB": 2 * MIB, "1GiB": GIB}
@@ -18,7 +27,7 @@ PAGE_BYTES = {"4KiB": 4096, "THP": 2 * MIB, "2MiB": 2 * MIB, "1GiB": GIB}
 
 @dataclass(frozen=True)
 class Truth:
-    """One path of a synthetic run: its one-thread rate, start-up cost, and the speedup threads would reach."""
+    """One path of a synthetic run: one-thread rate, start-up cost, and the speedup of threads."""
 
     workload: str
     backend: str
@@ -121,11 +130,10 @@ def make_records(truths=TRUTHS, sizes=(4 * MIB, 64 * MIB, GIB), *, n=7, noise=0.
     return pd.concat(parts, ignore_index=True)
 
 
-def machine(**changes):
-    """Return machine facts that do not depend on where the tests run."""
-    known = machine_facts()
+def machine_facts(**changes):
     return {
-        **{key: known[key] for key in ("caches", "python_version", "packages") if key in known},
+        "caches": [{"level": 1, "type": "Data", "size_bytes": 49152, "cpus_sharing": 1, "count": 2}],
+        "python_version": "3.11.7",
         "host_name": "testhost",
         "cpu_model": "Test CPU 3000",
         "sockets": 1,
@@ -166,7 +174,7 @@ def make_run(records=None, *, skips=(NO_POOL,), **facts):
         "protocol": {"least": 7, "most": 25, "budget_s": 1.0, "precision": 0.01, "warmup_s": 6.0, "seed": 1},
         "cells": [],
     }
-    return Run("sample", Path("data/runs/sample"), records, machine(**facts), grid, skipped(*skips))
+    return Run("sample", Path("data/runs/sample"), records, machine_facts(**facts), grid, skipped(*skips))
 
 
 def write_run(run, directory):
@@ -180,3 +188,563 @@ def write_run(run, directory):
     for row in run.skipped.to_dict("records"):
         (directory / "skipped" / f"{row['cell_id']}.json").write_text(json.dumps(row))
     return directory
+
+
+@pytest.fixture(scope="module")
+def run():
+    return make_run()
+
+
+@pytest.fixture(scope="module")
+def scaling(run):
+    return tables.scaling_table(run)
+
+
+def one_path(scaling_by_threads, *, n=7, noise=0.002, sizes=(64 * MIB, GIB), overhead_s=0.0, **options):
+    truth = Truth("free", "kernel", "dontneed", "4KiB", 10 * GIB, scaling_by_threads, overhead_s)
+    return make_run(make_records([truth], sizes, n=n, noise=noise, **options), skips=())
+
+
+def pick(table, **wanted):
+    rows = table[(table[list(wanted)] == list(wanted.values())).all(axis=1)]
+    assert len(rows) == 1
+    return rows.iloc[0]
+
+
+def page_text(report):
+    """Return everything that the notebook would show, as one string."""
+    pieces = "title summary workloads machines checks design noise results recommendations degradations"
+    return "".join(
+        str(getattr(report, name)().body)
+        for name in f"{pieces} reproduce all_numbers all_facts footer".split()
+    )
+
+
+# --- tables --------------------------------------------------------------------------------------------
+
+
+def test_scaling_without_noise_is_exact():
+    table = tables.scaling_table(one_path({2: 1.6, 4: 2.5}, noise=0))
+    row = pick(table, threads=4, size_bytes=GIB)
+    assert row.wall == pytest.approx(0.1 / 2.5)
+    assert row.base_wall == pytest.approx(0.1)
+    assert row.rate == pytest.approx(25 * GIB)
+    assert row.bandwidth == pytest.approx(25 * GIB)
+    assert [row.speedup, row.speedup_low, row.speedup_high] == pytest.approx([2.5] * 3)
+    assert row.efficiency == pytest.approx(2.5 / 4)
+    assert row.cpu_cost == pytest.approx(4 / 2.5)
+    assert row.busy == pytest.approx(0.97)
+    assert row.verdict == "faster"
+    assert len(table) == 2 * 3
+
+
+def test_scaling_is_the_ratio_of_medians(run, scaling):
+    rows = run.records[
+        (run.records.method == "munmap") & (run.records.size_bytes == GIB) & ~run.records.warmup
+    ]
+    again = rows["flags"].map(lambda flags: "aa" in flags)
+    serial = rows[rows.baseline & ~again].wall_s.median()
+    threads = rows[~rows.baseline].wall_s.median()
+    row = pick(scaling, method="munmap", size_bytes=GIB, threads=2)
+    assert row.speedup == pytest.approx(serial / threads)
+    assert row.speedup_low < row.speedup < row.speedup_high < 1
+    assert row.verdict == "slower"
+
+
+def test_true_speedups_are_found(scaling):
+    rows = scaling[(scaling.threads == 2) & (scaling.size_bytes == GIB)]
+    truth = {(t.method, t.page_kind): t.wall_s(GIB, 1) / t.wall_s(GIB, 2) for t in TRUTHS}
+    for _, row in rows.iterrows():
+        assert row.speedup == pytest.approx(truth[row.method, row.page_kind], rel=0.03)
+
+
+def test_cold_repetitions_are_counted_and_enter_no_rate():
+    cold, warm = (tables.scaling_table(one_path({2: 1.6}, noise=0, cold=rounds)) for rounds in ((1, 4), ()))
+    one, other = pick(cold, threads=2, size_bytes=GIB), pick(warm, threads=2, size_bytes=GIB)
+    assert (one.n, one.n_cold, other.n_cold) == (5, 2, 0)
+    assert one.wall == one.wall_high == other.wall
+
+
+def test_warm_ups_enter_nothing():
+    run = one_path({2: 1.6}, noise=0)
+    run.records.loc[run.records.warmup, "wall_s"] = 1e6
+    assert tables.scaling_table(run).wall_high.max() < 1
+    assert len(tables.repetitions(run)) == (~run.records.warmup).sum()
+
+
+def test_other_flags_stay_in(scaling):
+    row = pick(scaling, method="munmap", size_bytes=GIB, threads=2)
+    assert (row.n, row.n_flagged) == (7, 1)
+
+
+def test_the_second_baseline_is_only_for_the_noise_floor():
+    run = one_path({2: 1.6}, noise=0)
+    again = tables.has_flag(run.records["flags"], "aa")
+    run.records.loc[again, "wall_s"] *= 1.1
+    assert pick(tables.scaling_table(run), threads=2, size_bytes=GIB).base_wall == pytest.approx(0.1)
+    floor = tables.noise_floors(tables.aa_table(run))["free"]
+    assert floor.floor == pytest.approx(0.1)
+    assert (floor.cells, floor.unequal) == (1, 1)
+
+
+def test_the_best_serial_method_is_the_other_base(scaling):
+    memset = pick(scaling, method="memset", size_bytes=GIB, threads=2)
+    best = pick(scaling, method="nontemporal", size_bytes=GIB, threads=1)
+    assert memset.vs_best == pytest.approx(best.wall / memset.wall)
+    assert memset.vs_best_high < 1 < memset.speedup_low
+    assert "do not catch up in memset (4 KiB)" in words.workload_finding(
+        scaling[scaling.workload == "zeroing"]
+    )
+
+
+def test_policies_are_compared_with_their_own_cells():
+    first, second = one_path({2: 1.9}, noise=0).records, one_path({2: 1.2}, noise=0).records
+    second = second.assign(policy="padata-cur", cell_id=second.cell_id + "-padata", wall_s=second.wall_s * 3)
+    table = tables.scaling_table(make_run(pd.concat([first, second], ignore_index=True)))
+    row = pick(table, policy="padata-cur", threads=2, size_bytes=GIB)
+    assert row.speedup == pytest.approx(1.2)
+    assert words.path_label(row) == "dontneed (4 KiB, padata-cur)"
+
+
+def test_crossover_is_the_smallest_size_of_an_unbroken_win():
+    # 0.5 ms for the helpers: 1 MiB takes 0.1 ms alone, 16 MiB 1.6 ms.
+    run = one_path({2: 2.0}, sizes=(MIB, 4 * MIB, 16 * MIB, GIB), overhead_s=5e-4)
+    row = tables.crossover_table(tables.scaling_table(run)).iloc[0]
+    assert row.from_size_bytes == 16 * MIB
+    assert row.slower_sizes == [MIB, 4 * MIB]
+    assert row.faster_sizes == [16 * MIB, GIB]
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "start"),
+    [("ffff", 1.0), ("sfff", 2.0), ("fsff", 3.0), ("fffs", np.nan), ("ssss", np.nan), ("fnnf", 4.0)],
+)
+def test_wins_have_to_reach_the_largest_size(verdicts, start):
+    names = {"f": "faster", "s": "slower", "n": "no change"}
+    judged = pd.DataFrame({"verdict": [names[one] for one in verdicts], "size_bytes": [1, 2, 3, 4]})
+    assert tables._wins_from(judged) == pytest.approx(start, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("make", "outcome", "text"),
+    [
+        (lambda: one_path({2: 1.6}), "threads", "yes: 1."),
+        (lambda: one_path({2: 0.7}), "slower", "no: slower than the serial call ("),
+        (lambda: one_path({2: 1.0}, noise=0.05), "noise", "no: no change beyond the noise floor"),
+        (lambda: one_path({}), "single", "unknown: no thread count above one"),
+        (lambda: one_path({2: 1.6}, n=3), "few", "unknown: too few repetitions"),
+        (lambda: one_path({2: 1.6}, n=2, cold=(0, 1)), "cold", "unknown: no warm repetition"),
+    ],
+)
+def test_advice_and_reason(make, outcome, text):
+    run = make()
+    row = tables.recommendation_table(tables.scaling_table(run), run.skipped).iloc[0]
+    assert row.outcome == outcome
+    assert words.reason(row, run.skipped).startswith(text)
+
+
+def test_advice_against_wins_that_do_not_last():
+    small, large = one_path({2: 1.6}, sizes=[MIB]).records, one_path({2: 0.9}, sizes=[GIB]).records
+    table = tables.scaling_table(make_run(pd.concat([small, large], ignore_index=True)))
+    assert tables.recommendation_table(table, skipped()).outcome.tolist() == ["mixed"]
+
+
+def test_skipped_paths_are_advised_about_with_their_reason(run, scaling):
+    advice = tables.recommendation_table(scaling, run.skipped)
+    row = pick(advice, page_kind="1GiB")
+    assert row.outcome == "skipped"
+    assert words.reason(row, run.skipped) == f"unknown: not measured, {NO_POOL[-1]}"
+
+
+def test_the_fewest_threads_that_are_as_good_as_the_best_are_advised():
+    run = one_path({2: 1.9, 4: 3.0, 8: 3.01, 16: 2.0}, noise=0.01)
+    advice = tables.recommendation_table(tables.scaling_table(run), run.skipped).iloc[0]
+    assert advice.threads == 4
+    text = words.workload_finding(tables.scaling_table(run))
+    assert "More threads make it worse again: dontneed (4 KiB) to 1.99 [1.96, 2.00] with 16." in text
+
+
+@pytest.mark.parametrize(("cpu_share", "expected"), [(1.0, "busy"), (0.5, "waiting")])
+def test_what_limits_is_told_from_cpu_time(cpu_share, expected):
+    run = one_path({2: 1.2})
+    run.records.loc[~run.records.baseline, ["cpu_user_s", "cpu_system_s"]] *= cpu_share
+    assert tables.limits_table(tables.scaling_table(run)).limit.tolist() == [expected]
+
+
+def test_the_roof_is_the_highest_user_space_rate(scaling):
+    roof = tables.memory_roof(scaling)
+    assert roof.label == "nontemporal, 2 threads"
+    assert roof.bytes_per_s == pick(scaling, method="nontemporal", size_bytes=GIB, threads=2).bandwidth
+    assert tables.memory_roof(scaling[scaling.backend == "kernel"]) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([1, 1.01, 1.02, 2, 2.01, 2.02], True),
+        ([1, 1.01, 1.02, 1.03, 1.04, 2], False),
+        (np.linspace(1, 2, 9), False),
+        ([1, 1, 2, 2], False),
+    ],
+)
+def test_two_groups_are_seen(values, expected):
+    assert tables.bimodal(np.array(values)) == expected
+
+
+def test_flags_are_counted(run):
+    counted = tables.flags_table(run).set_index("workload")
+    assert counted.loc["free", ["flag", "repetitions", "of"]].tolist() == ["steal", 14, 98]
+
+
+def test_tables_are_in_reading_order(scaling):
+    assert list(dict.fromkeys(scaling.workload)) == ["zeroing", "page_walk", "free"]
+    zeroing = scaling[(scaling.workload == "zeroing") & (scaling.method == "populate")]
+    assert list(dict.fromkeys(zeroing.page_kind)) == ["4KiB", "THP", "2MiB"]
+
+
+# --- figures -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def report(run):
+    return Report([run])
+
+
+def test_a_run_has_all_its_figures(report):
+    kinds = [f"{kind}-{name}" for name in ("zeroing", "page-walk", "free") for kind in KINDS]
+    assert list(report.figures) == ["noise", *kinds, "crossover"]
+    assert [figure.number for figure in report.figures.values()] == list(range(1, 12))
+
+
+KINDS = ("speedup", "throughput", "distribution")
+
+
+def test_drawings_are_text_in_the_colour_of_the_page(report):
+    for figure in report.figures.values():
+        assert "<text" in figure.svg
+        assert "currentColor" in figure.svg
+        assert figures.INK not in figure.svg
+        assert "<metadata" not in figure.svg
+        assert f'aria-label="{figure.alt}"' in figure.svg.replace("&#39;", "'")
+
+
+def test_identifiers_of_drawings_do_not_clash(report):
+    found = Counter(
+        key for figure in report.figures.values() for key in re.findall(r'\bid="([^"]+)"', figure.svg)
+    )
+    assert found.most_common(1)[0][1] == 1
+    used = {
+        key
+        for figure in report.figures.values()
+        for key in re.findall(r'(?:href="#|url\(#)([^")]+)', figure.svg)
+    }
+    assert used <= set(found)
+
+
+def test_captions_state_interval_and_n(report):
+    for key, figure in report.figures.items():
+        assert len(figure.alt) > 40
+        if "distribution" not in key:
+            assert "95 %" in figure.caption
+            assert "n = 7" in figure.caption
+
+
+def test_data_come_along_as_csv(report):
+    figure = report.figures["speedup-free"]
+    text = base64.b64decode(figure.csv_uri.partition(",")[2]).decode()
+    read = pd.read_csv(io.StringIO(text), keep_default_na=False)
+    assert np.allclose(read.speedup, figure.data.speedup)
+    assert read.method.tolist() == ["dontneed", "dontneed", "munmap", "munmap"]
+
+
+def test_drawing_leaves_no_trace(run, scaling):
+    before = dict(mpl.rcParams)
+    first, second = (figures.crossover_figure(scaling, "crossover") for _ in range(2))
+    assert first.svg == second.svg
+    assert dict(mpl.rcParams) == before
+
+
+def test_throughput_counts_operations_where_they_are_alike(scaling):
+    assert set(figures.throughput_data(scaling, "page_walk").unit) == {"PTE"}
+    assert set(figures.throughput_data(scaling, "page_walk").quantity) == {"rate"}
+    mixed = scaling.assign(operations=np.arange(len(scaling)) + 1.0)
+    assert set(figures.throughput_data(mixed, "page_walk").unit) == {"byte"}
+
+
+def test_cold_repetitions_are_drawn():
+    run = one_path({2: 1.6}, cold=(1,))
+    figure = figures.distribution_figure(run, "free", "distribution-free")
+    assert figure.data.cold.sum() == 1
+    assert "cold memory" in figure.svg
+    assert "Cold, crossed and in no rate: 1 of 21." in figure.caption
+
+
+def test_two_states_are_said_aloud():
+    run = one_path({2: 1.6}, n=12)
+    slow = ~run.records.baseline & (run.records["round"] % 2 == 0)
+    run.records.loc[slow, "wall_s"] *= 2
+    assert (
+        "Two groups: dontneed (4 KiB) with 2 threads."
+        in figures.distribution_figure(run, "free", "d").caption
+    )
+
+
+# --- words ---------------------------------------------------------------------------------------------
+
+
+def test_claims_carry_number_interval_scope_and_figure(scaling, report):
+    claims = words.claims(scaling, "some machine")
+    assert len(claims) == 3
+    for claim in claims:
+        assert re.search(r"speedup of \d\.\d+ \[\d\.\d+, \d\.\d+\]", claim.text)
+        assert claim.scope.startswith("1 GiB, 2 threads, n = 7 per point")
+        assert claim.figure in report.figures
+    assert "of 2 paths, 1 is faster than the serial call and 1 is slower than it" in claims[2].text
+
+
+def test_claims_fill_up_from_cost_and_losses():
+    table = tables.scaling_table(one_path({2: 0.7}))
+    texts = [str(claim.text) for claim in words.claims(table, "m")]
+    assert [text.partition("</b>")[0] for text in texts] == [
+        "<b>Free:",
+        "<b>Where it gets worse:",
+        "<b>CPU time:",
+    ]
+    assert "the one measured path is slower than the serial call" in texts[0]
+    assert "faster" not in "".join(texts)
+
+
+def test_noise_above_the_effect_is_no_gain():
+    run = one_path({2: 1.1}, noise=0.3, n=9)
+    table = tables.scaling_table(run, {"free": NoiseFloor(0.2, 0.0, 0.3, 5, 0)})
+    assert set(table.verdict) == {"baseline", "no change"}
+    text = words.claims(table, "m")[0].text + words.workload_finding(table)
+    assert "not distinguishable from the serial call" in text
+    assert "faster" not in text
+
+
+def test_one_cpu_says_nothing_about_more_threads():
+    run = one_path({})
+    report = Report([run])
+    text = page_text(report)
+    assert list(report.figures) == ["noise", "throughput-free", "distribution-free"]
+    assert "there is no comparison with more" in text
+    assert "Only one thread was measured" in text
+    assert "No thread count above one was measured, so there is no crossover." in text
+    assert "faster than the serial call" not in text
+
+
+def test_a_run_where_everything_was_skipped():
+    run = make_run(make_records().iloc[:0])
+    report = Report([run])
+    text = page_text(report)
+    assert not report.figures
+    assert "Nothing was measured: 1 case skipped, with the reason in appendix A." in text
+    assert NO_POOL[-1] in text
+    assert "times as fast" not in text
+
+
+def test_all_cold_run_reports_no_rate():
+    text = page_text(Report([one_path({2: 1.6}, n=2, cold=(0, 1))]))
+    assert "unknown: no warm repetition" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "caveat"),
+    [
+        ({}, "One machine in one state"),
+        ({"findings": [{"name": "thp", "level": "blocker"}]}, "found a blocker before the run: thp"),
+        ({"floors": {}}, "No A/A comparison was measured"),
+        ({"floors": {"free": NoiseFloor(0.1, 0.1, 0.2, 4, 3)}}, "3 A/A comparisons did not come out equal"),
+    ],
+)
+def test_the_caveat_that_matters_most_is_given(scaling, changes, caveat):
+    usual = {"floors": {"free": NoiseFloor(0.01, 0, 0.02, 4, 0)}, "findings": [], "skipped": 0}
+    assert caveat in words.caveat(scaling, **(usual | changes))
+
+
+@pytest.mark.parametrize(
+    ("parts", "text"), [([], ""), (["a"], "a"), (["a", "b"], "a and b"), (["a", "b", "c"], "a, b and c")]
+)
+def test_lists_read_like_sentences(parts, text):
+    assert words.listed(parts) == text
+
+
+# --- machine -------------------------------------------------------------------------------------------
+
+
+def test_odd_facts_cost_their_line_only():
+    odd = {"cpu_model": "X", "caches": 3, "nodes": [{}], "memory_total_bytes": "many", "mitigations": None}
+    described = dict(machine.describe(odd))
+    assert described["Processor"] == "X"
+    assert {described[name] for name in ("Caches", "NUMA nodes", "Memory", "Mitigations")} == {"not known"}
+    assert machine.scope({}) == "CPU of unknown model, not known"
+
+
+def test_nested_facts_are_listed_by_name():
+    facts = machine.other_facts({"b": {"x": 1}, "a": [1, 2], "c": [{"y": 2}], "doctor": [{"name": "n"}]})
+    assert facts == [("a", "1, 2"), ("b.x", "1"), ("c.0.y", "2")]
+
+
+def test_findings_come_worst_first_with_a_mark_in_words():
+    findings = [
+        {"name": "clock", "level": "ok", "value": "tsc", "means": "fine", "remedy": ""},
+        {"name": "thp", "level": "blocker", "value": "never", "means": "None.", "remedy": "Run `echo 1`."},
+    ]
+    text = str(Report([make_run(doctor=findings)]).checks().body)
+    assert text.index("✗ blocker") < text.index("✓ ok")
+    assert '<span class="bad">✗ blocker</span>' in text
+    assert "Run <code>echo 1</code>." in text
+    assert "1 finding of 2 would spoil" in text
+
+
+# --- the page ------------------------------------------------------------------------------------------
+
+EVIL = "<script>alert(1)</script>"
+
+
+class Page(HTMLParser):
+    """Collects what the checks ask about."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.ids, self.loads, self.links = Counter(), Counter(), [], []
+        self.elements = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        known = dict(attrs)
+        self.tags[tag] += 1
+        self.elements.append((tag, known))
+        if "id" in known:
+            self.ids[known["id"]] += 1
+        self.loads += [known[name] for name in ("src", "srcset", "data", "poster", "action") if name in known]
+        if tag == "a":
+            self.links.append(known["href"])
+        elif "href" in known and not known["href"].startswith("#"):
+            self.loads.append(known["href"])
+
+    handle_startendtag = handle_starttag
+
+
+@pytest.fixture(scope="module")
+def run_path(tmp_path_factory):
+    records = make_records(n=7)
+    records.loc[records.method == "munmap", "method"] = "a$b$" + EVIL
+    evil = ("zeroing", "kernel", EVIL, "1GiB", GIB, EVIL)
+    return write_run(
+        make_run(records, skips=(NO_POOL, evil), host_name=EVIL), tmp_path_factory.mktemp("r") / "sample"
+    )
+
+
+@pytest.fixture(scope="module")
+def html_path(run_path, tmp_path_factory):
+    return write_report([run_path], tmp_path_factory.mktemp("out") / "deep" / "report.html")
+
+
+@pytest.fixture(scope="module")
+def html(html_path):
+    return html_path.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def parsed(html):
+    return Page(html)
+
+
+def test_the_page_loads_nothing(html, parsed):
+    assert [one for one in parsed.loads if not one.startswith("data:")] == []
+    assert not re.search(r"url\(\s*['\"]?(?!#)|@import", html)
+    assert not {"script", "iframe", "link", "object", "embed", "img"} & set(parsed.tags)
+    assert len(html) < 5_000_000
+
+
+def test_the_page_can_be_read_by_machines(html, parsed):
+    assert html.startswith("<!DOCTYPE html>")
+    assert '<html lang="en">' in html
+    assert (parsed.tags["h1"], parsed.tags["main"], parsed.tags["title"]) == (1, 1, 1)
+    assert parsed.tags["caption"] == parsed.tags["table"] > 10
+    assert all(known.get("scope") in ("col", "row") for tag, known in parsed.elements if tag == "th")
+    assert [key for key, times in parsed.ids.items() if times > 1] == []
+
+
+def test_every_figure_is_there_with_words(html, parsed):
+    drawings = [known for tag, known in parsed.elements if tag == "svg"]
+    assert len(drawings) == parsed.tags["figure"] == parsed.tags["figcaption"] == 11
+    assert all(known["role"] == "img" and len(known["aria-label"]) > 40 for known in drawings)
+    assert "No description has been provided" not in html
+
+
+def test_links_inside_the_page_lead_somewhere(parsed):
+    inside = [link[1:] for link in parsed.links if link.startswith("#")]
+    assert len(inside) > 20
+    assert set(inside) <= set(parsed.ids)
+    assert all(re.match("#|data:text/csv|https://github.com/", link) for link in parsed.links)
+
+
+def test_sections_are_numbered_and_listed(html):
+    listed = re.search("<nav.*?</nav>", html, re.DOTALL)[0]
+    titles = [re.sub("<[^>]+>", "", one) for one in re.findall("<h2.*?</h2>", html)]
+    assert [title.split()[0] for title in titles] == [*map(str, range(1, 11)), "A", "B", "C"]
+    assert all(title in listed for title in titles)
+    assert "5.3 Free" in listed
+
+
+def test_code_is_hidden(html):
+    assert "report.title()" not in html
+    assert "runs = [" not in html
+    assert "In&nbsp;[" not in html
+
+
+def test_names_from_outside_are_escaped(html):
+    assert EVIL not in html
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+    assert "a$b$" in html
+
+
+def test_the_footer_names_commit_data_and_lock(html, run_path):
+    footer = html[html.index("<footer") :]
+    assert "0123456789ab" in footer
+    assert data_hash(run_path) in footer
+    assert "ab" * 32 in footer
+
+
+def test_the_data_hash_is_over_names_and_contents(run_path):
+    lines = [
+        f"{f.name} {hashlib.sha256(f.read_bytes()).hexdigest()}\n" for f in sorted(run_path.glob("records/*"))
+    ]
+    assert data_hash(run_path) == hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def test_the_same_run_gives_the_same_bytes(run_path, html_path, tmp_path):
+    steps = []
+    again = write_report([str(run_path)], tmp_path / "again.html", steps.append)
+    assert again.read_bytes() == html_path.read_bytes()
+    assert len(steps) == 3
+    assert [file.name for file in tmp_path.iterdir()] == ["again.html"]
+
+
+def test_two_machines_in_one_report():
+    two = make_run().records
+    two["host_id"] = np.where(two.method == "munmap", "second", "first")
+    report = Report([make_run(two, host_id="first")])
+    assert [study.label for study in report.studies] == ["sample on first", "sample on second"]
+    text = page_text(report)
+    assert "5.4 sample on second: Free" in text
+    assert [key for key, n in Page(text).ids.items() if n > 1] == []
+
+
+def test_what_is_no_run_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"no run to report on; give at least one directory"):
+        write_report([], tmp_path / "out.html")
+    with pytest.raises(ValueError, match=r"is not a run"):
+        write_report([tmp_path], tmp_path / "out.html")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("heading", "key"),
+    [("4 Method", "method"), ("A All <b>numbers</b>", "all-numbers"), ("7", "section")],
+)
+def test_anchors_are_the_words_of_the_heading(heading, key):
+    assert page.anchor(heading) == key

@@ -1,8 +1,8 @@
 """Each workload does its work, and its check notices when it did not."""
 
 import errno
-import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -83,19 +83,22 @@ def test_one_forgotten_unit_is_an_error(case):
 
 
 def mapped_kib():
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[0]) * memory.BASE_PAGE // KIB
+    return int(Path("/proc/self/statm").read_text().split()[0]) * memory.BASE_PAGE // KIB
+
+
+def open_files():
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 @pytest.mark.parametrize("case", list(all_cases()))
 def test_closing_leaves_no_mapping_and_no_file(case):
     set_up(case).close()
-    files, mapped = len(os.listdir("/proc/self/fd")), mapped_kib()
+    files, mapped = open_files(), mapped_kib()
     state = set_up(case)
     state.before()
     engine.run(0, state.size, state.ctl)
     state.close()
-    assert len(os.listdir("/proc/self/fd")) == files
+    assert open_files() == files
     assert mapped_kib() - mapped < 1024
 
 
@@ -135,7 +138,8 @@ def test_huge_pages_are_really_huge():
     state = set_up(Case("zeroing", "populate", "THP", 8 * MIB, 2 * MIB))
     state.before()
     engine.run(0, state.size, state.ctl)
-    assert state.region.huge_bytes() == 8 * MIB
+    start, end = state.region.address, state.region.address + state.region.size_bytes
+    assert memory.huge_bytes(start, end) == memory._huge_bytes_by_smaps(start, end) == 8 * MIB
     state.close()
 
 
@@ -165,7 +169,7 @@ def test_kernel_without_pagemap_scan_is_a_reason(monkeypatch):
     def no_such_ioctl(*_):
         raise OSError(errno.ENOTTY, "Inappropriate ioctl for device")
 
-    monkeypatch.setattr(page_walk.fcntl, "ioctl", no_such_ioctl)
+    monkeypatch.setattr(memory.fcntl, "ioctl", no_such_ioctl)
     page_walk.no_pagemap_scan.cache_clear()
     try:
         reason = workloads.why_not(Case("page_walk", "pagemap_scan", "4KiB", MIB))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
 import yaml
 
 from ktask import memory, policy, workloads
 from ktask.lab.measure import Protocol, default_threads
-from ktask.lab.units import fmt_size, parse_size
+from ktask.lab.units import SIZE_SUFFIXES, parse_size
 from ktask.workloads import Case
 
 SHIPPED = Path(__file__).parent.parent / "grids"
@@ -59,12 +61,18 @@ class Grid:
 
 
 def cell_id(case: Case) -> str:
-    """Return the name of a cell: made of letters, digits and dashes, the same for the same case."""
-    parts = [case.workload, case.method, case.page_kind, fmt_size(case.size_bytes).replace(" ", "")]
+    """Return the name of a cell: a file name, the same for the same case and no other."""
+    parts = [case.workload, case.method, case.page_kind, _exact_size(case.size_bytes)]
     extra = [] if case.policy == "ktask-v4" else [case.policy.replace(".", "_")]
     if case.min_chunk_bytes != 2 * memory.MIB:
-        extra.append(f"min{fmt_size(case.min_chunk_bytes).replace(' ', '')}")
+        extra.append(f"min{_exact_size(case.min_chunk_bytes)}")
     return "-".join(parts + extra)
+
+
+def _exact_size(size_bytes: int) -> str:
+    """Return a size in the largest unit that it is a multiple of: 1536MiB, not 1.50GiB."""
+    name, factor = next((n, f) for n, f in reversed(SIZE_SUFFIXES.items()) if size_bytes % f == 0)
+    return f"{size_bytes // factor}{name}"
 
 
 def shipped() -> dict[str, Path]:
@@ -87,7 +95,7 @@ def load_grid(name: str) -> Grid:
     except FileNotFoundError:
         known = ", ".join(shipped())
         raise ValueError(f"grid {name!r} is neither a file nor one of {known}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"grid {name}: cannot be read: {' '.join(str(error).split())}") from None
     try:
         return parse_grid(data, path.stem)
@@ -102,7 +110,8 @@ def parse_grid(data: Any, name: str) -> Grid:
     seed = _whole(grid.get("seed", 1), "seed", 0)
     work = grid.get("work")
     if not isinstance(work, list) or not work:
-        raise ValueError(f"work={work!r} is not a list of entries such as {{workload: zeroing, size: 1GiB}}")
+        example = "{workload: zeroing, size: 1GiB}"
+        raise ValueError(f"work={short(work)} is not allowed; use a list of entries such as {example}")
     cases = tuple(dict.fromkeys(case for entry in work for case in _cases(entry, defaults)))
     if len(cases) > MOST_CELLS:
         raise ValueError(f"{len(cases)} cells are too many; use at most {MOST_CELLS}")
@@ -118,16 +127,16 @@ def parse_grid(data: Any, name: str) -> Grid:
 
 def _mapping(data: Any, keys: Sequence[str], what: str) -> Mapping[str, Any]:
     if not isinstance(data, dict):
-        raise ValueError(f"{what} is {data!r}; it must be a mapping with the keys {', '.join(keys)}")
+        raise ValueError(f"{what} is {short(data)}; it must be a mapping with the keys {', '.join(keys)}")
     for key in data:
         if key not in keys:
-            raise ValueError(f"key {key!r} of {what} is unknown; use {', '.join(keys)}")
+            raise ValueError(f"key {short(key)} of {what} is unknown; use {', '.join(keys)}")
     return data
 
 
 def _whole(value: Any, name: str, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name}={value!r} is not allowed; use a whole number of at least {least}")
+        raise ValueError(f"{name}={short(value)} is not allowed; use a whole number of at least {least}")
     return value
 
 
@@ -144,40 +153,44 @@ def _protocol(data: Any, seed: int) -> Protocol:
     keys = [f.name for f in fields(Protocol) if f.name != "seed"]
     values = dict(_mapping(data, keys, "protocol"))
     for key, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-            raise ValueError(f"protocol {key}={value!r} is not allowed; use a positive number")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise ValueError(f"protocol {key}={short(value)} is not allowed; use a positive number")
         if key in ("least", "most"):
             _whole(value, f"protocol {key}", 1)
     protocol = Protocol(**values, seed=seed)
     if protocol.most < protocol.least:
-        raise ValueError(f"protocol most={protocol.most} is below least={protocol.least}")
+        raise ValueError(
+            f"protocol most={protocol.most} is below least={protocol.least}; raise one or lower the other"
+        )
     return protocol
 
 
 def _cases(entry: Any, defaults: Mapping[str, Any]) -> list[Case]:
     work = defaults | dict(_mapping(entry, _WORK_KEYS, "an entry of work"))
     if "workload" not in work or "size" not in work:
-        raise ValueError(f"entry {entry!r} of work needs the keys workload and size")
+        raise ValueError(f"entry {short(entry)} of work needs the keys workload and size")
     workload = workloads.get(str(work["workload"]))
-    names = _list(work.get("method", [m.name for m in workload.methods]))
+    names = _list("method", work.get("method", [m.name for m in workload.methods]))
     methods = [workload.method(str(name)) for name in names]
     policy_name = str(work.get("policy", "ktask-v4"))
     policy.policy_named(policy_name)
     min_chunk = parse_size(work.get("min_chunk", 2 * memory.MIB))
     cases = []
     for method in methods:
-        kinds = [_page_kind(kind) for kind in _list(work.get("page_kind", list(method.page_kinds)))]
-        sizes = [parse_size(size) for size in _list(work["size"])]
-        for kind, size in itertools.product(kinds, sizes):
+        kinds = _list("page_kind", work.get("page_kind", list(method.page_kinds)))
+        sizes = [parse_size(size) for size in _list("size", work["size"])]
+        for kind, size in itertools.product(map(_page_kind, kinds), sizes):
             cases.append(Case(workload.name, method.name, kind, size, min_chunk, policy_name))
     return cases
 
 
-def _list(value: Any) -> list[Any]:
+def _list(name: str, value: Any) -> list[Any]:
+    if value == []:
+        raise ValueError(f"{name}=[] is not allowed; use one value or a list of them")
     return value if isinstance(value, list) else [value]
 
 
 def _page_kind(kind: Any) -> str:
     if kind not in memory.PAGE_KINDS:
-        raise ValueError(f"page_kind={kind!r} is unknown; use one of {', '.join(memory.PAGE_KINDS)}")
+        raise ValueError(f"page_kind={short(kind)} is unknown; use one of {', '.join(memory.PAGE_KINDS)}")
     return kind

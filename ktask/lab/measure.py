@@ -31,7 +31,8 @@ class Protocol:
     least, most
         Rounds in any case, and at the very most.
     budget_s
-        Past this time no further round starts once `least` rounds are done.
+        Past this time no further round starts once every variant has `least` repetitions that may enter a
+        rate; past `PATIENCE` times this time, once `least` rounds are done.
     precision
         Stop once the interval of every variant is at most this far from its median.
     warmup_s
@@ -66,9 +67,11 @@ SERIAL_POLICY = (
 )
 
 # A repetition on memory that the host has taken away runs at down to a fiftieth of the rate (0.4 against
-# 21.7 GiB/s for THP on a KVM guest with free page reporting). Anything slower than this factor times the best
-# of its variant is called cold where that can happen: on a virtual machine, in a path that allocates.
+# 21.7 GiB/s for THP on a KVM guest with free page reporting). It is called cold if both its wall time and its
+# CPU time exceed the best of its variant by this factor, where that can happen: on a virtual machine, in a
+# path that allocates. A repetition that only lost its CPU for a while has the wall time, not the CPU time.
 COLD_FACTOR = 1.5
+PATIENCE = 4.0
 STEADY_FACTOR = 1.2
 
 
@@ -187,14 +190,17 @@ def _rounds(cell: Cell, state, round_variants, protocol: Protocol, clock) -> Ite
             _repeat(cell, state, round_variants[k], (number, place))
         yield number + 1
         _mark_cold(cell, round_variants)
-        if _enough(cell, round_variants, protocol) or (clock() > end and number + 1 >= protocol.least):
+        if number + 1 >= protocol.least and _enough(cell, round_variants, protocol, clock() - end):
             return
 
 
-def _enough(cell: Cell, round_variants: list[Variant], protocol: Protocol) -> bool:
+def _enough(cell: Cell, round_variants: list[Variant], protocol: Protocol, over_s: float) -> bool:
+    """Return whether to stop, `over_s` seconds past the budget (negative before it is used up)."""
     samples = [cell.walls(variant) for variant in round_variants]
     if min(len(walls) for walls in samples) < protocol.least:
-        return False
+        return over_s > (PATIENCE - 1) * protocol.budget_s
+    if over_s > 0:
+        return True
     found = [stats.estimate(walls) for walls in samples]
     return all(max(e.high - e.median, e.median - e.low) <= protocol.precision * e.median for e in found)
 
@@ -263,13 +269,21 @@ def _mark_cold(cell: Cell, round_variants: list[Variant]) -> None:
     method = workloads.get(cell.case.workload).method(cell.case.method)
     if not (method.allocates and is_virtual()):
         return
-    bests = {
-        v.threads: min(r["wall_s"] for r in cell.rows if r["threads_requested"] == v.threads)
-        for v in round_variants
-    }
+    bests = {v.threads: _best(cell, v.threads) for v in round_variants}
     for row in cell.rows:
-        cold = row["wall_s"] > COLD_FACTOR * bests[row["threads_requested"]]
+        best_wall_s, best_cpu_s = bests[row["threads_requested"]]
+        cold = row["wall_s"] > COLD_FACTOR * best_wall_s and _cpu_s(row) > COLD_FACTOR * best_cpu_s
         row["flags"] = [f for f in row["flags"] if f != "cold_memory"] + (["cold_memory"] if cold else [])
+
+
+def _cpu_s(row: dict[str, Any]) -> float:
+    return row["cpu_user_s"] + row["cpu_system_s"]
+
+
+def _best(cell: Cell, threads: int) -> tuple[float, float]:
+    """Return the shortest wall and CPU time (seconds) that this thread count has reached."""
+    rows = [row for row in cell.rows if row["threads_requested"] == threads]
+    return min(row["wall_s"] for row in rows), min(_cpu_s(row) for row in rows)
 
 
 def is_virtual() -> bool:

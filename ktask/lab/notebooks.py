@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import tempfile
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
-LONGEST_SOCKET_ROOT = 70
 
 
 class NotebookError(RuntimeError):
@@ -54,9 +52,11 @@ def execute(
     import papermill  # noqa: PLC0415  (1 s to import, and `ktask --help` does not need it)
     from nbclient.exceptions import CellTimeoutError, DeadKernelError  # noqa: PLC0415
 
-    logging.getLogger("papermill").setLevel(logging.ERROR)
+    from ktask.lab.kernel import own_kernel  # noqa: PLC0415
+
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)
     try:
-        with _whole_or_not(out) as partial, _kernel() as kernel, warnings.catch_warnings():
+        with _whole_or_not(out) as partial, own_kernel() as kernel, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of papermill's and nbformat's own making
             try:
                 return papermill.execute_notebook(
@@ -92,40 +92,3 @@ def _whole_or_not(out: Path) -> Iterator[Path]:
         partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _kernel() -> Iterator[Any]:
-    """Give a kernel to start; whatever happens, its process and its private directory are gone afterwards.
-
-    A client left to make its own kernel would leave it behind on Ctrl-C during the start, and would take a
-    kernel called "python3" that the user has installed for another Python.
-    """
-    from jupyter_client import AsyncKernelManager  # noqa: PLC0415
-    from jupyter_client.kernelspec import KernelSpecManager  # noqa: PLC0415
-    from jupyter_core.utils import run_sync  # noqa: PLC0415
-
-    with tempfile.TemporaryDirectory(prefix="ktask-", dir=_socket_root(), ignore_cleanup_errors=True) as own:
-        kernel = AsyncKernelManager(
-            kernel_name="python3",
-            transport="ipc",
-            connection_file=f"{own}/kernel.json",
-            kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),
-        )
-        try:
-            yield kernel
-        finally:
-            run_sync(_end)(kernel)
-
-
-def _socket_root() -> str | None:
-    """Return where sockets can be: the path of one has at most 107 characters."""
-    return None if len(tempfile.gettempdir()) < LONGEST_SOCKET_ROOT else "/tmp"  # noqa: S108
-
-
-async def _end(kernel: Any) -> None:
-    """Kill a kernel at once; asking it nicely takes a second, and it has nothing left to do."""
-    if kernel.has_kernel:
-        await kernel.provisioner.kill()
-        await kernel.provisioner.wait()
-    await kernel.cleanup_resources()

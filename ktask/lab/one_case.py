@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -74,7 +75,12 @@ def run_one(case: Case, threads: int | None, repetitions: int, trace: Path | Non
         raise ValueError(f"repetitions={repetitions} is not allowed; use 1 or more")
     if reason := workloads.why_not(case):
         return {"skipped": reason}
-    cell = measure(case, [threads], Protocol(least=repetitions, most=repetitions))
+    if trace is not None and not trace.parent.is_dir():
+        raise ValueError(f"trace file {trace} cannot be written: {trace.parent} is not a directory")
+    try:
+        cell = measure(case, [threads], Protocol(least=repetitions, most=repetitions))
+    except memory.UnavailableError as error:  # found out only when mapping: limits on address space, say
+        return {"skipped": str(error)}
     if trace is not None:
         write_trace(case, threads, trace)
     return _result(cell, threads)
@@ -117,6 +123,9 @@ def write_trace(case: Case, threads: int, path: Path) -> None:
         state.check()
     finally:
         state.close()
-    partial = path.with_name(f".{path.name}.tmp")
-    result.trace.to_csv(partial, index=False)
-    partial.replace(path)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    try:
+        result.trace.to_csv(partial, index=False)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

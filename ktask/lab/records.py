@@ -96,13 +96,13 @@ def read_records(path: Path) -> pd.DataFrame:
     """
     try:
         table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
+        if missing := [name for name in SCHEMA.names if name not in table.column_names]:
+            raise pa.ArrowInvalid(f"it lacks the columns {', '.join(missing)}")
+        return table.select(SCHEMA.names).cast(SCHEMA).to_pandas()
+    except (pa.ArrowException, OSError, KeyError) as error:
         raise ValueError(
-            f"{path} is not a readable Parquet file ({error}); delete it and resume the run"
+            f"{path} is not a readable record file ({error}); delete it and resume the run"
         ) from error
-    if missing := [name for name in SCHEMA.names if name not in table.column_names]:
-        raise ValueError(f"{path} lacks the columns {', '.join(missing)}; it is not a record file of ktask")
-    return table.select(SCHEMA.names).cast(SCHEMA).to_pandas()
 
 
 def load_run(path: Path | str) -> Run:
@@ -118,12 +118,12 @@ def load_run(path: Path | str) -> Run:
         raise ValueError(f"{path} is not a run: it has no machine.json; `ktask sweep quick` makes a run")
     frames = [read_records(file) for file in sorted((path / "records").glob("*.parquet"))]
     records = pd.concat(frames, ignore_index=True) if frames else SCHEMA.empty_table().to_pandas()
-    skipped = [read_json(file) for file in sorted((path / "skipped").glob("*.json"))]
+    skipped = [_mapping(file, read_json(file)) for file in sorted((path / "skipped").glob("*.json"))]
     return Run(
         name=path.resolve().name,
         path=path,
         records=records,
-        machine=read_json(path / "machine.json"),
+        machine=_mapping(path / "machine.json", read_json(path / "machine.json")),
         grid=_read_grid(path / "grid.yaml"),
         skipped=pd.DataFrame(skipped, columns=list(SKIPPED_COLUMNS)),
     )
@@ -131,9 +131,15 @@ def load_run(path: Path | str) -> Run:
 
 def _read_grid(path: Path) -> dict[str, Any]:
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as YAML: {error}") from error
+        return _mapping(path, yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read as YAML: {error}; take it from a copy") from error
+
+
+def _mapping(path: Path, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds no mapping; take it from a copy, or measure again")
+    return value
 
 
 def write_datapackage(path: Path, run_name: str) -> None:

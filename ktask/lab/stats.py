@@ -63,7 +63,7 @@ class NoiseFloor(NamedTuple):
     cells : int
         Number of A/A comparisons.
     unequal : int
-        How many of them have an interval that excludes 1.
+        How many of them have at least six values and an interval that excludes 1.
     """
 
     floor: float
@@ -253,7 +253,7 @@ def noise_floor(ratios: Sequence[Estimate]) -> NoiseFloor:
 
 
 def _excludes_1(one: Estimate) -> bool:
-    return one.low > 1 or one.high < 1
+    return one.n >= ENOUGH and (one.low > 1 or one.high < 1)
 
 
 def verdict(change: Estimate, floor: float) -> Literal["faster", "slower", "no change", "unknown"]:

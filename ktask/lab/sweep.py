@@ -6,7 +6,9 @@ import contextlib
 import fcntl
 import os
 import re
+import shutil
 import sys
+import uuid
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -71,6 +73,7 @@ def sweep(
     path = run_path(name or new_run_name(grid), root)
     _start(path, grid, resume)
     with _alone(path), _bar(grid, path, quiet) as bar:
+        _tidy(path)
         host_id = records.read_json(path / "machine.json").get("host_id", "")
         for case in in_random_order(grid):
             if not _is_done(path, case):
@@ -89,25 +92,37 @@ def in_random_order(grid: Grid) -> list[Case]:
 def _start(path: Path, grid: Grid, resume: bool) -> None:
     """Make the directory of a run, or see that the one to resume is there and of the same grid."""
     text = yaml.safe_dump(grid.as_dict(), sort_keys=False, allow_unicode=True)
-    if (path / "grid.yaml").exists():
-        if not resume:
-            raise ValueError(f"run {path.name} exists in {path.parent}; use --resume, or another --run")
-        if (path / "grid.yaml").read_text(encoding="utf-8") != text:
-            raise ValueError(
-                f"run {path.name} was made with another grid; give the same one, or another --run"
-            )
-        return
-    if resume:
+    if path.exists() and not resume:
+        raise ValueError(f"run {path.name} exists in {path.parent}; use --resume, or another --run")
+    if not resume:
+        _make(path, text)
+    elif not (path / "grid.yaml").exists():
         raise ValueError(f"run {path.name} does not exist in {path.parent}; leave --resume out to start it")
+    elif (path / "grid.yaml").read_text(encoding="utf-8") != text:
+        raise ValueError(f"run {path.name} was made with another grid; give the same one, or another --run")
+
+
+def _make(path: Path, grid_text: str) -> None:
+    """Make the directory of a run; it is there with all it needs, or not at all."""
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    try:
+        for folder in ("records", "cells", "skipped"):
+            (partial / folder).mkdir(parents=True)
+        facts = machine_facts()
+        findings = doctor.to_json(doctor.diagnose(facts=facts))["findings"]
+        write_json(partial / "machine.json", facts | {"doctor": findings})
+        records.write_datapackage(partial, path.name)
+        (partial / "grid.yaml").write_text(grid_text, encoding="utf-8")
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _tidy(path: Path) -> None:
+    """Remove what a sweep that was killed had begun to write."""
     for folder in ("records", "cells", "skipped"):
-        (path / folder).mkdir(parents=True, exist_ok=True)
-    facts = machine_facts()
-    findings = doctor.to_json(doctor.diagnose(facts=facts))["findings"]
-    write_json(path / "machine.json", facts | {"doctor": findings})
-    records.write_datapackage(path, path.name)
-    partial = path / ".grid.yaml.tmp"
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path / "grid.yaml")  # last: a run with a grid is complete enough to resume
+        for partial in (path / folder).glob(".*"):
+            partial.unlink()
 
 
 @contextlib.contextmanager

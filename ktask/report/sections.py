@@ -13,6 +13,7 @@ from ktask.report.tables import PATH, Run
 
 COMMIT_DIGITS = 12
 SEVERE = ("blocker", "warning")
+ROOF_COLUMN = "Of user-space rate"
 
 
 def identity(run: Run) -> dict[str, Any]:
@@ -175,10 +176,22 @@ def limits(limits: pd.DataFrame, key: str) -> Markup:
         )
         for _, row in limits.iterrows()
     ]
-    numbers = ("Threads", "Share of ideal", "CPU time, serial = 1", "On CPU", "Of user-space rate")
-    columns = ("Path", "Size", *numbers, "Limit")
+    columns = [
+        "Path",
+        "Size",
+        "Threads",
+        "Share of ideal",
+        "CPU time, serial = 1",
+        "On CPU",
+        ROOF_COLUMN,
+        "Limit",
+    ]
+    if limits["roof_share"].isna().all():
+        place = columns.index(ROOF_COLUMN)
+        rows = [(*row[:place], *row[place + 1 :]) for row in rows]
+        columns.remove(ROOF_COLUMN)
     caption = "Evidence on what keeps the speedup below the number of threads; median [95 % interval]."
-    return table(columns, rows, caption=caption, key=key, numeric=["Size", *numbers])
+    return table(columns, rows, caption=caption, key=key, numeric=columns[1:-1])
 
 
 def recommendations(study: Study) -> Markup:
@@ -196,7 +209,8 @@ def _advice_row(row: pd.Series, skipped: pd.DataFrame) -> tuple[Any, ...]:
     pays = row["outcome"] == "threads"
     label = f"{words.workload_label(row['workload'])}: {words.path_label(row)}"
     if not pays:
-        return label, "1", units.NO_VALUE, units.NO_VALUE, words.reason(row, skipped)
+        threads = "1" if row["outcome"] in ("slower", "noise", "mixed") else units.NO_VALUE
+        return label, threads, units.NO_VALUE, units.NO_VALUE, words.reason(row, skipped)
     size = units.fmt_size(row["from_size_bytes"])
     return label, int(row["threads"]), size, words.value(row, "cpu_cost"), words.reason(row, skipped)
 

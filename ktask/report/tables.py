@@ -303,14 +303,29 @@ def _wins_from(judged: pd.DataFrame) -> float:
     return float(judged["size_bytes"].iloc[-unbroken]) if unbroken else np.nan
 
 
+def pick_threads(rows: pd.DataFrame) -> pd.Series:
+    """Return the row with the fewest threads whose speedup reaches the interval of the best one."""
+    best = rows.sort_values("speedup", na_position="first").iloc[-1]
+    good = rows[rows["speedup_high"] >= best["speedup_low"]]
+    return (good if len(good) else rows).sort_values("threads").iloc[0]
+
+
+def at_best(scaling: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per path: the largest size, with the threads that `pick_threads` picks there."""
+    several = scaling[~scaling["baseline"].astype(bool) & (scaling["threads"] > 1) & (scaling["n"] > 0)]
+    last = several[several["size_bytes"] == several.groupby(PATH)["size_bytes"].transform("max")]
+    picked = [pick_threads(part).name for _, part in last.groupby(PATH, sort=False)]
+    return scaling.loc[picked]
+
+
 def recommendation_table(scaling: pd.DataFrame, skipped: pd.DataFrame) -> pd.DataFrame:
     """Return one row per path: how many threads, from which size on, and what to expect.
 
     Among the thread counts that win up to the largest size, the fewest whose speedup there reaches the
     interval of the best one. `outcome` is "threads", or why not: "slower", "noise" (no change beyond it),
     "mixed" (wins, but not at the largest sizes), "single" (no count above one was measured), "few" (too few
-    repetitions for a verdict), "cold" (nothing warm was measured) or "skipped". The estimate columns belong to
-    the largest size.
+    repetitions for a verdict), "cold" (nothing warm was measured) or "skipped". The estimate columns
+    belong to the largest size.
     """
     crossover = crossover_table(scaling)
     rows = []
@@ -331,11 +346,8 @@ def _advice(part: pd.DataFrame, crossover: pd.DataFrame) -> dict[str, Any]:
         return {"outcome": "single"}
     winners = crossover[crossover["from_size_bytes"].notna()]
     if winners.empty:
-        best = crossover.sort_values("speedup").iloc[-1]
-        return {"outcome": _why_not(crossover)} | _expectation(part, best)
-    best = winners.sort_values("speedup").iloc[-1]
-    chosen = winners[winners["speedup_high"] >= best["speedup_low"]].sort_values("threads").iloc[0]
-    return {"outcome": "threads"} | _expectation(part, chosen)
+        return {"outcome": _why_not(crossover)} | _expectation(part, pick_threads(crossover))
+    return {"outcome": "threads"} | _expectation(part, pick_threads(winners))
 
 
 def _why_not(crossover: pd.DataFrame) -> str:

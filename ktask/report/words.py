@@ -14,7 +14,7 @@ from markupsafe import Markup
 from ktask.lab import stats, units
 from ktask.lab.stats import NoiseFloor
 from ktask.report import markup
-from ktask.report.tables import PATH, Roof, as_estimate, bimodal
+from ktask.report.tables import PATH, Roof, as_estimate, at_best, bimodal
 from ktask.workloads import registry
 
 Row = pd.Series | dict[str, Any]
@@ -130,20 +130,17 @@ def extremes(rows: pd.DataFrame) -> Markup:
     return text
 
 
-def _most_threads(data: pd.DataFrame) -> pd.DataFrame:
-    several = data[~data["baseline"].astype(bool) & (data["threads"] > 1)]
-    return several[several["threads"] == several.groupby(PATH)["threads"].transform("max")]
-
-
 def _sizes(data: pd.DataFrame) -> str:
     sizes = sorted(set(data["size_bytes"]))
     texts = [units.fmt_size(size) for size in sizes]
     return texts[0] if len(texts) == 1 else f"{texts[0]} to {texts[-1]}"
 
 
-def _threads(data: pd.DataFrame) -> str:
-    counts = sorted(set(data["threads"]))
-    return count(counts[0], "thread") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} threads"
+def _threads(rows: pd.DataFrame) -> str:
+    counts = sorted(set(rows["threads"]))
+    if len(counts) == 1:
+        return count(counts[0], "thread")
+    return f"{counts[0]} to {counts[-1]} threads, as many as are best for the path"
 
 
 def _capital(text: str | Markup) -> str | Markup:
@@ -153,18 +150,19 @@ def _capital(text: str | Markup) -> str | Markup:
 # --- captions and alternative texts --------------------------------------------------------------------
 
 
-def speedup_caption(data: pd.DataFrame, scaling: pd.DataFrame) -> Markup:
-    """Return the finding on speedup at the most threads of each path, and how to read the bars."""
-    last = _most_threads(data).merge(scaling[[*PATH, "size_bytes", "threads", "baseline", "verdict"]])
+def speedup_caption(data: pd.DataFrame, best: pd.DataFrame) -> Markup:
+    """Return the finding on speedup at the best thread count of each path, and how to read the bars."""
     return Markup("With {}, {}; {}. Size: {}. Dotted: ideal line. {}").format(
-        _threads(last), tally(last), extremes(last), _sizes(last), interval_note(data, stats.RATIO_KIND)
+        _threads(best), tally(best), extremes(best), _sizes(data), interval_note(data, stats.RATIO_KIND)
     )
 
 
 def speedup_alt(data: pd.DataFrame, workload: str) -> str:
     """Return the curves in words."""
-    last = _most_threads(data)
-    ends = [f"{path_label(row)}: {value(row, 'speedup')} at {row['threads']}" for _, row in last.iterrows()]
+    ends = [
+        f"{path_label(row)}: {value(row, 'speedup')} with {count(row['threads'], 'thread')}"
+        for _, row in data[data["threads"] > 1].iterrows()
+    ]
     return f"Speedup against threads for {workload_label(workload)}, all starting at 1. {'; '.join(ends)}."
 
 
@@ -310,12 +308,23 @@ def workload_finding(rows: pd.DataFrame) -> Markup:
         return markup.paragraph(
             "Every repetition was cold, so there is no rate to report; the figure shows the times."
         )
-    last = _most_threads(usable)
-    last = last[last["size_bytes"] == last.groupby(PATH)["size_bytes"].transform("max")]
-    if last.empty:
+    best = at_best(usable)
+    if best.empty:
         return markup.paragraph("Only one thread was measured, so nothing is said about more.")
-    head = Markup("At the largest size, with {}, {}: {}.").format(_threads(last), tally(last), extremes(last))
-    return markup.paragraph(head, _cost_of_method(last))
+    head = Markup("At the largest size, with {}, {}: {}.").format(_threads(best), tally(best), extremes(best))
+    return markup.paragraph(head, past_the_best(usable, best), _cost_of_method(best))
+
+
+def past_the_best(rows: pd.DataFrame, best: pd.DataFrame) -> str:
+    """Return which paths get worse again with the most threads, empty if none does."""
+    parts = []
+    for _, chosen in best.iterrows():
+        same = rows[(rows[[*PATH, "size_bytes"]] == chosen[[*PATH, "size_bytes"]]).all(axis=1)]
+        more = same[(same["threads"] > chosen["threads"]) & (same["speedup_high"] < chosen["speedup_low"])]
+        if len(more):
+            last = more.sort_values("threads").iloc[-1]
+            parts.append(f"{path_label(last)} to {value(last, 'speedup')} with {last['threads']}")
+    return f"More threads make it worse again: {listed(parts)}." if parts else ""
 
 
 def _cost_of_method(rows: pd.DataFrame) -> str:
@@ -331,8 +340,8 @@ def _cost_of_method(rows: pd.DataFrame) -> str:
 
 
 LIMIT_WORDS: dict[str, str] = {
-    "busy": "busy, but slower per operation, which points to a shared resource: bandwidth or a lock",
-    "waiting": "off the CPU part of the time, which points to a sleeping lock, imbalance or scheduling",
+    "busy": "the threads ran, but each operation took more CPU time: bandwidth, or a lock they spin on",
+    "waiting": "the threads were off the CPU part of the time: a lock they sleep on, imbalance or scheduling",
 }
 LIMIT_LABELS = {"scales": "scales", "busy": "busy, slower", "waiting": "waiting", "unknown": "undecided"}
 
@@ -342,18 +351,11 @@ def limit_finding(limits: pd.DataFrame) -> Markup:
     short_of = limits[limits["limit"].isin(["busy", "waiting"])]
     if short_of.empty:
         return Markup("")
-    sentences = [
-        Markup(
-            "{} stays at {} of ideal: its threads were {} (on CPU {} of the time; CPU time {}-fold)."
-        ).format(
-            _capital(path_label(row)),
-            percent(row["efficiency"]),
-            LIMIT_WORDS[row["limit"]],
-            percent(row["busy"]),
-            value(row, "cpu_cost"),
-        )
-        for _, row in short_of.iterrows()
-    ]
+    sentences = []
+    for limit, rows in short_of.groupby("limit", sort=False):
+        shares = [f"{path_label(row)} {percent(row['efficiency'])}" for _, row in rows.iterrows()]
+        threads = "; ".join(dict.fromkeys(f"{number} threads" for number in rows["threads"]))
+        sentences.append(f"Of the ideal at {threads}, {listed(shares)} is reached; {LIMIT_WORDS[limit]}.")
     return markup.paragraph("Why not the number of threads?", *sentences)
 
 
@@ -414,7 +416,9 @@ def claims(scaling: pd.DataFrame, machine: str) -> list[Claim]:
 
 
 def _scope(rows: pd.DataFrame, machine: str) -> str:
-    return f"{_sizes(rows)}, {_threads(rows)}, {n_range(rows)} per point; {machine}"
+    counts = sorted(set(rows["threads"]))
+    threads = count(counts[0], "thread") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} threads"
+    return f"{_sizes(rows)}, {threads}, {n_range(rows)} per point; {machine}"
 
 
 def _kernel_first(rows: pd.DataFrame) -> pd.DataFrame:
@@ -422,26 +426,12 @@ def _kernel_first(rows: pd.DataFrame) -> pd.DataFrame:
     return kernel if len(kernel) else rows
 
 
-def _last_of(rows: pd.DataFrame) -> pd.DataFrame:
-    last = _most_threads(rows)
-    return last[last["size_bytes"] == last.groupby(PATH)["size_bytes"].transform("max")]
-
-
 def _workload_claim(part: pd.DataFrame, machine: str) -> Claim | None:
     name = workload_label(part["workload"].iloc[0])
-    last = _kernel_first(_last_of(part))
-    key = figure_key("speedup", part["workload"].iloc[0])
-    if last.empty:
-        serial = _kernel_first(part[part["baseline"]])
-        if serial.empty:
-            return None
-        best = serial.sort_values(["size_bytes", "rate"]).iloc[-1]
-        text = Markup("<b>{}:</b> one thread reaches {} ({}); more threads were not measured.").format(
-            name, rate(best), path_label(best)
-        )
-        scope = _scope(serial[serial.index == best.name], machine)
-        return Claim(text, scope, figure_key("throughput", best["workload"]))
-    best = last.sort_values("speedup").iloc[-1]
+    last = _kernel_first(at_best(part))
+    if last["speedup"].isna().all():
+        return _serial_claim(_kernel_first(part[part["baseline"]]), machine)
+    best = last.sort_values("speedup", na_position="first").iloc[-1]
     text = Markup("<b>{}:</b> with {}, {}; {} ({} serial, {} with {}).").format(
         name,
         _threads(last),
@@ -451,7 +441,17 @@ def _workload_claim(part: pd.DataFrame, machine: str) -> Claim | None:
         wall(best),
         path_label(best),
     )
-    return Claim(text, _scope(last, machine), key)
+    return Claim(text, _scope(last, machine), figure_key("speedup", best["workload"]))
+
+
+def _serial_claim(serial: pd.DataFrame, machine: str) -> Claim | None:
+    if serial.empty:
+        return None
+    best = serial.sort_values(["size_bytes", "rate"]).iloc[-1]
+    text = Markup("<b>{}:</b> one thread reaches {} ({}); there is no comparison with more.").format(
+        workload_label(best["workload"]), rate(best), path_label(best)
+    )
+    return Claim(text, _scope(serial.loc[[best.name]], machine), figure_key("throughput", best["workload"]))
 
 
 def _worst_claim(scaling: pd.DataFrame, machine: str) -> Claim | None:
@@ -472,7 +472,7 @@ def _worst_claim(scaling: pd.DataFrame, machine: str) -> Claim | None:
 
 
 def _cost_claim(scaling: pd.DataFrame, machine: str) -> Claim | None:
-    last = _last_of(scaling)
+    last = at_best(scaling)
     last = last[last["cpu_cost"].notna()].sort_values("cpu_cost")
     if last.empty:
         return None

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import fcntl
 import os
 from functools import lru_cache
 
@@ -17,9 +15,9 @@ from ktask.workloads import Case, Method, Workload, expect
 
 ORDER = 2
 
-PAGEMAP_SCAN = 0xC0606610  # _IOWR('f', 16, struct pm_scan_arg), 12 words; <linux/fs.h>, Linux 6.7
-_PRESENT_CATEGORY = 8  # PAGE_IS_PRESENT
-_ARG_WORDS, _REGIONS = 12, 2048  # a region is 3 words: start, end, categories
+PAGEMAP_SCAN, _ARG_WORDS = memory.PAGEMAP_SCAN, memory.SCAN_ARG_WORDS
+_PRESENT_CATEGORY = memory.SCAN_PRESENT
+_REGIONS = 2048  # that the 64 KiB on the stack have room for
 
 
 @thread_func(cache=True)
@@ -119,10 +117,8 @@ def no_pagemap_scan() -> str | None:
     """Return why the PAGEMAP_SCAN ioctl cannot be used, or None; tried on an empty range."""
     if reason := no_pagemap():
         return reason
-    arg = (ctypes.c_uint64 * _ARG_WORDS)(8 * _ARG_WORDS)
     try:
-        with open("/proc/self/pagemap", "rb", buffering=0) as file:  # noqa: PTH123
-            fcntl.ioctl(file, PAGEMAP_SCAN, arg)
+        memory.scan(0, 0, _PRESENT_CATEGORY)
     except OSError as error:
         if error.errno == errno.ENOTTY:
             return "this kernel has no PAGEMAP_SCAN (Linux 6.7)"

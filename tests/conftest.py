@@ -1,0 +1,115 @@
+"""Surroundings of the tests: nothing of the user's is read, and nothing is left to the user.
+
+Markers: `pool(page_kind, pages)` skips a test where the machine has no such hugetlb pages free, and `cpus(n)`
+where this process may use fewer CPUs.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from ktask import memory, topology
+
+FOREIGN = ("KTASK_LIMITS_FILE", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "IPYTHONDIR")
+PATIENCE_S = 60
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "pool(page_kind, pages): needs free hugetlb pages")
+    config.addinivalue_line("markers", "cpus(n): needs CPUs")
+
+
+def pytest_runtest_setup(item):
+    for marker in item.iter_markers("pool"):
+        page_kind, pages = marker.args
+        if reason := memory.why_not(page_kind, pages * memory.PAGE_KINDS[page_kind]):
+            pytest.skip(reason)
+    for marker in item.iter_markers("cpus"):
+        if topology.cpu_count() < marker.args[0]:
+            pytest.skip(f"needs {marker.args[0]} CPUs, this process may use {topology.cpu_count()}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_surroundings(tmp_path_factory, pytestconfig):
+    """An empty home, and helper slots that are not shared with the user's processes."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [*FOREIGN, *(n for n in os.environ if n.startswith("JUPYTER_"))]:
+            patch.delenv(name, raising=False)
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
+        # kept between sessions: the list of fonts in it takes seconds to make
+        patch.setenv("MPLCONFIGDIR", str(pytestconfig.cache.mkdir("matplotlib")))
+        yield
+
+
+def wait_for(condition: Callable[[], Any], what: str) -> Any:
+    """Return the first true value of `condition`; fail if there is none for a minute."""
+    end = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        time.sleep(0.02)
+    raise TimeoutError(f"{what} did not happen within {PATIENCE_S} s")
+
+
+@dataclass
+class Commands:
+    """Runs `ktask` as a user does, in an empty directory and with an empty place for temporary files."""
+
+    cwd: Path
+    temporary: Path
+    started: list[subprocess.Popen] = field(default_factory=list)
+
+    def start(self, *args: str, program: tuple[str, ...] = ("-m", "ktask.cli")) -> subprocess.Popen:
+        """Start the command in a session of its own, as a terminal does."""
+        process = subprocess.Popen(
+            [sys.executable, *program, *map(str, args)],
+            cwd=self.cwd,
+            env=os.environ | {"TMPDIR": str(self.temporary)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.started.append(process)
+        return process
+
+    def run(self, *args: str, **options) -> subprocess.CompletedProcess:
+        """Run the command to its end."""
+        process = self.start(*args, **options)
+        out, err = process.communicate(timeout=PATIENCE_S)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def files(self) -> list[str]:
+        """Return what lies in both directories."""
+        return sorted(p.name for folder in (self.cwd, self.temporary) for p in folder.rglob("*"))
+
+
+@pytest.fixture
+def commands(tmp_path, tmp_path_factory):
+    """Commands to run; whatever they started is ended with the test."""
+    found = Commands(tmp_path, tmp_path_factory.mktemp("t"))
+    yield found
+    for process in found.started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    """Return the processes that a process has started, and those started by them."""
+    return psutil.Process(pid).children(recursive=True)
+
+
+def is_gone(process: psutil.Process) -> bool:
+    """Return whether a process has ended."""
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
