@@ -177,9 +177,9 @@ def vectors(
     as_json: AsJson = False,
 ) -> None:
     """Check policies and engine against a vector file; exit 1 if anything differs."""
-    from ktask.vectors import check_vectors  # noqa: PLC0415
+    from ktask.conformance import check_file  # noqa: PLC0415
 
-    result = check_vectors(file)
+    result = check_file(file)
     _emit(result, as_json, _render_vectors)
     raise typer.Exit(FOUND if result["mismatches"] else OK)
 

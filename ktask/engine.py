@@ -80,12 +80,13 @@ def _prepared(
 ) -> _Prepared:
     """Return everything about a task that does not change from one run to the next."""
     machine = _machine(cpus, topo)[1]
-    return _prepare(
+    return prepare_plan(
         policies.make_plan(name, parts, min_chunk, max_threads, machine=machine, align=align, helpers=helpers)
     )
 
 
-def _prepare(plan: policies.Plan, table: np.ndarray | None = None) -> _Prepared:
+def prepare_plan(plan: policies.Plan, table: np.ndarray | None = None) -> _Prepared:
+    """Return a plan with the state array and, where no formula gives them, the bounds of its chunks."""
     if plan.shrinking and table is None:
         table = np.array([bounds for part in plan.chunks() for bounds in part], dtype=np.int64)
     return _Prepared(plan, _initial_state(plan), table)
@@ -196,7 +197,7 @@ def run_numa(
 
 def _run(key, ctl: Ctl, trace: bool) -> Result:
     wish = _prepared(*key, None)
-    entry, undo = _bound(ctl)
+    entry, undo = bound(ctl)
     if wish.plan.threads == 0:
         return Result(policy=wish.plan.policy, wall_s=0.0)
     _warm()
@@ -205,7 +206,7 @@ def _run(key, ctl: Ctl, trace: bool) -> Result:
     try:
         granted = wish if len(grant) == wish.plan.threads - 1 else _prepared(*key, len(grant))
         if not len(grant):
-            return _Task(granted, entry, trace).carry_out(undo)
+            return Task(granted, trace).carry_out(entry, undo)
         return _with_helpers(granted, entry, undo, trace, places(topo, tuple(grant.slots), tuple(grant.nids)))
     finally:
         SLOTS.give_back(grant)
@@ -217,7 +218,7 @@ def _with_helpers(granted: _Prepared, entry, undo, trace: bool, wanted) -> Resul
     os.sched_setaffinity(0, wanted[0])
     try:
         prepare(wanted)
-        result = _Task(granted, entry, trace).carry_out(undo)
+        result = Task(granted, trace).carry_out(entry, undo)
         if any(cpu not in cpus for cpu, cpus in zip(result.cpu_of_thread, wanted, strict=True) if cpu >= 0):
             misplaced()
         return result
@@ -230,15 +231,15 @@ def carry_out(plan: policies.Plan, ctl: Ctl, *, trace: bool = False) -> Result:
 
     For checks of plans that were made for another machine: more threads than numba has here take turns.
     """
-    entry, undo = _bound(ctl)
+    entry, undo = bound(ctl)
     _warm()
-    return _Task(_prepare(plan), entry, trace).carry_out(undo)
+    return Task(prepare_plan(plan), trace).carry_out(entry, undo)
 
 
 Bound = tuple[int, np.ndarray]  # address of a compiled thread function, its packed arguments
 
 
-def _bound(ctl: Ctl) -> tuple[Bound, Bound | None]:
+def bound(ctl: Ctl) -> tuple[Bound, Bound | None]:
     """Return the compiled functions of `ctl`, kept there until functions or arguments change."""
     kept = getattr(ctl, "_kept", None)
     if kept and kept[0] is ctl.thread_func and kept[1] is ctl.undo_func and kept[2] is ctl.args:
@@ -259,14 +260,14 @@ def _warm() -> None:
     worker.parallel_work(nothing)
 
 
-class _Task:
+class Task:
     """A running task: its state array, and what it says when it stops."""
 
-    def __init__(self, prepared: _Prepared, entry: Bound, trace: bool):
-        self.prepared, self.plan, self.entry = prepared, prepared.plan, entry
+    def __init__(self, prepared: _Prepared, trace: bool = False):
+        self.prepared, self.plan = prepared, prepared.plan
         self.state = prepared.state.copy()
-        address, packed = entry
-        self.state[worker.FUNCTION], self.state[worker.ARGS] = address, packed.ctypes.data
+        self.state[worker.INTERRUPT] = interrupts().address
+        self.usage: dict[str, float | int] = {}
         self.trace = None
         if trace:
             self.trace = np.zeros((self.plan.n_chunks, worker.TRACE_ROW), dtype=np.int64)
@@ -277,8 +278,14 @@ class _Task:
         self.parts = self.state[HEADER : HEADER + ROW * n_parts].reshape(n_parts, ROW)
         self.workers = self.state[HEADER + ROW * n_parts :].reshape(self.plan.threads, ROW)
 
-    def carry_out(self, undo: Bound | None) -> Result:
+    def use(self, entry: Bound) -> None:
+        """Make `entry` what the workers call."""
+        self.entry = entry  # the packed arguments have to live as long as the task
+        self.state[worker.FUNCTION], self.state[worker.ARGS] = entry[0], entry[1].ctypes.data
+
+    def carry_out(self, entry: Bound, undo: Bound | None) -> Result:
         """Run to the end, to the first error or to a signal; undo after an error."""
+        self.use(entry)
         try:
             self._work()
         except BaseException as stop:
@@ -287,14 +294,22 @@ class _Task:
                 f"ktask: stopped after {stop.result.done} of {self.prepared.units} units; what is done stays"
             )
             raise
-        if self.state[worker.ERROR]:
-            return self._failed_result(undo)
-        return self.result(finished=None)
+        return self.conclude(undo)
+
+    def conclude(self, undo: Bound | None) -> Result:
+        """Return what came of a task that is over, after undoing what has to be undone."""
+        if not self.state[worker.ERROR]:
+            return self.result(finished=None)
+        finished = self._finished()
+        if undo is None:
+            return self.result(finished)
+        for start, end in finished:
+            worker.call_once(undo[0], start, end, undo[1].ctypes.data)
+        return self.result([], undone=tuple(finished))
 
     def _work(self) -> None:
         """Run chunks until all are taken or one fails; let Python handle signals in between."""
         signals = interrupts()
-        self.state[worker.INTERRUPT] = signals.address
         before = signals.arm()
         usage = resource.getrusage(resource.RUSAGE_SELF)
         started = 0
@@ -331,14 +346,6 @@ class _Task:
         """Return the stretches that are done, in order, without failed chunks."""
         claimed = np.minimum(self.parts[:, worker.P_NEXT], self.parts[:, worker.P_CHUNKS]).tolist()
         return policies.undo_ranges(self.plan, claimed, self._failed())
-
-    def _failed_result(self, undo: Bound | None) -> Result:
-        finished = self._finished()
-        if undo is None:
-            return self.result(finished)
-        for start, end in finished:
-            worker.call_once(undo[0], start, end, undo[1].ctypes.data)
-        return self.result([], undone=tuple(finished))
 
     def result(self, finished: list[Range] | None, undone: tuple[Range, ...] = ()) -> Result:
         """Return what came of the task; `finished` is None if all of it was done."""

@@ -26,7 +26,7 @@ ioctl = types.ExternalFunction("ioctl", int32(int32, int64, int64))
 memset = types.ExternalFunction("memset", int64(int64, int32, int64))
 sched_getcpu = types.ExternalFunction("sched_getcpu", int32())
 sched_setaffinity = types.ExternalFunction("sched_setaffinity", int32(int32, int64, int64))
-gettid = types.ExternalFunction("gettid", int32())
+sched_yield = types.ExternalFunction("sched_yield", int32())
 _clock_gettime = types.ExternalFunction("clock_gettime", int32(int32, int64))
 _errno_location = types.ExternalFunction("__errno_location", int64())
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numba import cfunc, int64, njit, typeof, types
+from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.core.types import Integer
 from numba.extending import intrinsic
@@ -27,13 +28,44 @@ def _loader(kind: types.Type):
     def load_args(typingctx, address):
         def codegen(context, builder, signature, args):
             pointer = builder.inttoptr(args[0], context.get_value_type(kind).as_pointer())
-            value = builder.load(pointer, align=8)
-            context.nrt.incref(builder, kind, value)  # the caller keeps its own reference
-            return value
+            return builder.load(pointer, align=8)
 
         return kind(int64), codegen
 
     return load_args
+
+
+def _borrowed(context, builder, kind: types.Type, value):
+    """Return `value` with its arrays owned by nobody.
+
+    What owns an array inside compiled code ends with the call that packs it; a packed pointer to it would
+    dangle. The caller's Python objects keep the memory alive instead.
+    """
+    if isinstance(kind, types.Array):
+        array = context.make_array(kind)(context, builder, value)
+        array.meminfo = cgutils.get_null_value(array.meminfo.type)
+        array.parent = cgutils.get_null_value(array.parent.type)
+        return array._getvalue()
+    if isinstance(kind, types.BaseTuple):
+        for k, item in enumerate(kind.types):
+            part = _borrowed(context, builder, item, builder.extract_value(value, k))
+            value = builder.insert_value(value, part, k)
+        return value
+    if isinstance(kind, types.Number | types.Boolean):
+        return value
+    raise NotImplementedError(f"{kind} in the arguments of a thread function")
+
+
+def _require_plain(args: tuple, name: str) -> None:
+    """Raise TypeError unless `args` holds only what can be handed to other threads as it is."""
+    for value in args:
+        if isinstance(value, tuple):
+            _require_plain(value, name)
+        elif not isinstance(value, int | float | complex | np.number | np.bool_ | np.ndarray):
+            raise TypeError(
+                f"thread function {name} got {value!r} of type {type(value).__name__} in Ctl.args; "
+                "use NumPy arrays, numbers, and tuples of them"
+            )
 
 
 @lru_cache(maxsize=256)
@@ -44,7 +76,7 @@ def _packer(kind: types.Type) -> Callable[[tuple, np.ndarray], None]:
     def store_args(typingctx, value, address):
         def codegen(context, builder, signature, args):
             pointer = builder.inttoptr(args[1], args[0].type.as_pointer())
-            builder.store(args[0], pointer, align=8)
+            builder.store(_borrowed(context, builder, value, args[0]), pointer, align=8)
             return context.get_dummy_value()
 
         return types.void(value, int64), codegen
@@ -103,6 +135,7 @@ class ThreadFunc:
                 f"thread function {self.__name__}{self.signature} cannot be called with (start, end) and "
                 f"{len(args)} args: {error}; Ctl.args must match what follows start and end"
             ) from None
+        _require_plain(args, self.__name__)
         kind = typeof(args)
         if kind not in self._entries:
             self._entries[kind] = self._compile(kind)

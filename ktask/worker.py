@@ -135,6 +135,12 @@ def serial_work(state):
     state[T1] = native.clock_ns(native.CLOCK_MONOTONIC, scratch)
 
 
+@njit(cache=True, nogil=True)
+def work_alone(state, w):
+    """Run worker `w` in the calling thread, for whoever brings threads of its own."""
+    _work(state.ctypes.data, w)
+
+
 @njit(cache=True, parallel=True, nogil=True)
 def settle(masks, codes):
     """Start the helpers if need be and put helper `w` on the CPUs of row `w` of `masks`.

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 
 import numpy as np
@@ -303,3 +304,30 @@ def test_arguments_of_many_kinds_reach_the_function():
     out, grid = np.zeros(50), np.arange(100.0).reshape(2, 50)
     ktask.run(0, 50, ktask.Ctl(mix, (out, grid, 2.0, (1, 3)), 5))
     assert (out == grid[1] * 2 + 3).all()
+
+
+def test_packed_arguments_outlive_the_packing():
+    results = []
+    for _ in range(200):
+        grids = [np.full(64, k, np.int64) for k in range(4)]
+        ctl = ktask.Ctl(mark, (grids[0],), 1, undo_func=None)
+        engine.bound(ctl)
+        junk = [np.zeros(64, np.int64) for _ in range(50)]
+        ktask.run(0, 64, ctl)
+        results.append(int(grids[0].sum()))
+        del junk
+    assert results == [64] * 200
+
+
+def test_an_array_is_let_go_after_the_run():
+    array = np.zeros(1000, np.int64)
+    before = sys.getrefcount(array)
+    for _ in range(10):
+        ktask.run(0, 1000, ktask.Ctl(mark, (array,), 1))
+    assert sys.getrefcount(array) == before
+
+
+@pytest.mark.parametrize("value", ["text", [1, 2], {"a": 1}, None, (1, "text")])
+def test_arguments_that_threads_cannot_share_are_refused(value):
+    with pytest.raises(TypeError, match="use NumPy arrays, numbers, and tuples of them"):
+        ktask.run(0, 1, ktask.Ctl(mark, (value,)))

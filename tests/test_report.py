@@ -464,6 +464,13 @@ def test_drawing_leaves_no_trace(run, scaling):
     assert dict(mpl.rcParams) == before
 
 
+def test_names_are_no_formulas():
+    run = one_path({2: 1.6})
+    run.records["method"] = "$x^2$"
+    drawn = figures.speedup_figure(tables.scaling_table(run), "free", "speedup-free", 0.01)
+    assert "$x^2$ (kernel)" in drawn.svg
+
+
 def test_throughput_counts_operations_where_they_are_alike(scaling):
     assert set(figures.throughput_data(scaling, "page_walk").unit) == {"PTE"}
     assert set(figures.throughput_data(scaling, "page_walk").quantity) == {"rate"}

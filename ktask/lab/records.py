@@ -100,8 +100,9 @@ def read_records(path: Path) -> pd.DataFrame:
             raise pa.ArrowInvalid(f"it lacks the columns {', '.join(missing)}")
         return table.select(SCHEMA.names).cast(SCHEMA).to_pandas()
     except (pa.ArrowException, OSError, KeyError) as error:
+        reason = str(error).partition("\n")[0]  # what follows is a dump of the schema
         raise ValueError(
-            f"{path} is not a readable record file ({error}); delete it and resume the run"
+            f"{path} is not a readable record file ({reason}); delete it and resume the run"
         ) from error
 
 

@@ -38,7 +38,7 @@ VARIABLES = {
 STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "ktask",
-    
+    "text.parse_math": False,
     "font.size": 8.5,
     "font.family": "sans-serif",
     "axes.titlesize": 8.5,

@@ -75,7 +75,6 @@ def to_html(notebook: dict, title: str) -> str:
         template_name="template",
         extra_template_basedirs=[str(REPORT_FOLDER)],
         exclude_anchor_links=True,
-        exclude_input=True,
         filters={"contents": contents, "sectioned": sectioned},
     )
     resources = {"page_title": title, "style": (REPORT_FOLDER / "template" / "style.css").read_text("utf-8")}

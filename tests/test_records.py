@@ -1,0 +1,235 @@
+"""Records: what is written is read again, whole or not at all, and damage is told with its file."""
+
+import errno
+import json
+from datetime import UTC, datetime
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ktask.lab import records
+from ktask.lab.records import COLUMNS, SCHEMA, load_run, read_records, write_datapackage, write_records
+
+# In the words and the order of the design; a reader of old runs relies on them.
+# fmt: off
+PROMISED = [
+    "run_id", "host_id", "cell_id", "round", "order", "workload", "backend", "method",
+    "page_kind", "page_size_bytes", "size_bytes", "unit", "operations", "policy", "threads_requested",
+    "threads", "chunk_size", "n_chunks", "min_chunk_size", "warmup", "baseline", "wall_s",
+    "cpu_user_s", "cpu_system_s", "faults_minor", "ctx_involuntary", "steal_s", "verified",
+    "flags", "started_at",
+]
+# fmt: on
+
+
+def row(**changes):
+    return {
+        "run_id": "r",
+        "host_id": "h",
+        "cell_id": "c",
+        "round": -1,
+        "order": 0,
+        "workload": "zeroing",
+        "backend": "kernel",
+        "method": "populate",
+        "page_kind": "THP",
+        "page_size_bytes": 2 << 20,
+        "size_bytes": 1 << 40,
+        "unit": "byte",
+        "operations": 1 << 40,
+        "policy": "ktask-v4",
+        "threads_requested": 2,
+        "threads": 2,
+        "chunk_size": 2 << 20,
+        "n_chunks": 1 << 19,
+        "min_chunk_size": 2 << 20,
+        "warmup": True,
+        "baseline": False,
+        "wall_s": 0.1 + 0.2,
+        "cpu_user_s": 0.0,
+        "cpu_system_s": 1e-9,
+        "faults_minor": 7,
+        "ctx_involuntary": 0,
+        "steal_s": 0.01,
+        "verified": True,
+        "flags": ["cold_memory", "Ωmega"],
+        "started_at": datetime(2026, 11, 23, 5, 6, 7, 890123, tzinfo=UTC),
+    } | changes
+
+
+ROWS = [row(), row(round=0, flags=[], warmup=False, wall_s=1.5)]
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A small run, as a sweep leaves it."""
+    path = tmp_path / "a run"
+    for folder in ("records", "skipped"):
+        (path / folder).mkdir(parents=True)
+    (path / "machine.json").write_text('{"host_id": "h"}')
+    (path / "grid.yaml").write_text("name: tiny\n")
+    (path / "skipped/x.json").write_text('{"cell_id": "x", "reason": "no room", "failed": false}')
+    write_records(path / "records/c.parquet", ROWS)
+    write_records(path / "records/d.parquet", [row(cell_id="d")])
+    return path
+
+
+def test_the_columns_are_the_promised_ones():
+    assert SCHEMA.names == PROMISED
+    assert set(row()) == set(PROMISED)
+
+
+def test_what_is_written_is_read_again(tmp_path):
+    write_records(tmp_path / "c.parquet", ROWS)
+    found = read_records(tmp_path / "c.parquet")
+    assert list(found.columns) == PROMISED
+    assert [
+        {k: list(v) if k == "flags" else v for k, v in r.items()} for r in found.to_dict("records")
+    ] == ROWS
+    assert found["round"].dtype == np.int32
+    assert found["warmup"].dtype == bool
+
+
+def test_no_rows_are_a_file_too(tmp_path):
+    write_records(tmp_path / "c.parquet", [])
+    assert read_records(tmp_path / "c.parquet").empty
+
+
+def test_a_write_that_fails_midway_leaves_nothing(tmp_path, monkeypatch):
+    def full(table, path, **_):
+        path.write_bytes(b"PAR1 and then")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(records.pq, "write_table", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_records(tmp_path / "c.parquet", ROWS)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("stop", [OSError("full"), KeyboardInterrupt()], ids=["error", "Ctrl-C"])
+def test_a_write_that_fails_keeps_the_old_file(stop, tmp_path, monkeypatch):
+    path = tmp_path / "c.parquet"
+    write_records(path, ROWS)
+
+    def fail(*_):
+        raise stop
+
+    monkeypatch.setattr(records.os, "fsync", fail)
+    with pytest.raises(type(stop)):
+        write_records(path, [])
+    assert list(tmp_path.iterdir()) == [path]
+    assert len(read_records(path)) == len(ROWS)
+
+
+def test_a_value_of_the_wrong_kind_writes_nothing(tmp_path):
+    with pytest.raises(pa.ArrowException):
+        write_records(tmp_path / "c.parquet", [row(threads="two")])
+    assert list(tmp_path.iterdir()) == []
+
+
+def damage(path, how):
+    """Spoil a record file."""
+    table = pq.read_table(path)
+    content = path.read_bytes()
+    if how == "empty":
+        path.write_bytes(b"")
+    elif how == "cut off":
+        path.write_bytes(content[: len(content) // 2])
+    elif how == "text":
+        path.write_text("not parquet")
+    elif how == "flipped":
+        path.write_bytes(bytes(b ^ 0x55 for b in content[:400]) + content[400:])
+    elif how == "a column short":
+        pq.write_table(table.drop_columns(["wall_s"]), path)
+    elif how == "a column twice":
+        pq.write_table(table.append_column("wall_s", table["wall_s"]), path)
+    elif how == "other types":
+        pq.write_table(table.set_column(5, "workload", pa.array([[1], [2]])), path)
+
+
+@pytest.mark.parametrize(
+    "how", ["empty", "cut off", "text", "flipped", "a column short", "a column twice", "other types"]
+)
+def test_a_damaged_file_is_told_with_its_name(how, run):
+    damage(run / "records/c.parquet", how)
+    with pytest.raises(ValueError, match=r"c\.parquet is not a readable record file .*delete it and resume"):
+        load_run(run)
+
+
+def test_a_missing_column_is_named(run):
+    damage(run / "records/c.parquet", "a column short")
+    with pytest.raises(ValueError, match="lacks the columns wall_s"):
+        load_run(run)
+
+
+def test_more_columns_do_no_harm(run):
+    path = run / "records/c.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.append_column("later", pa.array([1, 2])), path)
+    assert list(read_records(path).columns) == PROMISED
+
+
+def test_a_run_is_read_whole(run):
+    found = load_run(run)
+    assert found.name == "a run"
+    assert found.records["cell_id"].tolist() == ["c", "c", "d"]
+    assert found.machine == {"host_id": "h"}
+    assert found.grid == {"name": "tiny"}
+    assert found.skipped["reason"].tolist() == ["no room"]
+
+
+def test_a_file_half_written_by_a_killed_sweep_is_no_record(run):
+    (run / "records/.e.parquet.0123.tmp").write_bytes(b"PAR1")
+    assert len(load_run(run).records) == 3
+
+
+def test_a_run_without_records_has_the_columns_anyway(run):
+    for path in (run / "records").iterdir():
+        path.unlink()
+    found = load_run(run).records
+    assert found.empty
+    assert list(found.columns) == PROMISED
+
+
+@pytest.mark.parametrize("name", ["nosuch", "."])
+def test_a_directory_that_is_no_run_is_refused(name, tmp_path):
+    with pytest.raises(ValueError, match=r"is not a run: it has no machine\.json"):
+        load_run(tmp_path / name)
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", "", "\x00"])
+@pytest.mark.parametrize("name", ["machine.json", "grid.yaml", "skipped/x.json"])
+def test_another_damaged_file_is_told_with_its_name(name, content, run):
+    (run / name).write_text(content)
+    with pytest.raises(ValueError, match=name):
+        load_run(run)
+
+
+def test_a_run_without_its_grid_is_refused(run):
+    (run / "grid.yaml").unlink()
+    with pytest.raises(ValueError, match=r"grid\.yaml"):
+        load_run(run)
+
+
+def test_the_data_package_lists_every_column_in_order(tmp_path):
+    write_datapackage(tmp_path, "Night-1")
+    package = json.loads((tmp_path / "datapackage.json").read_text())
+    (resource,) = package["resources"]
+    assert [field["name"] for field in resource["schema"]["fields"]] == PROMISED
+    assert all(field["description"] and field["type"] for field in resource["schema"]["fields"])
+    assert (package["name"], package["version"]) == ("night-1", records.SCHEMA_VERSION)
+    assert resource["path"] == "records/*.parquet"
+
+
+def test_the_types_of_the_data_package_fit_the_schema():
+    kinds = {
+        "string": pa.types.is_string,
+        "integer": pa.types.is_integer,
+        "number": pa.types.is_floating,
+        "boolean": pa.types.is_boolean,
+        "array": pa.types.is_list,
+        "datetime": pa.types.is_timestamp,
+    }
+    assert all(kinds[kind](arrow) for _, kind, arrow, _ in COLUMNS)
