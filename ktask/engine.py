@@ -10,15 +10,15 @@ from __future__ import annotations
 import os
 import resource
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from ktask import iterators, topology, worker
 from ktask import policy as policies
-from ktask import topology, worker
 from ktask.helpers import interrupts, misplaced, numba_threads, places, prepare
 from ktask.limits import SLOTS
 from ktask.task import Ctl, Node, Result
@@ -39,6 +39,7 @@ class _Prepared:
     plan: policies.Plan
     state: np.ndarray
     table: np.ndarray | None
+    translate: Callable[[Range], Range] = tuple  # a range of units lies where it says, unless iterators say
 
     @property
     def units(self) -> int:
@@ -111,6 +112,8 @@ def _initial_state(plan: policies.Plan) -> np.ndarray:
 def _key(parts: tuple[Node, ...], ctl: Ctl, name: str, cpus: tuple[int, ...], topo: Topology | None):
     if topo is not None and not set(topo.cpus) <= set(cpus):
         raise ValueError(f"topo has CPUs {topo.cpus}; this process may use {cpus}")
+    if ctl.iter_func:
+        parts = iterators.unit_parts(parts)
     return cpus, topo, name, parts, ctl.min_chunk_size, ctl.max_threads, ctl.align
 
 
@@ -168,7 +171,7 @@ def run(start: int, size: int, ctl: Ctl, policy: str = "ktask-v4", *, trace: boo
     cpus = _allowed()
     topo, _ = _machine(cpus, None)
     parts = _range_part(start, size, _nid_here(topo))
-    return _run(_key(parts, ctl, policy, cpus, None), ctl, trace)
+    return _run(parts, ctl, policy, cpus, None, trace)
 
 
 def run_numa(
@@ -192,10 +195,11 @@ def run_numa(
         CPUs by node if they are not to be read from the machine, for tests and studies:
         `ktask.topology.Topology.by_hand({0: [0], 1: [1]})`.
     """
-    return _run(_key(_as_parts(nodes), ctl, policy, _allowed(), topo), ctl, trace)
+    return _run(_as_parts(nodes), ctl, policy, _allowed(), topo, trace)
 
 
-def _run(key, ctl: Ctl, trace: bool) -> Result:
+def _run(nodes: tuple[Node, ...], ctl: Ctl, name: str, cpus, topo: Topology | None, trace: bool) -> Result:
+    key = _key(nodes, ctl, name, cpus, topo)
     wish = _prepared(*key, None)
     entry, undo = bound(ctl)
     if wish.plan.threads == 0:
@@ -205,11 +209,20 @@ def _run(key, ctl: Ctl, trace: bool) -> Result:
     grant = SLOTS.take(wish.plan.helper_queue_nid, machine.limit, machine.node_limits)
     try:
         granted = wish if len(grant) == wish.plan.threads - 1 else _prepared(*key, len(grant))
+        if ctl.iter_func:
+            granted = _with_positions(granted, nodes, ctl.iter_func)
         if not len(grant):
             return Task(granted, trace).carry_out(entry, undo)
         return _with_helpers(granted, entry, undo, trace, places(topo, tuple(grant.slots), tuple(grant.nids)))
     finally:
         SLOTS.give_back(grant)
+
+
+def _with_positions(granted: _Prepared, nodes: tuple[Node, ...], iter_func) -> _Prepared:
+    """Ask the iterator where every chunk lies; it may refuse, and then nothing has run."""
+    plan = iterators.relative(granted.plan)
+    positions = iterators.Positions(plan, nodes, iter_func)
+    return replace(prepare_plan(plan), table=positions.table, translate=positions.translate)
 
 
 def _with_helpers(granted: _Prepared, entry, undo, trace: bool, wanted) -> Result:
@@ -303,9 +316,10 @@ class Task:
         finished = self._finished()
         if undo is None:
             return self.result(finished)
-        for start, end in finished:
+        undone = tuple(map(self.prepared.translate, finished))
+        for start, end in undone:
             worker.call_once(undo[0], start, end, undo[1].ctypes.data)
-        return self.result([], undone=tuple(finished))
+        return self.result([], undone=undone)
 
     def _work(self) -> None:
         """Run chunks until all are taken or one fails; let Python handle signals in between."""
@@ -361,7 +375,7 @@ class Task:
             chunks_per_thread=tuple(self.workers[:, worker.W_DONE].tolist()),
             cpu_of_thread=tuple(self.workers[:, worker.W_CPU].tolist()),
             undone=undone,
-            failed=tuple(self.plan.chunk_bounds(p, i) for p, i in failed),
+            failed=tuple(self.prepared.translate(self.plan.chunk_bounds(p, i)) for p, i in failed),
             done=done,
             trace_rows=None if self.trace is None else self._trace_rows(),
             **self.usage,

@@ -41,8 +41,8 @@ class Ctl:
         A function of the same kind, `(start, end, *args)`, called in the caller's thread on finished
         stretches after a failure.
     iter_func
-        `(position, units) -> position` for positions that are not numbers to be added up; called by the
-        caller only, before the first chunk runs.
+        `(position, units) -> position` for positions that are not to be added up: an index into a list of
+        ranges, a node of a tree. Called by the caller only, before the first chunk runs; may be Python.
     align
         Boundary alignment of the `padata-*` policies, in units.
     """

@@ -282,7 +282,7 @@ def test_bad_range_or_policy_is_refused(start, size, name, error, message):
 def test_node_that_does_not_exist_is_refused():
     with pytest.raises(ValueError, match="nid=77"):
         ktask.run_numa(ktask.Node(0, 1, 77), ktask.Ctl(mark, (np.zeros(10, np.int64),)))
-    with pytest.raises(TypeError, match="not a ktask.Node"):
+    with pytest.raises(TypeError, match=r"not a ktask\.Node"):
         ktask.run_numa([(0, 1)], ktask.Ctl(mark, (np.zeros(10, np.int64),)))
 
 
@@ -331,3 +331,110 @@ def test_an_array_is_let_go_after_the_run():
 def test_arguments_that_threads_cannot_share_are_refused(value):
     with pytest.raises(TypeError, match="use NumPy arrays, numbers, and tuples of them"):
         ktask.run(0, 1, ktask.Ctl(mark, (value,)))
+
+
+RANGES = np.array([(0, 10), (100, 103), (50, 70), (500, 501), (200, 240)])  # in no order, of any length
+ENDS = np.cumsum(RANGES[:, 1] - RANGES[:, 0])
+
+
+def advance(position, units):
+    """Walk a list of ranges: a position is the range's index times 1000 plus the place inside it."""
+    index, place = divmod(position, 1000)
+    while units:
+        room = RANGES[index, 1] - RANGES[index, 0] - place
+        step = min(units, room)
+        units, place = units - step, place + step
+        if place == RANGES[index, 1] - RANGES[index, 0]:
+            index, place = index + 1, 0
+    return int(index * 1000 + place)
+
+
+@ktask.thread_func
+def mark_ranges(start, end, ranges, seen, bad):
+    """Mark the units between two positions of a list of ranges, or fail on unit `bad`."""
+    index, place = start // 1000, start % 1000
+    while index * 1000 + place < end:
+        if ranges[index, 0] + place == bad:
+            return 9
+        place += 1
+        if ranges[index, 0] + place == ranges[index, 1]:
+            index, place = index + 1, 0
+    index, place = start // 1000, start % 1000
+    while index * 1000 + place < end:
+        seen[ranges[index, 0] + place] += 1
+        place += 1
+        if ranges[index, 0] + place == ranges[index, 1]:
+            index, place = index + 1, 0
+    return 0
+
+
+@ktask.thread_func
+def unmark_ranges(start, end, ranges, seen, bad):
+    index, place = start // 1000, start % 1000
+    while index * 1000 + place < end:
+        seen[ranges[index, 0] + place] -= 1
+        place += 1
+        if ranges[index, 0] + place == ranges[index, 1]:
+            index, place = index + 1, 0
+    return 0
+
+
+def wanted_marks():
+    wanted = np.zeros(600, np.int64)
+    for start, end in RANGES:
+        wanted[start:end] = 1
+    return wanted
+
+
+@pytest.mark.parametrize("name", ["ktask-v4", "ktask-uek", "dynamic", "guided", "static"])
+def test_iterator_walks_a_list_of_ranges(name):
+    seen = np.zeros(600, np.int64)
+    ctl = ktask.Ctl(mark_ranges, (RANGES, seen, -1), 3, 2, iter_func=advance)
+    result = ktask.run(0, int(ENDS[-1]), ctl, policy=name)
+    assert result.error == 0
+    assert result.done == ENDS[-1]
+    assert (seen == wanted_marks()).all()
+
+
+def test_iterator_with_a_failure_undoes_in_positions():
+    seen = np.zeros(600, np.int64)
+    ctl = ktask.Ctl(mark_ranges, (RANGES, seen, 500), 3, 2, undo_func=unmark_ranges, iter_func=advance)
+    result = ktask.run(0, int(ENDS[-1]), ctl, policy="dynamic")
+    assert result.error == 9
+    assert not seen.any()
+    (failed,) = result.failed
+    assert failed[0] <= 3000 < failed[1]
+
+
+def test_iterator_is_never_asked_beyond_the_end():
+    asked = []
+
+    def plain(position, units):
+        asked.append((position, units))
+        return position + units
+
+    seen = np.zeros(100, np.int64)
+    nodes = [ktask.Node(50, 13, -1), ktask.Node(0, 20, -1)]
+    ktask.run_numa(nodes, ktask.Ctl(mark, (seen,), 4, 2, iter_func=plain), "dynamic")
+    assert asked == [(50, 4), (54, 4), (58, 4), (62, 1), (0, 4), (4, 4), (8, 4), (12, 4), (16, 4)]
+    assert seen.sum() == 33
+
+
+@pytest.mark.parametrize(
+    ("iter_func", "error", "message"),
+    [
+        (lambda position, units: position, ValueError, "where it was; it must advance"),
+        (lambda position, units: "x", TypeError, "return a whole number"),
+    ],
+)
+def test_iterator_that_misbehaves_is_refused_before_any_chunk(iter_func, error, message):
+    seen = np.zeros(100, np.int64)
+    with pytest.raises(error, match=message):
+        ktask.run(0, 100, ktask.Ctl(mark, (seen,), 10, iter_func=iter_func))
+    assert not seen.any()
+
+
+def test_padata_has_no_iterators():
+    ctl = ktask.Ctl(mark, (np.zeros(10, np.int64),), iter_func=lambda position, units: position + units)
+    with pytest.raises(ValueError, match="has no iterators"):
+        ktask.run(0, 10, ctl, policy="padata-cur")

@@ -21,6 +21,12 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "ktask"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 CONDA_NAMES = {"matplotlib-base": "matplotlib"}  # conda's matplotlib brings a Qt along
+PARTS_OF = {
+    "jupyter_client": "nbclient",
+    "jupyter_core": "nbclient",
+    "llvmlite": "numba",
+    "markupsafe": "jinja2",
+}
 
 # From the top to the bottom. A module imports from its own layer, without circles, and from those below.
 LAYERS = [
@@ -29,7 +35,7 @@ LAYERS = [
     ("models",),
     ("lab",),
     ("workloads",),
-    ("engine", "thread_functions", "helpers", "worker", "vectors"),
+    ("engine", "thread_functions", "helpers", "worker", "conformance", "vectors"),
     ("policy", "limits", "native", "topology", "memory", "task"),
 ]
 HEIGHT = {name: -level for level, names in enumerate(LAYERS) for name in names}
@@ -90,9 +96,8 @@ def test_everything_imported_is_asked_for():
     distributions = importlib.metadata.packages_distributions()
     ours = {"ktask", "__future__", *sys.stdlib_module_names}
     tops = {name.partition(".")[0] for path in PACKAGE.rglob("*.py") for name in imported(path)} - ours
-    missing = {top for top in tops if not {canonicalize_name(d) for d in distributions[top]} & set(needed())}
-    # jupyter_client, jupyter_core and traitlets are the working parts of nbclient and ipykernel
-    assert missing <= {"jupyter_client", "jupyter_core", "traitlets"}
+    owners = {top: {PARTS_OF.get(top, canonicalize_name(d)) for d in distributions[top]} for top in tops}
+    assert {top for top, names in owners.items() if not names & set(needed())} == set()
 
 
 # --- imports ----------------------------------------------------------------------------------------------

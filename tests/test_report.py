@@ -349,6 +349,24 @@ def test_advice_against_wins_that_do_not_last():
     assert tables.recommendation_table(table, skipped()).outcome.tolist() == ["mixed"]
 
 
+def test_losses_at_other_sizes_are_told():
+    small, large = (
+        one_path({2: 0.6}, sizes=[MIB]).records,
+        one_path({2: 1.0}, noise=0.05, sizes=[GIB]).records,
+    )
+    run = make_run(pd.concat([small, large], ignore_index=True))
+    row = tables.recommendation_table(tables.scaling_table(run), skipped()).iloc[0]
+    assert row.outcome == "noise"
+    assert words.reason(row, skipped()).endswith("with 2 threads, 1 GiB), slower at 1 MiB")
+
+
+def test_advice_rests_on_the_largest_size_with_a_verdict():
+    small, large = one_path({2: 1.6}, sizes=[MIB]).records, one_path({2: 1.2}, n=3, sizes=[GIB]).records
+    run = make_run(pd.concat([small, large], ignore_index=True))
+    row = tables.recommendation_table(tables.scaling_table(run), skipped()).iloc[0]
+    assert (row.outcome, row.largest_bytes, row.n) == ("threads", MIB, 7)
+
+
 def test_skipped_paths_are_advised_about_with_their_reason(run, scaling):
     advice = tables.recommendation_table(scaling, run.skipped)
     row = pick(advice, page_kind="1GiB")
@@ -385,6 +403,7 @@ def test_the_roof_is_the_highest_user_space_rate(scaling):
         ([1, 1.01, 1.02, 1.03, 1.04, 2], False),
         (np.linspace(1, 2, 9), False),
         ([1, 1, 2, 2], False),
+        ([1.0, 1.01] * 16 + [2, 2.01, 2.02], False),
     ],
 )
 def test_two_groups_are_seen(values, expected):
@@ -476,6 +495,14 @@ def test_throughput_counts_operations_where_they_are_alike(scaling):
     assert set(figures.throughput_data(scaling, "page_walk").quantity) == {"rate"}
     mixed = scaling.assign(operations=np.arange(len(scaling)) + 1.0)
     assert set(figures.throughput_data(mixed, "page_walk").unit) == {"byte"}
+
+
+def test_rates_far_apart_get_a_logarithmic_axis(report):
+    assert "logarithmic" not in report.figures["throughput-free"].caption
+    records = make_records([one for one in TRUTHS if one.workload == "free"])
+    records.loc[records.method == "munmap", "wall_s"] *= 100
+    far = tables.scaling_table(make_run(records))
+    assert "Both axes are logarithmic" in figures.throughput_figure(far, "free", "throughput-free").caption
 
 
 def test_cold_repetitions_are_drawn():

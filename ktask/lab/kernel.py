@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import tempfile
 from collections.abc import Iterator
 
@@ -15,7 +16,12 @@ _LONGEST_ROOT = 70  # the path of a socket has at most 107 characters
 
 
 class Kernel(AsyncKernelManager):
-    """A kernel manager that ends its process and its clients at once."""
+    """A kernel manager for `ktask.lab.kernel_process` that ends its process and its clients at once."""
+
+    def format_kernel_cmd(self, extra_arguments=None) -> list[str]:
+        """Return the command of the process; -P: what lies beside the notebook shadows no module."""
+        command = [sys.executable, "-P", "-m", "ktask.lab.kernel_process", "-f", self.connection_file]
+        return command + (extra_arguments or [])
 
     def client(self, **options):
         """Return a client, and remember it."""

@@ -298,7 +298,11 @@ def throughput_figure(scaling: pd.DataFrame, workload: str, key: str) -> Figure 
             _size_axis(axis, data["size_bytes"])
         for axis in axes[::COLUMNS]:
             axis.set_ylabel(scale.suffix)
-        axes[0].set_ylim(bottom=0)  # of all panels, once everything is drawn
+        if words.needs_log(data["throughput"]):
+            axes[0].set_yscale("log")
+            axes[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        else:
+            axes[0].set_ylim(bottom=0)  # of all panels, once everything is drawn
         _legend(drawing, axes)
 
     return _build(

@@ -273,14 +273,14 @@ def crossover_table(scaling: pd.DataFrame) -> pd.DataFrame:
     """Return one row per path and thread count above one: the size from which these threads win.
 
     `from_size_bytes` is the smallest measured size at which, and at all larger ones, the verdict is "faster";
-    NaN if there is none. `slower_sizes` and `faster_sizes` list the sizes in bytes with that verdict;
-    `sizes` counts those with any verdict.
+    NaN if there is none. The speedup is that of the largest size with a verdict. `slower_sizes` and
+    `faster_sizes` list the sizes in bytes with that verdict; `sizes` counts those with any verdict.
     """
     several = scaling[~scaling["baseline"].astype(bool) & (scaling["threads"] > 1)]
     rows = []
     for key, part in several.groupby([*PATH, "threads"]):
         judged = part[part["verdict"] != "unknown"].sort_values("size_bytes")
-        largest = part.sort_values("size_bytes").iloc[-1]
+        largest = (judged if len(judged) else part.sort_values("size_bytes")).iloc[-1]
         rows.append(
             dict(zip([*PATH, "threads"], key, strict=True))
             | {
@@ -345,28 +345,26 @@ def _advice(part: pd.DataFrame, crossover: pd.DataFrame) -> dict[str, Any]:
     if crossover.empty:
         return {"outcome": "single"}
     winners = crossover[crossover["from_size_bytes"].notna()]
-    if winners.empty:
-        return {"outcome": _why_not(crossover)} | _expectation(part, pick_threads(crossover))
-    return {"outcome": "threads"} | _expectation(part, pick_threads(winners))
+    chosen = pick_threads(winners if len(winners) else crossover)
+    expected = _expectation(part, chosen)
+    outcome = "threads" if len(winners) else _why_not(crossover, expected["verdict"])
+    return {"outcome": outcome} | expected
 
 
-def _why_not(crossover: pd.DataFrame) -> str:
+def _why_not(crossover: pd.DataFrame, at_largest: str) -> str:
     if crossover["faster_sizes"].map(bool).any():
         return "mixed"
     if not (crossover["sizes"] > 0).any():
         return "few" if (crossover["n"] > 0).any() else "cold"
-    return "slower" if crossover["slower_sizes"].map(bool).any() else "noise"
+    return "slower" if at_largest == "slower" else "noise"
 
 
 def _expectation(part: pd.DataFrame, chosen: pd.Series) -> dict[str, Any]:
-    """Return what the chosen thread count did at the largest size it has."""
-    same = part[(part["threads"] == chosen["threads"]) & ~part["baseline"]]
-    row = same.sort_values("size_bytes").iloc[-1]
-    names = [name for name in row.index if name not in PATH]
-    return {name: row[name] for name in names} | {
-        "from_size_bytes": chosen["from_size_bytes"],
-        "largest_bytes": row["size_bytes"],
-    }
+    """Return what the chosen thread count did at the largest size that has a verdict."""
+    names = ["threads", "size_bytes", "baseline"]
+    wanted = [chosen["threads"], chosen["largest_bytes"], False]
+    row = part[(part[names] == wanted).all(axis=1)].iloc[0].drop(PATH)
+    return row.to_dict() | chosen[["from_size_bytes", "largest_bytes", "slower_sizes"]].to_dict()
 
 
 def _only_skipped(scaling: pd.DataFrame, skipped: pd.DataFrame) -> list[dict[str, str]]:
@@ -436,13 +434,14 @@ def flags_table(run: Run) -> pd.DataFrame:
 def bimodal(values: np.ndarray) -> bool:
     """Return whether a sample falls apart into two groups with a gap wider than both of them.
 
-    Needs six values and three in each group; the gap has to exceed the spread of either side and a twentieth
-    of the median.
+    Each group needs three values and 15 % of them; the gap has to exceed the spread of either side and a
+    twentieth of the median.
     """
     ordered = np.sort(np.asarray(values, dtype=float))
-    if ordered.size < 6:
+    least = max(3, int(np.ceil(0.15 * ordered.size)))
+    if ordered.size < 2 * least:
         return False
-    gaps = np.diff(ordered)[2:-2]
-    cut = int(np.argmax(gaps)) + 3
+    gaps = np.diff(ordered)[least - 1 : ordered.size - least]
+    cut = int(np.argmax(gaps)) + least
     spread = max(np.ptp(ordered[:cut]), np.ptp(ordered[cut:]), 0.05 * float(np.median(ordered)))
     return bool(gaps.max() > spread)

@@ -22,6 +22,7 @@ Row = pd.Series | dict[str, Any]
 KIND_LABELS = {"4KiB": "4 KiB", "2MiB": "2 MiB", "1GiB": "1 GiB"}
 WORKLOAD_LABELS = {"page_walk": "Page walk"}
 LONGEST_LABEL = 40
+FAR_APART = 20
 
 
 # --- labels --------------------------------------------------------------------------------------------
@@ -94,28 +95,27 @@ def interval_note(data: pd.DataFrame, kind: str = stats.INTERVAL_KIND) -> str:
 # --- sentences on a set of paths -----------------------------------------------------------------------
 
 
+VERDICT_WORDS = {
+    "faster": "faster than {}",
+    "slower": "slower than {}",
+    "no change": "not distinguishable from {}",
+    "unknown": "undecided for lack of repetitions",
+}
+
+
 def tally(rows: pd.DataFrame) -> str:
     """Return how many rows are faster, slower or neither, in words; the verdict counts, not the median."""
-    texts = {
-        "faster": "faster than the serial call",
-        "slower": "slower than it",
-        "no change": "not distinguishable from it",
-        "unknown": "undecided for lack of repetitions",
-    }
     counts = rows["verdict"].value_counts()
-    found = {name: int(counts[name]) for name in texts if name in counts}
+    found = {name: int(counts[name]) for name in VERDICT_WORDS if name in counts}
+    texts = [VERDICT_WORDS[name] for name in found]
+    texts = [text.format("it" if i else "the serial call") for i, text in enumerate(texts)]
     if len(found) == 1:
-        (name,) = found
-        text = (
-            texts[name].replace("than it", "than the serial call").replace("from it", "from the serial call")
-        )
         total = len(rows)
-        return {1: f"the one measured path is {text}", 2: f"both paths are {text}"}.get(
-            total, f"all {total} paths are {text}"
-        )
-    parts = [f"{number} {'is' if number == 1 else 'are'} {texts[name]}" for name, number in found.items()]
-    text = f"of {count(len(rows), 'path')}, {listed(parts)}"
-    return text if "faster" in found else text.replace("than it", "than the serial call", 1)
+        wholes = {1: "the one measured path is", 2: "both paths are"}
+        return f"{wholes.get(total, f'all {total} paths are')} {texts[0]}"
+    numbers = [f"{number} {'is' if number == 1 else 'are'}" for number in found.values()]
+    parts = [" ".join(pair) for pair in zip(numbers, texts, strict=True)]
+    return f"of {count(len(rows), 'path')}, {listed(parts)}"
 
 
 def extremes(rows: pd.DataFrame) -> Markup:
@@ -176,9 +176,15 @@ def throughput_caption(data: pd.DataFrame, roof: Roof | None) -> Markup:
         line = Markup(" Dotted: the highest user-space zeroing rate of this run, {} ({}).").format(
             units.fmt_rate(roof.bytes_per_s, "byte"), roof.label
         )
-    return Markup("At the largest sizes, rates lie between {} ({}, {}) and {} ({}, {}).{} {}").format(
-        *_throughput_end(low, unit), *_throughput_end(high, unit), line, interval_note(data)
+    scale = " Both axes are logarithmic." if needs_log(data["throughput"]) else ""
+    return Markup("At the largest sizes, rates lie between {} ({}, {}) and {} ({}, {}).{}{} {}").format(
+        *_throughput_end(low, unit), *_throughput_end(high, unit), line, scale, interval_note(data)
     )
+
+
+def needs_log(values: pd.Series) -> bool:
+    """Return whether values are too far apart for one linear axis."""
+    return bool(values.max() > FAR_APART * values.min())
 
 
 def _throughput_end(row: Row, unit: str) -> tuple[str, str, str]:
@@ -353,9 +359,10 @@ def limit_finding(limits: pd.DataFrame) -> Markup:
         return Markup("")
     sentences = []
     for limit, rows in short_of.groupby("limit", sort=False):
-        shares = [f"{path_label(row)} {percent(row['efficiency'])}" for _, row in rows.iterrows()]
-        threads = "; ".join(dict.fromkeys(f"{number} threads" for number in rows["threads"]))
-        sentences.append(f"Of the ideal at {threads}, {listed(shares)} is reached; {LIMIT_WORDS[limit]}.")
+        (first, *others) = [(path_label(row), percent(row["efficiency"])) for _, row in rows.iterrows()]
+        shares = [" reaches ".join(first), *(" ".join(other) for other in others)]
+        threads = listed([f"{number}" for number in sorted(set(rows["threads"]))])
+        sentences.append(f"With {threads} threads, {listed(shares)} of the ideal: {LIMIT_WORDS[limit]}.")
     return markup.paragraph("Why not the number of threads?", *sentences)
 
 
@@ -372,7 +379,7 @@ def reason(row: Row, skipped: pd.DataFrame) -> str:
     build: dict[str, Callable[[Row], str]] = {
         "threads": _gain,
         "slower": lambda r: f"no: slower than the serial call ({_at(r)})",
-        "noise": lambda r: f"no: no change beyond the noise floor ({_at(r)})",
+        "noise": lambda r: f"no: no change beyond the noise floor ({_at(r)}){_slower_at(r)}",
         "mixed": lambda r: f"no: faster at some sizes, but not up to the largest ({_at(r)})",
         "single": lambda r: "unknown: no thread count above one was measured",
         "few": lambda r: f"unknown: too few repetitions for a verdict ({_at(r)})",
@@ -385,6 +392,11 @@ def reason(row: Row, skipped: pd.DataFrame) -> str:
 def _at(row: Row) -> str:
     where = f"{count(int(row['threads']), 'thread')}, {units.fmt_size(row['largest_bytes'])}"
     return f"{value(row, 'speedup')} with {where}"
+
+
+def _slower_at(row: Row) -> str:
+    sizes = [units.fmt_size(size) for size in row["slower_sizes"]]
+    return f", slower at {listed(sizes)}" if sizes else ""
 
 
 def _gain(row: Row) -> str:
