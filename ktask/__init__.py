@@ -12,6 +12,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ktask.live import Bar, Live
 from ktask.task import Ctl, Node, Result
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from ktask.thread_functions import thread_func
 
 __version__ = "0.1.0"
-__all__ = ["Ctl", "Node", "Result", "plan", "run", "run_numa", "thread_func"]
+__all__ = ["Bar", "Ctl", "Live", "Node", "Result", "plan", "run", "run_numa", "thread_func"]
 
 # numba takes 0.2 to 0.5 s to import, so the names that need it are looked up at their first use.
 _LAZY = {

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from ktask import iterators, topology, worker
 from ktask import policy as policies
 from ktask.helpers import interrupts, misplaced, numba_threads, places, prepare
 from ktask.limits import SLOTS
+from ktask.live import Live
 from ktask.task import Ctl, Node, Result
 from ktask.thread_functions import require_thread_func
 from ktask.topology import Topology
@@ -142,7 +143,15 @@ def plan(
 # --- running -------------------------------------------------------------------------------------------
 
 
-def run(start: int, size: int, ctl: Ctl, policy: str = "ktask-v4", *, trace: bool = False) -> Result:
+def run(
+    start: int,
+    size: int,
+    ctl: Ctl,
+    policy: str = "ktask-v4",
+    *,
+    trace: bool = False,
+    live: Live | None = None,
+) -> Result:
     """Run `ctl.thread_func` over `[start, start + size)` in chunks, on as many threads as the policy says.
 
     Parameters
@@ -155,6 +164,8 @@ def run(start: int, size: int, ctl: Ctl, policy: str = "ktask-v4", *, trace: boo
         One of `ktask.policy.POLICIES`.
     trace
         Keep one row per chunk (`Result.trace`).
+    live
+        Shows how far the task is, to any thread, while it runs (`ktask.Live`, or `ktask.Bar`).
 
     Returns
     -------
@@ -171,7 +182,7 @@ def run(start: int, size: int, ctl: Ctl, policy: str = "ktask-v4", *, trace: boo
     cpus = _allowed()
     topo, _ = _machine(cpus, None)
     parts = _range_part(start, size, _nid_here(topo))
-    return _run(parts, ctl, policy, cpus, None, trace)
+    return _run(parts, ctl, policy, (cpus, None), _Watch(trace, live))
 
 
 def run_numa(
@@ -181,6 +192,7 @@ def run_numa(
     *,
     topo: Topology | None = None,
     trace: bool = False,
+    live: Live | None = None,
 ) -> Result:
     """Run a task whose parts lie on nodes; see `run`.
 
@@ -195,11 +207,21 @@ def run_numa(
         CPUs by node if they are not to be read from the machine, for tests and studies:
         `ktask.topology.Topology.by_hand({0: [0], 1: [1]})`.
     """
-    return _run(_as_parts(nodes), ctl, policy, _allowed(), topo, trace)
+    return _run(_as_parts(nodes), ctl, policy, (_allowed(), topo), _Watch(trace, live))
 
 
-def _run(nodes: tuple[Node, ...], ctl: Ctl, name: str, cpus, topo: Topology | None, trace: bool) -> Result:
-    key = _key(nodes, ctl, name, cpus, topo)
+class _Watch(NamedTuple):
+    """What is to be seen of a task."""
+
+    trace: bool = False
+    live: Live | None = None
+
+
+UNWATCHED = _Watch()
+
+
+def _run(nodes: tuple[Node, ...], ctl: Ctl, name: str, where, watch: _Watch) -> Result:
+    key = _key(nodes, ctl, name, *where)
     wish = _prepared(*key, None)
     entry, undo = bound(ctl)
     if wish.plan.threads == 0:
@@ -212,8 +234,8 @@ def _run(nodes: tuple[Node, ...], ctl: Ctl, name: str, cpus, topo: Topology | No
         if ctl.iter_func:
             granted = _with_positions(granted, nodes, ctl.iter_func)
         if not len(grant):
-            return Task(granted, trace).carry_out(entry, undo)
-        return _with_helpers(granted, entry, undo, trace, places(topo, tuple(grant.slots), tuple(grant.nids)))
+            return Task(granted, watch).carry_out(entry, undo)
+        return _with_helpers(granted, entry, undo, watch, places(topo, tuple(grant.slots), tuple(grant.nids)))
     finally:
         SLOTS.give_back(grant)
 
@@ -225,13 +247,13 @@ def _with_positions(granted: _Prepared, nodes: tuple[Node, ...], iter_func) -> _
     return replace(prepare_plan(plan), table=positions.table, translate=positions.translate)
 
 
-def _with_helpers(granted: _Prepared, entry, undo, trace: bool, wanted) -> Result:
+def _with_helpers(granted: _Prepared, entry, undo, watch: _Watch, wanted) -> Result:
     """Carry a task out with the helpers on their CPUs and the caller off them."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, wanted[0])
     try:
         prepare(wanted)
-        result = Task(granted, trace).carry_out(entry, undo)
+        result = Task(granted, watch).carry_out(entry, undo)
         if any(cpu not in cpus for cpu, cpus in zip(result.cpu_of_thread, wanted, strict=True) if cpu >= 0):
             misplaced()
         return result
@@ -246,7 +268,7 @@ def carry_out(plan: policies.Plan, ctl: Ctl, *, trace: bool = False) -> Result:
     """
     entry, undo = bound(ctl)
     _warm()
-    return Task(prepare_plan(plan), trace).carry_out(entry, undo)
+    return Task(prepare_plan(plan), _Watch(trace)).carry_out(entry, undo)
 
 
 Bound = tuple[int, np.ndarray]  # address of a compiled thread function, its packed arguments
@@ -276,13 +298,13 @@ def _warm() -> None:
 class Task:
     """A running task: its state array, and what it says when it stops."""
 
-    def __init__(self, prepared: _Prepared, trace: bool = False):
+    def __init__(self, prepared: _Prepared, watch: _Watch = UNWATCHED):
         self.prepared, self.plan = prepared, prepared.plan
         self.state = prepared.state.copy()
         self.state[worker.INTERRUPT] = interrupts().address
         self.usage: dict[str, float | int] = {}
         self.trace = None
-        if trace:
+        if watch.trace:
             self.trace = np.zeros((self.plan.n_chunks, worker.TRACE_ROW), dtype=np.int64)
             self.state[worker.TRACE] = self.trace.ctypes.data
         if prepared.table is not None:
@@ -290,6 +312,13 @@ class Task:
         n_parts = len(self.plan.parts)
         self.parts = self.state[HEADER : HEADER + ROW * n_parts].reshape(n_parts, ROW)
         self.workers = self.state[HEADER + ROW * n_parts :].reshape(self.plan.threads, ROW)
+        if watch.live is not None:
+            watch.live.attach(self)
+
+    def units_done(self) -> int:
+        """Return the units whose chunks have ended, to within the odd sizes of last chunks."""
+        n_chunks = int(self.parts[:, worker.P_CHUNKS].sum())
+        return self.prepared.units * int(self.workers[:, worker.W_DONE].sum()) // n_chunks
 
     def use(self, entry: Bound) -> None:
         """Make `entry` what the workers call."""

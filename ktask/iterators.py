@@ -1,7 +1,7 @@
 """Positions that are not numbers to be added up: a list of ranges, a tree, packed pairs.
 
 The engine hands out chunks of *units*; an iterator says where each unit lies. It is asked by the caller
-alone, once per chunk, before the first chunk runs, so it may be ordinary Python and needs no lock. (The kernel
+alone, once per chunk, before the first one runs, so it may be ordinary Python and needs no lock. (The kernel
 asks it under the lock of the task, at the same places, which is why the chunks are the same.)
 """
 

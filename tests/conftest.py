@@ -68,10 +68,10 @@ class Commands:
     temporary: Path
     started: list[subprocess.Popen] = field(default_factory=list)
 
-    def start(self, *args: str, program: tuple[str, ...] = ("-m", "ktask.cli")) -> subprocess.Popen:
-        """Start the command in a session of its own, as a terminal does."""
+    def start(self, line: str, *, program: tuple[str, ...] = ("-m", "ktask.cli")) -> subprocess.Popen:
+        """Start `ktask` with the words of `line`, in a session of its own, as a terminal does."""
         process = subprocess.Popen(
-            [sys.executable, *program, *map(str, args)],
+            [sys.executable, *program, *line.split()],
             cwd=self.cwd,
             env=os.environ | {"TMPDIR": str(self.temporary)},
             stdin=subprocess.DEVNULL,
@@ -83,9 +83,9 @@ class Commands:
         self.started.append(process)
         return process
 
-    def run(self, *args: str, **options) -> subprocess.CompletedProcess:
-        """Run the command to its end."""
-        process = self.start(*args, **options)
+    def run(self, line: str) -> subprocess.CompletedProcess:
+        """Run `ktask` with the words of `line` to its end."""
+        process = self.start(line)
         out, err = process.communicate(timeout=PATIENCE_S)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 

@@ -213,9 +213,8 @@ def _columns_of(scaling: pd.DataFrame, *names: str) -> pd.DataFrame:
     return scaling[[*kept, *ends]].reset_index(drop=True)
 
 
-def speedup_data(scaling: pd.DataFrame, workload: str) -> pd.DataFrame:
-    """Return speedup by thread count at the largest size of each path of one workload."""
-    last = _at_largest_size(scaling[scaling["workload"] == workload])
+def speedup_data(last: pd.DataFrame) -> pd.DataFrame:
+    """Return speedup by thread count, of a scaling table with one size per path."""
     has_both = last.groupby(PATH)["threads"].transform("nunique") > 1
     shown = last[has_both & last["speedup"].notna()]
     # The chunked call on one thread is a point of its own in the tables; the curve starts at the serial call.
@@ -224,7 +223,8 @@ def speedup_data(scaling: pd.DataFrame, workload: str) -> pd.DataFrame:
 
 def speedup_figure(scaling: pd.DataFrame, workload: str, key: str, floor: float) -> Figure | None:
     """Draw speedup against threads with the ideal line; None if no count above one was measured."""
-    data = speedup_data(scaling, workload)
+    last = _at_largest_size(scaling[scaling["workload"] == workload])
+    data = speedup_data(last)
     if data.empty:
         return None
     groups = list(data.groupby(["backend", "method"], sort=False))
@@ -252,7 +252,7 @@ def speedup_figure(scaling: pd.DataFrame, workload: str, key: str, floor: float)
         _panel_size(len(groups)),
         paint,
         data=data,
-        caption=words.speedup_caption(data, at_best(scaling[scaling["workload"] == workload])),
+        caption=words.speedup_caption(data, at_best(last)),
         alt=words.speedup_alt(data, workload),
     )
 

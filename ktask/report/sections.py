@@ -227,11 +227,11 @@ def crossover(study: Study, crossover: pd.DataFrame) -> Markup:
         )
         for _, row in crossover.iterrows()
     ]
-    columns = ("Path", "Threads", "Faster from", "Slower at", "Sizes measured")
+    columns = ("Path", "Threads", "Faster from", "Slower at", "Sizes with a verdict")
     caption = Markup(
         "{}Crossover: the smallest size from which threads win at every larger one, beyond the noise floor."
     ).format(study.title)
-    numeric = ["Threads", "Faster from", "Sizes measured"]
+    numeric = ["Threads", "Faster from", "Sizes with a verdict"]
     return table(columns, rows, caption=caption, key=study.key("crossovers"), numeric=numeric)
 
 

@@ -311,10 +311,16 @@ def pick_threads(rows: pd.DataFrame) -> pd.Series:
 
 
 def at_best(scaling: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per path: the largest size, with the threads that `pick_threads` picks there."""
+    """Return one row per path: the threads that `pick_threads` picks at the largest size with a verdict.
+
+    A path without any verdict is represented by its largest size.
+    """
     several = scaling[~scaling["baseline"].astype(bool) & (scaling["threads"] > 1) & (scaling["n"] > 0)]
-    last = several[several["size_bytes"] == several.groupby(PATH)["size_bytes"].transform("max")]
-    picked = [pick_threads(part).name for _, part in last.groupby(PATH, sort=False)]
+    picked = []
+    for _, part in several.groupby(PATH, sort=False):
+        judged = part[part["verdict"] != "unknown"]
+        usable = judged if len(judged) else part
+        picked.append(pick_threads(usable[usable["size_bytes"] == usable["size_bytes"].max()]).name)
     return scaling.loc[picked]
 
 

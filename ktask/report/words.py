@@ -275,7 +275,7 @@ def crossover_caption(data: pd.DataFrame) -> Markup:
         finding = f"At none of {total} do threads make a path slower than the serial call."
     else:
         names = list(dict.fromkeys(path_label(row) for _, row in worse.iterrows()))
-        finding = f"At {len(worse)} of {total} threads make it slower: {listed(names)} ({_sizes(worse)})."
+        finding = f"At {len(worse)} of {total} threads make it slower: {listed(names)}, at {_sizes(worse)}."
     return Markup("{} Grey: noise floor around 1. {}").format(finding, interval_note(data, stats.RATIO_KIND))
 
 
@@ -317,7 +317,9 @@ def workload_finding(rows: pd.DataFrame) -> Markup:
     best = at_best(usable)
     if best.empty:
         return markup.paragraph("Only one thread was measured, so nothing is said about more.")
-    head = Markup("At the largest size, with {}, {}: {}.").format(_threads(best), tally(best), extremes(best))
+    head = Markup("At the largest size with a verdict, with {}, {}: {}.").format(
+        _threads(best), tally(best), extremes(best)
+    )
     return markup.paragraph(head, past_the_best(usable, best), _cost_of_method(best))
 
 

@@ -1,0 +1,280 @@
+"""The engine beside its peers, interleaved in one run: medians and ratios with their intervals.
+
+    python benchmarks/bench.py [--short] [--json FILE]
+
+Three questions. What does an empty chunk cost? What does a task of two chunks cost, from the Python call to
+its return? How well is uneven work balanced? Every round runs all contestants once, in random order, so that
+a ratio compares neighbours in time. GCC builds the OpenMP peers; without it they are left out, and said so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numba
+import numpy as np
+from numba import njit, prange
+
+import ktask
+from ktask import engine
+from ktask.lab import stats
+from ktask.lab.files import write_json
+from ktask.lab.machine import machine_facts
+from ktask.topology import cpu_count
+
+SEED = 20261123
+US, NS = 1e6, 1e9
+
+
+@dataclass
+class Contest:
+    """One question: contestants that return seconds, and the one the others are compared with."""
+
+    name: str
+    unit: str
+    per_second: float  # multiplies seconds
+    contestants: dict[str, Callable[[], float]]
+    reference: str
+
+    def measure(self, rounds: int) -> dict[str, np.ndarray]:
+        """Return the seconds of every contestant, one per round; two rounds to warm up are dropped."""
+        random = np.random.default_rng(SEED)
+        names = list(self.contestants)
+        seconds = {name: [] for name in names}
+        for _ in range(rounds + 2):
+            for k in random.permutation(len(names)):
+                seconds[names[k]].append(self.contestants[names[k]]())
+        return {name: np.array(values[2:]) for name, values in seconds.items()}
+
+
+# --- peers -----------------------------------------------------------------------------------------------
+
+
+@ktask.thread_func(cache=True)
+def nothing(start, end, arg):
+    """Return at once."""
+    return 0
+
+
+@ktask.thread_func(cache=True)
+def uneven(start, end, costs, out):
+    """Spend `costs[i]` steps of arithmetic on each unit."""
+    total = 0
+    for i in range(start, end):
+        for k in range(costs[i]):
+            total += (i ^ k) * 3
+    out[start] = total
+    return 0
+
+
+def openmp() -> ctypes.CDLL | None:
+    """Build and load the C peers; None without a compiler that has OpenMP."""
+    if not shutil.which("gcc"):
+        return None
+    folder = Path(tempfile.mkdtemp(prefix="ktask-bench-"))
+    try:
+        library = folder / "omp.so"
+        source = Path(__file__).parent / "omp.c"
+        command = ["gcc", "-O2", "-fopenmp", "-shared", "-fPIC", "-o", str(library), str(source)]
+        if subprocess.run(command, check=False, capture_output=True).returncode:  # noqa: S603
+            return None
+        loaded = ctypes.CDLL(str(library))
+    finally:
+        shutil.rmtree(folder)
+    for function in (loaded.run_dynamic, loaded.run_static):
+        function.restype = ctypes.c_double
+        function.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 3, ctypes.c_int]
+    return loaded
+
+
+@njit(parallel=True, nogil=True)
+def prange_calls(out, size, chunk):
+    """Run chunks by numba's own parallel loop."""
+    n_chunks = (size + chunk - 1) // chunk
+    for i in prange(n_chunks):
+        out[i & 63] = i
+
+
+def timed(call: Callable[[], object]) -> Callable[[], float]:
+    """Return a function that returns how long `call` takes, in seconds."""
+
+    def measure() -> float:
+        start = time.perf_counter()
+        call()
+        return time.perf_counter() - start
+
+    return measure
+
+
+# --- contests --------------------------------------------------------------------------------------------
+
+
+def empty_chunks(threads: int, n_chunks: int, c_peers: ctypes.CDLL | None) -> Contest:
+    """Return the contest for the cost of one chunk that does nothing."""
+    ctl = ktask.Ctl(nothing, (1,), 1, max_threads=threads)
+    (address, packed), _ = engine.bound(ctl)
+    out = np.zeros(64, np.int64)
+    contestants = {"ktask": lambda: ktask.run(0, n_chunks, ctl, policy="dynamic").wall_s / n_chunks}
+    if c_peers:
+        args = (address, n_chunks, 1, packed.ctypes.data, threads)
+        contestants["OpenMP dynamic,1"] = lambda: c_peers.run_dynamic(*args) / n_chunks
+        contestants["OpenMP static"] = lambda: c_peers.run_static(*args) / n_chunks
+    contestants["numba prange"] = lambda: _prange(threads, out, n_chunks) / n_chunks
+    reference = "OpenMP dynamic,1" if c_peers else "numba prange"
+    return Contest(f"one empty chunk, {_threads(threads)}", "ns", NS, contestants, reference)
+
+
+def _prange(threads: int, out: np.ndarray, n_chunks: int) -> float:
+    before = numba.get_num_threads()
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    start = time.perf_counter()
+    prange_calls(out, n_chunks, 1)
+    seconds = time.perf_counter() - start
+    numba.set_num_threads(before)
+    return seconds
+
+
+def small_task(threads: int, calls: int, c_peers: ctypes.CDLL | None) -> Contest:
+    """Return the contest for a task of `threads` empty chunks, from the Python call to its return."""
+    from joblib import Parallel, delayed  # noqa: PLC0415
+
+    ctl = ktask.Ctl(nothing, (1,), 1, max_threads=threads)
+    (address, packed), _ = engine.bound(ctl)
+    pool, jobs = ThreadPoolExecutor(threads), Parallel(threads, prefer="threads")
+    out = np.zeros(64, np.int64)
+
+    def median_of(call: Callable[[], float], repeat: int = calls) -> Callable[[], float]:
+        return lambda: float(np.median([call() for _ in range(repeat)]))
+
+    contestants = {
+        "ktask.run": median_of(timed(lambda: ktask.run(0, threads, ctl))),
+        "its parallel region": median_of(lambda: ktask.run(0, threads, ctl).wall_s),
+        "numba prange": median_of(timed(lambda: prange_calls(out, threads, 1))),
+        "concurrent.futures": median_of(
+            timed(lambda: list(pool.map(nothing, [0] * threads, [1] * threads, [1] * threads)))
+        ),
+        "joblib threads": median_of(
+            timed(lambda: jobs(delayed(nothing)(0, 1, 1) for _ in range(threads))), 20
+        ),
+    }
+    if c_peers:
+        args = (address, threads, 1, packed.ctypes.data, threads)
+        contestants["OpenMP by ctypes"] = median_of(timed(lambda: c_peers.run_dynamic(*args)))
+    return Contest(
+        f"a task of {threads} empty chunks, {_threads(threads)}", "us", US, contestants, "ktask.run"
+    )
+
+
+def balance(threads: int, steps: int, c_peers: ctypes.CDLL | None) -> Contest:
+    """Return the contest for work whose last tenth is ten times as dear per unit."""
+    size = 1000
+    costs = np.full(size, steps, np.int64)
+    costs[-size // 10 :] *= 10
+    out = np.zeros(size, np.int64)
+    ctl = ktask.Ctl(uneven, (costs, out), 1, max_threads=threads)
+    plan = ktask.plan(ktask.Node(0, size, -1), ctl)
+    shares = [costs[start:end].sum() / costs.sum() for start, end in plan.chunks_of(0)]
+    contestants = {
+        "ktask-v4": lambda: ktask.run(0, size, ctl).wall_s,
+        "static": lambda: ktask.run(0, size, ctl, policy="static").wall_s,
+        "guided": lambda: ktask.run(0, size, ctl, policy="guided").wall_s,
+        "dynamic": lambda: ktask.run(0, size, ctl, policy="dynamic").wall_s,
+    }
+    serial = ktask.Ctl(uneven, (costs, out), 1, max_threads=1)
+    in_order, any_order = makespan(shares, threads), makespan(sorted(shares, reverse=True), threads)
+    contestants["ktask-v4 chunks, in order, no overhead"] = lambda: (
+        ktask.run(0, size, serial).wall_s * in_order
+    )
+    contestants["ktask-v4 chunks, dearest first"] = lambda: ktask.run(0, size, serial).wall_s * any_order
+    contestants["work / threads"] = lambda: ktask.run(0, size, serial).wall_s / threads
+    if c_peers:
+        (address, packed), _ = engine.bound(ctl)
+        args = (address, size, plan.chunk_size, packed.ctypes.data, threads)
+        contestants["OpenMP dynamic,1, same chunks"] = lambda: c_peers.run_dynamic(*args)
+    name = f"the last tenth ten times as dear, {_threads(threads)}"
+    return Contest(name, "us", US, contestants, "ktask-v4 chunks, in order, no overhead")
+
+
+def makespan(shares: list[float], threads: int) -> float:
+    """Return when the last of `threads` workers ends that take `shares` of the work in this order."""
+    ends = [0.0] * threads
+    for share in shares:
+        ends[ends.index(min(ends))] += share
+    return max(ends)
+
+
+def _threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"
+
+
+# --- the run ---------------------------------------------------------------------------------------------
+
+
+def contests(short: bool) -> list[Contest]:
+    """Return all contests; the short form only proves that they run."""
+    c_peers, n_cpus = openmp(), cpu_count()
+    if c_peers is None:
+        sys.stderr.write("no gcc with OpenMP here: its rows are left out\n")
+    n_chunks, calls, steps = (20_000, 20, 200) if short else (1_000_000, 300, 20_000)
+    counts = sorted({1, min(2, n_cpus), n_cpus})
+    found = [empty_chunks(threads, n_chunks, c_peers) for threads in counts]
+    if n_cpus > 1:
+        found += [small_task(2, calls, c_peers), balance(2, steps, c_peers)]
+    return found
+
+
+def result_of(contest: Contest, rounds: int) -> dict:
+    """Return medians and ratios of one contest as plain values."""
+    seconds = contest.measure(rounds)
+    base = seconds[contest.reference]
+    rows = {
+        name: {
+            "median": stats.estimate(values * contest.per_second)._asdict(),
+            "ratio": stats.ratio(values, base, paired=True)._asdict(),
+        }
+        for name, values in seconds.items()
+    }
+    return {"name": contest.name, "unit": contest.unit, "reference": contest.reference, "rows": rows}
+
+
+def render(result: dict) -> str:
+    """Return one contest as a table of text."""
+    lines = [f"{result['name']} ({result['unit']}; ratio to {result['reference']})"]
+    for name, row in sorted(result["rows"].items(), key=lambda item: item[1]["median"]["median"]):
+        m, r = row["median"], row["ratio"]
+        lines.append(
+            f"  {name:40} {m['median']:10.2f}  [{m['low']:9.2f}, {m['high']:9.2f}]"
+            f"   x {r['median']:6.2f}  [{r['low']:5.2f}, {r['high']:5.2f}]  n={m['n']}"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run the contests; print tables, and write JSON if asked to."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--short", action="store_true", help="a few rounds, to see that everything runs")
+    parser.add_argument("--json", type=Path, help="write the result there")
+    options = parser.parse_args()
+    results = []
+    for contest in contests(options.short):
+        results.append(result_of(contest, 7 if options.short else 31))
+        sys.stdout.write(render(results[-1]) + "\n\n")
+        sys.stdout.flush()
+    if options.json:
+        write_json(options.json, {"machine": machine_facts(), "short": options.short, "contests": results})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+/* The engine's peers in C: empty chunks and parallel regions of GCC's OpenMP, timed inside one call. */
+#include <omp.h>
+#include <stdint.h>
+#include <time.h>
+
+typedef int64_t (*chunk_fn)(int64_t start, int64_t end, int64_t args);
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec + 1e-9 * t.tv_nsec;
+}
+
+/* The thread function is called by address, as the engine does it, so that no compiler sees through it. */
+double run_dynamic(chunk_fn fn, int64_t size, int64_t chunk, int64_t args, int threads)
+{
+    int64_t n = (size + chunk - 1) / chunk;
+    double t0 = now();
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
+    for (int64_t i = 0; i < n; i++)
+        fn(i * chunk, (i + 1) * chunk < size ? (i + 1) * chunk : size, args);
+    return now() - t0;
+}
+
+double run_static(chunk_fn fn, int64_t size, int64_t chunk, int64_t args, int threads)
+{
+    int64_t n = (size + chunk - 1) / chunk;
+    double t0 = now();
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t i = 0; i < n; i++)
+        fn(i * chunk, (i + 1) * chunk < size ? (i + 1) * chunk : size, args);
+    return now() - t0;
+}

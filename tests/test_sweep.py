@@ -1,0 +1,320 @@
+"""Sweeps: really by papermill, interrupted, killed, resumed; every cell is there once in the end."""
+
+import json
+import os
+import shutil
+import signal
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+import yaml
+from conftest import descendants, is_gone, wait_for
+
+from ktask.lab import notebooks, sweep
+from ktask.lab.grid import cell_id, parse_grid
+from ktask.lab.records import load_run
+
+WALK = {"workload": "page_walk", "method": "pagemap", "page_kind": "4KiB", "size": ["4MiB", "8MiB"]}
+TOO_LARGE = {"workload": "zeroing", "method": "memset", "page_kind": "4KiB", "size": "64TiB"}
+UNFIT = {"workload": "zeroing", "method": "memset", "page_kind": "1GiB", "size": "1GiB"}
+CONTENT = {
+    "about": "a test",
+    "seed": 1,
+    "threads": [1, 2],
+    "min_chunk": "64KiB",
+    "protocol": {"least": 2, "most": 2, "budget_s": 0.1, "warmup_s": 0.5},
+    "work": [WALK, TOO_LARGE, UNFIT],
+}
+GRID = parse_grid(CONTENT, "tiny")
+WALKS = [cell_id(case) for case in GRID.cases if case.workload == "page_walk"]
+# `ktask` with runs kept elsewhere: the place, then what a user types
+ELSEWHERE = """
+import sys
+from pathlib import Path
+from ktask.lab import sweep
+sweep.RUNS = Path(sys.argv.pop(1))
+from ktask import cli
+cli.main()
+"""
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """A finished run."""
+    root = tmp_path_factory.mktemp("runs")
+    return sweep.sweep(GRID, "done", root=root, quiet=True)
+
+
+@pytest.fixture
+def run(swept, tmp_path):
+    """A copy of the finished run, to be spoilt."""
+    return Path(shutil.copytree(swept, tmp_path / "runs" / "done"))
+
+
+@pytest.fixture
+def fake_notebooks(tmp_path, monkeypatch):
+    """Notebooks of one line each, in place of the project's: {workload: source}."""
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    monkeypatch.setattr(notebooks, "FOLDER", folder)
+
+    def write(**sources):
+        for name, source in sources.items():
+            cells = [nbformat.v4.new_code_cell("", metadata={"tags": ["parameters"]})]
+            cells.append(nbformat.v4.new_code_cell(source))
+            spec = {"name": "python3", "language": "python", "display_name": "Python 3"}
+            book = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": spec})
+            nbformat.write(book, folder / f"{name}.ipynb")
+
+    return write
+
+
+def state(path):
+    """Return every file of a run with its time of change."""
+    return {p.relative_to(path).as_posix(): p.stat().st_mtime_ns for p in path.rglob("*") if p.is_file()}
+
+
+# --- a run ------------------------------------------------------------------------------------------------
+
+
+def test_a_run_holds_every_cell_once(swept):
+    found = load_run(swept)
+    per_cell = found.records.query("not warmup").groupby(["cell_id", "round", "order"]).size()
+    assert sorted({cell for cell, *_ in per_cell.index}) == sorted(WALKS)
+    assert (per_cell == 1).all()
+    assert len(per_cell) == 2 * 2 * 3  # cells, rounds, variants
+    assert set(found.records["run_id"]) == {"done"}
+    assert set(found.records["host_id"]) == {found.machine["host_id"]}
+    assert found.records["verified"].all()
+
+
+def test_a_run_says_what_was_asked_and_on_what_machine(swept):
+    found = load_run(swept)
+    assert found.grid == yaml.safe_load(yaml.safe_dump(GRID.as_dict()))
+    assert found.machine["host_id"]
+    assert found.machine["doctor"]
+    assert json.loads((swept / "datapackage.json").read_text())["title"] == "ktask run done"
+
+
+def test_what_cannot_be_measured_is_skipped_with_the_reason(swept):
+    skipped = load_run(swept).skipped.set_index("cell_id")
+    assert len(skipped) == 2
+    assert not skipped["failed"].any()
+    too_large = skipped.loc["zeroing-memset-4KiB-64TiB-min64KiB"]
+    assert "zeroing memset needs 65664.00 GiB, but the budget is" in too_large["reason"]
+    assert (
+        "works on 4KiB, THP pages, not on 1GiB" in skipped.loc["zeroing-memset-1GiB-1GiB-min64KiB"]["reason"]
+    )
+    assert (too_large["backend"], too_large["size_bytes"]) == ("user", 64 << 40)
+
+
+def test_a_run_holds_nothing_else(swept):
+    expected = {"machine.json", "grid.yaml", "datapackage.json", ".lock"}
+    expected |= {f"records/{cell}.parquet" for cell in WALKS} | {f"cells/{cell}.ipynb" for cell in WALKS}
+    expected |= {f"skipped/{cell_id(case)}.json" for case in GRID.cases if cell_id(case) not in WALKS}
+    assert set(state(swept)) == expected
+    assert [p.name for p in swept.parent.iterdir()] == ["done"]
+    assert psutil.Process().children() == []
+
+
+def test_the_executed_notebooks_are_kept(swept):
+    for cell in WALKS:
+        book = nbformat.read(swept / "cells" / f"{cell}.ipynb", as_version=4)
+        (injected,) = [c for c in book.cells if "injected-parameters" in c.metadata.get("tags", [])]
+        assert f'"cell_id": "{cell}"' in injected.source
+        assert all(c.execution_count for c in book.cells if c.cell_type == "code")
+
+
+def test_the_order_is_random_and_follows_the_seed():
+    grid = parse_grid(CONTENT | {"work": [WALK | {"size": [2**k for k in range(12, 32)]}]}, "g")
+    order = sweep.in_random_order(grid)
+    assert order == sweep.in_random_order(grid) != list(grid.cases)
+    assert Counter(order) == Counter(grid.cases)
+    assert sweep.in_random_order(replace(grid, seed=2)) != order
+
+
+# --- names ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["../up", "a/b", "/abs", "", ".hidden", "-dash", "a b", "a\n", "ü", "x" * 81]
+)
+def test_a_name_that_is_no_plain_file_name_is_refused(name, tmp_path):
+    with pytest.raises(ValueError, match="is not allowed; use up to 80 letters"):
+        sweep.sweep(GRID, name or " ", root=tmp_path / "runs", quiet=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_is_made_of_date_and_grid():
+    name = sweep.new_run_name(replace(GRID, name="my grid/ü"))
+    assert sweep.run_path(name).name.endswith("-my-grid-")
+
+
+def test_a_run_is_found_by_name_or_directory(run):
+    assert sweep.find_run("done", run.parent) == run
+    assert sweep.find_run(str(run)) == run
+    with pytest.raises(ValueError, match="'nosuch' does not exist; there are done"):
+        sweep.find_run("nosuch", run.parent)
+    with pytest.raises(ValueError, match="there is none yet; `ktask sweep` makes one"):
+        sweep.find_run("nosuch", run / "cells")
+
+
+# --- resuming ---------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_exists_is_not_touched_without_resume(run):
+    before = state(run)
+    with pytest.raises(ValueError, match=r"run done exists in .*; use --resume, or another --run"):
+        sweep.sweep(GRID, "done", root=run.parent, quiet=True)
+    assert state(run) == before
+
+
+def test_a_run_is_not_resumed_with_another_grid(run):
+    before = state(run)
+    other = parse_grid(CONTENT | {"seed": 2}, "tiny")
+    with pytest.raises(ValueError, match="run done was made with another grid; give the same one"):
+        sweep.sweep(other, "done", resume=True, root=run.parent, quiet=True)
+    assert state(run) == before
+
+
+def test_a_run_that_does_not_exist_is_not_resumed(tmp_path):
+    with pytest.raises(ValueError, match=r"run new does not exist in .*; leave --resume out"):
+        sweep.sweep(GRID, "new", resume=True, root=tmp_path / "runs", quiet=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_is_written_by_one_sweep_at_a_time(run):
+    with sweep._alone(run), pytest.raises(ValueError, match="another sweep is writing to run done; wait"):
+        sweep.sweep(GRID, "done", resume=True, root=run.parent, quiet=True)
+
+
+def test_resuming_measures_only_what_is_missing(run):
+    before = state(run)
+    missing = f"records/{WALKS[0]}.parquet"
+    (run / missing).unlink()
+    (run / f"records/.{WALKS[0]}.parquet.0123.tmp").write_bytes(b"PAR1")  # as a killed sweep leaves it
+    assert sweep.sweep(GRID, "done", resume=True, root=run.parent, quiet=True) == run
+    after = state(run)
+    assert set(after) == set(before)
+    assert {p for p in after if after[p] != before[p]} == {missing, f"cells/{WALKS[0]}.ipynb"}
+
+
+def test_resuming_a_finished_run_does_nothing(run):
+    before = state(run)
+    sweep.sweep(GRID, "done", resume=True, root=run.parent, quiet=True)
+    assert state(run) == before
+
+
+def test_a_start_that_fails_leaves_no_run(tmp_path, monkeypatch):
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweep.records, "write_datapackage", fail)
+    with pytest.raises(KeyboardInterrupt):
+        sweep.sweep(GRID, "new", root=tmp_path, quiet=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- failures ---------------------------------------------------------------------------------------------
+
+
+def test_a_cell_that_fails_is_told_and_the_sweep_goes_on(fake_notebooks, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    fake_notebooks(
+        page_walk="raise ValueError('3 pages\\n still hold data')",
+        zeroing="import os; os.kill(os.getpid(), 9)",
+        free="import time; time.sleep(60)",
+    )
+    monkeypatch.setattr(sweep, "CELL_TIMEOUT_S", 1)
+    work = [
+        {"workload": name, "size": "64KiB", "page_kind": "4KiB"} for name in ("page_walk", "zeroing", "free")
+    ]
+    methods = ("pagemap", "memset", "dontneed")
+    grid = parse_grid({"work": [w | {"method": m} for w, m in zip(work, methods, strict=True)]}, "failing")
+    path = sweep.sweep(grid, "r", root=tmp_path / "runs", quiet=True)
+    skipped = load_run(path).skipped.set_index("workload")
+    assert skipped["reason"].to_dict() == {
+        "page_walk": "ValueError: 3 pages still hold data",
+        "zeroing": "the process of the cell died (killed, or out of memory)",
+        "free": "the cell took longer than 1 s",
+    }
+    assert skipped["failed"].all()
+    assert list((path / "records").iterdir()) == []
+    assert [p.name for p in (path / "cells").iterdir()] == ["page_walk-pagemap-4KiB-64KiB.ipynb"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["notebooks", "runs"]
+    assert psutil.Process().children() == []
+
+
+def test_a_cell_without_its_notebook_ends_the_sweep(fake_notebooks, tmp_path):
+    with pytest.raises(ValueError, match=r"page_walk\.ipynb does not exist"):
+        sweep.sweep(GRID, "r", root=tmp_path / "runs", quiet=True)
+
+
+# --- stopped from outside ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def start(commands, tmp_path):
+    """Start `ktask sweep` on a grid whose cells take their time; runs are kept in `tmp_path / "runs"`."""
+    slow = CONTENT | {"protocol": {"least": 2, "most": 10**6, "budget_s": 0.2, "precision": 1e-9}}
+    slow["work"] = [WALK | {"size": ["4MiB", "8MiB"]}]
+    (tmp_path / "slow.yaml").write_text(yaml.safe_dump(slow))
+
+    def begin(options=""):
+        program = ("-c", ELSEWHERE, str(tmp_path / "runs"))
+        return commands.start(f"sweep slow.yaml --run slow {options}", program=program)
+
+    return begin
+
+
+def test_a_killed_sweep_is_resumed_and_every_cell_is_there_once(start, tmp_path):
+    path = tmp_path / "runs" / "slow"
+    process = start()
+    first = wait_for(lambda: list(path.glob("records/*.parquet")), "the first cell")
+    wait_for(lambda: descendants(process.pid), "the process of the second cell")
+    kernels = descendants(process.pid)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    wait_for(lambda: all(map(is_gone, kernels)), "the end of the orphaned cell")
+    assert process.returncode == -signal.SIGKILL
+    kept = {p: p.stat().st_mtime_ns for p in first}
+
+    resumed = start("--resume --json")
+    out, err = resumed.communicate(timeout=60)
+    assert resumed.returncode == 0, err
+    assert json.loads(out) == {"run": str(path)}
+    found = load_run(path)
+    assert found.records["cell_id"].nunique() == 2
+    assert not found.records.duplicated(["cell_id", "round", "order"]).any()
+    assert found.skipped.empty
+    assert {p: p.stat().st_mtime_ns for p in first} == kept
+    assert {p.name for p in path.rglob(".*")} == {".lock"}
+
+
+def test_ctrl_c_ends_a_sweep_at_once_and_tells_how_to_go_on(start, commands, tmp_path):
+    path = tmp_path / "runs" / "slow"
+    process = start()
+    wait_for(lambda: list(path.glob("records/*.parquet")), "the first cell")
+    kernels = wait_for(lambda: descendants(process.pid), "the process of the second cell")
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert out == ""
+    last = err.splitlines()[-1]
+    assert last.startswith("ktask: interrupted; the cells done so far are kept")
+    assert "`ktask sweep slow.yaml --run slow --resume`" in last
+    assert "Traceback" not in err
+    assert all(map(is_gone, kernels))
+    assert list(commands.temporary.iterdir()) == []
+    assert {p.name for p in path.rglob(".*")} == {".lock"}
+    assert not load_run(path).records.empty
+
+
+def test_python_is_the_same_inside(swept):
+    book = nbformat.read(swept / "cells" / f"{WALKS[0]}.ipynb", as_version=4)
+    assert book.metadata.language_info.version == sys.version.split()[0]
