@@ -122,11 +122,11 @@ def timed(call: Callable[[], object]) -> Callable[[], float]:
 def empty_chunks(threads: int, n_chunks: int, c_peers: ctypes.CDLL | None) -> Contest:
     """Return the contest for the cost of one chunk that does nothing."""
     ctl = ktask.Ctl(nothing, (1,), 1, max_threads=threads)
-    (address, packed), _ = engine.bound(ctl)
+    (address, packed, _), _ = engine.bound(ctl)
     out = np.zeros(64, np.int64)
     contestants = {"ktask": lambda: ktask.run(0, n_chunks, ctl, policy="dynamic").wall_s / n_chunks}
     if c_peers:
-        args = (address, n_chunks, 1, packed.ctypes.data, threads)
+        args = (address, n_chunks, 1, packed, threads)
         contestants["OpenMP dynamic,1"] = lambda: c_peers.run_dynamic(*args) / n_chunks
         contestants["OpenMP static"] = lambda: c_peers.run_static(*args) / n_chunks
     contestants["numba prange"] = lambda: _prange(threads, out, n_chunks) / n_chunks
@@ -149,7 +149,7 @@ def small_task(threads: int, calls: int, c_peers: ctypes.CDLL | None) -> Contest
     from joblib import Parallel, delayed  # noqa: PLC0415
 
     ctl = ktask.Ctl(nothing, (1,), 1, max_threads=threads)
-    (address, packed), _ = engine.bound(ctl)
+    (address, packed, _), _ = engine.bound(ctl)
     pool, jobs = ThreadPoolExecutor(threads), Parallel(threads, prefer="threads")
     out = np.zeros(64, np.int64)
 
@@ -168,7 +168,7 @@ def small_task(threads: int, calls: int, c_peers: ctypes.CDLL | None) -> Contest
         ),
     }
     if c_peers:
-        args = (address, threads, 1, packed.ctypes.data, threads)
+        args = (address, threads, 1, packed, threads)
         contestants["OpenMP by ctypes"] = median_of(timed(lambda: c_peers.run_dynamic(*args)))
     return Contest(
         f"a task of {threads} empty chunks, {_threads(threads)}", "us", US, contestants, "ktask.run"
@@ -198,8 +198,8 @@ def balance(threads: int, steps: int, c_peers: ctypes.CDLL | None) -> Contest:
     contestants["ktask-v4 chunks, dearest first"] = lambda: ktask.run(0, size, serial).wall_s * any_order
     contestants["work / threads"] = lambda: ktask.run(0, size, serial).wall_s / threads
     if c_peers:
-        (address, packed), _ = engine.bound(ctl)
-        args = (address, size, plan.chunk_size, packed.ctypes.data, threads)
+        (address, packed, _), _ = engine.bound(ctl)
+        args = (address, size, plan.chunk_size, packed, threads)
         contestants["OpenMP dynamic,1, same chunks"] = lambda: c_peers.run_dynamic(*args)
     name = f"the last tenth ten times as dear, {_threads(threads)}"
     return Contest(name, "us", US, contestants, "ktask-v4 chunks, in order, no overhead")

@@ -34,6 +34,14 @@ def _examples(*lines: str) -> str:
     return "Examples:\n\n\b\n" + "\n".join(f"  {line}" for line in lines)
 
 
+def _whole(text: str | int) -> int:
+    """Return a whole number; the message of typer's own would not name the value."""
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not allowed; use a whole number") from None
+
+
 def _print(text: str) -> None:
     sys.stdout.write(text.rstrip("\n") + "\n")
 
@@ -73,7 +81,8 @@ def run(
         str, typer.Option(help="Memory to cover, such as 512MiB; bare numbers are bytes.")
     ] = "1GiB",
     threads: Annotated[
-        int | None, typer.Option(help="Threads, the caller included; all CPUs by default.")
+        int | None,
+        typer.Option(help="Threads, the caller included; all CPUs by default.", parser=_whole, metavar="INT"),
     ] = None,
     page_size: Annotated[
         str | None, typer.Option(help="4KiB, THP, 2MiB or 1GiB; the last two need a hugetlb pool.")
@@ -82,7 +91,9 @@ def run(
     backend: Annotated[str | None, typer.Option(help="kernel or user; picks the first method of it.")] = None,
     policy: Annotated[str, typer.Option(help="Rule for threads and chunks.")] = "ktask-v4",
     min_chunk: Annotated[str, typer.Option(help="The least that a helper is started for.")] = "2MiB",
-    repetitions: Annotated[int, typer.Option(help="Rounds; each runs every variant once.")] = 7,
+    repetitions: Annotated[
+        int, typer.Option(help="Rounds; each runs every variant once.", parser=_whole, metavar="INT")
+    ] = 7,
     trace: Annotated[Path | None, typer.Option(help="Write every chunk of one more run there (CSV).")] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -8,18 +8,26 @@ stack is a new mapping.
 from __future__ import annotations
 
 import os
-import resource
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba import get_num_threads
 
 from ktask import iterators, topology, worker
 from ktask import policy as policies
-from ktask.helpers import interrupts, misplaced, numba_threads, places, prepare
+from ktask.helpers import (
+    Places,
+    caller_masks,
+    interrupts,
+    misplaced,
+    numba_threads,
+    places,
+    prepare,
+)
 from ktask.limits import SLOTS
 from ktask.live import Live
 from ktask.task import Ctl, Node, Result
@@ -42,9 +50,13 @@ class _Prepared:
     table: np.ndarray | None
     translate: Callable[[Range], Range] = tuple  # a range of units lies where it says, unless iterators say
 
-    @property
+    @cached_property
     def units(self) -> int:
         return sum(part.size for part in self.plan.parts)
+
+    @cached_property
+    def n_chunks(self) -> int:
+        return self.plan.n_chunks
 
 
 @lru_cache(maxsize=64)
@@ -233,9 +245,10 @@ def _run(nodes: tuple[Node, ...], ctl: Ctl, name: str, where, watch: _Watch) -> 
         granted = wish if len(grant) == wish.plan.threads - 1 else _prepared(*key, len(grant))
         if ctl.iter_func:
             granted = _with_positions(granted, nodes, ctl.iter_func)
-        if not len(grant):
-            return Task(granted, watch).carry_out(entry, undo)
-        return _with_helpers(granted, entry, undo, watch, places(topo, tuple(grant.slots), tuple(grant.nids)))
+        task = Task(granted, watch)
+        if not grant.slots:
+            return task.carry_out(entry, undo)
+        return _with_helpers(task, entry, undo, key[0], places(topo, tuple(grant.slots), tuple(grant.nids)))
     finally:
         SLOTS.give_back(grant)
 
@@ -247,18 +260,14 @@ def _with_positions(granted: _Prepared, nodes: tuple[Node, ...], iter_func) -> _
     return replace(prepare_plan(plan), table=positions.table, translate=positions.translate)
 
 
-def _with_helpers(granted: _Prepared, entry, undo, watch: _Watch, wanted) -> Result:
-    """Carry a task out with the helpers on their CPUs and the caller off them."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, wanted[0])
-    try:
-        prepare(wanted)
-        result = Task(granted, watch).carry_out(entry, undo)
-        if any(cpu not in cpus for cpu, cpus in zip(result.cpu_of_thread, wanted, strict=True) if cpu >= 0):
-            misplaced()
-        return result
-    finally:
-        os.sched_setaffinity(0, before)
+def _with_helpers(task: Task, entry, undo, cpus: tuple[int, ...], wanted: Places) -> Result:
+    """Carry a task out with the helpers on their CPUs and the caller off them; `cpus` are its own."""
+    prepare(wanted)
+    task.keep_caller_to(wanted.caller, cpus)
+    result = task.carry_out(entry, undo)
+    if result.cpu_of_thread[1:] != wanted.helpers:
+        misplaced()
+    return result
 
 
 def carry_out(plan: policies.Plan, ctl: Ctl, *, trace: bool = False) -> Result:
@@ -271,7 +280,7 @@ def carry_out(plan: policies.Plan, ctl: Ctl, *, trace: bool = False) -> Result:
     return Task(prepare_plan(plan), _Watch(trace)).carry_out(entry, undo)
 
 
-Bound = tuple[int, np.ndarray]  # address of a compiled thread function, its packed arguments
+Bound = tuple[int, int, np.ndarray]  # addresses of a thread function and its packed arguments; these
 
 
 def bound(ctl: Ctl) -> tuple[Bound, Bound | None]:
@@ -302,7 +311,6 @@ class Task:
         self.prepared, self.plan = prepared, prepared.plan
         self.state = prepared.state.copy()
         self.state[worker.INTERRUPT] = interrupts().address
-        self.usage: dict[str, float | int] = {}
         self.trace = None
         if watch.trace:
             self.trace = np.zeros((self.plan.n_chunks, worker.TRACE_ROW), dtype=np.int64)
@@ -317,13 +325,17 @@ class Task:
 
     def units_done(self) -> int:
         """Return the units whose chunks have ended, to within the odd sizes of last chunks."""
-        n_chunks = int(self.parts[:, worker.P_CHUNKS].sum())
-        return self.prepared.units * int(self.workers[:, worker.W_DONE].sum()) // n_chunks
+        return self.prepared.units * int(self.workers[:, worker.W_DONE].sum()) // self.prepared.n_chunks
+
+    def keep_caller_to(self, cpus: tuple[int, ...], own: tuple[int, ...]) -> None:
+        """Have the caller stay on `cpus` while the clock runs, and go back to its `own` afterwards."""
+        self.masks = caller_masks(cpus, own)
+        self.state[worker.CALLER_MASK : worker.CALLER_MASK + 3] = self.masks[:3]
 
     def use(self, entry: Bound) -> None:
         """Make `entry` what the workers call."""
         self.entry = entry  # the packed arguments have to live as long as the task
-        self.state[worker.FUNCTION], self.state[worker.ARGS] = entry[0], entry[1].ctypes.data
+        self.state[worker.FUNCTION], self.state[worker.ARGS] = entry[:2]
 
     def carry_out(self, entry: Bound, undo: Bound | None) -> Result:
         """Run to the end, to the first error or to a signal; undo after an error."""
@@ -347,33 +359,30 @@ class Task:
             return self.result(finished)
         undone = tuple(map(self.prepared.translate, finished))
         for start, end in undone:
-            worker.call_once(undo[0], start, end, undo[1].ctypes.data)
+            worker.call_once(undo[0], start, end, undo[1])
         return self.result([], undone=undone)
 
     def _work(self) -> None:
         """Run chunks until all are taken or one fails; let Python handle signals in between."""
         signals = interrupts()
         before = signals.arm()
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        started = 0
         try:
             while True:
                 self._region()
-                started = started or self.state[worker.T0]
                 if not signals.take() or self._is_over():
                     break
                 time.sleep(0)  # Python runs its signal handlers here; Ctrl-C leaves by an exception
         finally:
-            self.usage = _difference(resource.getrusage(resource.RUSAGE_SELF), usage)
-            self.state[worker.T0] = started or self.state[worker.T0]
             signals.disarm(before)
 
     def _region(self) -> None:
         if self.plan.threads == 1:
             worker.serial_work(self.state)
-            return
-        with numba_threads(self.plan.threads):
+        elif get_num_threads() == self.plan.threads:
             worker.parallel_work(self.state)
+        else:
+            with numba_threads(self.plan.threads):
+                worker.parallel_work(self.state)
 
     def _is_over(self) -> bool:
         if self.state[worker.STOP]:
@@ -394,33 +403,28 @@ class Task:
         """Return what came of the task; `finished` is None if all of it was done."""
         done = self.prepared.units if finished is None else sum(end - start for start, end in finished)
         failed = () if finished is None else sorted(self._failed())
+        header = self.state[: 2 * ROW].tolist()
+        chunks_done, *_, cpus = zip(*self.workers[:, worker.W_DONE : worker.W_CPU + 1].tolist(), strict=True)
         return Result(
-            error=int(self.state[worker.ERROR]),
+            error=header[worker.ERROR],
             threads=self.plan.threads,
             chunk_size=self.plan.chunk_size,
-            n_chunks=int(self.parts[:, worker.P_CHUNKS].sum()),
+            n_chunks=self.prepared.n_chunks,
             policy=self.plan.policy,
-            wall_s=int(self.state[worker.T1] - self.state[worker.T0]) / 1e9,
-            chunks_per_thread=tuple(self.workers[:, worker.W_DONE].tolist()),
-            cpu_of_thread=tuple(self.workers[:, worker.W_CPU].tolist()),
+            wall_s=(header[worker.T1] - header[worker.T0]) / 1e9,
+            cpu_user_s=header[worker.USED_USER_US] / 1e6,
+            cpu_system_s=header[worker.USED_SYSTEM_US] / 1e6,
+            faults_minor=header[worker.USED_FAULTS],
+            ctx_involuntary=header[worker.USED_SWITCHES],
+            chunks_per_thread=chunks_done,
+            cpu_of_thread=cpus,
             undone=undone,
             failed=tuple(self.prepared.translate(self.plan.chunk_bounds(p, i)) for p, i in failed),
             done=done,
             trace_rows=None if self.trace is None else self._trace_rows(),
-            **self.usage,
         )
 
     def _trace_rows(self) -> list[list[Any]]:
         ran = self.trace[self.trace[:, -1] > 0]
         t0 = int(self.state[worker.T0])
         return [[*row[:5], (row[5] - t0) / 1e9, (row[6] - t0) / 1e9] for row in ran.tolist()]
-
-
-def _difference(after, before) -> dict[str, float | int]:
-    """Return what the process used between two readings of getrusage."""
-    return {
-        "cpu_user_s": after.ru_utime - before.ru_utime,
-        "cpu_system_s": after.ru_stime - before.ru_stime,
-        "faults_minor": after.ru_minflt - before.ru_minflt,
-        "ctx_involuntary": after.ru_nivcsw - before.ru_nivcsw,
-    }

@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -16,7 +17,12 @@ import numpy as np
 from ktask import topology
 from ktask.worker import settle
 
-Places = tuple[tuple[int, ...], ...]  # the CPUs of each worker, the caller first
+
+class Places(NamedTuple):
+    """Where the workers of a task go: the CPUs left to the caller, and one CPU for each helper."""
+
+    caller: tuple[int, ...]
+    helpers: tuple[int, ...]
 
 
 class Interrupts:
@@ -37,7 +43,7 @@ class Interrupts:
 
     def arm(self) -> int | None:
         """Direct wakeups here; return the file they went to before, None outside the main thread."""
-        if threading.current_thread() is not threading.main_thread():
+        if threading.get_ident() != threading.main_thread().ident:
             return None
         return signal.set_wakeup_fd(self.fd, warn_on_full_buffer=False)
 
@@ -70,44 +76,69 @@ def interrupts() -> Interrupts:
 os.register_at_fork(after_in_child=interrupts.cache_clear)
 
 
+@lru_cache(maxsize=1024)
+def mask_of(cpus: tuple[int, ...], n_bytes: int) -> np.ndarray:
+    """Return the CPU mask that the kernel wants for `cpus`, as bytes."""
+    mask = np.zeros(n_bytes, dtype=np.uint8)
+    for cpu in cpus:
+        mask[cpu // 8] |= 1 << (cpu % 8)
+    return mask
+
+
+class CallerMasks(NamedTuple):
+    """Addresses of two CPU masks, and the arrays that have to live as long as these are in use."""
+
+    during: int
+    after: int
+    n_bytes: int
+    arrays: tuple[np.ndarray, np.ndarray]
+
+
+@lru_cache(maxsize=256)
+def caller_masks(during: tuple[int, ...], after: tuple[int, ...]) -> CallerMasks:
+    """Return the masks of a caller that keeps to `during` for a while, and to `after` then."""
+    n_bytes = mask_bytes(after)
+    arrays = mask_of(during, n_bytes), mask_of(after, n_bytes)
+    return CallerMasks(arrays[0].ctypes.data, arrays[1].ctypes.data, n_bytes, arrays)
+
+
+def mask_bytes(cpus: tuple[int, ...]) -> int:
+    """Return the size of a mask that has room for `cpus`: whole words of 64."""
+    return max(cpus) // 64 * 8 + 8
+
+
 @lru_cache(maxsize=256)
 def places(topo: topology.Topology, slots: tuple[int, ...], nids: tuple[int, ...]) -> Places:
-    """Return where the workers of a task go whose helpers hold `slots` on nodes `nids`.
+    """Return the places of a task whose helpers hold `slots` on nodes `nids`.
 
     Slots are handed out from 0 upwards and CPUs from the last one downwards, so helpers of different
     processes on one node do not share a CPU, and the CPUs left over are for callers.
     """
-    taken: set[int] = set()
-    helpers = []
+    taken: list[int] = []
     for slot, nid in zip(slots, nids, strict=True):
         own = topo.cpus_of(nid) if nid >= 0 else topo.cpus
         free = [cpu for cpu in own if cpu not in taken] or list(own)
         wished = own[-1 - slot % len(own)]
-        cpu = wished if wished in free else free[-1]
-        taken.add(cpu)
-        helpers.append((cpu,))
+        taken.append(wished if wished in free else free[-1])
     left = tuple(cpu for cpu in topo.cpus if cpu not in taken)
-    return (left or topo.cpus, *helpers)
+    return Places(left or topo.cpus, tuple(taken))
 
 
 _local = threading.local()  # libgomp keeps one team of helpers per calling thread
 
 
 def prepare(wanted: Places) -> None:
-    """Have one helper running on each entry of `wanted` after the first, which is the caller's.
+    """Have one helper running on each of its CPUs.
 
     Nothing to do if that was the last request of this thread; else a few microseconds, and about 0.2 ms
     where threads have to be started.
     """
     if getattr(_local, "places", None) == (os.getpid(), wanted):
         return
-    width = max(cpu for cpus in wanted for cpu in cpus) // 64 * 8 + 8
-    masks = np.zeros((len(wanted), width), dtype=np.uint8)
-    for row, cpus in zip(masks, wanted, strict=True):
-        for cpu in cpus:
-            row[cpu // 8] |= 1 << (cpu % 8)
-    with numba_threads(len(wanted)):
-        settle(masks, np.zeros(len(wanted), dtype=np.int32))
+    n_bytes = mask_bytes(wanted.helpers)
+    masks = np.stack([mask_of((cpu,), n_bytes) for cpu in (0, *wanted.helpers)])  # the caller's is not used
+    with numba_threads(len(masks)):
+        settle(masks, np.zeros(len(masks), dtype=np.int32))
     _local.places = (os.getpid(), wanted)
 
 

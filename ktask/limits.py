@@ -16,6 +16,7 @@ import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 NODE_ROW = 1 << 16
@@ -23,6 +24,12 @@ ENVIRONMENT = "KTASK_LIMITS_FILE"
 
 _FLOCK = struct.Struct("hhqqi4x")
 _LOCK = 37  # F_OFD_SETLK of <linux/fcntl.h>
+
+
+@lru_cache(maxsize=4096)
+def _request(kind: int, byte: int) -> bytes:
+    """Return the `struct flock` that locks or unlocks one byte."""
+    return _FLOCK.pack(kind, os.SEEK_SET, byte, 1, 0)
 
 
 def default_path() -> Path:
@@ -104,7 +111,7 @@ class Slots:
                 if byte in self._held:
                     self._held.discard(byte)
                     if self._fd is not None:
-                        fcntl.fcntl(self._fd, _LOCK, _FLOCK.pack(fcntl.F_UNLCK, 0, byte, 1, 0))
+                        fcntl.fcntl(self._fd, _LOCK, _request(fcntl.F_UNLCK, byte))
             grant.slots.clear()
             grant.node_slots.clear()
 
@@ -134,7 +141,7 @@ class Slots:
         if self._fd is None:
             return True
         try:
-            fcntl.fcntl(self._fd, _LOCK, _FLOCK.pack(fcntl.F_WRLCK, 0, byte, 1, 0))
+            fcntl.fcntl(self._fd, _LOCK, _request(fcntl.F_WRLCK, byte))
         except (BlockingIOError, PermissionError):
             return False
         return True

@@ -27,6 +27,7 @@ memset = types.ExternalFunction("memset", int64(int64, int32, int64))
 sched_getcpu = types.ExternalFunction("sched_getcpu", int32())
 sched_setaffinity = types.ExternalFunction("sched_setaffinity", int32(int32, int64, int64))
 sched_yield = types.ExternalFunction("sched_yield", int32())
+_getrusage = types.ExternalFunction("getrusage", int32(int32, int64))
 _clock_gettime = types.ExternalFunction("clock_gettime", int32(int32, int64))
 _errno_location = types.ExternalFunction("__errno_location", int64())
 
@@ -145,6 +146,12 @@ def zero_streaming(start, end):
     for address in range(start, end, 64):
         _zero_line_streaming(address)
     _fence()
+
+
+@njit(cache=True, nogil=True)
+def process_usage(room):
+    """Write getrusage of the whole process to the 18 words at `room` (<bits/types/struct_rusage.h>)."""
+    _getrusage(0, room)
 
 
 @njit(cache=True, nogil=True)

@@ -120,8 +120,8 @@ class ThreadFunc:
         """Say what it is."""
         return f"<thread_func {self.__name__}{self.signature}>"
 
-    def bind(self, args: tuple) -> tuple[int, np.ndarray]:
-        """Return the entry's address and the packed arguments; compile if these kinds are new.
+    def bind(self, args: tuple) -> tuple[int, int, np.ndarray]:
+        """Return the addresses of the entry and of the packed arguments, and these; compile if need be.
 
         Raises
         ------
@@ -139,7 +139,8 @@ class ThreadFunc:
         kind = typeof(args)
         if kind not in self._entries:
             self._entries[kind] = self._compile(kind)
-        return self._entries[kind].address, _pack(args, kind)
+        packed = _pack(args, kind)
+        return self._entries[kind].address, packed.ctypes.data, packed
 
     def _compile(self, kind: types.Type):
         signature = (int64, int64, *self._as_parameters(kind.types))

@@ -13,8 +13,12 @@ from ktask.native import call_chunk, compare_swap, fetch_add, load, load_byte, l
 # A row is two cache lines, so that no two workers or parts write to the same pair of lines.
 ROW = 16
 (FUNCTION, ARGS, N_THREADS, N_PARTS, CHUNK, BOUNDS, TRACE, INTERRUPT, T0, T1) = range(10)
+(CALLER_MASK, OWN_MASK, MASK_BYTES) = range(10, 13)
+USED_USER_US, USED_SYSTEM_US, USED_FAULTS, USED_SWITCHES = range(ROW + 4, ROW + 8)  # by the process
 ERROR, STOP = ROW, ROW + 1  # written by workers, hence on lines of their own
-HEADER = 2 * ROW
+SCRATCH = ROW + 2  # two words
+USAGE = 2 * ROW  # room for getrusage: 18 words
+HEADER = 4 * ROW
 (P_START, P_END, P_CHUNKS, P_ORIGIN, P_OFFSET) = range(5)
 P_NEXT = 8
 (W_PART, W_DONE, W_FAILED_PART, W_FAILED_CHUNK, W_CPU, W_RANDOM, W_CLOCK) = range(7)
@@ -111,6 +115,43 @@ def _work(base, w):
     store(me + WORD * W_CPU, native.sched_getcpu())
 
 
+@njit(cache=True, nogil=True)
+def _keep_to(base, mask):
+    """Keep the caller to the CPUs of a mask, if there is one."""
+    if mask != 0:
+        native.sched_setaffinity(0, load_plain(base + WORD * MASK_BYTES), mask)
+
+
+@njit(cache=True, nogil=True)
+def _add_usage(base, sign):
+    """Add what the process has used so far, or take it away, so that a difference is left."""
+    usage = base + WORD * USAGE
+    native.process_usage(usage)
+    user_us = load_plain(usage) * 1_000_000 + load_plain(usage + WORD)
+    system_us = load_plain(usage + WORD * 2) * 1_000_000 + load_plain(usage + WORD * 3)
+    fetch_add(base + WORD * USED_USER_US, sign * user_us)
+    fetch_add(base + WORD * USED_SYSTEM_US, sign * system_us)
+    fetch_add(base + WORD * USED_FAULTS, sign * load_plain(usage + WORD * 8))  # ru_minflt
+    fetch_add(base + WORD * USED_SWITCHES, sign * load_plain(usage + WORD * 17))  # ru_nivcsw
+
+
+@njit(cache=True, nogil=True)
+def _start(base):
+    """Keep the caller off the helpers' CPUs, read the counters of the process, and start the clock."""
+    _keep_to(base, load_plain(base + WORD * CALLER_MASK))
+    _add_usage(base, -1)
+    if load_plain(base + WORD * T0) == 0:  # a task that paused for a signal goes on with its first start
+        store(base + WORD * T0, native.clock_ns(native.CLOCK_MONOTONIC, base + WORD * SCRATCH))
+
+
+@njit(cache=True, nogil=True)
+def _stop(base):
+    """Stop the clock, read the counters, and give the caller its CPUs back."""
+    store(base + WORD * T1, native.clock_ns(native.CLOCK_MONOTONIC, base + WORD * SCRATCH))
+    _add_usage(base, 1)
+    _keep_to(base, load_plain(base + WORD * OWN_MASK))
+
+
 @njit(cache=True, parallel=True, nogil=True)
 def parallel_work(state):
     """Run every worker on a thread of its own; worker 0 is the caller.
@@ -118,21 +159,19 @@ def parallel_work(state):
     More workers than numba has threads take turns; the chunks are the same.
     """
     base = state.ctypes.data
-    scratch = base + WORD * (ROW + 2)
-    state[T0] = native.clock_ns(native.CLOCK_MONOTONIC, scratch)
+    _start(base)
     for w in prange(state[N_THREADS]):
         _work(base, w)
-    state[T1] = native.clock_ns(native.CLOCK_MONOTONIC, scratch)
+    _stop(base)
 
 
 @njit(cache=True, nogil=True)
 def serial_work(state):
     """Run the caller alone, outside any parallel region."""
     base = state.ctypes.data
-    scratch = base + WORD * (ROW + 2)
-    state[T0] = native.clock_ns(native.CLOCK_MONOTONIC, scratch)
+    _start(base)
     _work(base, 0)
-    state[T1] = native.clock_ns(native.CLOCK_MONOTONIC, scratch)
+    _stop(base)
 
 
 @njit(cache=True, nogil=True)

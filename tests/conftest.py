@@ -18,7 +18,14 @@ import pytest
 
 from ktask import memory, topology
 
-FOREIGN = ("KTASK_LIMITS_FILE", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "IPYTHONDIR")
+FOREIGN = (
+    "KTASK_LIMITS_FILE",
+    "XDG_CONFIG_HOME",
+    "XDG_DATA_HOME",
+    "XDG_CACHE_HOME",
+    "IPYTHONDIR",
+    "MPLCONFIGDIR",
+)
 PATIENCE_S = 60
 
 
@@ -38,15 +45,13 @@ def pytest_runtest_setup(item):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_surroundings(tmp_path_factory, pytestconfig):
+def own_surroundings(tmp_path_factory):
     """An empty home, and helper slots that are not shared with the user's processes."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [*FOREIGN, *(n for n in os.environ if n.startswith("JUPYTER_"))]:
             patch.delenv(name, raising=False)
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
         patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
-        # kept between sessions: the list of fonts in it takes seconds to make
-        patch.setenv("MPLCONFIGDIR", str(pytestconfig.cache.mkdir("matplotlib")))
         yield
 
 
