@@ -101,9 +101,7 @@ def test_bad_input_is_refused_in_one_line(line, value, allowed, spoilt, monkeypa
     assert spoilt.files() == before
 
 
-@pytest.mark.parametrize(
-    "name", ["no such option", "workload", "memory", "damaged grid", "damaged records", "malformed vectors"]
-)
+@pytest.mark.parametrize("name", ["no such option", "memory", "damaged records", "malformed vectors"])
 def test_bad_input_is_refused_by_the_program_too(name, spoilt):
     line, value, allowed = BAD[name]
     before = spoilt.files()

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from reprlib import repr as short
+from reprlib import Repr
 from typing import Any
 
 import yaml
@@ -21,6 +21,9 @@ SHIPPED = Path(__file__).parent.parent / "grids"
 _KEYS = ("about", "seed", "threads", "min_chunk", "policy", "protocol", "work")
 _WORK_KEYS = ("workload", "method", "page_kind", "size", "min_chunk", "policy")
 MOST_CELLS = 10_000
+_REPR = Repr()
+_REPR.maxlevel = 2  # a small file can hold a value of any size, by aliases of aliases
+_short = _REPR.repr
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ def parse_grid(data: Any, name: str) -> Grid:
     work = grid.get("work")
     if not isinstance(work, list) or not work:
         example = "{workload: zeroing, size: 1GiB}"
-        raise ValueError(f"work={short(work)} is not allowed; use a list of entries such as {example}")
+        raise ValueError(f"work={_short(work)} is not allowed; use a list of entries such as {example}")
     cases = tuple(dict.fromkeys(case for entry in work for case in _cases(entry, defaults)))
     if len(cases) > MOST_CELLS:
         raise ValueError(f"{len(cases)} cells are too many; use at most {MOST_CELLS}")
@@ -127,16 +130,16 @@ def parse_grid(data: Any, name: str) -> Grid:
 
 def _mapping(data: Any, keys: Sequence[str], what: str) -> Mapping[str, Any]:
     if not isinstance(data, dict):
-        raise ValueError(f"{what} is {short(data)}; it must be a mapping with the keys {', '.join(keys)}")
+        raise ValueError(f"{what} is {_short(data)}; it must be a mapping with the keys {', '.join(keys)}")
     for key in data:
         if key not in keys:
-            raise ValueError(f"key {short(key)} of {what} is unknown; use {', '.join(keys)}")
+            raise ValueError(f"key {_short(key)} of {what} is unknown; use {', '.join(keys)}")
     return data
 
 
 def _whole(value: Any, name: str, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name}={short(value)} is not allowed; use a whole number of at least {least}")
+        raise ValueError(f"{name}={_short(value)} is not allowed; use a whole number of at least {least}")
     return value
 
 
@@ -154,7 +157,7 @@ def _protocol(data: Any, seed: int) -> Protocol:
     values = dict(_mapping(data, keys, "protocol"))
     for key, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise ValueError(f"protocol {key}={short(value)} is not allowed; use a positive number")
+            raise ValueError(f"protocol {key}={_short(value)} is not allowed; use a positive number")
         if key in ("least", "most"):
             _whole(value, f"protocol {key}", 1)
     protocol = Protocol(**values, seed=seed)
@@ -168,7 +171,7 @@ def _protocol(data: Any, seed: int) -> Protocol:
 def _cases(entry: Any, defaults: Mapping[str, Any]) -> list[Case]:
     work = defaults | dict(_mapping(entry, _WORK_KEYS, "an entry of work"))
     if "workload" not in work or "size" not in work:
-        raise ValueError(f"entry {short(entry)} of work needs the keys workload and size")
+        raise ValueError(f"entry {_short(entry)} of work needs the keys workload and size")
     workload = workloads.get(str(work["workload"]))
     names = _list("method", work.get("method", [m.name for m in workload.methods]))
     methods = [workload.method(str(name)) for name in names]
@@ -192,5 +195,5 @@ def _list(name: str, value: Any) -> list[Any]:
 
 def _page_kind(kind: Any) -> str:
     if kind not in memory.PAGE_KINDS:
-        raise ValueError(f"page_kind={short(kind)} is unknown; use one of {', '.join(memory.PAGE_KINDS)}")
+        raise ValueError(f"page_kind={_short(kind)} is unknown; use one of {', '.join(memory.PAGE_KINDS)}")
     return kind
