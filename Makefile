@@ -43,6 +43,7 @@ sample: $(READY) ## measure the committed sample run and its report again
 	@rm -rf data/runs/sample
 	@$(BIN)/ktask sweep $(GRID) --run sample
 	@rm -rf data/sample && cp -r data/runs/sample data/sample && rm -rf data/sample/cells data/sample/.lock
+	@$(BIN)/python docs/pictures.py
 	@$(BIN)/ktask report data/sample --out reports/sample.html
 
 lock: ## resolve the dependencies anew (needs uv)

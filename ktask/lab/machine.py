@@ -151,10 +151,21 @@ def collect_kernel(root: Path) -> Facts:
     }
 
 
+TELLING_PARAMETERS = re.compile(
+    r"amd_pstate|balloon|cgroup|cpuidle|default_hugepagesz|deferred_|haltpoll|hugepages|idle=|init_on_|"
+    r"intel_idle|intel_pstate|isolcpus|kpti|maxcpus|mem=|memhp|mitigations|nested|nohz|nopti|nosmt|nr_cpus|"
+    r"numa|page_|preempt|processor\.|pti|rcu_|sched|slab|spec_|spectre|swiotlb|thp|threadirqs|transparent_"
+)  # how they begin
+
+
 def collect_cmdline(root: Path) -> Facts:
-    """Record the kernel's parameters, without the part after ``--``, which is for the first process."""
+    """Record the kernel's parameters that bear on memory and scheduling.
+
+    The rest names disks, consoles and first processes: nothing a reader needs, and nothing to send around.
+    """
     text = read_text(root / "proc/cmdline") or ""
-    return {"cmdline": re.split(r"(?:^|\s)--(?:\s|$)", text, maxsplit=1)[0]}
+    kernel_part = re.split(r"(?:^|\s)--(?:\s|$)", text, maxsplit=1)[0]
+    return {"cmdline": " ".join(word for word in kernel_part.split() if TELLING_PARAMETERS.match(word))}
 
 
 # --- processor -----------------------------------------------------------------------------------------
