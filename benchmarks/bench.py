@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numba
@@ -26,11 +26,14 @@ import numpy as np
 from numba import njit, prange
 
 import ktask
-from ktask import engine
+from ktask import engine, workloads
 from ktask.lab import stats
 from ktask.lab.files import write_json
 from ktask.lab.machine import machine_facts
+from ktask.lab.units import fmt_size
+from ktask.memory import GIB, MIB
 from ktask.topology import cpu_count
+from ktask.workloads import Case
 
 SEED = 20261123
 US, NS = 1e6, 1e9
@@ -94,6 +97,8 @@ def openmp() -> ctypes.CDLL | None:
     for function in (loaded.run_dynamic, loaded.run_static):
         function.restype = ctypes.c_double
         function.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 3, ctypes.c_int]
+    loaded.advise.restype = ctypes.c_double
+    loaded.advise.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 2, *[ctypes.c_int] * 2]
     return loaded
 
 
@@ -205,6 +210,34 @@ def balance(threads: int, steps: int, c_peers: ctypes.CDLL | None) -> Contest:
     return Contest(name, "us", US, contestants, "ktask-v4 chunks, in order, no overhead")
 
 
+def kernel_path(method: str, page_kind: str, size_bytes: int, threads: int, c_peers: ctypes.CDLL) -> Contest:
+    """Return the contest for one path of the kernel, entered by the same calls in the same chunks."""
+    name, advice = {"populate": ("zeroing", 23), "dontneed": ("free", 4)}[method]
+    case = Case(name, method, page_kind, size_bytes)
+    state = workloads.get(name).setup(case)
+    plan = ktask.plan(ktask.Node(0, state.size, -1), replace(state.ctl, max_threads=threads))
+    chunk = plan.chunk_size * state.bytes_per_unit
+
+    def by_ktask(count: int) -> float:
+        state.before()
+        state.ctl.max_threads = count
+        return ktask.run(0, state.size, state.ctl).wall_s
+
+    def by_c(count: int) -> float:
+        state.before()
+        step = chunk if count > 1 else size_bytes
+        return c_peers.advise(state.region.address, size_bytes, step, advice, count)
+
+    contestants = {
+        f"ktask, {_threads(threads)}": lambda: by_ktask(threads),
+        f"OpenMP dynamic,1, {_threads(threads)}": lambda: by_c(threads),
+        "ktask, serial call": lambda: by_ktask(1),
+        "C, serial call": lambda: by_c(1),
+    }
+    what = f"{name} {method}, {fmt_size(size_bytes)} of {page_kind} pages"
+    return Contest(what, "ms", 1e3, contestants, f"OpenMP dynamic,1, {_threads(threads)}")
+
+
 def makespan(shares: list[float], threads: int) -> float:
     """Return when the last of `threads` workers ends that take `shares` of the work in this order."""
     ends = [0.0] * threads
@@ -230,6 +263,12 @@ def contests(short: bool) -> list[Contest]:
     found = [empty_chunks(threads, n_chunks, c_peers) for threads in counts]
     if n_cpus > 1:
         found += [small_task(2, calls, c_peers), balance(2, steps, c_peers)]
+    if c_peers and n_cpus > 1:
+        size_bytes = 64 * MIB if short else GIB
+        paths = [("populate", "THP"), ("populate", "4KiB"), ("dontneed", "4KiB"), ("dontneed", "THP")]
+        for method, kind in paths:
+            if workloads.why_not(Case("zeroing", "populate", kind, size_bytes)) is None:
+                found.append(kernel_path(method, kind, size_bytes, 2, c_peers))
     return found
 
 

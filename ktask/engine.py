@@ -8,7 +8,9 @@ stack is a new mapping.
 from __future__ import annotations
 
 import os
+import threading
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -20,9 +22,11 @@ from numba import get_num_threads
 from ktask import iterators, topology, worker
 from ktask import policy as policies
 from ktask.helpers import (
+    HELPER_NICE,
     Places,
     caller_masks,
     interrupts,
+    may_renice,
     misplaced,
     numba_threads,
     places,
@@ -163,6 +167,7 @@ def run(
     *,
     trace: bool = False,
     live: Live | None = None,
+    low_priority: bool | None = None,
 ) -> Result:
     """Run `ctl.thread_func` over `[start, start + size)` in chunks, on as many threads as the policy says.
 
@@ -178,6 +183,9 @@ def run(
         Keep one row per chunk (`Result.trace`).
     live
         Shows how far the task is, to any thread, while it runs (`ktask.Live`, or `ktask.Bar`).
+    low_priority
+        Run helpers at nice 19, and have the caller, once out of chunks, hand its priority to one unfinished
+        helper at a time. By default as the policy says, where the process may undo it afterwards.
 
     Returns
     -------
@@ -194,7 +202,7 @@ def run(
     cpus = _allowed()
     topo, _ = _machine(cpus, None)
     parts = _range_part(start, size, _nid_here(topo))
-    return _run(parts, ctl, policy, (cpus, None), _Watch(trace, live))
+    return _run(parts, ctl, policy, (cpus, None), _Options(trace, live, low_priority))
 
 
 def run_numa(
@@ -205,6 +213,7 @@ def run_numa(
     topo: Topology | None = None,
     trace: bool = False,
     live: Live | None = None,
+    low_priority: bool | None = None,
 ) -> Result:
     """Run a task whose parts lie on nodes; see `run`.
 
@@ -219,20 +228,21 @@ def run_numa(
         CPUs by node if they are not to be read from the machine, for tests and studies:
         `ktask.topology.Topology.by_hand({0: [0], 1: [1]})`.
     """
-    return _run(_as_parts(nodes), ctl, policy, (_allowed(), topo), _Watch(trace, live))
+    return _run(_as_parts(nodes), ctl, policy, (_allowed(), topo), _Options(trace, live, low_priority))
 
 
-class _Watch(NamedTuple):
-    """What is to be seen of a task."""
+class _Options(NamedTuple):
+    """What is to be seen of a task, and the priority of its helpers."""
 
     trace: bool = False
     live: Live | None = None
+    low_priority: bool | None = False
 
 
-UNWATCHED = _Watch()
+PLAIN = _Options()
 
 
-def _run(nodes: tuple[Node, ...], ctl: Ctl, name: str, where, watch: _Watch) -> Result:
+def _run(nodes: tuple[Node, ...], ctl: Ctl, name: str, where, options: _Options) -> Result:
     key = _key(nodes, ctl, name, *where)
     wish = _prepared(*key, None)
     entry, undo = bound(ctl)
@@ -245,12 +255,29 @@ def _run(nodes: tuple[Node, ...], ctl: Ctl, name: str, where, watch: _Watch) -> 
         granted = wish if len(grant) == wish.plan.threads - 1 else _prepared(*key, len(grant))
         if ctl.iter_func:
             granted = _with_positions(granted, nodes, ctl.iter_func)
-        task = Task(granted, watch)
+        task = Task(granted, options)
         if not grant.slots:
             return task.carry_out(entry, undo)
+        if _wants_low_priority(granted.plan.policy, options.low_priority):
+            task.renice_helpers()
         return _with_helpers(task, entry, undo, key[0], places(topo, tuple(grant.slots), tuple(grant.nids)))
     finally:
         SLOTS.give_back(grant)
+
+
+def _wants_low_priority(name: str, asked: bool | None) -> bool:
+    """Return whether helpers are to run at low priority; warn if that was asked for and cannot be."""
+    wanted = policies.POLICIES[name].low_priority if asked is None else asked
+    if not wanted or may_renice():
+        return wanted
+    if asked:
+        warnings.warn(
+            "helpers keep the caller's priority: this process could not raise them again afterwards "
+            "(it needs CAP_SYS_NICE or a higher RLIMIT_NICE)",
+            RuntimeWarning,
+            stacklevel=5,
+        )
+    return False
 
 
 def _with_positions(granted: _Prepared, nodes: tuple[Node, ...], iter_func) -> _Prepared:
@@ -277,7 +304,7 @@ def carry_out(plan: policies.Plan, ctl: Ctl, *, trace: bool = False) -> Result:
     """
     entry, undo = bound(ctl)
     _warm()
-    return Task(prepare_plan(plan), _Watch(trace)).carry_out(entry, undo)
+    return Task(prepare_plan(plan), _Options(trace)).carry_out(entry, undo)
 
 
 Bound = tuple[int, int, np.ndarray]  # addresses of a thread function and its packed arguments; these
@@ -307,12 +334,13 @@ def _warm() -> None:
 class Task:
     """A running task: its state array, and what it says when it stops."""
 
-    def __init__(self, prepared: _Prepared, watch: _Watch = UNWATCHED):
+    def __init__(self, prepared: _Prepared, options: _Options = PLAIN):
         self.prepared, self.plan = prepared, prepared.plan
         self.state = prepared.state.copy()
+        self.helper_nice: int | None = None
         self.state[worker.INTERRUPT] = interrupts().address
         self.trace = None
-        if watch.trace:
+        if options.trace:
             self.trace = np.zeros((self.plan.n_chunks, worker.TRACE_ROW), dtype=np.int64)
             self.state[worker.TRACE] = self.trace.ctypes.data
         if prepared.table is not None:
@@ -320,8 +348,8 @@ class Task:
         n_parts = len(self.plan.parts)
         self.parts = self.state[HEADER : HEADER + ROW * n_parts].reshape(n_parts, ROW)
         self.workers = self.state[HEADER + ROW * n_parts :].reshape(self.plan.threads, ROW)
-        if watch.live is not None:
-            watch.live.attach(self)
+        if options.live is not None:
+            options.live.attach(self)
 
     def units_done(self) -> int:
         """Return the units whose chunks have ended, to within the odd sizes of last chunks."""
@@ -331,6 +359,12 @@ class Task:
         """Have the caller stay on `cpus` while the clock runs, and go back to its `own` afterwards."""
         self.masks = caller_masks(cpus, own)
         self.state[worker.CALLER_MASK : worker.CALLER_MASK + 3] = self.masks[:3]
+
+    def renice_helpers(self) -> None:
+        """Have helpers run at nice 19, and the caller hand its own level over at the end."""
+        self.helper_nice = HELPER_NICE
+        own_nice = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+        self.state[worker.HELPER_NICE], self.state[worker.CALLER_NICE] = HELPER_NICE, own_nice
 
     def use(self, entry: Bound) -> None:
         """Make `entry` what the workers call."""
@@ -414,6 +448,8 @@ class Task:
             wall_s=(header[worker.T1] - header[worker.T0]) / 1e9,
             cpu_user_s=header[worker.USED_USER_US] / 1e6,
             cpu_system_s=header[worker.USED_SYSTEM_US] / 1e6,
+            helper_nice=self.helper_nice,
+            hand_overs=header[worker.HAND_OVERS],
             faults_minor=header[worker.USED_FAULTS],
             ctx_involuntary=header[worker.USED_SWITCHES],
             chunks_per_thread=chunks_done,

@@ -17,6 +17,8 @@ import numpy as np
 from ktask import topology
 from ktask.worker import settle
 
+HELPER_NICE = 19  # MAX_NICE: helpers get CPU time in proportion to idle time (ktask v4, 2018-11-05)
+
 
 class Places(NamedTuple):
     """Where the workers of a task go: the CPUs left to the caller, and one CPU for each helper."""
@@ -140,6 +142,31 @@ def prepare(wanted: Places) -> None:
     with numba_threads(len(masks)):
         settle(masks, np.zeros(len(masks), dtype=np.int32))
     _local.places = (os.getpid(), wanted)
+
+
+@lru_cache(maxsize=1)
+def may_renice() -> bool:
+    """Return whether a thread of this process can go to nice 19 and come back.
+
+    Tried on a thread of its own, which is gone afterwards. Coming back needs CAP_SYS_NICE, or an RLIMIT_NICE
+    of 20 minus the nice level.
+    """
+    able = []
+
+    def probe() -> None:
+        tid = threading.get_native_id()
+        before = os.getpriority(os.PRIO_PROCESS, tid)
+        try:
+            os.setpriority(os.PRIO_PROCESS, tid, HELPER_NICE)
+            os.setpriority(os.PRIO_PROCESS, tid, before)
+        except OSError:
+            return
+        able.append(True)
+
+    thread = threading.Thread(target=probe)
+    thread.start()
+    thread.join()
+    return bool(able)
 
 
 @contextlib.contextmanager

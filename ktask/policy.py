@@ -53,6 +53,8 @@ class Policy:
         Whether the thread count looks at the alignment too; a least chunk of 0 is allowed then.
     numa_aware
         Whether a task may ask for its helpers to be dealt out to the nodes in turn.
+    low_priority
+        Whether helpers run at the lowest nice level, with hand-over of the caller's at the end.
     """
 
     source: str
@@ -64,6 +66,7 @@ class Policy:
     absolute: bool = False
     align_cuts_threads: bool = False
     numa_aware: bool = False
+    low_priority: bool = False
 
     @property
     def is_padata(self) -> bool:
@@ -79,12 +82,14 @@ POLICIES: dict[str, Policy] = {
     "ktask-v1": Policy("ktask v1 core patch, 2017-07-14", per_task_cap=False, any_node=False),
     "ktask-v2": Policy("ktask v2 core patch, 2017-08-24", any_node=False),
     "ktask-v3": Policy("ktask v3 core patch, 2017-12-05", limit="four-fifths"),
-    "ktask-v4": Policy("ktask v4 core patch, 2018-11-05", limit="four-fifths"),
+    "ktask-v4": Policy("ktask v4 core patch, 2018-11-05", limit="four-fifths", low_priority=True),
     "ktask-uek": Policy(
         "Oracle linux-uek kernel/ktask.c, 2019", limit="four-fifths", default_cap=16, absolute=True
     ),
     "padata-5.8": _padata("kernel/padata.c at commit 004ed42638f4, 2020", "pool"),
-    "padata-rfc2022": _padata("padata multithreaded VFIO page pinning RFC, 2022-01-05", "in-use"),
+    "padata-rfc2022": _padata(
+        "padata multithreaded VFIO page pinning RFC, 2022-01-05", "in-use", low_priority=True
+    ),
     "padata-cur": _padata("kernel/padata.c, mid-2026", "pool", align_cuts_threads=True, numa_aware=True),
     "static": Policy("OpenMP schedule(static)", chunking="static", default_cap=MOST_CPUS),
     "dynamic": Policy("OpenMP schedule(dynamic, min_chunk)", chunking="dynamic", default_cap=MOST_CPUS),

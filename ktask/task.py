@@ -87,6 +87,9 @@ class Result:
         The stretches handed to `undo_func`, in order.
     done
         Units of work finished (and not undone).
+    helper_nice, hand_overs
+        The nice level that helpers ran at, None if it was the caller's; and how often the caller, out of
+        chunks, raised an unfinished helper to its own.
     trace
         One row per chunk if asked for: part, helper (0 is the caller), cpu, start, end, and times in seconds
         since the release.
@@ -105,6 +108,8 @@ class Result:
     undone: tuple[tuple[Any, Any], ...] = ()
     failed: tuple[tuple[Any, Any], ...] = ()
     done: int = 0
+    helper_nice: int | None = None
+    hand_overs: int = 0
     faults_minor: int = 0
     ctx_involuntary: int = 0
     trace_rows: Sequence | None = field(default=None, repr=False)

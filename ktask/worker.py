@@ -14,7 +14,9 @@ from ktask.native import call_chunk, compare_swap, fetch_add, load, load_byte, l
 ROW = 16
 (FUNCTION, ARGS, N_THREADS, N_PARTS, CHUNK, BOUNDS, TRACE, INTERRUPT, T0, T1) = range(10)
 (CALLER_MASK, OWN_MASK, MASK_BYTES) = range(10, 13)
+(HELPER_NICE, CALLER_NICE) = range(13, 15)  # equal: priorities are left alone
 USED_USER_US, USED_SYSTEM_US, USED_FAULTS, USED_SWITCHES = range(ROW + 4, ROW + 8)  # by the process
+HAND_OVERS = ROW + 8
 ERROR, STOP = ROW, ROW + 1  # written by workers, hence on lines of their own
 SCRATCH = ROW + 2  # two words
 USAGE = 2 * ROW  # room for getrusage: 18 words
@@ -22,6 +24,7 @@ HEADER = 4 * ROW
 (P_START, P_END, P_CHUNKS, P_ORIGIN, P_OFFSET) = range(5)
 P_NEXT = 8
 (W_PART, W_DONE, W_FAILED_PART, W_FAILED_CHUNK, W_CPU, W_RANDOM, W_CLOCK) = range(7)
+(W_TID, W_OVER) = range(8, 10)  # W_CLOCK takes two words
 TRACE_ROW = 7
 WORD = 8
 
@@ -116,6 +119,44 @@ def _work(base, w):
 
 
 @njit(cache=True, nogil=True)
+def _work_at_priority(base, w):
+    """Work as a helper at the priority of helpers, or as the caller, who lends out its own at the end."""
+    helper_nice, caller_nice = load_plain(base + WORD * HELPER_NICE), load_plain(base + WORD * CALLER_NICE)
+    if helper_nice == caller_nice:
+        _work(base, w)
+        return
+    me = base + WORD * (HEADER + ROW * (load_plain(base + WORD * N_PARTS) + w))
+    if w == 0:
+        _work(base, w)
+        _hand_over(base, caller_nice)
+        return
+    native.setpriority(0, 0, helper_nice)
+    store(me + WORD * W_TID, native.gettid())
+    _work(base, w)
+    native.setpriority(0, 0, caller_nice)
+    store(me + WORD * W_OVER, 1)
+
+
+@njit(cache=True, nogil=True)
+def _hand_over(base, caller_nice):
+    """Give the caller's priority to one unfinished helper at a time and wait for it, in order.
+
+    So exactly one thread of the task runs at it: at least one for progress, at most one against excess
+    ("workqueue, ktask: renice helper threads to prevent starvation", 2018-11-05).
+    """
+    first = base + WORD * (HEADER + ROW * load_plain(base + WORD * N_PARTS))
+    for w in range(1, load_plain(base + WORD * N_THREADS)):
+        row = first + WORD * ROW * w
+        # One that has not begun has nothing left to do. Waiting for it might not end: with fewer threads
+        # than workers it would run on this very thread, after this.
+        if load(row + WORD * W_TID) != 0 and load(row + WORD * W_OVER) == 0:
+            native.setpriority(0, load(row + WORD * W_TID), caller_nice)
+            fetch_add(base + WORD * HAND_OVERS, 1)
+            while load(row + WORD * W_OVER) == 0:
+                native.sched_yield()
+
+
+@njit(cache=True, nogil=True)
 def _keep_to(base, mask):
     """Keep the caller to the CPUs of a mask, if there is one."""
     if mask != 0:
@@ -161,7 +202,7 @@ def parallel_work(state):
     base = state.ctypes.data
     _start(base)
     for w in prange(state[N_THREADS]):
-        _work(base, w)
+        _work_at_priority(base, w)
     _stop(base)
 
 

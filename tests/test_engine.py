@@ -2,16 +2,19 @@
 
 import os
 import signal
+import subprocess
 import sys
+import textwrap
 import threading
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numba import types
 
 import ktask
-from ktask import engine, policy
+from ktask import engine, helpers, native, policy
 from ktask.policy import POLICIES
 from ktask.topology import Topology, allowed_cpus
 
@@ -45,9 +48,9 @@ def unmark(start, end, seen, bad, code):
 @ktask.thread_func
 def wait_for_all(start, end, arrived, wanted):
     """Return once `wanted` threads are inside; proves that they run at the same time."""
-    arrived[start] = 1
+    native.fetch_add(arrived.ctypes.data, 1)
     for _ in range(2_000_000_000):
-        if arrived[:wanted].sum() == wanted:
+        if native.load(arrived.ctypes.data) == wanted:
             return 0
     return 62
 
@@ -438,3 +441,83 @@ def test_padata_has_no_iterators():
     ctl = ktask.Ctl(mark, (np.zeros(10, np.int64),), iter_func=lambda position, units: position + units)
     with pytest.raises(ValueError, match="has no iterators"):
         ktask.run(0, 10, ctl, policy="padata-cur")
+
+
+getpriority = types.ExternalFunction("getpriority", types.int32(types.int32, types.int64))
+may_renice = pytest.mark.skipif(
+    not helpers.may_renice(), reason="this process may not raise a nice level again"
+)
+
+
+@ktask.thread_func
+def note_nice(start, end, arrived, nice, linger):
+    """Write down the nice level of the thread; both threads are inside at once, helpers linger."""
+    native.fetch_add(arrived.ctypes.data, 1)
+    for _ in range(2_000_000_000):
+        if native.load(arrived.ctypes.data) == 2:
+            break
+    nice[start] = getpriority(0, 0)
+    if nice[start] == 19:
+        for k in range(linger):
+            arrived[1] += k & 1
+    return 0
+
+
+def nice_levels(linger=0, **options):
+    arrived, nice = np.zeros(2, np.int64), np.full(2, -99, np.int64)
+    ctl = ktask.Ctl(note_nice, (arrived, nice, linger), 1, 2)
+    return ktask.run(0, 2, ctl, **options), sorted(nice.tolist())
+
+
+@two_cpus
+@may_renice
+def test_helpers_run_at_nice_19_and_come_back():
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    result, levels = nice_levels()
+    assert levels == [own, 19]
+    assert result.helper_nice == 19
+    result, levels = nice_levels(low_priority=False)
+    assert levels == [own, own]
+    assert result.helper_nice is None
+    assert nice_levels(policy="static")[1] == [own, own]
+    assert nice_levels(policy="static", low_priority=True)[1] == [own, 19]
+
+
+@two_cpus
+@may_renice
+def test_caller_without_chunks_hands_its_priority_over():
+    result, _ = nice_levels(linger=50_000_000)
+    assert result.hand_overs == 1
+
+
+@two_cpus
+def test_process_that_may_not_renice_keeps_its_priority(monkeypatch):
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    monkeypatch.setattr(engine, "may_renice", lambda: False)
+    result, levels = nice_levels()
+    assert levels == [own, own]
+    assert result.helper_nice is None
+    with pytest.warns(RuntimeWarning, match="helpers keep the caller's priority"):
+        nice_levels(low_priority=True)
+
+
+def test_fewer_threads_than_workers_take_turns_without_waiting_for_each_other():
+    code = """
+        import numpy as np, ktask
+        from ktask import engine, policy
+        @ktask.thread_func
+        def mark(start, end, seen):
+            seen[start:end] += 1
+            return 0
+        seen = np.zeros(1000, np.int64)
+        result = ktask.run(0, 1000, ktask.Ctl(mark, (seen,), 1, 2), low_priority=True)
+        assert (seen == 1).all() and result.done == 1000
+    """
+    environment = os.environ | {"NUMBA_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)],
+        env=environment,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0
