@@ -15,6 +15,7 @@ ROW = 16
 (FUNCTION, ARGS, N_THREADS, N_PARTS, CHUNK, BOUNDS, TRACE, INTERRUPT, T0, T1) = range(10)
 (CALLER_MASK, OWN_MASK, MASK_BYTES) = range(10, 13)
 (HELPER_NICE, CALLER_NICE) = range(13, 15)  # equal: priorities are left alone
+SHORT = 15  # the task will be over before placement matters
 USED_USER_US, USED_SYSTEM_US, USED_FAULTS, USED_SWITCHES = range(ROW + 4, ROW + 8)  # by the process
 HAND_OVERS = ROW + 8
 ERROR, STOP = ROW, ROW + 1  # written by workers, hence on lines of their own
@@ -114,7 +115,9 @@ def _work(base, w):
             store(me + WORD * W_FAILED_CHUNK, i)
             break
         done += 1
-        store(me + WORD * W_DONE, done)  # for whoever watches; on a line of the worker's own it costs nothing
+    # Not after every chunk: on two threads a store per chunk, even to a line of the worker's own, took an
+    # empty chunk from 12.8 to 22.3 ns.
+    store(me + WORD * W_DONE, done)
     store(me + WORD * W_CPU, native.sched_getcpu())
 
 
@@ -133,8 +136,20 @@ def _work_at_priority(base, w):
     native.setpriority(0, 0, helper_nice)
     store(me + WORD * W_TID, native.gettid())
     _work(base, w)
-    native.setpriority(0, 0, caller_nice)
     store(me + WORD * W_OVER, 1)
+
+
+@njit(cache=True, nogil=True)
+def _restore_priorities(base):
+    """Give every helper that worked at low priority the caller's level back."""
+    caller_nice = load_plain(base + WORD * CALLER_NICE)
+    if load_plain(base + WORD * HELPER_NICE) == caller_nice:
+        return
+    first = base + WORD * (HEADER + ROW * load_plain(base + WORD * N_PARTS))
+    for w in range(1, load_plain(base + WORD * N_THREADS)):
+        tid = load(first + WORD * (ROW * w + W_TID))
+        if tid != 0:
+            native.setpriority(0, tid, caller_nice)
 
 
 @njit(cache=True, nogil=True)
@@ -177,8 +192,18 @@ def _add_usage(base, sign):
 
 
 @njit(cache=True, nogil=True)
+def _is_in(cpu, mask):
+    """Return whether a CPU is in the mask at an address."""
+    return (load_byte(mask + cpu // 8) >> (cpu % 8)) & 1 == 1
+
+
+@njit(cache=True, nogil=True)
 def _start(base):
     """Keep the caller off the helpers' CPUs, read the counters of the process, and start the clock."""
+    mask = load_plain(base + WORD * CALLER_MASK)
+    if mask != 0 and load_plain(base + WORD * SHORT) != 0 and _is_in(native.sched_getcpu(), mask):
+        store(base + WORD * CALLER_MASK, 0)
+        store(base + WORD * OWN_MASK, 0)
     _keep_to(base, load_plain(base + WORD * CALLER_MASK))
     _add_usage(base, -1)
     if load_plain(base + WORD * T0) == 0:  # a task that paused for a signal goes on with its first start
@@ -190,6 +215,7 @@ def _stop(base):
     """Stop the clock, read the counters, and give the caller its CPUs back."""
     store(base + WORD * T1, native.clock_ns(native.CLOCK_MONOTONIC, base + WORD * SCRATCH))
     _add_usage(base, 1)
+    _restore_priorities(base)
     _keep_to(base, load_plain(base + WORD * OWN_MASK))
 
 
