@@ -7,10 +7,12 @@ import sys
 import textwrap
 import time
 import warnings
+from pathlib import Path
 
 import pytest
 
 from ktask.limits import ENVIRONMENT, Slots
+from ktask.topology import cpu_count
 
 HOLD = """
     import sys, time
@@ -134,3 +136,81 @@ def test_slots_are_right_after_many_random_kills(path):
             process.kill()
             process.communicate()
     assert len(Slots(path).take([-1] * 10, 8, {})) == 8
+
+
+KILLS = """
+    import os, random, signal, sys, time
+    from pathlib import Path
+    from ktask.limits import Slots
+    random.seed(1)
+    alive = []
+    for k in range(1000):
+        pid = os.fork()
+        if pid == 0:
+            slots = Slots(Path(sys.argv[1]))
+            while True:
+                grant = slots.take([0, 1, -1], 8, {0: 4, 1: 4})
+                if len(grant) > 3 or not set(grant.slots) < set(range(8)):
+                    os._exit(1)
+                slots.give_back(grant)
+        alive.append(pid)
+        if len(alive) > 4:
+            victim = alive.pop(random.randrange(len(alive)))
+            os.kill(victim, signal.SIGKILL)
+            assert os.waitpid(victim, 0)[1] == signal.SIGKILL
+    for pid in alive:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    grant = Slots(Path(sys.argv[1])).take([0] * 5 + [1] * 5, 8, {0: 4, 1: 4})
+    print(len(grant), sorted(grant.nids))
+"""
+
+
+def test_a_thousand_processes_killed_at_random_leave_every_slot_free(path):
+    command = [sys.executable, "-c", textwrap.dedent(KILLS), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout == "8 [-1, 0, 0, 0, 0, 1, 1, 1]\n", done.stderr
+
+
+HAMMER = """
+    import sys, time
+    import numpy as np, ktask
+    from ktask.workloads.zeroing import memset  # compiled on disk
+    buffer = np.ones(64 * 64, np.uint8)
+    ctl = ktask.Ctl(memset, (buffer.ctypes.data, 64), 1)
+    ktask.run(0, 64, ctl)
+    runs, most, end = 0, 0, time.monotonic() + 0.5
+    while time.monotonic() < end:
+        most = max(most, ktask.run(0, 64, ctl).threads)
+        runs += 1
+    assert runs and not buffer.any()
+    print(most, flush=True)
+"""
+
+
+def locked_bytes(path):
+    """Return the bytes of the file that some process holds, seen from outside."""
+    held = set()
+    inode = path.stat().st_ino
+    for line in Path("/proc/locks").read_text().splitlines():
+        fields = line.split()
+        if "->" not in fields and fields[5].rsplit(":", 1)[1] == str(inode):
+            held |= set(range(int(fields[6]), int(fields[7]) + 1))
+    return held
+
+
+def test_sixteen_processes_that_hammer_run_never_exceed_the_limit(path, monkeypatch):
+    path.touch(mode=0o600)
+    monkeypatch.setenv(ENVIRONMENT, str(path))
+    command = [sys.executable, "-W", "error", "-c", textwrap.dedent(HAMMER)]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(16)]
+    limit, samples = 4 * cpu_count() // 5, []
+    while any(process.poll() is None for process in processes):
+        samples.append(locked_bytes(path))
+        time.sleep(0.001)
+    most = [int(process.communicate()[0]) for process in processes]
+    assert [process.returncode for process in processes] == [0] * 16
+    assert all(held <= set(range(limit)) for held in samples)
+    assert any(samples) == (limit > 0)
+    assert max(most) <= limit + 1
+    assert locked_bytes(path) == set()
