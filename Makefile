@@ -17,7 +17,7 @@ help: ## list the verbs
 	@echo
 	@echo "  GRID=full make report    a longer grid (quick, full, tiny, or a YAML file)"
 
-report: $(READY) ## measure this machine (about 4 minutes) and write reports/<run>.html
+report: $(READY) ## measure this machine (3 minutes on two CPUs) and write reports/<run>.html
 	@run=$$($(BIN)/ktask sweep $(GRID) $(if $(RUN),--run $(RUN))) && $(BIN)/ktask report "$$run"
 
 test: $(READY) ## run the tests

@@ -120,7 +120,7 @@ def _render_run(result: dict[str, Any]) -> str:
     what = f"{result['workload']} {result['method']}, {size} of {result['page_size']} pages"
     rows = [
         ("1 thread", result["baseline_wall_s"], fmt_time),
-        (f"{result['threads']} threads", result["wall_s"], fmt_time),
+        ("again" if result["threads"] == 1 else f"{result['threads']} threads", result["wall_s"], fmt_time),
         ("rate", result["rate"], lambda value: fmt_rate(value, result["unit"])),
         ("speedup", result["speedup"], fmt_number),
     ]

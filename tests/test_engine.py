@@ -200,7 +200,9 @@ def spin(start, end, out):
 
 
 def _signal_soon(number):
-    threading.Timer(0.1, os.kill, (os.getpid(), number)).start()
+    timer = threading.Timer(0.1, os.kill, (os.getpid(), number))
+    timer.start()
+    return timer
 
 
 def test_interrupt_stops_within_a_chunk_and_says_what_is_done():
@@ -222,12 +224,13 @@ def test_other_signals_are_handled_and_the_task_goes_on():
     old = signal.signal(signal.SIGUSR1, lambda *_: seen.append(1))
     try:
         ctl = ktask.Ctl(spin, (np.zeros(1, np.int64),), 10)
-        _signal_soon(signal.SIGUSR1)
-        result = ktask.run(0, 200_000, ctl, policy="dynamic")
+        timer = _signal_soon(signal.SIGUSR1)
+        result = ktask.run(0, 2_000_000, ctl, policy="dynamic")
+        timer.join()
     finally:
         signal.signal(signal.SIGUSR1, old)
     assert seen == [1]
-    assert result.done == 200_000
+    assert result.done == 2_000_000
 
 
 def test_tasks_from_many_python_threads_at_once():

@@ -48,7 +48,7 @@ def _progress(rules: Protocol, quiet: bool) -> Iterator[Any]:
     if quiet:
         yield None
         return
-    from tqdm.auto import tqdm  # noqa: PLC0415
+    from tqdm import tqdm  # noqa: PLC0415
 
     with tqdm(total=rules.most, desc="rounds", leave=False, delay=1) as bar:
         yield lambda done: bar.update(done - bar.n)
