@@ -28,8 +28,8 @@ setup: $(READY) ## build the environment in .venv, and nothing else
 lab: $(READY) ## open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab --notebook-dir=notebooks
 
-bench: $(READY) ## the engine beside OpenMP, numba prange, concurrent.futures and joblib
-	@$(BIN)/python benchmarks/bench.py
+bench: $(READY) ## the engine beside its peers: a table, and build/bench.json
+	@mkdir -p build && $(BIN)/python benchmarks/bench.py --json build/bench.json
 
 lint: $(READY) ## check style, and that notebooks carry no outputs
 	@$(BIN)/ruff check .

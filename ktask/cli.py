@@ -94,7 +94,10 @@ def run(
     repetitions: Annotated[
         int, typer.Option(help="Rounds; each runs every variant once.", parser=_whole, metavar="INT")
     ] = 7,
-    trace: Annotated[Path | None, typer.Option(help="Write every chunk of one more run there (CSV).")] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(help="Write the chunks of one more run to .csv, .json (Perfetto), .svg or .png."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure one case against its one-thread baseline.

@@ -350,6 +350,16 @@ def _warm() -> None:
     worker.parallel_work(nothing)
 
 
+def _stopped(result: Result, units: int) -> str:
+    """Return the sentence about a task that an exception has ended."""
+    stretches = ", ".join(f"{start} to {end}" for start, end in result.finished[:8]) or "nothing"
+    more = " and more (.result.finished)" if len(result.finished) > 8 else ""
+    return (
+        f"ktask: stopped after {result.done} of {units} units: {stretches}{more} is done and stays, "
+        "the rest is not"
+    )
+
+
 class Task:
     """A running task: its state array, and what it says when it stops."""
 
@@ -399,9 +409,7 @@ class Task:
             self._work()
         except BaseException as stop:
             stop.result = self.result(finished=self._finished())
-            stop.add_note(
-                f"ktask: stopped after {stop.result.done} of {self.prepared.units} units; what is done stays"
-            )
+            stop.add_note(_stopped(stop.result, self.prepared.units))
             raise
         return self.conclude(undo)
 
@@ -478,6 +486,7 @@ class Task:
             undone=undone,
             failed=tuple(self.prepared.translate(self.plan.chunk_bounds(p, i)) for p, i in failed),
             done=done,
+            finished=None if finished is None else tuple(map(self.prepared.translate, finished)),
             trace_rows=None if self.trace is None else self._trace_rows(),
         )
 

@@ -85,8 +85,9 @@ class Result:
         Chunks run by each thread, the caller first, and the CPU each ended on.
     undone
         The stretches handed to `undo_func`, in order.
-    done
-        Units of work finished (and not undone).
+    done, finished
+        Units of work finished (and not undone), and the stretches they make up, in order of the parts; None
+        if that is the whole task.
     helper_nice, hand_overs
         The nice level that helpers ran at, None if it was the caller's; and how often the caller, out of
         chunks, raised an unfinished helper to its own.
@@ -108,6 +109,7 @@ class Result:
     undone: tuple[tuple[Any, Any], ...] = ()
     failed: tuple[tuple[Any, Any], ...] = ()
     done: int = 0
+    finished: tuple[tuple[Any, Any], ...] | None = None
     helper_nice: int | None = None
     hand_overs: int = 0
     faults_minor: int = 0

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ktask.files import write_text
+from ktask.files import whole, write_text
 from ktask.task import Result
 
 US = 1e6
@@ -50,6 +50,16 @@ def write_csv(result: Result, path: Path | str) -> None:
     if result.trace is None:
         raise ValueError("this result has no trace; run the task with trace=True")
     write_text(path, result.trace.to_csv(index=False))
+
+
+def write_figure(result: Result, path: Path | str) -> None:
+    """Write the timeline as a figure; whole or not at all."""
+    import matplotlib.pyplot as plt  # noqa: PLC0415
+
+    axes = plot(result)
+    with whole(path) as partial:
+        axes.figure.savefig(partial, dpi=150)
+    plt.close(axes.figure)
 
 
 def plot(result: Result, axes: Any = None) -> Any:

@@ -15,6 +15,7 @@ from numba import types
 
 import ktask
 from ktask import engine, helpers, native, policy
+from ktask.limits import SLOTS
 from ktask.policy import POLICIES
 from ktask.topology import Topology, allowed_cpus
 
@@ -122,6 +123,7 @@ def test_first_error_stops_the_hand_out():
     assert not seen[500:].any()
     assert result.done == 500
     assert result.failed == ((500, 510),)
+    assert result.finished == ((0, 500),)
 
 
 def test_undo_gets_what_was_finished_and_nothing_else():
@@ -159,6 +161,8 @@ def test_failed_undone_and_untouched_units_partition_the_task(sizes, bad, thread
     else:
         assert set(seen) <= {0, 1}
         assert seen.sum() == result.done
+        assert all(seen[start:end].all() for start, end in result.finished)
+    assert not SLOTS._held
 
 
 @two_cpus
@@ -213,7 +217,9 @@ def test_interrupt_stops_within_a_chunk_and_says_what_is_done():
     with pytest.raises(KeyboardInterrupt) as caught:
         ktask.run(0, 100_000_000, ctl, policy="dynamic")
     assert 0 < caught.value.result.done < 100_000_000
-    assert "stopped after" in caught.value.__notes__[0]
+    done = caught.value.result.done
+    assert caught.value.result.finished == ((0, done),)
+    assert f"stopped after {done} of 100000000 units: 0 to {done} is done" in caught.value.__notes__[0]
     assert os.sched_getaffinity(0) == before
     assert signal.set_wakeup_fd(-1) == -1
     assert ktask.run(0, 1000, ctl).done == 1000
@@ -524,3 +530,32 @@ def test_fewer_threads_than_workers_take_turns_without_waiting_for_each_other():
         check=False,
     )
     assert done.returncode == 0
+
+
+@ktask.thread_func
+def busy_then_fail(start, end, inside, seen_by_undo, bad):
+    """Be inside for a while; fail on unit `bad`."""
+    native.fetch_add(inside.ctypes.data, 1)
+    total = 0
+    for k in range(20_000):
+        total += (k ^ start) * 3
+    inside[1] = total
+    native.fetch_add(inside.ctypes.data, -1)
+    return 7 if start <= bad < end else 0
+
+
+@ktask.thread_func
+def look_inside(start, end, inside, seen_by_undo, bad):
+    seen_by_undo[0] += 1
+    seen_by_undo[1] += native.load(inside.ctypes.data)
+    return 0
+
+
+def test_undo_begins_after_the_last_thread_function_has_returned():
+    for bad in range(0, 40, 3):
+        inside, seen = np.zeros(2, np.int64), np.zeros(2, np.int64)
+        ctl = ktask.Ctl(busy_then_fail, (inside, seen, bad), 1, 2, undo_func=look_inside)
+        result = ktask.run(0, 40, ctl, policy="dynamic")
+        assert result.error == 7
+        assert seen[1] == 0
+        assert seen[0] == len(result.undone)

@@ -291,7 +291,7 @@ def test_full_disk_keeps_the_old_file(tmp_path, monkeypatch):
     def fail(_descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files.os, "fsync", fail)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="No space left"):
         files.write_json(tmp_path / "a.json", {"new": True})
     assert files.read_json(tmp_path / "a.json") == {"old": True}

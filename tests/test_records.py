@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 from datetime import UTC, datetime
 
 import numpy as np
@@ -116,7 +117,7 @@ def test_a_write_that_fails_keeps_the_old_file(stop, tmp_path, monkeypatch):
     def fail(*_):
         raise stop
 
-    monkeypatch.setattr(records.os, "fsync", fail)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(type(stop)):
         write_records(path, [])
     assert list(tmp_path.iterdir()) == [path]

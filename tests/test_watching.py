@@ -50,6 +50,13 @@ def test_csv_has_a_row_per_chunk(traced, tmp_path):
     assert len(lines) == 21
 
 
+@pytest.mark.parametrize("name", ["t.svg", "t.png"])
+def test_figure_is_written_whole(traced, tmp_path, name):
+    trace.write_figure(traced, tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_bytes()[:5] in (b"<?xml", b"\x89PNG\r")
+
+
 def test_timeline_has_a_line_per_thread(traced):
     axes = trace.plot(traced)
     assert len(axes.collections) == len(set(traced.trace["helper"]))

@@ -1,10 +1,10 @@
 """Reading and writing the small files of a run: whole or not at all."""
 
 import json
-import os
-import uuid
 from pathlib import Path
 from typing import Any
+
+from ktask.files import write_text
 
 
 def write_json(path: Path | str, obj: Any) -> None:
@@ -17,18 +17,7 @@ def write_json(path: Path | str, obj: Any) -> None:
     OSError
         If the directory is missing or full; the file stays as it was.
     """
-    path = Path(path)
-    text = json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    # Same directory, because a rename is atomic only inside one file system.
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
-    try:
-        with partial.open("x", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_text(path, json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path | str) -> Any:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import uuid
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from ktask.files import whole
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 
@@ -56,7 +56,7 @@ def execute(
 
     logging.getLogger("papermill").setLevel(logging.CRITICAL)
     try:
-        with _whole_or_not(out) as partial, own_kernel() as kernel, warnings.catch_warnings():
+        with whole(out) as partial, own_kernel() as kernel, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of papermill's and nbformat's own making
             try:
                 return papermill.execute_notebook(
@@ -81,14 +81,3 @@ def execute(
         raise NotebookError(f"the cell took longer than {timeout_s:.0f} s") from None
     except RuntimeError as error:
         raise NotebookError(f"the process of the cell did not start: {error}") from None
-
-
-@contextlib.contextmanager
-def _whole_or_not(out: Path) -> Iterator[Path]:
-    """Give a name to write to; it becomes `out` unless something went wrong."""
-    partial = out.with_name(f".{out.stem}.{uuid.uuid4().hex[:12]}.ipynb")
-    try:
-        yield partial
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)

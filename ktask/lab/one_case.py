@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from ktask import engine, memory, policy, topology, workloads
 from ktask.lab import stats
 from ktask.lab.measure import Cell, Protocol, Variant, measure
 from ktask.lab.units import parse_size
+from ktask.trace import write_chrome, write_csv, write_figure
 from ktask.workloads import Case, Method
 
 DEFAULT_PAGE_KINDS = ("THP", "4KiB")
@@ -113,8 +113,11 @@ def _plain(estimate: stats.Estimate) -> dict[str, float | int | None]:
     return {k: v if v == v else None for k, v in estimate._asdict().items()}  # noqa: PLR0124
 
 
+WRITERS = {".json": write_chrome, ".svg": write_figure, ".png": write_figure}  # all else is CSV
+
+
 def write_trace(case: Case, threads: int, path: Path) -> None:
-    """Run the case once more with a trace and write one row per chunk as CSV."""
+    """Run the case once more with a trace; the ending of `path` tells what to write (`WRITERS`)."""
     state = workloads.get(case.workload).setup(case)
     try:
         state.ctl = replace(state.ctl, max_threads=threads)
@@ -123,9 +126,4 @@ def write_trace(case: Case, threads: int, path: Path) -> None:
         state.check()
     finally:
         state.close()
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
-    try:
-        result.trace.to_csv(partial, index=False)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    WRITERS.get(path.suffix, write_csv)(result, path)

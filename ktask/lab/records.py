@@ -8,8 +8,6 @@ data/runs/<run>/machine.json  grid.yaml  datapackage.json
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from ktask.files import whole
 from ktask.lab.files import read_json, write_json
 
 SCHEMA_VERSION = "1.0"
@@ -76,14 +75,8 @@ class Run:
 def write_records(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write the rows of one cell so that the file is there whole or not at all."""
     table = pa.Table.from_pylist([dict(row) for row in rows], schema=SCHEMA)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
-    try:
+    with whole(path) as partial:
         pq.write_table(table, partial, compression="zstd")
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_records(path: Path) -> pd.DataFrame:

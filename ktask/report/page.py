@@ -2,12 +2,12 @@
 
 import re
 import tempfile
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from markupsafe import Markup, escape
 
+from ktask.files import write_text
 from ktask.lab import notebooks
 from ktask.lab.records import load_run
 
@@ -56,7 +56,7 @@ def write_report(runs: Sequence[Path | str], out: Path | str, progress: Progress
     notebook = _execute(paths)
     tell("writing the page")
     out.parent.mkdir(parents=True, exist_ok=True)
-    _write_whole(out, to_html(notebook, f"ktask report: {', '.join(names)}"))
+    write_text(out, to_html(notebook, f"ktask report: {', '.join(names)}"))
     return out
 
 
@@ -113,12 +113,3 @@ def contents(body: str) -> Markup:
 
 def _nested(links: Sequence[str]) -> str:
     return f"<ol>{''.join(f'<li>{link}</li>' for link in links)}</ol>" if links else ""
-
-
-def _write_whole(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
