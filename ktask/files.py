@@ -10,15 +10,15 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def whole(path: Path | str) -> Iterator[Path]:
+def whole(path: Path | str, ending: str = ".tmp") -> Iterator[Path]:
     """Give a path to write to, which becomes `path` once the block ends well and the disk has it.
 
     A reader sees the old file or the new one, never a part; after an error the old one is still there. The
-    partial file lies in the same directory, because a rename is atomic only inside one file system, and keeps
-    the ending of the name, which some writers look at.
+    partial file lies in the same directory, because a rename is atomic only inside one file system. Its name
+    has an `ending` that no reader looks for; some writers insist on another one.
     """
     path = Path(path)
-    partial = path.with_name(f".{uuid.uuid4().hex[:12]}.{path.name}")
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{ending}")
     try:
         yield partial
         with partial.open("rb+") as file:

@@ -58,7 +58,7 @@ def write_figure(result: Result, path: Path | str) -> None:
 
     axes = plot(result)
     with whole(path) as partial:
-        axes.figure.savefig(partial, dpi=150)
+        axes.figure.savefig(partial, dpi=150, format=Path(path).suffix[1:])
     plt.close(axes.figure)
 
 

@@ -56,7 +56,7 @@ def execute(
 
     logging.getLogger("papermill").setLevel(logging.CRITICAL)
     try:
-        with whole(out) as partial, own_kernel() as kernel, warnings.catch_warnings():
+        with whole(out, ".ipynb") as partial, own_kernel() as kernel, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of papermill's and nbformat's own making
             try:
                 return papermill.execute_notebook(

@@ -122,7 +122,7 @@ def _tidy(path: Path) -> None:
     """Remove what a sweep that was killed had begun to write."""
     for folder in ("records", "cells", "skipped"):
         for partial in (path / folder).glob(".*"):
-            partial.unlink()
+            partial.unlink(missing_ok=True)  # its writer may be about to die, and to remove it itself
 
 
 @contextlib.contextmanager
