@@ -278,7 +278,7 @@ def _was_short(ctl: Ctl, units: int) -> bool:
     """Return whether the last run of `ctl` says that this one will be over in no time.
 
     Such a task is left without priorities, and without pinning a caller who is on a CPU of its own anyway:
-    the four system calls took 6 of the 24 us of a task with two empty chunks.
+    the four system calls took 7 of the 24 us of a task with two empty chunks.
     """
     wall_s, last_units = getattr(ctl, "_last", (math.inf, 1))
     return wall_s * units < SHORT_S * last_units

@@ -132,8 +132,7 @@ _local = threading.local()  # libgomp keeps one team of helpers per calling thre
 def prepare(wanted: Places) -> None:
     """Have one helper running on each of its CPUs.
 
-    Nothing to do if that was the last request of this thread; else a few microseconds, and about 0.2 ms
-    where threads have to be started.
+    Nothing to do if that was the last request of this thread.
     """
     if getattr(_local, "places", None) == (os.getpid(), wanted):
         return

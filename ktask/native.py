@@ -142,8 +142,7 @@ def _fence(typingctx):
 def zero_streaming(start, end):
     """Zero `[start, end)` (multiples of 64 bytes) with non-temporal stores.
 
-    2.3 times the rate of ordinary stores beyond the last-level cache, because no line is read before it is
-    overwritten; slower by the same factor inside it.
+    Pays beyond the last-level cache, because no line is read before it is overwritten, and loses inside it.
     """
     for address in range(start, end, 64):
         _zero_line_streaming(address)

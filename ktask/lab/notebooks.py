@@ -49,7 +49,7 @@ def execute(
     NotebookError
         If a cell raised, the kernel did not start or died, or one cell took longer than `timeout_s`.
     """
-    import papermill  # noqa: PLC0415  (1 s to import, and `ktask --help` does not need it)
+    import papermill  # noqa: PLC0415  (1.4 s to import, and `ktask --help` does not need it)
     from nbclient.exceptions import CellTimeoutError, DeadKernelError  # noqa: PLC0415
 
     from ktask.lab.kernel import own_kernel  # noqa: PLC0415
