@@ -154,7 +154,17 @@ def plan(
 
     Runs nothing. Parameters and errors are those of `run_numa`.
     """
-    return _prepared(*_key(_as_parts(nodes), ctl, policy, _allowed(), topo), None).plan
+    return _wish(_key(_as_parts(nodes), ctl, policy, _allowed(), topo)).plan
+
+
+def _wish(key) -> _Prepared:
+    """Return the task with as many helpers as it gets on a machine where nobody else uses any.
+
+    That is the policy's own answer, within the slots of this machine: a policy without limits of its own is
+    held to 4/5 of the CPUs as well.
+    """
+    prepared, limit = _prepared(*key, None), _machine(*key[:2])[1].limit
+    return prepared if len(prepared.plan.helpers) <= limit else _prepared(*key, limit)
 
 
 # --- running -------------------------------------------------------------------------------------------
@@ -245,7 +255,7 @@ PLAIN = _Options()
 
 def _run(nodes: tuple[Node, ...], ctl: Ctl, name: str, where, options: _Options) -> Result:
     key = _key(nodes, ctl, name, *where)
-    wish = _prepared(*key, None)
+    wish = _wish(key)
     entry, undo = bound(ctl)
     if wish.plan.threads == 0:
         return Result(policy=wish.plan.policy, wall_s=0.0)

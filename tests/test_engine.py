@@ -559,3 +559,13 @@ def test_undo_begins_after_the_last_thread_function_has_returned():
         assert result.error == 7
         assert seen[1] == 0
         assert seen[0] == len(result.undone)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_plan_stays_within_the_slots_of_the_machine(name, monkeypatch):
+    topo = Topology.by_hand({0: range(10)})
+    monkeypatch.setattr(engine, "_allowed", lambda: tuple(range(10)))
+    ctl = ktask.Ctl(mark, (np.zeros(1, np.int64),), 10, max_threads=64)
+    plan = ktask.plan(ktask.Node(0, 1000, 0), ctl, name, topo=topo)
+    assert plan.threads <= 9
+    assert plan.n_chunks >= 1
