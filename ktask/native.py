@@ -15,7 +15,6 @@ from numba.extending import intrinsic
 _I64 = ir.IntType(64)
 
 CLOCK_MONOTONIC = 1
-CLOCK_THREAD_CPUTIME_ID = 3
 
 # Linux calls that numba code makes. `syscall` is variadic in C; on x86-64 and aarch64 integer arguments of a
 # variadic call travel in the same registers as those of an ordinary one.

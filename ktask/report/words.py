@@ -143,10 +143,6 @@ def _threads(rows: pd.DataFrame) -> str:
     return f"{counts[0]} to {counts[-1]} threads, as many as are best for the path"
 
 
-def _capital(text: str | Markup) -> str | Markup:
-    return text[:1].upper() + text[1:]
-
-
 # --- captions and alternative texts --------------------------------------------------------------------
 
 
