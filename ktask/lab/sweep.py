@@ -9,8 +9,7 @@ import re
 import shutil
 import sys
 import uuid
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,16 +17,26 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ktask import memory, workloads
-from ktask.lab import doctor, notebooks, records
+from ktask.lab import doctor, records
+from ktask.lab.cells import FOLDERS, CellTask, Outcome, is_done, run_cell
 from ktask.lab.files import write_json
-from ktask.lab.grid import Grid, cell_id
+from ktask.lab.grid import Grid
 from ktask.lab.machine import machine_facts
 from ktask.workloads import Case
 
 RUNS = Path(__file__).resolve().parents[2] / "data" / "runs"
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 CELL_TIMEOUT_S = 600
+
+# Runs cells and yields what came of each once its files are in the directory of the run. It gets the cells in
+# the order of measuring, and must not run two at once on one machine.
+Executor = Callable[[Iterable[CellTask], Path], Iterator[Outcome]]
+
+
+def run_here(tasks: Iterable[CellTask], path: Path) -> Iterator[Outcome]:
+    """Run the cells on this machine, one after the other."""
+    for task in tasks:
+        yield run_cell(task, path)
 
 
 def new_run_name(grid: Grid) -> str:
@@ -49,6 +58,7 @@ def sweep(
     resume: bool = False,
     root: Path | None = None,
     quiet: bool = False,
+    executor: Executor = run_here,
 ) -> Path:
     """Measure every cell of `grid` and return the directory of the run.
 
@@ -64,6 +74,8 @@ def sweep(
         Where runs are kept; `data/runs` by default.
     quiet
         Without the progress bar on stderr.
+    executor
+        Runs the cells that have no result yet.
 
     Raises
     ------
@@ -74,13 +86,26 @@ def sweep(
     _start(path, grid, resume)
     with _alone(path), _bar(grid, path, quiet) as bar:
         _tidy(path)
-        host_id = records.read_json(path / "machine.json").get("host_id", "")
-        for case in in_random_order(grid):
-            if not _is_done(path, case):
-                bar.set_postfix_str(cell_id(case), refresh=True)
-                _measure(path, grid, case, host_id)
+        for _ in executor(_announced(tasks_to_do(path, grid), bar), path):
             bar.update()
     return path
+
+
+def _announced(tasks: Iterable[CellTask], bar: Any) -> Iterator[CellTask]:
+    """Yield the cells, and show the name of the one that was taken last."""
+    for task in tasks:
+        bar.set_postfix_str(task.name)
+        yield task
+
+
+def tasks_to_do(path: Path, grid: Grid) -> list[CellTask]:
+    """Return the cells of a run that have no result yet, in the order of measuring."""
+    host_id = records.read_json(path / "machine.json").get("host_id", "")
+    return [
+        CellTask(case, grid.threads, grid.protocol, path.name, host_id, CELL_TIMEOUT_S)
+        for case in in_random_order(grid)
+        if not is_done(case, path)
+    ]
 
 
 def in_random_order(grid: Grid) -> list[Case]:
@@ -106,7 +131,7 @@ def _make(path: Path, grid_text: str) -> None:
     """Make the directory of a run; it is there with all it needs, or not at all."""
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
-        for folder in ("records", "cells", "skipped"):
+        for folder in FOLDERS:
             (partial / folder).mkdir(parents=True)
         facts = machine_facts()
         findings = doctor.to_json(doctor.diagnose(facts=facts))["findings"]
@@ -120,7 +145,7 @@ def _make(path: Path, grid_text: str) -> None:
 
 def _tidy(path: Path) -> None:
     """Remove what a sweep that was killed had begun to write."""
-    for folder in ("records", "cells", "skipped"):
+    for folder in FOLDERS:
         for partial in (path / folder).glob(".*"):
             partial.unlink(missing_ok=True)  # its writer may be about to die, and to remove it itself
 
@@ -143,7 +168,7 @@ def _alone(path: Path) -> Iterator[None]:
 def _bar(grid: Grid, path: Path, quiet: bool) -> Iterator[Any]:
     from tqdm import tqdm  # noqa: PLC0415
 
-    done = sum(_is_done(path, case) for case in grid.cases)
+    done = sum(is_done(case, path) for case in grid.cases)
     form = "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} cells, {elapsed}, {remaining} left{postfix}"
     with tqdm(
         total=len(grid.cases), desc="measuring", file=sys.stderr, bar_format=form, disable=quiet
@@ -151,59 +176,6 @@ def _bar(grid: Grid, path: Path, quiet: bool) -> Iterator[Any]:
         bar.unit_scale = False
         bar.initial = done
         yield bar
-
-
-def _is_done(path: Path, case: Case) -> bool:
-    name = cell_id(case)
-    return (path / f"records/{name}.parquet").exists() or (path / f"skipped/{name}.json").exists()
-
-
-def _measure(path: Path, grid: Grid, case: Case, host_id: str) -> None:
-    """Measure one cell, or keep the reason why not."""
-    name = cell_id(case)
-    if reason := _why_not(case):
-        _skip(path, case, reason, failed=False)
-        return
-    parameters = {
-        **{k: v for k, v in asdict(case).items() if k in ("method", "page_kind", "policy")},
-        "size": case.size_bytes,
-        "min_chunk": case.min_chunk_bytes,
-        "threads": list(grid.threads),
-        "protocol": asdict(grid.protocol),
-        "save_as": str((path / "records" / f"{name}.parquet").resolve()),
-        "labels": {"run_id": path.name, "host_id": host_id, "cell_id": name},
-    }
-    try:
-        notebooks.execute(
-            notebooks.find(case.workload), path / "cells" / f"{name}.ipynb", parameters, CELL_TIMEOUT_S
-        )
-    except notebooks.NotebookError as error:
-        _skip(path, case, str(error), failed=True)
-
-
-def _why_not(case: Case) -> str | None:
-    try:
-        workloads.require_memory(case)
-    except memory.BudgetError as error:
-        return str(error)
-    return workloads.why_not(case)
-
-
-def _skip(path: Path, case: Case, reason: str, failed: bool) -> None:
-    method = workloads.get(case.workload).method(case.method)
-    write_json(
-        path / "skipped" / f"{cell_id(case)}.json",
-        {
-            "cell_id": cell_id(case),
-            "workload": case.workload,
-            "backend": method.backend,
-            "method": case.method,
-            "page_kind": case.page_kind,
-            "size_bytes": case.size_bytes,
-            "reason": reason,
-            "failed": failed,
-        },
-    )
 
 
 def find_run(name: str, root: Path | None = None) -> Path:

@@ -1,0 +1,132 @@
+"""One cell of a sweep: what to run, running it in a fresh process, and what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ktask import memory, workloads
+from ktask.lab import notebooks
+from ktask.lab.files import write_json
+from ktask.lab.grid import cell_id
+from ktask.lab.measure import Protocol
+from ktask.workloads import Case
+
+FOLDERS = ("records", "cells", "skipped")
+
+
+@dataclass(frozen=True)
+class CellTask:
+    """All that a process, here or on another machine, needs to measure one cell.
+
+    Attributes
+    ----------
+    case, threads, protocol
+        What to measure.
+    run_id, host_id
+        Labels of the records.
+    limit_s
+        Longest time that one notebook cell may take.
+    """
+
+    case: Case
+    threads: tuple[int, ...]
+    protocol: Protocol
+    run_id: str
+    host_id: str
+    limit_s: float
+
+    @property
+    def name(self) -> str:
+        """The cell's id, which also names its files."""
+        return cell_id(self.case)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a cell: records if `reason` is empty, else why there are none.
+
+    Attributes
+    ----------
+    task
+        The cell.
+    reason
+        Empty if the records are there.
+    failed
+        Whether it should have worked: something died, hung or raised.
+    """
+
+    task: CellTask
+    reason: str = ""
+    failed: bool = False
+
+
+def run_cell(task: CellTask, folder: Path) -> Outcome:
+    """Measure one cell in a fresh process; its files appear in `folder`, each whole or not at all.
+
+    Parameters
+    ----------
+    task
+        What to measure.
+    folder
+        A directory with the subdirectories `FOLDERS`: that of the run, or a private one whose files are then
+        carried to the run.
+    """
+    if reason := why_not(task.case):
+        return _without_records(task, folder, reason, failed=False)
+    book = folder / "cells" / f"{task.name}.ipynb"
+    try:
+        notebooks.execute(
+            notebooks.find(task.case.workload), book, _parameters(task, folder), timeout_s=task.limit_s
+        )
+    except notebooks.NotebookError as error:
+        return _without_records(task, folder, str(error), failed=True)
+    return Outcome(task)
+
+
+def is_done(case: Case, folder: Path) -> bool:
+    """Return whether `folder` holds what came of this cell."""
+    name = cell_id(case)
+    return (folder / f"records/{name}.parquet").exists() or (folder / f"skipped/{name}.json").exists()
+
+
+def why_not(case: Case) -> str | None:
+    """Return why this machine cannot measure `case` now, or None."""
+    try:
+        workloads.require_memory(case)
+    except memory.BudgetError as error:
+        return str(error)
+    return workloads.why_not(case)
+
+
+def _parameters(task: CellTask, folder: Path) -> dict[str, Any]:
+    case = task.case
+    return {
+        **{k: v for k, v in asdict(case).items() if k in ("method", "page_kind", "policy")},
+        "size": case.size_bytes,
+        "min_chunk": case.min_chunk_bytes,
+        "threads": list(task.threads),
+        "protocol": asdict(task.protocol),
+        "save_as": str((folder / "records" / f"{task.name}.parquet").resolve()),
+        "labels": {"run_id": task.run_id, "host_id": task.host_id, "cell_id": task.name},
+    }
+
+
+def _without_records(task: CellTask, folder: Path, reason: str, failed: bool) -> Outcome:
+    """Keep why there are no records of a cell."""
+    case = task.case
+    write_json(
+        folder / "skipped" / f"{task.name}.json",
+        {
+            "cell_id": task.name,
+            "workload": case.workload,
+            "backend": workloads.get(case.workload).method(case.method).backend,
+            "method": case.method,
+            "page_kind": case.page_kind,
+            "size_bytes": case.size_bytes,
+            "reason": reason,
+            "failed": failed,
+        },
+    )
+    return Outcome(task, reason, failed)
