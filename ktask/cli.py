@@ -89,6 +89,10 @@ def run(
     ] = None,
     method: Annotated[str | None, typer.Option(help=f"How to do the work: {METHODS}.")] = None,
     backend: Annotated[str | None, typer.Option(help="kernel or user; picks the first method of it.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="An option of the method; may be given again."),
+    ] = None,
     policy: Annotated[str, typer.Option(help="Rule for threads and chunks.")] = "ktask-v4",
     min_chunk: Annotated[str, typer.Option(help="The least that a helper is started for.")] = "2MiB",
     repetitions: Annotated[
@@ -107,7 +111,7 @@ def run(
     from ktask.lab import one_case  # noqa: PLC0415
     from ktask.workloads import CheckError  # noqa: PLC0415
 
-    case = one_case.choose(workload, backend, method, page_size, size, min_chunk, policy)
+    case = one_case.choose(workload, backend, method, page_size, size, min_chunk, policy, settings or ())
     try:
         result = one_case.run_one(case, threads, repetitions, trace)
     except CheckError as error:

@@ -5,10 +5,10 @@ import re
 import pytest
 import yaml
 
-from ktask import memory
+from ktask import memory, workloads
 from ktask.lab.grid import Grid, cell_id, load_grid, parse_grid, shipped
 from ktask.lab.measure import Protocol, default_threads
-from ktask.workloads import Case
+from ktask.workloads import Case, Method, Option, Workload
 
 WORK = {"workload": "zeroing", "method": "populate", "page_kind": "THP", "size": "2MiB"}
 
@@ -90,6 +90,51 @@ def test_cells_of_a_small_grid():
             Case("page_walk", "pagemap", "4KiB", 1 << 30, 8 << 20, "ktask-v1"),
         ),
     )
+
+
+BUDDY = Method(
+    "buddy",
+    "",
+    "model",
+    ("4KiB",),
+    options=(Option("lock", "", "zone", ("zone", "order")), Option("batch", "", "63")),
+)
+
+
+@pytest.fixture
+def with_options(monkeypatch):
+    """A workload `toy` whose one method has a choice and a number."""
+    toy = Workload("toy", "", "page", (BUDDY,), setup=None)
+    monkeypatch.setattr(workloads, "registry", lambda: {"toy": toy})
+
+
+def test_options_are_combined_and_their_defaults_need_no_name(with_options):
+    entry = {"workload": "toy", "size": "1MiB", "options": {"lock": ["zone", "order"], "batch": [63, 1]}}
+    cases = parse_grid({"work": [entry]}, "g").cases
+    assert [case.options_text for case in cases] == ["", "batch=1", "lock=order", "batch=1,lock=order"]
+    assert [cell_id(case) for case in cases[::3]] == [
+        "toy-buddy-4KiB-1MiB",
+        "toy-buddy-4KiB-1MiB-batch=1-lock=order",
+    ]
+    assert (cases[2].option("lock"), cases[2].option("batch")) == ("order", "63")
+    with pytest.raises(ValueError, match="no option 'zones'"):
+        cases[0].option("zones")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"zones": 2}, "no option 'zones'; use lock, batch"),
+        ({"lock": "none"}, "lock='none' is not allowed; use one of zone, order"),
+        ({"batch": -1}, "batch='-1' is not allowed; use a whole number of at least 0"),
+        ({"batch": "1" * 41}, "up to 40 letters"),
+        ({"batch": []}, "one value or a list"),
+        (["lock"], "use a mapping"),
+    ],
+)
+def test_options_that_are_not_there_are_refused(with_options, options, message):
+    with pytest.raises(ValueError, match=message):
+        parse_grid({"work": [{"workload": "toy", "size": "1MiB", "options": options}]}, "g")
 
 
 def test_what_is_left_out_has_defaults():

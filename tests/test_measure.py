@@ -328,6 +328,7 @@ def test_a_row_says_what_was_done(bench):
         "backend": "kernel",
         "method": "alloc",
         "page_kind": "4KiB",
+        "options": "",
         "page_size_bytes": 4096,
         "size_bytes": 400 << 10,
         "unit": "page",
@@ -366,7 +367,7 @@ KEYS = [
     "chunk_size",
     "n_chunks",
 ]
-KEYS += ["unit", "wall_s", "baseline_wall_s", "rate", "speedup", "verified", "flags"]
+KEYS += ["unit", "wall_s", "baseline_wall_s", "rate", "speedup", "verified", "flags", "options"]
 
 
 @pytest.fixture

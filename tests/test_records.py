@@ -22,6 +22,7 @@ PROMISED = [
     "cpu_user_s", "cpu_system_s", "faults_minor", "ctx_involuntary", "steal_s", "verified",
     "flags", "started_at",
 ]
+ADDED = ["options"]  # since 1.1, at the end
 # fmt: on
 
 
@@ -57,6 +58,7 @@ def row(**changes):
         "verified": True,
         "flags": ["cold_memory", "Ωmega"],
         "started_at": datetime(2026, 11, 23, 5, 6, 7, 890123, tzinfo=UTC),
+        "options": "layout=sparse",
     } | changes
 
 
@@ -78,14 +80,20 @@ def run(tmp_path):
 
 
 def test_the_columns_are_the_promised_ones():
-    assert SCHEMA.names == PROMISED
-    assert set(row()) == set(PROMISED)
+    assert SCHEMA.names == PROMISED + ADDED
+    assert set(row()) == set(SCHEMA.names)
+
+
+def test_files_from_before_options_are_read_as_having_none(tmp_path):
+    write_records(tmp_path / "c.parquet", ROWS)
+    pq.write_table(pq.read_table(tmp_path / "c.parquet").drop_columns(ADDED), tmp_path / "old.parquet")
+    assert set(read_records(tmp_path / "old.parquet")["options"]) == {""}
 
 
 def test_what_is_written_is_read_again(tmp_path):
     write_records(tmp_path / "c.parquet", ROWS)
     found = read_records(tmp_path / "c.parquet")
-    assert list(found.columns) == PROMISED
+    assert list(found.columns) == PROMISED + ADDED
     assert [
         {k: list(v) if k == "flags" else v for k, v in r.items()} for r in found.to_dict("records")
     ] == ROWS
@@ -169,7 +177,7 @@ def test_more_columns_do_no_harm(run):
     path = run / "records/c.parquet"
     table = pq.read_table(path)
     pq.write_table(table.append_column("later", pa.array([1, 2])), path)
-    assert list(read_records(path).columns) == PROMISED
+    assert list(read_records(path).columns) == PROMISED + ADDED
 
 
 def test_a_run_is_read_whole(run):
@@ -191,7 +199,7 @@ def test_a_run_without_records_has_the_columns_anyway(run):
         path.unlink()
     found = load_run(run).records
     assert found.empty
-    assert list(found.columns) == PROMISED
+    assert list(found.columns) == PROMISED + ADDED
 
 
 @pytest.mark.parametrize("name", ["nosuch", "."])
@@ -218,7 +226,7 @@ def test_the_data_package_lists_every_column_in_order(tmp_path):
     write_datapackage(tmp_path, "Night-1")
     package = json.loads((tmp_path / "datapackage.json").read_text())
     (resource,) = package["resources"]
-    assert [field["name"] for field in resource["schema"]["fields"]] == PROMISED
+    assert [field["name"] for field in resource["schema"]["fields"]] == PROMISED + ADDED
     assert all(field["description"] and field["type"] for field in resource["schema"]["fields"])
     assert (package["name"], package["version"]) == ("night-1", records.SCHEMA_VERSION)
     assert resource["path"] == "records/*.parquet"

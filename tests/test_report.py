@@ -119,6 +119,7 @@ def make_records(truths=TRUTHS, sizes=(4 * MIB, 64 * MIB, GIB), *, n=7, noise=0.
                     unit=truth.unit,
                     operations=size_bytes // (4096 if truth.unit == "PTE" else 1),
                     policy="ktask-v4",
+                    options="",
                     min_chunk_size=2 * MIB,
                     faults_minor=0,
                     ctx_involuntary=1,
@@ -152,7 +153,7 @@ def machine_facts(**changes):
 
 def skipped(*rows):
     """Return skipped cases; each is (workload, backend, method, page kind, size in bytes, reason)."""
-    cells = [{"cell_id": f"skipped-{i}", "failed": False} for i in range(len(rows))]
+    cells = [{"cell_id": f"skipped-{i}", "failed": False, "options": ""} for i in range(len(rows))]
     named = [
         dict(zip(SKIPPED_COLUMNS[1:7], row, strict=True)) | cell
         for row, cell in zip(rows, cells, strict=True)

@@ -19,7 +19,7 @@ from ktask.workloads import Case
 
 SHIPPED = Path(__file__).parent.parent / "grids"
 _KEYS = ("about", "seed", "threads", "min_chunk", "policy", "protocol", "work")
-_WORK_KEYS = ("workload", "method", "page_kind", "size", "min_chunk", "policy")
+_WORK_KEYS = ("workload", "method", "page_kind", "size", "min_chunk", "policy", "options")
 MOST_CELLS = 10_000
 _REPR = Repr()
 _REPR.maxlevel = 2  # a small file can hold a value of any size, by aliases of aliases
@@ -59,7 +59,7 @@ class Grid:
             "seed": self.seed,
             "threads": list(self.threads),
             "protocol": asdict(self.protocol),
-            "cells": [{"cell_id": cell_id(c), **asdict(c)} for c in self.cases],
+            "cells": [{"cell_id": cell_id(c), **asdict(c), "options": dict(c.options)} for c in self.cases],
         }
 
 
@@ -69,6 +69,7 @@ def cell_id(case: Case) -> str:
     extra = [] if case.policy == "ktask-v4" else [case.policy.replace(".", "_")]
     if case.min_chunk_bytes != 2 * memory.MIB:
         extra.append(f"min{_exact_size(case.min_chunk_bytes)}")
+    extra += [f"{name}={value}" for name, value in case.options]
     return "-".join(parts + extra)
 
 
@@ -178,13 +179,25 @@ def _cases(entry: Any, defaults: Mapping[str, Any]) -> list[Case]:
     policy_name = str(work.get("policy", "ktask-v4"))
     policy.policy_named(policy_name)
     min_chunk = parse_size(work.get("min_chunk", 2 * memory.MIB))
+    settings = _settings(work.get("options", {}))
     cases = []
     for method in methods:
+        options = list(dict.fromkeys(method.parse_options(setting) for setting in settings))
         kinds = _list("page_kind", work.get("page_kind", list(method.page_kinds)))
         sizes = [parse_size(size) for size in _list("size", work["size"])]
-        for kind, size in itertools.product(map(_page_kind, kinds), sizes):
-            cases.append(Case(workload.name, method.name, kind, size, min_chunk, policy_name))
+        for kind, size, chosen in itertools.product(map(_page_kind, kinds), sizes, options):
+            cases.append(Case(workload.name, method.name, kind, size, min_chunk, policy_name, chosen))
     return cases
+
+
+def _settings(options: Any) -> list[dict[str, Any]]:
+    """Return every combination of the values of `options`, each of which is one value or a list."""
+    if not isinstance(options, dict):
+        raise ValueError(
+            f"options={_short(options)} is not allowed; use a mapping such as {{layout: sparse}}"
+        )
+    values = [_list(f"option {_short(name)}", value) for name, value in options.items()]
+    return [dict(zip(map(str, options), chosen, strict=True)) for chosen in itertools.product(*values)]
 
 
 def _list(name: str, value: Any) -> list[Any]:

@@ -245,6 +245,7 @@ def _described(case: Case, state) -> dict[str, Any]:
         "backend": workload.method(case.method).backend,
         "method": case.method,
         "page_kind": case.page_kind,
+        "options": case.options_text,
         "page_size_bytes": case.page_size,
         "size_bytes": state.size * state.bytes_per_unit,
         "unit": workload.operation,

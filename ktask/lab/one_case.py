@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ def choose(
     size: str | int,
     min_chunk: str | int,
     policy_name: str,
+    settings: Sequence[str] = (),
 ) -> Case:
     """Return the case that the options describe, the rest filled in sensibly.
 
@@ -42,7 +44,17 @@ def choose(
         page_kind = next((k for k in DEFAULT_PAGE_KINDS if k in chosen.page_kinds), chosen.page_kinds[0])
     if page_kind not in memory.PAGE_KINDS:
         raise ValueError(f"page size {page_kind!r} is unknown; use one of {', '.join(memory.PAGE_KINDS)}")
-    return Case(workload, chosen.name, page_kind, parse_size(size), parse_size(min_chunk), policy_name)
+    options = chosen.parse_options(dict(map(_setting, settings)))
+    return Case(
+        workload, chosen.name, page_kind, parse_size(size), parse_size(min_chunk), policy_name, options
+    )
+
+
+def _setting(text: str) -> tuple[str, str]:
+    name, is_there, value = text.partition("=")
+    if not is_there:
+        raise ValueError(f"setting {text!r} is not understood; use name=value, such as layout=sparse")
+    return name.strip(), value.strip()
 
 
 def _first_method(workload: workloads.Workload, backend: str | None) -> Method:
@@ -105,6 +117,7 @@ def _result(cell: Cell, threads: int) -> dict[str, Any]:
         "speedup": _plain(stats.ratio(base, walls)),
         "verified": all(r["verified"] for r in cell.rows),
         "flags": dict(Counter(f for r in cell.rows if not r["warmup"] for f in r["flags"] if f != "aa")),
+        "options": dict(cell.case.options),
     }
 
 

@@ -17,11 +17,17 @@ from ktask.workloads import Case, get
 
 
 def case_of(
-    workload: str, method: str, page_kind: str, size: str | int, min_chunk: str | int, policy: str
+    workload: str,
+    method: str,
+    page_kind: str,
+    size: str | int,
+    min_chunk: str | int,
+    policy: str,
+    options: Mapping[str, Any] | None = None,
 ) -> Case:
     """Return the case that the parameters of a notebook describe; sizes are text such as "256MiB"."""
-    get(workload).method(method)
-    return Case(workload, method, page_kind, parse_size(size), parse_size(min_chunk), policy)
+    chosen = get(workload).method(method).parse_options(options or {})
+    return Case(workload, method, page_kind, parse_size(size), parse_size(min_chunk), policy, chosen)
 
 
 def run_cell(

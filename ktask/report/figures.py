@@ -228,7 +228,8 @@ def speedup_figure(scaling: pd.DataFrame, workload: str, key: str, floor: float)
     if data.empty:
         return None
     groups = list(data.groupby(["backend", "method"], sort=False))
-    curves = list(dict.fromkeys(zip(data["page_kind"], data["policy"], strict=True)))
+    kinds = ["page_kind", "options", "policy"]
+    curves = list(dict.fromkeys(map(tuple, data[kinds].to_numpy())))
 
     def paint(drawing: Drawing) -> None:
         axes = _panels(drawing, len(groups), sharex=True, sharey=True)
@@ -236,9 +237,9 @@ def speedup_figure(scaling: pd.DataFrame, workload: str, key: str, floor: float)
             counts = np.array(sorted(set(data["threads"])))
             _noise_band(axis, floor)
             axis.plot(counts, counts, color=INK, linewidth=0.8, linestyle=":", label="ideal")
-            for (kind, policy), rows in part.groupby(["page_kind", "policy"], sort=False):
-                label = words.kind_label(kind) + (f", {policy}" if policy else "")
-                _curve(axis, rows, "threads", "speedup", i=curves.index((kind, policy)), label=label)
+            for curve, rows in part.groupby(kinds, sort=False):
+                label = ", ".join(filter(None, [words.kind_label(curve[0]), *curve[1:]]))
+                _curve(axis, rows, "threads", "speedup", i=curves.index(curve), label=label)
             axis.set_title(words.short(f"{method} ({backend})"))
             _thread_axis(axis, counts)
         for axis in axes[::COLUMNS]:
@@ -323,7 +324,7 @@ def distribution_data(run: Run, workload: str) -> pd.DataFrame:
         return table
     several = table[table["threads"] > 1]
     # The policy is no part of the path here: the serial call has none.
-    path = PATH[:4]
+    path = PATH[:-1]
     largest = (several if len(several) else table).groupby(path)["size_bytes"].max().rename("largest")
     table = table.join(largest, on=path)
     table = sort_cases(table[table["size_bytes"] == table["largest"]])
@@ -336,7 +337,7 @@ def distribution_figure(run: Run, workload: str, key: str) -> Figure | None:
     data = distribution_data(run, workload)
     if data.empty:
         return None
-    groups = list(data.groupby(PATH[:4], sort=False))
+    groups = list(data.groupby(PATH[:-1], sort=False))
     threads = sorted(set(data["threads"]))
 
     def paint(drawing: Drawing) -> None:

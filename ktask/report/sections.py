@@ -283,7 +283,7 @@ def _skipped(study: Study) -> Markup:
     rows = [
         (
             words.workload_label(str(row["workload"])),
-            words.path_label({name: str(row[name]) for name in PATH[:4]}),
+            words.path_label({name: str(row[name]) for name in PATH[:-1]}),
             units.fmt_size(row["size_bytes"]),
             "failed" if row.get("failed") else "skipped",
             str(row["reason"]),

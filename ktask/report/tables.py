@@ -16,7 +16,7 @@ import pandas as pd
 from ktask.lab import stats, units
 from ktask.lab.stats import Estimate, NoiseFloor
 
-PATH = ["workload", "backend", "method", "page_kind", "policy"]
+PATH = ["workload", "backend", "method", "page_kind", "options", "policy"]
 CASE = [*PATH, "size_bytes"]
 WORKLOAD_ORDER = ("zeroing", "page_walk", "free")
 PAGE_KIND_ORDER = ("4KiB", "THP", "2MiB", "1GiB")
@@ -104,15 +104,15 @@ def aa_table(run: Run) -> pd.DataFrame:
     """Return one row per cell that measured its baseline twice: the ratio of the two, with interval."""
     table = repetitions(run)
     rows = []
-    for (cell, *case), part in table[table["baseline"]].groupby(["cell_id", *PATH[:4], "size_bytes"]):
+    for (cell, *case), part in table[table["baseline"]].groupby(["cell_id", *PATH[:-1], "size_bytes"]):
         if part["aa"].any():
             one = ratio_of(_samples(part[~part["aa"]]), _samples(part[part["aa"]]), "wall_s")
             rows.append(
-                dict(zip(["cell_id", *PATH[:4], "size_bytes"], [cell, *case], strict=True))
+                dict(zip(["cell_id", *PATH[:-1], "size_bytes"], [cell, *case], strict=True))
                 | _columns("ratio", one)
                 | {"n": one.n}
             )
-    columns = ["cell_id", *PATH[:4], "size_bytes", *_columns("ratio", stats.NOTHING), "n"]
+    columns = ["cell_id", *PATH[:-1], "size_bytes", *_columns("ratio", stats.NOTHING), "n"]
     return sort_cases(pd.DataFrame(rows, columns=columns))
 
 
@@ -237,7 +237,7 @@ def _row(group: pd.DataFrame, base: pd.DataFrame, floors: dict[str, NoiseFloor])
 
 def _against_best(table: pd.DataFrame) -> pd.DataFrame:
     """Add the speedup over the fastest serial call of any method that does the same work."""
-    same_work = ["workload", "backend", "page_kind", "size_bytes", "operations"]
+    same_work = ["workload", "backend", "page_kind", "options", "size_bytes", "operations"]
     serial = table[table["baseline"] & (table["n"] > 0)]
     best = serial.sort_values("wall").drop_duplicates(same_work).set_index(same_work)
     rows = []
@@ -375,7 +375,7 @@ def _expectation(part: pd.DataFrame, chosen: pd.Series) -> dict[str, Any]:
 
 def _only_skipped(scaling: pd.DataFrame, skipped: pd.DataFrame) -> list[dict[str, str]]:
     """Return the paths of which no case was measured."""
-    names = PATH[:4]
+    names = PATH[:-1]
     measured = set(map(tuple, scaling[names].to_numpy())) if len(scaling) else set()
     missing = dict.fromkeys(map(tuple, skipped[names].to_numpy())) if len(skipped) else {}
     return [dict(zip(PATH, (*key, ""), strict=True)) for key in missing if key not in measured]

@@ -55,7 +55,7 @@ def workload_label(workload: str) -> str:
 
 def path_label(row: Row) -> str:
     """Return method and pages, and the policy if there are several: "populate (2 MiB)"."""
-    inner = ", ".join(filter(None, [kind_label(row["page_kind"]), row.get("policy")]))
+    inner = ", ".join(filter(None, [kind_label(row["page_kind"]), row.get("options"), row.get("policy")]))
     return short(f"{row['method']} ({inner})")
 
 
@@ -203,7 +203,7 @@ def throughput_alt(data: pd.DataFrame, workload: str) -> str:
 def two_groups(data: pd.DataFrame) -> list[str]:
     """Return the labels of the samples of a distribution that fall apart into two groups."""
     warm = data[~data["cold"]]
-    groups = warm.groupby([*PATH[:4], "threads", "baseline"], sort=False)
+    groups = warm.groupby([*PATH[:-1], "threads", "baseline"], sort=False)
     return [
         f"{path_label(rows.iloc[0])} with {count(threads, 'thread')}"
         for (*_, threads, _), rows in groups
@@ -230,7 +230,7 @@ def distribution_alt(data: pd.DataFrame, workload: str) -> str:
         f"{path_label(rows.iloc[0])} with {count(threads, 'thread')}: median "
         f"{units.fmt_time(rows['wall_s'].median())}, from {units.fmt_time(rows['wall_s'].min())} "
         f"to {units.fmt_time(rows['wall_s'].max())}"
-        for (*_, threads), rows in warm.groupby([*PATH[:4], "threads"], sort=False)
+        for (*_, threads), rows in warm.groupby([*PATH[:-1], "threads"], sort=False)
     ]
     return f"Wall times of single repetitions for {workload_label(workload)}. {'; '.join(parts)}."
 
@@ -402,7 +402,7 @@ def _gain(row: Row) -> str:
 
 
 def _skip_reasons(row: Row, skipped: pd.DataFrame) -> str:
-    mine = skipped[(skipped[PATH[:4]] == [row[name] for name in PATH[:4]]).all(axis=1)]
+    mine = skipped[(skipped[PATH[:-1]] == [row[name] for name in PATH[:-1]]).all(axis=1)]
     return "; ".join(dict.fromkeys(mine["reason"].astype(str)))
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
@@ -37,6 +38,8 @@ class Case:
         The least chunk, rounded up to whole pages.
     policy
         One of `ktask.policy.POLICIES`.
+    options
+        What is set apart from its default, by name, from `Method.parse_options`.
     """
 
     workload: str
@@ -45,6 +48,16 @@ class Case:
     size_bytes: int
     min_chunk_bytes: int = 2 * memory.MIB
     policy: str = "ktask-v4"
+    options: tuple[tuple[str, str], ...] = ()
+
+    def option(self, name: str) -> str:
+        """Return what the option `name` of the method is set to; its default if it is not."""
+        return dict(self.options).get(name, get(self.workload).method(self.method).named_option(name).default)
+
+    @property
+    def options_text(self) -> str:
+        """The options that are set, as in "layout=sparse,pid=17"; empty if all have their defaults."""
+        return ",".join(f"{name}={value}" for name, value in self.options)
 
     @property
     def page_size(self) -> int:
@@ -75,6 +88,45 @@ class State(Protocol):
         """Give everything back."""
 
 
+_VALUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,39}")
+
+
+@dataclass(frozen=True)
+class Option:
+    """One thing about a case that only some methods know, such as how an address space is laid out.
+
+    Attributes
+    ----------
+    name, about
+        The name in grids and records, and a sentence for `ktask run --help`.
+    default
+        What it is set to if nothing is said; such a case is named as if the option were not there.
+    values
+        The values allowed; empty for a whole number of at least `least`.
+    least
+        The smallest number allowed.
+    """
+
+    name: str
+    about: str
+    default: str
+    values: tuple[str, ...] = ()
+    least: int = 0
+
+    def parse(self, value: Any) -> str:
+        """Return `value` as text; ValueError if it is not allowed."""
+        text = str(value)
+        if self.values and text not in self.values:
+            raise ValueError(f"{self.name}={text!r} is not allowed; use one of {', '.join(self.values)}")
+        if not self.values and text != self.default and not (text.isdecimal() and int(text) >= self.least):
+            raise ValueError(
+                f"{self.name}={text!r} is not allowed; use a whole number of at least {self.least}"
+            )
+        if not _VALUE.fullmatch(text):
+            raise ValueError(f"{self.name}={text[:50]!r} is not allowed; use up to 40 letters and digits")
+        return text
+
+
 @dataclass(frozen=True)
 class Method:
     """One way of doing the work.
@@ -92,6 +144,8 @@ class Method:
     allocates
         Whether the timed part takes memory from the kernel, so that memory which the host has taken away
         ("cold") would be measured with it.
+    options
+        What else can be set, by `ktask run --set name=value` or by `options:` in a grid.
     """
 
     name: str
@@ -100,6 +154,26 @@ class Method:
     page_kinds: tuple[str, ...]
     probe: Callable[[], str | None] = lambda: None
     allocates: bool = False
+    options: tuple[Option, ...] = ()
+
+    def named_option(self, name: str) -> Option:
+        """Return the option called `name`; ValueError lists the others."""
+        for option in self.options:
+            if option.name == name:
+                return option
+        known = ", ".join(option.name for option in self.options) or "none, it has no options"
+        raise ValueError(f"method {self.name} has no option {name!r}; use {known}")
+
+    def parse_options(self, values: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+        """Return what `Case.options` keeps: names and values by name, defaults left out.
+
+        Raises
+        ------
+        ValueError
+            If the method has no such option, or a value is not allowed.
+        """
+        texts = {name: self.named_option(name).parse(value) for name, value in sorted(values.items())}
+        return tuple((name, text) for name, text in texts.items() if text != self.named_option(name).default)
 
 
 @dataclass(frozen=True)
