@@ -1,0 +1,1 @@
+"""Scaling laws, predictions with intervals, and the published figures they are held against."""
