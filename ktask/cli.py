@@ -25,7 +25,10 @@ app = typer.Typer(
 )
 
 # Written out, because asking the workloads takes half a second (a test keeps this true).
-METHODS = "populate, memset or nontemporal; pagemap_scan or pagemap; dontneed or munmap"
+METHODS = (
+    "populate, memset or nontemporal; pagemap_scan or pagemap; "
+    "dontneed, lazyfree, munmap, munmap_at_once or exit"
+)
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
 

@@ -109,6 +109,27 @@ def _why_no_hugetlb(page_kind: str, size_bytes: int) -> str | None:
     return None
 
 
+def hugetlb_flags(page_kind: str) -> int:
+    """Return what mmap has to be told for hugetlb pages of a kind; 0 for the other kinds."""
+    if page_kind not in HUGETLB_KINDS:
+        return 0
+    return _MAP_HUGETLB | (PAGE_KINDS[page_kind].bit_length() - 1) << _HUGE_SHIFT
+
+
+def thp_advice(page_kind: str) -> int:
+    """Return the madvise that makes a mapping have pages of a kind; 0 for hugetlb pages."""
+    if page_kind in HUGETLB_KINDS:
+        return 0
+    return MADV_HUGEPAGE if page_kind == "THP" else MADV_NOHUGEPAGE
+
+
+def free_pool_pages(page_kind: str) -> int:
+    """Return how many pages of a kind are free in their hugetlb pool; 0 for kinds without a pool."""
+    if page_kind not in HUGETLB_KINDS:
+        return 0
+    return topology.hugetlb_pools().get(PAGE_KINDS[page_kind], {"free": 0})["free"]
+
+
 class Region:
     """A private anonymous mapping of one page kind; a context manager that unmaps it.
 
@@ -147,16 +168,14 @@ class Region:
     def map(self) -> None:
         """Map the region, at its former address if it had one."""
         if self.page_kind in HUGETLB_KINDS:
-            shift = self.page_size.bit_length() - 1
-            self.address = self._mmap(self.size_bytes, _MAP_HUGETLB | shift << _HUGE_SHIFT)
+            self.address = self._mmap(self.size_bytes, hugetlb_flags(self.page_kind))
             return
         if self.address:
             self._mmap(self.size_bytes, _MAP_NORESERVE)
         else:
             self.address = self._mmap_aligned()
-        advice = MADV_HUGEPAGE if self.page_kind == "THP" else MADV_NOHUGEPAGE
         with suppress(OSError):  # a kernel built without THP has only 4 KiB pages anyway
-            self.advise(advice)
+            self.advise(thp_advice(self.page_kind))
 
     def _mmap_aligned(self) -> int:
         """Map so that the region starts on a 2 MiB border, and trim what sticks out."""
@@ -212,6 +231,11 @@ class Region:
         """Return how much of the region is mapped by huge pages."""
         return huge_bytes(self.address, self.address + self.size_bytes)
 
+    def lazy_free_bytes(self) -> int:
+        """Return how much of the region is marked by MADV_FREE, and neither reclaimed nor written since."""
+        drain_lru_batches()
+        return smaps_bytes(self.address, self.address + self.size_bytes, "LazyFree")
+
 
 def pagemap(address: int, size_bytes: int, pid: str = "self") -> np.ndarray:
     """Return the pagemap entries (uint64) of `[address, address + size_bytes)`."""
@@ -266,17 +290,39 @@ _VMA = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) ")
 
 
 def _huge_bytes_by_smaps(start: int, end: int) -> int:
-    """Return the AnonHugePages of this process's mappings that overlap `[start, end)`.
+    """Return how much of `[start, end)` is mapped by huge pages, the way of older kernels.
 
-    The way of older kernels: 16 ms in a process with pandas and matplotlib, where the ioctl takes 14 us.
+    16 ms in a process with pandas and matplotlib, where the ioctl takes 14 us.
     """
+    return smaps_bytes(start, end, "AnonHugePages")
+
+
+def smaps_bytes(start: int, end: int, name: str) -> int:
+    """Return the sum of one field over this process's mappings that overlap `[start, end)`, by smaps."""
     total, inside = 0, False
     for line in Path("/proc/self/smaps").read_text().splitlines():
         if vma := _VMA.match(line):
             inside = int(vma[1], 16) < end and start < int(vma[2], 16)
-        elif inside and line.startswith("AnonHugePages:"):
+        elif inside and line.startswith(f"{name}:"):
             total += int(line.split()[1]) * KIB
     return total
+
+
+def drain_lru_batches() -> None:
+    """Have every CPU of this process hand its batch of pages to the LRU lists.
+
+    MADV_FREE queues small pages in a batch of the CPU; until that is full, they do not count as LazyFree.
+    Unmapping anything empties the batch of the CPU it runs on.
+    """
+    cpus = os.sched_getaffinity(0)
+    try:
+        for cpu in cpus:
+            os.sched_setaffinity(0, {cpu})
+            page = _anonymous(BASE_PAGE)
+            _advise(page, BASE_PAGE, MADV_POPULATE_WRITE)
+            _libc.munmap(page, BASE_PAGE)
+    finally:
+        os.sched_setaffinity(0, cpus)
 
 
 class AliasedRegion:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -242,3 +243,17 @@ def expect(condition: bool, message: str) -> None:
     """Raise CheckError with `message` unless `condition` holds."""
     if not condition:
         raise CheckError(message)
+
+
+POOL_PATIENCE_S = 2.0
+
+
+def expect_pool_pages(page_kind: str, pages: int) -> None:
+    """Raise CheckError unless the hugetlb pool of `page_kind` has `pages` free pages again.
+
+    Nothing for kinds without a pool. Another process that takes pages at the same time is given two seconds.
+    """
+    end = time.monotonic() + POOL_PATIENCE_S
+    while page_kind in memory.HUGETLB_KINDS and (free := memory.free_pool_pages(page_kind)) < pages:
+        expect(time.monotonic() < end, f"the pool of {page_kind} pages has {free} free, {pages} were to be")
+        time.sleep(0.01)

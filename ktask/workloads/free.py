@@ -1,13 +1,19 @@
-"""Free: give a populated range back to the kernel, by zapping it or by unmapping it."""
+"""Free: give a populated range back to the kernel, by zapping it, by unmapping it, or by exiting.
+
+What ends the scaling of each way is said with its method, and measured in `notebooks/free.ipynb`.
+"""
 
 from __future__ import annotations
+
+import os
 
 import numpy as np
 
 from ktask import engine, memory, native
 from ktask.task import Ctl
 from ktask.thread_functions import thread_func
-from ktask.workloads import Case, Method, Workload, expect
+from ktask.workloads import Case, Method, State, Workload, expect, expect_pool_pages
+from ktask.workloads.exits import Exit
 from ktask.workloads.zeroing import no_populate, populate
 
 ORDER = 3
@@ -24,17 +30,45 @@ def dontneed(start, end, base, page_size):
 
 
 @thread_func(cache=True)
+def lazyfree(start, end, base, page_size):
+    """Mark pages `start` to `end` as free to take (MADV_FREE); they stay until memory is short."""
+    code = native.EINTR
+    while code == native.EINTR:
+        failed = native.madvise(base + start * page_size, (end - start) * page_size, 8)
+        code = native.last_errno() if failed else 0
+    return code
+
+
+@thread_func(cache=True)
 def unmap(start, end, base, page_size):
     """Unmap pages `start` to `end`: as zapping, and the mapping and its page tables go too."""
     failed = native.munmap(base + start * page_size, (end - start) * page_size)
     return native.last_errno() if failed else 0
 
 
-FUNCTIONS = {"dontneed": dontneed, "munmap": unmap}
+@thread_func(cache=True)
+def unmap_at_once(start, end, base, page_size, size, zapped):
+    """Unmap all `size` pages by one call; a part of them is zapped, and who zaps the last part unmaps all.
+
+    `zapped` is the address of a count of the pages that are zapped already.
+    """
+    if end - start < size:
+        code = native.EINTR
+        while code == native.EINTR:
+            failed = native.madvise(base + start * page_size, (end - start) * page_size, 4)
+            code = native.last_errno() if failed else 0
+        if code != 0:
+            return code
+        if native.fetch_add(zapped, end - start) + end - start < size:
+            return 0
+    failed = native.munmap(base, size * page_size)
+    return native.last_errno() if failed else 0
 
 
 class Free:
     """A region that is populated before each repetition and gone after it."""
+
+    thread_func = dontneed
 
     def __init__(self, case: Case):
         self.case = case
@@ -43,27 +77,78 @@ class Free:
         self.bytes_per_unit = case.page_size
         self.operations = self.region.size_bytes
         args = (self.region.address, case.page_size)
-        self.ctl = Ctl(FUNCTIONS[case.method], args, case.min_chunk_pages)
+        self.ctl = Ctl(self.thread_func, args, case.min_chunk_pages)
         self._fill = Ctl(populate, args, case.min_chunk_pages, max_threads=1 << 16)
 
     def before(self) -> None:
-        if self.case.method == "munmap":
-            self.region.unmap()
-            self.region.map()
         result = engine.run(0, self.size, self._fill)
-        expect(result.error == 0, f"populating the range failed with errno {result.error}")
+        expect(result.error == 0, f"populating the range failed: {os.strerror(result.error)}")
         present = self.region.present()
         expect(bool(present.all()), f"{np.count_nonzero(~present)} pages were missing before the free")
+        self._pool = memory.free_pool_pages(self.case.page_kind)
 
     def check(self) -> None:
         left = np.count_nonzero(self.region.present())
         expect(left == 0, f"{left} pages of 4 KiB are still there after the free")
-        if self.case.method == "munmap":
-            expect(not memory.is_mapped(self.region.address), "the range is still mapped")
+        expect_pool_pages(self.case.page_kind, self._pool + self.size)
 
     def close(self) -> None:
         self.region.unmap()
 
+
+class LazyFree(Free):
+    """A range whose pages are marked and stay; taken anew each time, for a page is marked only once."""
+
+    thread_func = lazyfree
+
+    def before(self) -> None:
+        self.region.zap()
+        super().before()
+
+    def check(self) -> None:
+        marked = self.region.lazy_free_bytes()
+        expect(marked == self.operations, f"{marked} of {self.operations} bytes are marked as lazily free")
+
+
+class Unmap(Free):
+    """A mapping that is made anew before each repetition and gone after it."""
+
+    thread_func = unmap
+
+    def before(self) -> None:
+        self.region.unmap()
+        self.region.map()
+        super().before()
+
+    def check(self) -> None:
+        super().check()
+        mapped = memory.is_mapped(self.region.address)
+        expect(not mapped, "the range is still mapped")
+
+
+class UnmapAtOnce(Unmap):
+    """One munmap over all; helpers, if there are any, zap the range first."""
+
+    thread_func = unmap_at_once
+
+    def __init__(self, case: Case):
+        super().__init__(case)
+        self._zapped = np.zeros(1, dtype=np.int64)
+        self.ctl.args += (self.size, self._zapped.ctypes.data)
+
+    def before(self) -> None:
+        super().before()
+        self._zapped[0] = 0
+
+
+STATES: dict[str, type[State]] = {
+    "dontneed": Free,
+    "lazyfree": LazyFree,
+    "munmap": Unmap,
+    "munmap_at_once": UnmapAtOnce,
+    "exit": Exit,
+}
+KINDS = tuple(memory.PAGE_KINDS)
 
 WORKLOAD = Workload(
     name="free",
@@ -74,16 +159,37 @@ WORKLOAD = Workload(
             "dontneed",
             "MADV_DONTNEED by range: zap and free, the mapping stays",
             "kernel",
-            tuple(memory.PAGE_KINDS),
-            probe=no_populate,
+            KINDS,
+            no_populate,
+        ),
+        Method(
+            "lazyfree",
+            "MADV_FREE by range: pages are marked, and freed only when memory is short",
+            "kernel",
+            ("4KiB", "THP"),
+            no_populate,
         ),
         Method(
             "munmap",
             "munmap by range: zap and free, mapping and page tables go too",
             "kernel",
-            tuple(memory.PAGE_KINDS),
-            probe=no_populate,
+            KINDS,
+            no_populate,
+        ),
+        Method(
+            "munmap_at_once",
+            "one munmap over all, as programs do it; helpers zap the range by MADV_DONTNEED first",
+            "kernel",
+            KINDS,
+            no_populate,
+        ),
+        Method(
+            "exit",
+            "processes end and are reaped: one that holds all, or one per thread that holds its part",
+            "kernel",
+            KINDS,
+            no_populate,
         ),
     ),
-    setup=Free,
+    setup=lambda case: STATES[case.method](case),
 )
