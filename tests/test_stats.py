@@ -9,19 +9,39 @@ from scipy import stats as reference
 from ktask.lab import stats
 from ktask.lab.stats import Estimate
 
-TRIALS = 1000
-NORMAL_CV = 0.05
+TRIALS = 4000
+# Every distribution has the median 1. The sizes are those of the grids: least and most rounds, and some between.
+SIZES = [7, 9, 11, 15, 31]
 
 
 def normal(rng, shape):
-    return 1 + NORMAL_CV * rng.standard_normal(shape)
+    return 1 + 0.05 * rng.standard_normal(shape)
 
 
 def lognormal(rng, shape):
     return np.exp(0.5 * rng.standard_normal(shape))
 
 
-SAMPLERS = [normal, lognormal]
+def skewed(rng, shape):
+    return (1 + rng.exponential(1, shape)) / (1 + np.log(2))
+
+
+def heavy_tailed(rng, shape):
+    """A floor, and a tail without a variance: what a busy machine does to times."""
+    return (1 + 0.1 * rng.pareto(1.5, shape)) / (1 + 0.1 * (2 ** (1 / 1.5) - 1))
+
+
+def two_sided_heavy(rng, shape):
+    return np.exp(0.05 * rng.standard_t(2, shape))
+
+
+def bimodal(rng, shape):
+    """Three in ten are a fifth slower."""
+    slow = rng.random(shape) < 0.3
+    return np.exp(0.02 * rng.standard_normal(shape)) * np.where(slow, 1.2, 1) / 1.0114
+
+
+SAMPLERS = [normal, lognormal, skewed, heavy_tailed, two_sided_heavy, bimodal]
 
 
 @pytest.fixture
@@ -34,29 +54,37 @@ def covered(low, high, truth=1.0):
 
 
 @pytest.mark.parametrize("sample", SAMPLERS)
-@pytest.mark.parametrize("n", [6, 7, 15, 30])
+@pytest.mark.parametrize("n", SIZES)
 def test_median_coverage(sample, n, rng):
     low, _, high = stats.median_interval(sample(rng, (TRIALS, n)))
     assert 0.93 <= covered(low, high) <= 0.97
 
 
 @pytest.mark.parametrize("sample", SAMPLERS)
-@pytest.mark.parametrize("n", [7, 15, 30])
+@pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("spread", [1, 2])
 def test_ratio_coverage(sample, n, spread, rng):
     numerator, denominator = sample(rng, (TRIALS, n)), sample(rng, (TRIALS, n)) ** spread
     low, _, high = stats.ratio_interval(numerator, denominator)
-    assert 0.93 <= covered(low, high) <= 0.975
+    assert 0.93 <= covered(low, high) <= 0.97
 
 
-@pytest.mark.parametrize("n", [7, 15, 30])
-@pytest.mark.parametrize("correlation", [0, 0.5, 0.9])
+@pytest.mark.parametrize("sample", SAMPLERS)
+@pytest.mark.parametrize("sizes", [(31, 7), (14, 7), (18, 9), (15, 62)])
+def test_ratio_coverage_of_unequal_samples(sample, sizes, rng):
+    numerator, denominator = (sample(rng, (TRIALS, n)) for n in sizes)
+    low, _, high = stats.ratio_interval(numerator, denominator)
+    assert 0.93 <= covered(low, high) <= 0.97
+
+
+@pytest.mark.parametrize("n", [7, 15, 31])
+@pytest.mark.parametrize("correlation", [0, 0.5, 0.9, 0.97])
 def test_paired_ratio_coverage(n, correlation, rng):
     drift, noise = np.sqrt(correlation), np.sqrt(1 - correlation)
     shared = drift * rng.standard_normal((TRIALS, n))
     sides = [np.exp(0.1 * (shared + noise * rng.standard_normal((TRIALS, n)))) for _ in range(2)]
     low, _, high = stats.ratio_interval(*sides, paired=True)
-    assert 0.93 <= covered(low, high) <= 0.99
+    assert 0.92 <= covered(low, high) <= 0.97
 
 
 def test_pairing_narrows_the_interval_under_shared_drift(rng):
