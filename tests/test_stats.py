@@ -10,7 +10,7 @@ from ktask.lab import stats
 from ktask.lab.stats import Estimate
 
 TRIALS = 4000
-# Every distribution has the median 1. The sizes are those of the grids: least and most rounds, and some between.
+# Every distribution has the median 1; the sizes are least and most rounds of the grids, and some between.
 SIZES = [7, 9, 11, 15, 31]
 
 

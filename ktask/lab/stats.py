@@ -19,15 +19,15 @@ RATIO_KIND = "95 % interval of the ratio of medians"
 # Below six values even the full range covers the median in less than 95 % of samples: there is an interval to
 # show, but no verdict.
 ENOUGH = 6
-# Two intervals combined by squares cover more than each alone, because a long one and a short one make up for
-# each other; most if both are equally long, not at all if one rules. So the ratio's is shortened by this factor
-# over the root of the number of values, times the cube of how alike the lengths are. Measured over normal,
-# lognormal, exponential, Student's t (2 degrees), Pareto and bimodal data, n = 7 to 31, spreads from equal to
-# 1:10, 20,000 trials each: 94.4 to 96.3 %, without it up to 97.5 % (test_ratio_coverage).
+# Two intervals combined by squares cover more than each alone, because a long one and a short one make up
+# for each other; most if both are equally long, not at all if one rules. So the ratio's is shortened by this
+# factor over the root of the number of values, times the cube of how alike the lengths are. Measured over
+# normal, lognormal, exponential, Student's t (2 degrees), Pareto and bimodal data, n = 7 to 31, spreads from
+# equal to 1:10, 20,000 trials each: 94.4 to 96.3 %, without it up to 97.5 % (test_ratio_coverage).
 MAKING_UP = 0.65
-# The rank correlation of few rounds overstates how much drift the two medians share: by chance (so one part of
-# its standard error is taken off), and because medians share less than single rounds do. With both, the paired
-# interval covered 93 to 97 % at n = 7 to 31 and correlations from 0 to 0.97; without, 91 to 95 %.
+# The rank correlation of few rounds overstates how much drift the two medians share: by chance (so one part
+# of its standard error is taken off), and because medians share less than single rounds do. With both, the
+# paired interval covered 93 to 97 % at n = 7 to 31 and correlations from 0 to 0.97; without, 91 to 95 %.
 PAIRING_CAUTION = 0.6
 PAIRING_TRUST = 0.97
 
@@ -177,7 +177,7 @@ def _shared_drift(first: NDArray, second: NDArray) -> NDArray | float:
 
 
 def _part_level(values: NDArray) -> float:
-    """Return the level of a ratio's part: of few values the interpolated interval covers half a per cent less."""
+    """Return the level of a ratio's part: of few values the interpolated interval covers 0.5 % less."""
     return LEVEL + 0.05 / values.shape[-1]
 
 
@@ -209,8 +209,8 @@ def ratio(numerator: ArrayLike, denominator: ArrayLike, *, paired: bool = False)
     The intervals of both medians, on a logarithmic scale, are combined by the method of variance estimates
     recovery (Zou and Donner 2008). Pairing by rounds narrows the interval by the drift that both sides share.
 
-    Measured coverage in 20,000 trials for n = 7 to 31: 94.4 to 96.3 % unpaired (normal, skewed, heavy-tailed and
-    bimodal data, spreads from 1:1 to 1:10); 93 to 97 % paired with correlations from 0 to 0.97. Stronger
+    Measured coverage in 20,000 trials for n = 7 to 31: 94.4 to 96.3 % unpaired (normal, skewed, heavy-tailed
+    and bimodal data, spreads from 1:1 to 1:10); 93 to 97 % paired with correlations from 0 to 0.97. Stronger
     shared drift makes it wider than needed (up to 99 %). Below six values it is a combination of ranges, not
     calibrated.
 
