@@ -1,4 +1,4 @@
-"""A real browser, driven over its debugging protocol: headless Chromium that reaches nothing but this machine."""
+"""A real browser, driven over its debugging protocol: headless Chromium without a network."""
 
 import base64
 import itertools
@@ -8,7 +8,7 @@ import subprocess
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import websocket
 
@@ -20,7 +20,7 @@ FLAGS = (
     *("--disable-dev-shm-usage", "--remote-debugging-port=0", "--remote-allow-origins=*"),
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
-PATIENCE_S = 30
+PATIENCE_S = 120
 
 
 class Page:
@@ -115,9 +115,8 @@ def browser(folder):
 
     def new_page():
         port = _port(Path(folder) / "DevToolsActivePort")
-        with urlopen(f"http://127.0.0.1:{port}/json/list") as answer:
-            tabs = json.load(answer)
-        pages.append(Page(next(tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page")))
+        with urlopen(Request(f"http://127.0.0.1:{port}/json/new?about:blank", method="PUT")) as answer:
+            pages.append(Page(json.load(answer)["webSocketDebuggerUrl"]))
         return pages[-1]
 
     try:
@@ -129,9 +128,15 @@ def browser(folder):
         process.wait(PATIENCE_S)
 
 
-def _port(file):
+def wait_until(condition, what):
+    """Return what `condition()` gives as soon as it is true."""
     end = time.monotonic() + PATIENCE_S
-    while not (file.exists() and "\n" in file.read_text()):
-        assert time.monotonic() < end, "chromium did not start"
+    while not (value := condition()):
+        assert time.monotonic() < end, f"{what} did not start"
         time.sleep(0.05)
+    return value
+
+
+def _port(file):
+    wait_until(lambda: file.exists() and "\n" in file.read_text(), "chromium")
     return int(file.read_text().split()[0])

@@ -115,7 +115,8 @@ def test_what_cannot_be_measured_is_skipped_with_the_reason(swept):
 
 def test_a_run_holds_nothing_else(swept):
     expected = {"machine.json", "grid.yaml", "datapackage.json", ".lock"}
-    expected |= {f"records/{cell}.parquet" for cell in WALKS} | {f"cells/{cell}.ipynb" for cell in WALKS}
+    expected |= {f"{kind}/{cell}.parquet" for cell in WALKS for kind in ("records", "traces")}
+    expected |= {f"cells/{cell}.ipynb" for cell in WALKS}
     expected |= {f"skipped/{cell_id(case)}.json" for case in GRID.cases if cell_id(case) not in WALKS}
     assert set(state(swept)) == expected
     assert [p.name for p in swept.parent.iterdir()] == ["done"]
@@ -201,7 +202,8 @@ def test_resuming_measures_only_what_is_missing(run):
     assert sweep.sweep(GRID, "done", resume=True, root=run.parent, quiet=True) == run
     after = state(run)
     assert set(after) == set(before)
-    assert {p for p in after if after[p] != before[p]} == {missing, f"cells/{WALKS[0]}.ipynb"}
+    made = {missing, f"cells/{WALKS[0]}.ipynb", f"traces/{WALKS[0]}.parquet"}
+    assert {p for p in after if after[p] != before[p]} == made
 
 
 def test_resuming_a_finished_run_does_nothing(run):

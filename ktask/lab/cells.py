@@ -13,7 +13,7 @@ from ktask.lab.grid import cell_id
 from ktask.lab.measure import Protocol
 from ktask.workloads import Case
 
-FOLDERS = ("records", "cells", "skipped")
+FOLDERS = ("records", "cells", "skipped", "traces")
 
 
 @dataclass(frozen=True)

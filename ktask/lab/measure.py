@@ -73,6 +73,7 @@ SERIAL_POLICY = (
 COLD_FACTOR = 1.5
 PATIENCE = 4.0
 STEADY_FACTOR = 1.2
+MOST_TRACED = 3  # attempts at a typical trace
 
 
 @dataclass
@@ -81,6 +82,8 @@ class Cell:
 
     case: Case
     rows: list[dict[str, Any]] = field(default_factory=list)
+    traced: Result | None = None  # one more repetition, with the times of its chunks
+    bytes_per_unit: int = 1  # of the positions in it
 
     def walls(self, variant: Variant) -> np.ndarray:
         """Return the wall times (seconds) of a variant that may enter a rate."""
@@ -123,6 +126,7 @@ def measure(
     protocol: Protocol = Protocol(),
     *,
     on_round: Callable[[int], None] | None = None,
+    trace: bool = False,
     clock: Callable[[], float] = time.monotonic,
 ) -> Cell:
     """Measure `case` with one thread and with each of `threads`.
@@ -137,6 +141,8 @@ def measure(
         How often.
     on_round
         Called with the number of rounds done after each.
+    trace
+        Keep the chunks of one more repetition with the most threads (`Cell.traced`).
 
     Raises
     ------
@@ -159,6 +165,8 @@ def measure(
         for done in _rounds(cell, state, round_variants, protocol, clock):
             if on_round:
                 on_round(done)
+        if trace:
+            cell.traced, cell.bytes_per_unit = _traced(cell, state, round_variants[-1]), state.bytes_per_unit
     finally:
         state.close()
     _mark_cold(cell, round_variants)
@@ -192,6 +200,24 @@ def _rounds(cell: Cell, state, round_variants, protocol: Protocol, clock) -> Ite
         _mark_cold(cell, round_variants)
         if number + 1 >= protocol.least and _enough(cell, round_variants, protocol, clock() - end):
             return
+
+
+def _traced(cell: Cell, state, variant: Variant) -> Result:
+    """Run a variant once more with a trace; again if that is far slower than usual, hence not typical.
+
+    It is no part of the rows: reading the clock around each chunk costs what the others do not pay.
+    """
+    usual_s = float(np.median([row["wall_s"] for row in cell.rows if _is(row, variant)]))
+    tries = []
+    while len(tries) < MOST_TRACED and not any(one.wall_s < STEADY_FACTOR * usual_s for one in tries):
+        state.ctl.max_threads = variant.threads
+        state.before()
+        rule = SERIAL_POLICY if variant.baseline else cell.case.policy
+        tries.append(engine.run(0, state.size, state.ctl, rule, trace=True))
+        if tries[-1].error:
+            raise CheckError(f"{cell.case.workload} failed in its trace: {os.strerror(tries[-1].error)}")
+        state.check()
+    return min(tries, key=lambda one: one.wall_s)
 
 
 def _enough(cell: Cell, round_variants: list[Variant], protocol: Protocol, over_s: float) -> bool:

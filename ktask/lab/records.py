@@ -2,6 +2,7 @@
 
 data/runs/<run>/machine.json  grid.yaml  datapackage.json
                 records/<cell>.parquet     appears whole when the cell is done
+                traces/<cell>.parquet      the chunks of one more repetition (`ktask.lab.traces`)
                 cells/<cell>.ipynb         the executed notebook of the cell
                 skipped/<cell>.json        why a cell has no records
 """
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from ktask.files import whole
+from ktask.lab import traces
 from ktask.lab.files import read_json, write_json
 
 SCHEMA_VERSION = "1.1"
@@ -146,7 +148,6 @@ def _mapping(path: Path, value: Any) -> dict[str, Any]:
 
 def write_datapackage(path: Path, run_name: str) -> None:
     """Describe the records of a run (Frictionless Data Package, with the schema of the rows)."""
-    fields = [{"name": n, "type": kind, "description": about} for n, kind, _, about in COLUMNS]
     write_json(
         path / "datapackage.json",
         {
@@ -155,13 +156,21 @@ def write_datapackage(path: Path, run_name: str) -> None:
             "version": SCHEMA_VERSION,
             "licenses": [{"name": "CC0-1.0", "title": "Public domain"}],
             "resources": [
-                {
-                    "name": "records",
-                    "path": "records/*.parquet",
-                    "format": "parquet",
-                    "description": "One row per repetition; warm-ups and flagged repetitions included.",
-                    "schema": {"fields": fields},
-                }
+                _resource("records", "One row per repetition; warm-ups and flagged ones included.", COLUMNS),
+                _resource("traces", "One row per chunk of an extra repetition per cell.", traces.COLUMNS),
             ],
         },
     )
+
+
+def _resource(
+    name: str, about: str, columns: tuple[tuple[str, str, pa.DataType, str], ...]
+) -> dict[str, Any]:
+    fields = [{"name": n, "type": kind, "description": text} for n, kind, _, text in columns]
+    return {
+        "name": name,
+        "path": f"{name}/*.parquet",
+        "format": "parquet",
+        "description": about,
+        "schema": {"fields": fields},
+    }

@@ -12,6 +12,7 @@ import pandas as pd
 from ktask.lab import stats
 from ktask.lab.measure import Cell, Protocol, Variant, measure, variants
 from ktask.lab.records import write_records
+from ktask.lab.traces import trace_table, write_traces
 from ktask.lab.units import fmt_rate, fmt_size, fmt_time, parse_size
 from ktask.workloads import Case, get
 
@@ -43,10 +44,19 @@ def run_cell(
     """
     rules = Protocol(**(protocol or {}))
     with _progress(rules, quiet=save_as is not None) as on_round:
-        cell = measure(case, threads, rules, on_round=on_round)
+        cell = measure(case, threads, rules, on_round=on_round, trace=True)
     if save_as is not None:
-        write_records(Path(save_as), [dict(labels or {}) | row for row in cell.rows])
+        save_cell(cell, Path(save_as), labels or {})
     return cell
+
+
+def save_cell(cell: Cell, path: Path, labels: Mapping[str, str]) -> None:
+    """Keep the records of a cell as `path`, and its trace in the folder `traces` beside theirs."""
+    traces = path.parent.parent / "traces"
+    if cell.traced is not None and traces.is_dir():
+        write_traces(traces / path.name, trace_table(cell.traced, cell.bytes_per_unit), labels)
+    # Last, since a cell counts as done once its records are there.
+    write_records(path, [dict(labels) | row for row in cell.rows])
 
 
 @contextlib.contextmanager

@@ -1,0 +1,79 @@
+"""Traces of a run: when and where each chunk of one extra repetition per cell ran.
+
+data/runs/<run>/traces/<cell>.parquet, one row per chunk. The repetition is no part of the records: its chunks
+are timed, which the others are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ktask.files import whole
+from ktask.task import Result
+
+# name, Frictionless type, Arrow type, what it is
+COLUMNS: tuple[tuple[str, str, pa.DataType, str], ...] = (
+    ("run_id", "string", pa.string(), "name of the run"),
+    ("host_id", "string", pa.string(), "hash that tells machines apart"),
+    ("cell_id", "string", pa.string(), "the cell that this was an extra repetition of"),
+    ("threads", "integer", pa.int32(), "threads of the repetition, the caller included"),
+    ("wall_s", "number", pa.float64(), "its time from the release of the threads to the end of the last"),
+    ("helper", "integer", pa.int32(), "the thread that ran the chunk; 0 is the caller"),
+    ("cpu", "integer", pa.int32(), "the CPU it ran on"),
+    ("start_bytes", "integer", pa.int64(), "where the chunk begins, from the start of the range"),
+    ("end_bytes", "integer", pa.int64(), "where it ends"),
+    ("t0_s", "number", pa.float64(), "when it began, since the release"),
+    ("t1_s", "number", pa.float64(), "when it ended"),
+)
+SCHEMA = pa.schema([pa.field(name, kind) for name, _, kind, _ in COLUMNS])
+MOST_CHUNKS = 2000  # more than anybody can see, and 60 kB
+
+
+def trace_table(result: Result, bytes_per_unit: int = 1) -> pd.DataFrame:
+    """Return the trace of a task in the columns above, without the labels; no rows if it has too many."""
+    trace = result.trace
+    if trace is None or len(trace) > MOST_CHUNKS:
+        return pd.DataFrame(columns=SCHEMA.names[3:])
+    moved = trace.assign(
+        threads=result.threads,
+        wall_s=result.wall_s,
+        start_bytes=trace["start"] * bytes_per_unit,
+        end_bytes=trace["end"] * bytes_per_unit,
+    )
+    return moved[SCHEMA.names[3:]].reset_index(drop=True)
+
+
+def write_traces(path: Path, table: pd.DataFrame, labels: Mapping[str, str]) -> None:
+    """Write the trace of one cell so that the file is there whole or not at all."""
+    labelled = table.assign(**{name: labels.get(name, "") for name in SCHEMA.names[:3]})
+    with whole(path) as partial:
+        pq.write_table(
+            pa.Table.from_pandas(labelled, SCHEMA, preserve_index=False), partial, compression="zstd"
+        )
+
+
+def read_traces(run: Path) -> pd.DataFrame:
+    """Return the traces of all cells of the run in directory `run`; empty if it has none.
+
+    Raises
+    ------
+    ValueError
+        If a file is damaged; the message names it.
+    """
+    frames = [_read(path) for path in sorted((run / "traces").glob("*.parquet"))]
+    return pd.concat(frames, ignore_index=True) if frames else SCHEMA.empty_table().to_pandas()
+
+
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        return pq.read_table(path, columns=SCHEMA.names).cast(SCHEMA).to_pandas()
+    except (pa.ArrowException, OSError, KeyError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"{path} is not a readable trace ({reason}); delete it, it is no measurement"
+        ) from error
