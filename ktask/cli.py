@@ -192,6 +192,47 @@ def report(
     _emit({"report": str(written)}, as_json, lambda value: value["report"])
 
 
+@app.command(
+    epilog=_examples(
+        "ktask compare before after",
+        "ktask compare data/sample 20261123-054255-quick --threshold 10%",
+        "ktask compare before after --json",
+    )
+)
+def compare(
+    old: Annotated[str, typer.Argument(help="Name or directory of the run to start from.")],
+    new: Annotated[str, typer.Argument(help="Name or directory of the run to judge.")],
+    threshold: Annotated[
+        str, typer.Option(help="Exit 1 if something got slower by more than this: 5% or 0.05.")
+    ] = "5%",
+    as_json: AsJson = False,
+) -> None:
+    """Compare two runs: times, their ratios with intervals, and a verdict for each.
+
+    A row is better or worse only if it differs by more than two processes of the same commit do. Exit 1 on a
+    regression beyond the threshold.
+    """
+    from ktask.lab import compare as comparing  # noqa: PLC0415
+    from ktask.lab.records import load_run  # noqa: PLC0415
+    from ktask.lab.sweep import find_run  # noqa: PLC0415
+
+    share = _share(threshold)
+    found = comparing.compare(*(load_run(find_run(name)) for name in (old, new)), share)
+    _emit(comparing.to_json(found), as_json, lambda _: comparing.render(found))
+    raise typer.Exit(FOUND if found.regressions else OK)
+
+
+def _share(text: str) -> float:
+    """Return 0.05 for "5%" and for "0.05"."""
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 10:  # not a number fails here, too
+        raise ValueError(f"threshold {text!r} is not allowed; use a share such as 5% or 0.05")
+    return value
+
+
 @app.command(epilog=_examples("ktask vectors tests/data/ktask-vectors.csv", "ktask vectors mine.csv --json"))
 def vectors(
     file: Annotated[Path, typer.Argument(help="A file in the format of tests/data/ktask-vectors.csv.")],

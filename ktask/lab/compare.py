@@ -1,0 +1,438 @@
+"""Two runs side by side: what got better, what got worse, and what is within noise.
+
+The interval of a ratio within one process is not enough to tell two runs apart: another process has other
+pages in other places, and another minute has other neighbours. By it alone, 61 % of the rows of the 45
+comparisons among ten runs of one commit would be called changed. So the spread between processes is estimated
+from the two runs themselves, and enters every interval and every verdict (`docs/measuring.md`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats as distributions
+
+from ktask.lab import stats
+from ktask.lab.records import Run
+from ktask.lab.stats import ENOUGH, Estimate
+from ktask.lab.units import fmt_number, fmt_size, fmt_time
+
+THRESHOLD = 0.05
+WORK = ("workload", "backend", "method", "page_kind", "size_bytes", "options", "policy", "min_chunk_size")
+VARIANT = ("threads_requested", "baseline")
+FALSE_ALARMS = 0.05
+
+# Standard deviation, between processes, of the logarithm of a median time: what is assumed where two runs
+# have too few cells to tell, and the weight of that assumption in degrees of freedom. Ten runs of eight cells
+# on a KVM guest gave 0.02 to 0.28 by cell and variant, 0.08 in the middle. On the hardware itself it is less;
+# 0.03 there is a guess on the safe side.
+SPREAD_VIRTUAL, SPREAD_BARE = 0.08, 0.03
+ASSUMED_WEIGHT = 4.0
+# What Rousseeuw and Croux's Q_n knows of a standard deviation, as a share of the degrees of freedom (20,000
+# trials at m = 4 to 100: 0.44 to 0.8).
+Q_EFFICIENCY = 0.6
+FEWEST_CELLS = 4
+
+VOLATILE = frozenset(
+    ("collected_at", "load_average", "memory_available_bytes", "swap_used_bytes", "doctor", "schema_version")
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant of one cell in both runs; times in seconds.
+
+    Attributes
+    ----------
+    threads
+        Asked for; `baseline` tells the serial call from one chunked thread.
+    old, new
+        Median times with the 95 % intervals within the run.
+    ratio
+        New time over old time (below 1 is better), with a 95 % interval that includes the spread between
+        processes. None where a side has a single value or none.
+    p_value
+        How often two runs of the same thing would differ by as much.
+    verdict
+        "better", "worse", "within noise", or "too few" values for an interval.
+    """
+
+    workload: str
+    backend: str
+    method: str
+    page_kind: str
+    size_bytes: int
+    options: str
+    policy: str
+    min_chunk_size: int
+    threads: int
+    baseline: bool
+    old: Estimate
+    new: Estimate
+    ratio: Estimate | None
+    p_value: float | None
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A fact of machine, software or protocol in which the runs differ; None where a run does not tell."""
+
+    fact: str
+    old: Any
+    new: Any
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` returns.
+
+    Attributes
+    ----------
+    old, new
+        Names of the runs.
+    threshold
+        Regressions beyond it (0.05 is 5 % slower) are what exit code 1 means.
+    spread
+        Standard deviation of the logarithm of a ratio that two processes of the same commit would give.
+    rows
+        Sorted by effect within each workload, the largest first.
+    only_old, only_new
+        What the other run has not measured.
+    differences
+        Of the machines and of the way of measuring.
+    """
+
+    old: str
+    new: str
+    threshold: float
+    spread: float
+    rows: tuple[Row, ...]
+    only_old: tuple[str, ...]
+    only_new: tuple[str, ...]
+    differences: tuple[Difference, ...]
+
+    @property
+    def regressions(self) -> list[Row]:
+        """The rows that got worse by more than the threshold."""
+        return [
+            r for r in self.rows if r.verdict == "worse" and r.ratio and r.ratio.median > 1 + self.threshold
+        ]
+
+
+class _Change(NamedTuple):
+    """A logarithm of new over old, with its standard errors to either side and their degrees of freedom."""
+
+    value: float
+    error_low: float
+    error_high: float
+    freedom: float
+
+    @property
+    def error(self) -> float:
+        return (self.error_low + self.error_high) / 2
+
+
+def compare(old: Run, new: Run, threshold: float = THRESHOLD) -> Comparison:
+    """Compare two runs variant by variant, by their times.
+
+    Parameters
+    ----------
+    old, new
+        Runs as `ktask.lab.records.load_run` returns them.
+    threshold
+        Of a regression, as a share: 0.05 is 5 % slower.
+
+    Raises
+    ------
+    ValueError
+        If the threshold is negative, or the runs have no case in common.
+    """
+    if not threshold >= 0:
+        raise ValueError(f"threshold={threshold} is not allowed; use a share such as 0.05")
+    hosts = ("host_id",) if _has_several_hosts(old) or _has_several_hosts(new) else ()
+    keys = [*hosts, *WORK, *VARIANT]
+    before, after = _times(old, keys), _times(new, keys)
+    both = [key for key in before if key in after]
+    if not both:
+        raise ValueError(
+            f"runs {old.name} and {new.name} have no case in common; compare runs of the same grid"
+        )
+    changes = {key: _change(before[key], after[key]) for key in both}
+    spread, freedom = _spread_between_processes(changes, any(map(_is_virtual, (old, new))))
+    p_values = {key: _p_value(change, spread, freedom) for key, change in changes.items()}
+    alarm = _alarm_level([p for p in p_values.values() if p is not None])
+    rows = [
+        _row(key[len(hosts) :], before[key], after[key], changes[key], p_values[key], alarm, spread, freedom)
+        for key in both
+    ]
+    return Comparison(
+        old.name,
+        new.name,
+        threshold,
+        spread,
+        tuple(_by_effect(rows)),
+        tuple(_name(key) for key in before if key not in after),
+        tuple(_name(key) for key in after if key not in before),
+        tuple(_differences(old, new)),
+    )
+
+
+def _has_several_hosts(run: Run) -> bool:
+    return run.records["host_id"].nunique() > 1
+
+
+def _is_virtual(run: Run) -> bool:
+    return bool(run.machine.get("virtualised", True))
+
+
+def _times(run: Run, keys: Sequence[str]) -> dict[tuple[Any, ...], np.ndarray]:
+    """Return the times (seconds) that may enter a rate, both baselines of a cell together, by `keys`."""
+    rows = run.records[~run.records["warmup"].astype(bool) & (run.records["wall_s"] > 0)]
+    warm = pd.Series(["cold_memory" not in list(flags) for flags in rows["flags"]], rows.index, dtype=bool)
+    groups = rows[warm].groupby(list(keys), dropna=False, sort=False)["wall_s"]
+    return {key: part.to_numpy() for key, part in groups}
+
+
+def _change(old: np.ndarray, new: np.ndarray) -> _Change | None:
+    if min(old.size, new.size) < 2:
+        return None
+    if min(old.size, new.size) < ENOUGH:
+        return _change_of_few(np.log(old), np.log(new))
+    one = stats.ratio(new, old)
+    middle = np.log(one.median)
+    per_error = distributions.norm.ppf(0.5 + stats.LEVEL / 2)
+    errors = (middle - np.log(one.low)) / per_error, (np.log(one.high) - middle) / per_error
+    return _Change(float(middle), *map(float, errors), np.inf)
+
+
+def _change_of_few(old: np.ndarray, new: np.ndarray) -> _Change:
+    """Return the difference of two to five logarithms; Welch's, which takes them for normal."""
+    parts = old.var(ddof=1) / old.size, new.var(ddof=1) / new.size
+    error = float(np.sqrt(sum(parts)))
+    weights = parts[0] ** 2 / (old.size - 1) + parts[1] ** 2 / (new.size - 1)
+    freedom = sum(parts) ** 2 / weights if weights > 0 else np.inf
+    return _Change(float(np.median(new) - np.median(old)), error, error, float(freedom))
+
+
+def _spread_between_processes(changes: Mapping[tuple, _Change | None], virtual: bool) -> tuple[float, float]:
+    """Return the spread that a ratio has between processes, and the degrees of freedom behind it.
+
+    The variants of a cell shared its processes, so a cell counts once. The spread is that of the cells which
+    agree best: a true change of all of them alike, or of less than half of them, does not widen it.
+    """
+    assumed = 2 * (SPREAD_VIRTUAL if virtual else SPREAD_BARE) ** 2
+    cells: dict[tuple, list[_Change]] = {}
+    for key, change in changes.items():
+        if change is not None:
+            cells.setdefault(key[: -len(VARIANT)], []).append(change)
+    if len(cells) < FEWEST_CELLS:
+        return float(np.sqrt(assumed)), ASSUMED_WEIGHT
+    middles = np.array([np.mean([c.value for c in cell]) for cell in cells.values()])
+    within = np.median([np.mean([c.error**2 for c in cell]) / len(cell) for cell in cells.values()])
+    seen = max(robust_spread(middles) ** 2 - within, 0.0)
+    freedom = Q_EFFICIENCY * (len(cells) - 1)
+    variance = (ASSUMED_WEIGHT * assumed + freedom * seen) / (ASSUMED_WEIGHT + freedom)
+    return float(np.sqrt(variance)), ASSUMED_WEIGHT + freedom
+
+
+def robust_spread(values: np.ndarray) -> float:
+    """Return the standard deviation of the better half of the values: Q_n (Rousseeuw and Croux 1993).
+
+    It is a quarter-quantile of all distances between two values, corrected for their number.
+    """
+    m = values.size
+    half = m // 2 + 1
+    distances = np.abs(values[:, None] - values)[np.triu_indices(m, 1)]
+    quarter = np.partition(distances, half * (half - 1) // 2 - 1)[half * (half - 1) // 2 - 1]
+    return float(2.2219 * m / (m + (1.4 if m % 2 else 3.8)) * quarter)
+
+
+def _total(error: float, spread: float) -> float:
+    return float(np.hypot(error, spread))
+
+
+def _p_value(change: _Change | None, spread: float, freedom: float) -> float | None:
+    if change is None:
+        return None
+    total = _total(change.error, spread)
+    if total == 0:
+        return float(change.value == 0)
+    return float(2 * distributions.t.sf(abs(change.value) / total, min(freedom, change.freedom)))
+
+
+def _alarm_level(p_values: Sequence[float]) -> float:
+    """Return the largest p-value that is an alarm, by Benjamini and Hochberg (1995).
+
+    If nothing changed, 95 % of the tables have no alarm at all; if much changed, few are false.
+    """
+    ordered = np.sort(p_values)
+    allowed = FALSE_ALARMS * np.arange(1, len(ordered) + 1) / max(1, len(ordered))
+    below = np.flatnonzero(ordered <= allowed)
+    return float(ordered[below[-1]]) if below.size else -1.0
+
+
+def _row(key, old, new, change, p_value, alarm, spread, freedom) -> Row:
+    *work, threads, baseline = key
+    ratio, verdict = None, "too few"
+    if change is not None:
+        reach = distributions.t.ppf(0.5 + stats.LEVEL / 2, min(freedom, change.freedom))
+        ends = [
+            np.exp(change.value + sign * reach * _total(error, spread))
+            for sign, error in ((-1, change.error_low), (1, change.error_high))
+        ]
+        middle = float(np.exp(change.value))
+        ratio = Estimate(middle, *map(float, ends), float(new.min() / old.min()), min(old.size, new.size))
+        verdict = ("better" if middle < 1 else "worse") if p_value <= alarm else "within noise"
+    return Row(
+        *[w.item() if isinstance(w, np.generic) else w for w in work],
+        int(threads),
+        bool(baseline),
+        stats.estimate(old),
+        stats.estimate(new),
+        ratio,
+        p_value,
+        verdict,
+    )
+
+
+def _by_effect(rows: Sequence[Row]) -> list[Row]:
+    order = list(dict.fromkeys(row.workload for row in rows))
+
+    def effect(row: Row) -> float:
+        return abs(np.log(row.ratio.median)) if row.ratio else -1.0
+
+    return sorted(rows, key=lambda row: (order.index(row.workload), -effect(row)))
+
+
+def _name(key: tuple[Any, ...]) -> str:
+    *_, threads, baseline = key
+    workload, _, method, page_kind, size_bytes, options, policy, min_chunk = key[-10:-2]
+    parts = [workload, method, page_kind, fmt_size(size_bytes), options, policy, f"min {fmt_size(min_chunk)}"]
+    return " ".join([part for part in parts if part] + [_variant(threads, baseline)])
+
+
+def _variant(threads: int, baseline: bool) -> str:
+    return "serial" if baseline else "1 thread" if threads == 1 else f"{threads} threads"
+
+
+# --- what else differs ---------------------------------------------------------------------------------
+
+
+def _differences(old: Run, new: Run) -> Iterator[Difference]:
+    """Yield the facts of both runs that differ, and the parts of their protocols."""
+    sides = [dict(_facts(run)) for run in (old, new)]
+    for fact in sorted(set(sides[0]) | set(sides[1])):
+        before, after = (side.get(fact) for side in sides)
+        if before != after:
+            yield Difference(fact, before, after)
+
+
+def _facts(run: Run) -> Iterator[tuple[str, Any]]:
+    parts = {"protocol": run.grid.get("protocol", {}), "threads_asked": run.grid.get("threads")}
+    for name, value in {**run.machine, **parts}.items():
+        if name in VOLATILE:
+            continue
+        if isinstance(value, dict):
+            yield from ((f"{name}.{part}", inner) for part, inner in value.items())
+        else:
+            yield name, value
+
+
+# --- what comes out ------------------------------------------------------------------------------------
+
+
+def to_json(found: Comparison) -> dict[str, Any]:
+    """Return a comparison ready for JSON: `workloads` maps each workload to its rows."""
+    workloads: dict[str, list[dict[str, Any]]] = {}
+    for row in found.rows:
+        plain = asdict(row) | {name: _plain(getattr(row, name)) for name in ("old", "new", "ratio")}
+        workloads.setdefault(row.workload, []).append(plain)
+    return {
+        "old": found.old,
+        "new": found.new,
+        "threshold": found.threshold,
+        "noise": float(np.expm1(found.spread)),
+        "regressions": len(found.regressions),
+        "workloads": workloads,
+        "only_in_old": list(found.only_old),
+        "only_in_new": list(found.only_new),
+        "differences": [asdict(one) for one in found.differences],
+    }
+
+
+def _plain(one: Estimate | None) -> dict[str, Any] | None:
+    return one and {k: v if v == v else None for k, v in one._asdict().items()}  # noqa: PLR0124
+
+
+_HEAD = ("method, pages, size, threads", "old", "new", "new / old", "95 % interval", "verdict")
+_WIDTHS = (46, 9, 9, 9, 15, 12)
+
+
+def render(found: Comparison) -> str:
+    """Return a comparison as plain text: a table per workload, then what differs and what it all means."""
+    lines = [f"{found.new} against {found.old}; ratios of times, below 1 is better"]
+    for workload in dict.fromkeys(row.workload for row in found.rows):
+        rows = [row for row in found.rows if row.workload == workload]
+        lines += ["", workload, _line(_HEAD), *map(_render_row, rows)]
+    lines += [*_render_missing(found), *_render_differences(found), "", _conclusion(found)]
+    return "\n".join(lines)
+
+
+def _line(cells: Sequence[str]) -> str:
+    first, *rest, last = cells
+    middle = "  ".join(text.rjust(width) for text, width in zip(rest, _WIDTHS[1:-1], strict=True))
+    return f"  {first.ljust(_WIDTHS[0])}  {middle}  {last}".rstrip()
+
+
+def _render_row(row: Row) -> str:
+    what = [
+        row.method,
+        row.page_kind,
+        fmt_size(row.size_bytes),
+        row.options,
+        _variant(row.threads, row.baseline),
+    ]
+    times = (fmt_time(row.old.median), fmt_time(row.new.median))
+    if row.ratio is None:
+        return _line((" ".join(filter(None, what)), *times, "", "", row.verdict))
+    interval = f"{fmt_number(row.ratio.low)} – {fmt_number(row.ratio.high)}"
+    return _line((" ".join(filter(None, what)), *times, fmt_number(row.ratio.median), interval, row.verdict))
+
+
+def _render_missing(found: Comparison) -> list[str]:
+    sides = ((found.old, found.only_old), (found.new, found.only_new))
+    return [f"\nonly in {run}: {len(names)} rows, such as {names[0]}" for run, names in sides if names]
+
+
+MOST_DIFFERENCES = 20
+
+
+def _render_differences(found: Comparison) -> list[str]:
+    if not found.differences:
+        return []
+    shown = [f"  {d.fact}: {_short(d.old)} -> {_short(d.new)}" for d in found.differences[:MOST_DIFFERENCES]]
+    more = len(found.differences) - MOST_DIFFERENCES
+    hosts = any(d.fact == "host_id" for d in found.differences)
+    head = "the machines differ:" if hosts else "machine, software or protocol differ:"
+    return ["", head, *shown, *([f"  and {more} more; --json has them all"] if more > 0 else [])]
+
+
+def _short(value: Any) -> str:
+    text = "(not told)" if value is None else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _conclusion(found: Comparison) -> str:
+    counts = {
+        name: sum(row.verdict == name for row in found.rows) for name in ("better", "worse", "within noise")
+    }
+    told = ", ".join(f"{n} {name}" for name, n in counts.items())
+    noise = f"two processes of the same commit differ by about {np.expm1(found.spread):.1%}"
+    beyond = len(found.regressions)
+    end = f"{beyond} got slower by more than {found.threshold:.0%}" if beyond else "no regression"
+    return f"{told} of {len(found.rows)}; {noise}; {end}"
