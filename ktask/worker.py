@@ -31,7 +31,7 @@ WORD = 8
 
 
 @njit(cache=True, nogil=True)
-def _other_part(base, me):
+def other_part(base, me):
     """Return a random part with chunks left, or -1 (ktask: uniform over unfinished parts)."""
     n_parts = load_plain(base + WORD * N_PARTS)
     left = 0
@@ -56,7 +56,7 @@ def _other_part(base, me):
 
 
 @njit(cache=True, nogil=True)
-def _bounds(base, row, i):
+def chunk_bounds(base, row, i):
     """Return start and end of chunk `i` of the part at `row`."""
     table = load_plain(base + WORD * BOUNDS)
     if table != 0:
@@ -98,12 +98,12 @@ def _work(base, w):
         row = base + WORD * (HEADER + ROW * part)
         i = fetch_add(row + WORD * P_NEXT, 1)
         if i >= load_plain(row + WORD * P_CHUNKS):
-            part = _other_part(base, me)
+            part = other_part(base, me)
             if part < 0:
                 break
             store(me + WORD * W_PART, part)
             continue
-        start, end = _bounds(base, row, i)
+        start, end = chunk_bounds(base, row, i)
         if traced:
             code = _call_traced(base, row, me, w, i, start, end)
         else:

@@ -1,0 +1,319 @@
+"""Tasks on machines that are not here: the engine's policies, carried out by a discrete-event model.
+
+`simulate` plans a task with `ktask.policy` as the engine does, puts its workers and the threads of other load
+on the CPUs of a described machine, and has `event_loop.run` do the rest.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from ktask import engine, policy, worker
+from ktask.models import event_loop
+from ktask.models.machines import Load, Machine, nice_weight
+from ktask.policy import ANY_NODE, Part
+
+TRACE_COLUMNS = ("part", "worker", "start", "end", "t0_s", "t1_s")
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What came of a simulated task.
+
+    Attributes
+    ----------
+    machine, plan
+        As simulated.
+    wall_s
+        From the call to the end of the last worker.
+    workers
+        One row per worker, the caller first: node, chunks, end_s, cpu_s.
+    loads
+        One row per thread of other load: entry, node, cpu_s, end_s (NaN if it was still running), done_s (CPU
+        seconds of its work that were done); up to the end of the task, or of the load if that was asked for.
+    trace
+        One row per chunk if asked for: part, worker, start, end, t0_s, t1_s.
+    events
+        Events simulated.
+    """
+
+    machine: Machine
+    plan: policy.Plan
+    wall_s: float
+    workers: pd.DataFrame = field(repr=False)
+    loads: pd.DataFrame = field(repr=False)
+    trace: pd.DataFrame | None = field(default=None, repr=False)
+    events: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the summary that `ktask simulate --json` prints."""
+        return {
+            "machine": self.machine.name,
+            "policy": self.plan.policy,
+            "threads": self.plan.threads,
+            "chunk_size": self.plan.chunk_size,
+            "n_chunks": self.plan.n_chunks,
+            "wall_s": self.wall_s,
+        }
+
+
+def simulate(
+    machine: Machine,
+    parts: int | Part | Sequence[Part],
+    min_chunk: int = 2 << 20,
+    max_threads: int = 0,
+    policy_name: str = "ktask-v4",
+    *,
+    align: int = 1,
+    hand_over: bool | None = None,
+    low_priority: bool | None = None,
+    loads_to_end: bool = False,
+    trace: bool = False,
+    seed: int = 0,
+) -> Simulation:
+    """Return what would come of a task on a described machine.
+
+    Parameters
+    ----------
+    machine
+        The description; `Machine.for_work` first where figures differ by work.
+    parts
+        The node parts, or the size in bytes of the only one, on node 0. Memory of node -1 is spread over all.
+    min_chunk, max_threads, policy_name, align
+        As in `ktask.policy.make_plan`.
+    hand_over
+        Whether the caller, out of chunks, lends its priority to an unfinished helper at a time; by default
+        whenever helpers run at low priority.
+    low_priority
+        Whether helpers run at the machine's `helper_nice`; by default as the policy says.
+    loads_to_end
+        Go on until all other load is done, too; it must be finite.
+    trace
+        Keep one row per chunk.
+    seed
+        Of the noise.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a plan that cannot be, or load that never ends where it has to.
+    """
+    if not isinstance(parts, Sequence):
+        parts = (parts if isinstance(parts, Part) else Part(0, parts, 0),)
+    plan = policy.make_plan(
+        policy_name, parts, min_chunk, max_threads, machine=machine.for_policy(), align=align
+    )
+    low = policy.policy_named(policy_name).low_priority if low_priority is None else low_priority
+    return run_plan(
+        machine,
+        plan,
+        low_priority=low,
+        hand_over=low if hand_over is None else hand_over,
+        loads_to_end=loads_to_end,
+        trace=trace,
+        seed=seed,
+    )
+
+
+def run_plan(
+    machine: Machine,
+    plan: policy.Plan,
+    *,
+    low_priority: bool = False,
+    hand_over: bool = False,
+    loads_to_end: bool = False,
+    trace: bool = False,
+    seed: int = 0,
+) -> Simulation:
+    """Return what would come of a given plan; see `simulate`."""
+    if loads_to_end and any(load.threads and not np.isfinite(load.cpu_time_s) for load in machine.load):
+        raise ValueError("loads_to_end=True needs load that ends; give every entry of load a cpu_time")
+    prepared = engine.prepare_plan(plan)
+    state = prepared.state.copy()
+    if prepared.table is not None:
+        state[worker.BOUNDS] = prepared.table.ctypes.data
+    crew = _crew(machine, plan, low_priority)
+    agents, clocks = _agents(crew), _clocks(machine)
+    rows = np.zeros((plan.n_chunks if trace else 0, event_loop.TRACE_COLUMNS))
+    costs = _costs(machine, plan, hand_over and low_priority, loads_to_end)
+    memory = np.array([_memory(machine, part.nid) for part in plan.parts], dtype=np.int64)
+    events = event_loop.run(
+        state.ctypes.data,
+        memory,
+        agents,
+        clocks,
+        np.zeros((len(clocks), len(agents)), dtype=np.int64),
+        _queues(machine, agents["queue"]),
+        np.argsort(agents["queue"], kind="stable"),
+        np.zeros(machine.nodes, dtype=np.int64),
+        costs,
+        rows,
+        seed,
+    )
+    if events < 0:
+        raise ValueError(f"the task never ends on {machine.name}: no worker gets any CPU time")
+    return _simulation(machine, plan, agents, state, rows if trace else None, events)
+
+
+# --- who runs where ----------------------------------------------------------------------------------------
+
+
+class _Member(NamedTuple):
+    """An agent before it begins: its run queue, node, and what it is."""
+
+    queue: int
+    node: int
+    weight: float
+    start_s: float
+    load: Load | None = None
+
+
+def _crew(machine: Machine, plan: policy.Plan, low_priority: bool) -> list[_Member]:
+    """Return the workers of a plan and the threads of load, each on its CPU.
+
+    Whoever starts first chooses first, and takes the CPU with the least weight on it, cores before siblings.
+    """
+    caller = nice_weight(machine.caller_nice)
+    helper = nice_weight(machine.helper_nice) if low_priority else caller
+    n_helpers = max(plan.threads - 1, 0)
+    begin_s = machine.task_start_s + n_helpers * machine.helper_queue_s
+    wanted = [(begin_s, caller, _home(machine, plan), None)] if plan.threads else []
+    for i, (_, nid) in enumerate(plan.helpers, start=1):
+        start_s = machine.task_start_s + i * machine.helper_queue_s + machine.helper_start_s
+        wanted.append((start_s, helper, nid, None))
+    for load in machine.load:
+        wanted += [(load.start_s, nice_weight(load.nice), ANY_NODE, load)] * load.threads
+    first_s = min((start_s for start_s, *_ in wanted), default=0.0)
+    places = _Places(machine)
+    crew: list[_Member | None] = [None] * len(wanted)
+    for at in sorted(range(len(wanted)), key=lambda at: wanted[at][0]):  # ties: workers, then load
+        start_s, weight, nid, load = wanted[at]
+        node, cpu = places.take(nid, weight)
+        queue = node if machine.run_queue == "node" else cpu
+        crew[at] = _Member(queue, node, weight, start_s - min(first_s, 0.0), load)
+    return crew
+
+
+def _home(machine: Machine, plan: policy.Plan) -> int:
+    """Return the node of the caller: that of the first part, on which it begins."""
+    nid = plan.parts[0].nid
+    return nid if nid != ANY_NODE else 0
+
+
+class _Places:
+    """CPUs of a machine by the weight of the threads on them."""
+
+    def __init__(self, machine: Machine):
+        self.nodes = np.zeros(machine.nodes)
+        per_node = machine.cpus_per_node
+        self.heaps = [
+            [(0.0, rank, n * per_node + rank) for rank in range(per_node)] for n in range(machine.nodes)
+        ]
+
+    def take(self, nid: int, weight: float) -> tuple[int, int]:
+        """Return node and CPU for one more thread, on node `nid` or on the emptiest."""
+        node = int(np.argmin(self.nodes)) if nid == ANY_NODE else nid
+        before, rank, cpu = self.heaps[node][0]
+        heapq.heapreplace(self.heaps[node], (before + weight, rank, cpu))
+        self.nodes[node] += weight
+        return node, cpu
+
+
+# --- arrays for the event loop ---------------------------------------------------------------------------
+
+
+def _memory(machine: Machine, nid: int) -> int:
+    """Return the clock of the memory of a node; the last one is memory spread over all nodes."""
+    return 1 + (machine.nodes if nid == ANY_NODE else nid)
+
+
+def _agents(crew: list[_Member]) -> np.ndarray:
+    agents = np.zeros(len(crew), dtype=event_loop.AGENT)
+    agents["busy"], agents["traffic"], agents["end_s"] = 1.0, 1.0, np.nan
+    for agent, member in zip(agents, crew, strict=True):
+        agent["queue"], agent["node"] = member.queue, member.node
+        agent["weight"], agent["due"] = member.weight, member.start_s
+        if member.load is not None:
+            agent["busy"], agent["work"] = member.load.busy, member.load.cpu_time_s
+            agent["traffic"] = member.load.bandwidth
+            agent["memory"] = 1 + member.node if member.load.bandwidth else event_loop.WALL
+    return agents
+
+
+def _clocks(machine: Machine) -> np.ndarray:
+    clocks = np.zeros(machine.nodes + 2, dtype=event_loop.CLOCK)
+    clocks["pace"], clocks["next_s"] = 1.0, np.inf
+    clocks["bandwidth"] = machine.node_bandwidth
+    clocks["bandwidth"][-1] = machine.bandwidth
+    return clocks
+
+
+def _queues(machine: Machine, queue: np.ndarray) -> np.ndarray:
+    """Return the run queues, given that of each agent."""
+    by_node = machine.run_queue == "node"
+    n = machine.nodes if by_node else machine.cpus
+    queues = np.zeros(n + 1, dtype=event_loop.QUEUE)
+    queues["first"][1:] = np.cumsum(np.bincount(queue, minlength=n))
+    queues["cpus"] = machine.cpus_per_node if by_node else 1
+    return queues
+
+
+def _costs(machine: Machine, plan: policy.Plan, hand_over: bool, loads_to_end: bool) -> event_loop.Costs:
+    return event_loop.Costs(
+        n_workers=plan.threads,
+        n_nodes=machine.nodes,
+        hand_over=hand_over,
+        loads_to_end=loads_to_end,
+        **{
+            name: float(getattr(machine, name))
+            for name in ("core_bandwidth", "remote_penalty", "contention", "chunk_cost_s", "claim_s")
+        },
+        **{name: float(getattr(machine, name)) for name in ("lock_share", "noise", "smt_gain")},
+        cores_per_node=machine.cores_per_node,
+        smt=machine.smt,
+    )
+
+
+# --- what came of it ---------------------------------------------------------------------------------------
+
+
+def _simulation(machine, plan, agents, state, rows, events) -> Simulation:
+    n, offset_s = plan.threads, _offset_s(machine)
+    chunks = state[worker.HEADER + worker.ROW * len(plan.parts) :].reshape(n, worker.ROW)[:, worker.W_DONE]
+    workers = pd.DataFrame(
+        {
+            "node": agents["node"][:n],
+            "chunks": chunks,
+            "end_s": agents["end_s"][:n] - offset_s,
+            "cpu_s": agents["used_s"][:n],
+        }
+    )
+    entry = np.repeat(np.arange(len(machine.load)), [load.threads for load in machine.load])
+    loads = pd.DataFrame(
+        {
+            "entry": entry,
+            "node": agents["node"][n:],
+            "cpu_s": agents["used_s"][n:],
+            "end_s": agents["end_s"][n:] - offset_s,
+            "done_s": agents["done"][n:],
+        }
+    )
+    trace = None if rows is None else _trace(rows, offset_s)
+    return Simulation(machine, plan, float(workers.end_s.max()) if n else 0.0, workers, loads, trace, events)
+
+
+def _offset_s(machine: Machine) -> float:
+    """Return how long before the task the first load starts."""
+    return -min((0.0, *(load.start_s for load in machine.load if load.threads)))
+
+
+def _trace(rows: np.ndarray, offset_s: float) -> pd.DataFrame:
+    table = pd.DataFrame(rows, columns=list(TRACE_COLUMNS))
+    table[["t0_s", "t1_s"]] -= offset_s
+    return table.astype(dict.fromkeys(TRACE_COLUMNS[:4], np.int64))
