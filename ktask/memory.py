@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import platform
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,7 @@ PAGE_KINDS = {"4KiB": BASE_PAGE, "THP": THP_SIZE, "2MiB": 2 * MIB, "1GiB": GIB}
 HUGETLB_KINDS = ("2MiB", "1GiB")
 
 MADV_DONTNEED, MADV_HUGEPAGE, MADV_NOHUGEPAGE, MADV_POPULATE_WRITE = 4, 14, 15, 23
+MADV_REMOVE, MADV_COLLAPSE = 9, 25
 _PROT_RW, _MAP_SHARED, _MAP_PRIVATE, _MAP_FIXED = 3, 0x1, 0x2, 0x10
 _MAP_ANONYMOUS, _MAP_NORESERVE = 0x20, 0x4000
 _MAP_HUGETLB, _MAP_FIXED_NOREPLACE, _HUGE_SHIFT = 0x40000, 0x100000, 26
@@ -30,6 +32,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_libc.syscall.restype = ctypes.c_long
 _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
@@ -41,9 +44,11 @@ class UnavailableError(RuntimeError):
     """The machine cannot do it; the message is the reason."""
 
 
-def _anonymous(size_bytes: int, protection: int = 3, flags: int = 0, address: int = 0) -> int:
-    """Map private anonymous memory and return its address; UnavailableError tells why not."""
-    flags |= _MAP_PRIVATE | _MAP_ANONYMOUS
+def _anonymous(
+    size_bytes: int, protection: int = 3, flags: int = 0, address: int = 0, shared: bool = False
+) -> int:
+    """Map anonymous memory and return its address; UnavailableError tells why not."""
+    flags |= (_MAP_SHARED if shared else _MAP_PRIVATE) | _MAP_ANONYMOUS
     got = _libc.mmap(address or None, size_bytes, protection, flags, -1, 0)
     if got in (None, ctypes.c_void_p(-1).value):
         raise UnavailableError(str(_os_error(f"mmap of {size_bytes} bytes")))
@@ -58,6 +63,36 @@ def _advise(address: int, size_bytes: int, advice: int) -> None:
 def _os_error(call: str) -> OSError:
     number = ctypes.get_errno()
     return OSError(number, f"{call}: {os.strerror(number)}")
+
+
+# Numbers of system calls without a wrapper in every libc: x86-64, and the table that newer machines share.
+_CALLS = {"userfaultfd": (323, 282), "clone": (56, 220), "mbind": (237, 235), "move_pages": (279, 239)}
+_CALLS |= {"io_uring_setup": (425, 425), "io_uring_register": (427, 427)}
+
+
+def call_number(name: str) -> int:
+    """Return the number of a system call on this kind of machine."""
+    return _CALLS[name][platform.machine() != "x86_64"]
+
+
+def syscall(name: str, *args: int) -> int:
+    """Make a system call; OSError if it fails."""
+    result = _libc.syscall(*[ctypes.c_long(value) for value in (call_number(name), *args)])
+    if result < 0:
+        raise _os_error(name)
+    return result
+
+
+def protect(address: int, size_bytes: int, *, writable: bool) -> None:
+    """Make a range readable, and writable or not."""
+    if _libc.mprotect(ctypes.c_void_p(address), ctypes.c_size_t(size_bytes), _PROT_RW if writable else 1):
+        raise _os_error(f"mprotect of {size_bytes} bytes")
+
+
+def unlock(address: int, size_bytes: int) -> None:
+    """Undo mlock over a range."""
+    if _libc.munlock(ctypes.c_void_p(address), ctypes.c_size_t(size_bytes)):
+        raise _os_error(f"munlock of {size_bytes} bytes")
 
 
 def budget_bytes() -> int:
@@ -85,14 +120,24 @@ def aliased_need(size_bytes: int) -> int:
     return min(AliasedRegion.FILE_BYTES, size_bytes) + size_bytes // 512
 
 
-def why_not(page_kind: str, size_bytes: int) -> str | None:
+def why_not(page_kind: str, size_bytes: int, shared: bool = False) -> str | None:
     """Return why `size_bytes` of `page_kind` cannot be had here, or None if they can."""
+    if page_kind == "THP" and shared:
+        return _why_no_shared_thp()
     if page_kind == "THP":
         mode = topology.thp_mode()
         if mode in (None, "never"):
             return f"transparent huge pages are {'absent' if mode is None else 'off (never)'}"
     if page_kind in HUGETLB_KINDS:
         return _why_no_hugetlb(page_kind, size_bytes)
+    return None
+
+
+def _why_no_shared_thp() -> str | None:
+    path = topology.ROOT / "sys/kernel/mm/transparent_hugepage/shmem_enabled"
+    mode = re.search(r"\[(\w+)\]", topology.read_text(path) or "[absent]")
+    if mode and mode[1] in ("never", "deny", "absent"):
+        return f"transparent huge pages in shared memory are off (shmem_enabled is {mode[1]})"
     return None
 
 
@@ -131,7 +176,7 @@ def free_pool_pages(page_kind: str) -> int:
 
 
 class Region:
-    """A private anonymous mapping of one page kind; a context manager that unmaps it.
+    """An anonymous mapping of one page kind; a context manager that unmaps it.
 
     Parameters
     ----------
@@ -139,6 +184,8 @@ class Region:
         Rounded up to whole pages of the kind.
     page_kind
         One of `PAGE_KINDS`.
+    shared
+        Shared memory (tmpfs or hugetlbfs behind it) instead of private memory.
 
     Attributes
     ----------
@@ -152,16 +199,16 @@ class Region:
         If the region would not fit the budget (hugetlb pages are budgeted by their pool).
     """
 
-    def __init__(self, size_bytes: int, page_kind: str = "4KiB"):
+    def __init__(self, size_bytes: int, page_kind: str = "4KiB", *, shared: bool = False):
         if page_kind not in PAGE_KINDS:
             raise ValueError(f"page kind {page_kind!r} is unknown; use one of {', '.join(PAGE_KINDS)}")
         self.page_kind = page_kind
         self.page_size = PAGE_KINDS[page_kind]
         self.size_bytes = -(-size_bytes // self.page_size) * self.page_size
         require_budget(region_need(self.size_bytes, page_kind), f"a region of {page_kind} pages")
-        if reason := why_not(page_kind, self.size_bytes):
+        if reason := why_not(page_kind, self.size_bytes, shared):
             raise UnavailableError(reason)
-        self._reserved = 0
+        self.shared = shared
         self.address = 0
         self.map()
 
@@ -191,7 +238,7 @@ class Region:
 
     def _mmap(self, size: int, extra_flags: int) -> int:
         fixed = _MAP_FIXED_NOREPLACE if self.address else 0
-        return _anonymous(size, flags=extra_flags | fixed, address=self.address)
+        return _anonymous(size, flags=extra_flags | fixed, address=self.address, shared=self.shared)
 
     def advise(self, advice: int) -> None:
         """Call madvise over the whole region."""
@@ -199,7 +246,7 @@ class Region:
 
     def zap(self) -> None:
         """Give every page back and keep the mapping."""
-        self.advise(MADV_DONTNEED)
+        self.advise(MADV_REMOVE if self.shared else MADV_DONTNEED)
 
     def unmap(self) -> None:
         """Remove the mapping; harmless if it is gone already."""
@@ -235,6 +282,93 @@ class Region:
         """Return how much of the region is marked by MADV_FREE, and neither reclaimed nor written since."""
         drain_lru_batches()
         return smaps_bytes(self.address, self.address + self.size_bytes, "LazyFree")
+
+
+class Files:
+    """Memory files (memfd) of equal size that nobody maps; a context manager that closes them.
+
+    Parameters
+    ----------
+    size_bytes
+        Of all together; each file is rounded up to whole pages.
+    page_kind
+        "4KiB" for tmpfs, or a hugetlb kind.
+    count
+        How many files.
+
+    Attributes
+    ----------
+    fds, file_bytes, size_bytes
+    """
+
+    def __init__(self, size_bytes: int, page_kind: str = "4KiB", count: int = 1):
+        page_size = PAGE_KINDS[page_kind]
+        self.file_bytes = -(-size_bytes // count // page_size) * page_size
+        self.size_bytes = self.file_bytes * count
+        require_budget(region_need(self.size_bytes, page_kind), f"files of {page_kind} pages")
+        if reason := why_not(page_kind, self.size_bytes, shared=True):
+            raise UnavailableError(reason)
+        flags = os.MFD_CLOEXEC
+        if page_kind in HUGETLB_KINDS:
+            flags |= os.MFD_HUGETLB | (page_size.bit_length() - 1) << _HUGE_SHIFT
+        self.fds = np.full(count, -1, dtype=np.int64)
+        try:
+            for k in range(count):
+                self.fds[k] = os.memfd_create("ktask-file", flags)
+            self.resize()
+        except BaseException:
+            self.close()
+            raise
+
+    def resize(self) -> None:
+        """Give every file its full size again, without pages."""
+        for fd in self.fds.tolist():
+            os.ftruncate(fd, 0)
+            os.ftruncate(fd, self.file_bytes)
+
+    def allocate(self) -> None:
+        """Give every file all of its pages."""
+        for fd in self.fds.tolist():
+            os.ftruncate(fd, self.file_bytes)
+            os.posix_fallocate(fd, 0, self.file_bytes)
+
+    def allocated(self) -> list[int]:
+        """Return the bytes in pages of each file."""
+        return [os.fstat(fd).st_blocks * 512 for fd in self.fds.tolist()]
+
+    def sizes(self) -> list[int]:
+        """Return the size of each file."""
+        return [os.fstat(fd).st_size for fd in self.fds.tolist()]
+
+    def close(self) -> None:
+        """Close the files, and so give their pages back; harmless if they are closed already."""
+        for k, fd in enumerate(self.fds.tolist()):
+            if fd >= 0:
+                os.close(fd)
+                self.fds[k] = -1
+
+    def __enter__(self) -> Files:
+        """Return the files."""
+        return self
+
+    def __exit__(self, *_) -> None:
+        """Close the files."""
+        self.close()
+
+
+def protections(start: int, end: int) -> list[str]:
+    """Return the permissions ("rw-p", ...) of the mappings that make up `[start, end)`, "" for a gap."""
+    found, at = [], start
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        vma = _VMA.match(line)
+        lo, hi = int(vma[1], 16), int(vma[2], 16)
+        if hi <= at or lo >= end:
+            continue
+        if lo > at:
+            found.append("")
+        found.append(line.split()[1])
+        at = hi
+    return found if at >= end else [*found, ""]
 
 
 def pagemap(address: int, size_bytes: int, pid: str = "self") -> np.ndarray:

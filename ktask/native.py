@@ -7,10 +7,12 @@ kernel path is a range of addresses and nothing else.
 
 import errno
 
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import int32, int64, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+binding.initialize_native_asmparser()  # numba itself has no use for inline assembly
 
 _I64 = ir.IntType(64)
 
@@ -25,6 +27,19 @@ ioctl = types.ExternalFunction("ioctl", int32(int32, int64, int64))
 kill = types.ExternalFunction("kill", int32(int32, int32))
 waitpid = types.ExternalFunction("waitpid", int32(int32, int64, int32))
 memset = types.ExternalFunction("memset", int64(int64, int32, int64))
+mprotect = types.ExternalFunction("mprotect", int32(int64, int64, int32))
+mlock = types.ExternalFunction("mlock", int32(int64, int64))
+fallocate = types.ExternalFunction("fallocate", int32(int32, int32, int64, int64))
+ftruncate = types.ExternalFunction("ftruncate", int32(int32, int64))
+read = types.ExternalFunction("read", int64(int32, int64, int64))
+write = types.ExternalFunction("write", int64(int32, int64, int64))
+getpid = types.ExternalFunction("getpid", int32())
+getppid = types.ExternalFunction("getppid", int32())
+pause = types.ExternalFunction("pause", int32())
+prctl = types.ExternalFunction("prctl", int32(int32, int64, int64, int64, int64))
+exit_now = types.ExternalFunction("_exit", types.void(int32))
+syscall4 = types.ExternalFunction("syscall", int64(int64, int64, int64, int64, int64))
+syscall5 = types.ExternalFunction("syscall", int64(int64, int64, int64, int64, int64, int64))
 sched_getcpu = types.ExternalFunction("sched_getcpu", int32())
 sched_setaffinity = types.ExternalFunction("sched_setaffinity", int32(int32, int64, int64))
 gettid = types.ExternalFunction("gettid", int32())
@@ -150,6 +165,44 @@ def zero_streaming(start, end):
     _fence()
 
 
+@intrinsic
+def _zero_line(typingctx, address):
+    """Zero the 64 aligned bytes at `address` by plain stores.
+
+    The empty assembly behind it keeps the compiler from turning a loop of these into a call of memset.
+    """
+
+    def codegen(context, builder, signature, args):
+        line = ir.VectorType(_I64, 8)
+        pointer = builder.inttoptr(args[0], line.as_pointer())
+        builder.store(ir.Constant(line, [0] * 8), pointer, align=64)
+        builder.asm(ir.FunctionType(ir.VoidType(), []), "", "~{memory}", [], True)
+        return context.get_dummy_value()
+
+    return types.void(int64), codegen
+
+
+@njit(cache=True, nogil=True)
+def zero_plain(start, end):
+    """Zero `[start, end)` (multiples of 64 bytes) with the widest ordinary stores of the CPU."""
+    for address in range(start, end, 64):
+        _zero_line(address)
+
+
+@intrinsic
+def rep_stosb(typingctx, start, size):
+    """Zero `size` bytes at `start` by one string instruction of the CPU; x86 only."""
+
+    def codegen(context, builder, signature, args):
+        pair = ir.LiteralStructType([_I64, _I64])
+        constraint = "={di},={cx},{al},0,1,~{memory},~{dirflag},~{fpsr},~{flags}"
+        kind = ir.FunctionType(pair, [ir.IntType(8), _I64, _I64])
+        builder.asm(kind, "rep stosb", constraint, [ir.Constant(ir.IntType(8), 0), *args], True)
+        return context.get_dummy_value()
+
+    return types.void(int64, int64), codegen
+
+
 @njit(cache=True, nogil=True)
 def process_usage(room):
     """Write getrusage of the whole process to the 18 words at `room` (<bits/types/struct_rusage.h>)."""
@@ -193,4 +246,4 @@ def last_errno():
     return int64(_load_int32(_errno_location()))
 
 
-EINTR = errno.EINTR
+EINTR, EAGAIN = errno.EINTR, errno.EAGAIN

@@ -147,6 +147,8 @@ class Method:
         ("cold") would be measured with it.
     options
         What else can be set, by `ktask run --set name=value` or by `options:` in a grid.
+    limit
+        A sentence for the report: which lock or resource ends its scaling.
     """
 
     name: str
@@ -156,6 +158,7 @@ class Method:
     probe: Callable[[], str | None] = lambda: None
     allocates: bool = False
     options: tuple[Option, ...] = ()
+    limit: str = ""
 
     def named_option(self, name: str) -> Option:
         """Return the option called `name`; ValueError lists the others."""

@@ -1,0 +1,91 @@
+"""Collapse: turn a range of 4 KiB pages into huge pages, as khugepaged does."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from ktask import memory, native
+from ktask.task import Ctl
+from ktask.thread_functions import thread_func
+from ktask.workloads import Case, Method, Workload, expect
+from ktask.workloads.zeroing import no_populate
+
+ORDER = 8
+
+
+@thread_func(cache=True)
+def collapse(start, end, base, page_size):
+    """Collapse huge pages `start` to `end`: each is allocated, filled by copying, and mapped."""
+    code = native.EAGAIN
+    for _ in range(100):
+        failed = native.madvise(base + start * page_size, (end - start) * page_size, 25)
+        code = native.last_errno() if failed else 0
+        if code not in (native.EINTR, native.EAGAIN):
+            break
+    return code
+
+
+class Collapse:
+    """A region of 4 KiB pages before each repetition, of huge pages after it, with the same content."""
+
+    def __init__(self, case: Case):
+        self.region = memory.Region(case.size_bytes, "THP")
+        self.size = self.region.size_bytes // case.page_size
+        self.bytes_per_unit = case.page_size
+        self.operations = self.region.size_bytes
+        self.ctl = Ctl(collapse, (self.region.address, case.page_size), case.min_chunk_pages)
+        self._random = np.random.default_rng(1)
+
+    def before(self) -> None:
+        self.region.zap()
+        self.region.advise(memory.MADV_NOHUGEPAGE)
+        self.region.advise(memory.MADV_POPULATE_WRITE)
+        self.region.advise(memory.MADV_HUGEPAGE)
+        self._stamp = self._random.integers(1, 1 << 62, dtype=np.uint64)
+        words = self.region.one_word_per_page()
+        words[:] = self._stamp + np.arange(words.size, dtype=np.uint64)
+        expect(self.region.huge_bytes() == 0, "the range had huge pages before the collapse")
+
+    def check(self) -> None:
+        huge, size = self.region.huge_bytes(), self.region.size_bytes
+        expect(huge == size, f"only {huge} of {size} bytes are mapped by huge pages")
+        words = self.region.one_word_per_page()
+        kept = np.count_nonzero(words == self._stamp + np.arange(words.size, dtype=np.uint64))
+        expect(kept == words.size, f"{words.size - kept} pages have lost their content")
+
+    def close(self) -> None:
+        self.region.unmap()
+
+
+@lru_cache(maxsize=1)
+def no_collapse() -> str | None:
+    """Return why MADV_COLLAPSE cannot be used here, or None; tried on one huge page."""
+    if reason := no_populate() or memory.why_not("THP", memory.THP_SIZE):
+        return reason
+    try:
+        with memory.Region(memory.THP_SIZE, "THP") as page:
+            page.advise(memory.MADV_POPULATE_WRITE)
+            page.advise(memory.MADV_COLLAPSE)
+    except OSError as error:
+        return f"MADV_COLLAPSE (Linux 6.1) is refused: {error.strerror}"
+    return None
+
+
+WORKLOAD = Workload(
+    name="collapse",
+    about="Collapse 4 KiB pages into huge pages: allocate, copy, and map, as khugepaged does.",
+    operation="byte",
+    methods=(
+        Method(
+            "collapse",
+            "MADV_COLLAPSE by range of private memory",
+            "kernel",
+            ("THP",),
+            probe=no_collapse,
+            allocates=True,
+        ),
+    ),
+    setup=Collapse,
+)

@@ -1,0 +1,91 @@
+"""Truncate: take the pages of a large memory file away, by range or at once."""
+
+from __future__ import annotations
+
+from ktask import memory, native
+from ktask.task import Ctl
+from ktask.thread_functions import thread_func
+from ktask.workloads import Case, Method, Workload, expect
+
+ORDER = 7
+
+KINDS = ("4KiB", *memory.HUGETLB_KINDS)
+FILES = 16  # that `ftruncate_files` spreads the range over
+_PUNCH_HOLE_KEEP_SIZE = 3
+
+
+@thread_func(cache=True)
+def punch(start, end, fd, page_size):
+    """Punch a hole over pages `start` to `end`: pages leave the page cache and are freed."""
+    code = native.EINTR
+    while code == native.EINTR:
+        failed = native.fallocate(fd, _PUNCH_HOLE_KEEP_SIZE, start * page_size, (end - start) * page_size)
+        code = native.last_errno() if failed else 0
+    return code
+
+
+@thread_func(cache=True)
+def cut(start, end, fds):
+    """Truncate files `start` to `end` to nothing."""
+    for k in range(start, end):
+        if native.ftruncate(native.load_plain(fds + 8 * k), 0):
+            return native.last_errno()
+    return 0
+
+
+class Punch:
+    """One file that is full before each repetition; its size stays, its pages go."""
+
+    def __init__(self, case: Case):
+        self.files = memory.Files(case.size_bytes, case.page_kind)
+        self.bytes_per_unit = case.page_size
+        self.size = self.files.size_bytes // case.page_size
+        self.operations = self.files.size_bytes
+        self.ctl = Ctl(punch, (int(self.files.fds[0]), case.page_size), case.min_chunk_pages)
+
+    def before(self) -> None:
+        self.files.allocate()
+        full = self.files.allocated()
+        expect(sum(full) == self.operations, f"{sum(full)} of {self.operations} bytes were there before")
+
+    def check(self) -> None:
+        left = sum(self.files.allocated())
+        expect(left == 0, f"{left} bytes of pages are still in the files")
+
+    def close(self) -> None:
+        self.files.close()
+
+
+class Cut(Punch):
+    """One file or several; the task counts files."""
+
+    def __init__(self, case: Case):
+        count = FILES if case.method == "ftruncate_files" else 1
+        count = min(count, max(1, case.size_bytes // case.page_size))
+        self.files = memory.Files(case.size_bytes, case.page_kind, count)
+        self.bytes_per_unit = self.files.file_bytes
+        self.size = count
+        self.operations = self.files.size_bytes
+        self.ctl = Ctl(cut, (self.files.fds.ctypes.data,))
+
+    def check(self) -> None:
+        super().check()
+        expect(not any(self.files.sizes()), f"the files have sizes {self.files.sizes()}")
+
+
+def setup(case: Case) -> Punch:
+    """Return the case set up; its files are empty."""
+    return (Punch if case.method == "punch_hole" else Cut)(case)
+
+
+WORKLOAD = Workload(
+    name="truncate",
+    about="Take the pages of a large memory file away: page cache emptied, pages freed.",
+    operation="byte",
+    methods=(
+        Method("punch_hole", "FALLOC_FL_PUNCH_HOLE by range of one file", "kernel", KINDS),
+        Method("ftruncate", "ftruncate of one file, all at once", "kernel", KINDS),
+        Method("ftruncate_files", f"ftruncate of {FILES} files that share the size", "kernel", KINDS),
+    ),
+    setup=setup,
+)
