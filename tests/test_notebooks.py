@@ -82,21 +82,26 @@ def test_a_notebook_begins_with_its_story(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_by_hand_a_notebook_shows_its_figure(name, tmp_path):
     done = notebooks.execute(notebooks.find(name), tmp_path / "out.ipynb", tiny(name), 60)
-    assert images(done) == 1
+    assert images(done) >= 1
     assert [p.name for p in tmp_path.iterdir()] == ["out.ipynb"]
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "save_as" in parameters_of(name)])
 def test_in_a_sweep_a_notebook_keeps_records_instead(name, tmp_path):
     labels = {"run_id": "r", "host_id": "h", "cell_id": "c"}
-    parameters = tiny(name, save_as=str(tmp_path / "c.parquet"), labels=labels)
+    parameters = tiny(name, save_as=str(tmp_path / "c.parquet"), labels=labels, workload="protect")
     done = notebooks.execute(notebooks.find(name), tmp_path / "out.ipynb", parameters, 60)
     assert images(done) == 0
     records = read_records(tmp_path / "c.parquet")
     assert records[list(labels)].drop_duplicates().to_dict("records") == [labels]
-    assert set(records["workload"]) == {name}
+    assert set(records["workload"]) == {parameters.get("workload", name)}
     assert records["verified"].all()
     assert set(records.query("not warmup")["threads_requested"]) == {1, 2}
+
+
+def test_a_workload_without_a_notebook_of_its_own_has_one_that_serves_all():
+    assert notebooks.for_workload("free").name == "free.ipynb"
+    assert notebooks.for_workload("a_new_file").name == "workload.ipynb"
 
 
 def test_a_notebook_that_is_not_there_is_told():

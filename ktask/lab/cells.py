@@ -77,9 +77,8 @@ def run_cell(task: CellTask, folder: Path) -> Outcome:
         return _without_records(task, folder, reason, failed=False)
     book = folder / "cells" / f"{task.name}.ipynb"
     try:
-        notebooks.execute(
-            notebooks.find(task.case.workload), book, _parameters(task, folder), timeout_s=task.limit_s
-        )
+        source = notebooks.for_workload(task.case.workload)
+        notebooks.execute(source, book, _parameters(task, folder), timeout_s=task.limit_s)
     except notebooks.NotebookError as error:
         return _without_records(task, folder, str(error), failed=True)
     return Outcome(task)
@@ -103,7 +102,7 @@ def why_not(case: Case) -> str | None:
 def _parameters(task: CellTask, folder: Path) -> dict[str, Any]:
     case = task.case
     return {
-        **{k: v for k, v in asdict(case).items() if k in ("method", "page_kind", "policy")},
+        **{k: v for k, v in asdict(case).items() if k in ("workload", "method", "page_kind", "policy")},
         "size": case.size_bytes,
         "min_chunk": case.min_chunk_bytes,
         "options": dict(case.options),

@@ -31,6 +31,11 @@ def find(name: str) -> Path:
     return path
 
 
+def for_workload(name: str) -> Path:
+    """Return the notebook of a workload: its own if it has one, else the one that serves all."""
+    return find(name if (FOLDER / f"{name}.ipynb").is_file() else "workload")
+
+
 def execute(
     source: Path, out: Path, parameters: Mapping[str, Any], timeout_s: float | None = None
 ) -> dict[str, Any]:

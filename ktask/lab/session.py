@@ -31,6 +31,14 @@ def case_of(
     return Case(workload, method, page_kind, parse_size(size), parse_size(min_chunk), policy, chosen)
 
 
+def about(case: Case) -> str:
+    """Return in a few lines what a case does and what ends its scaling."""
+    workload = get(case.workload)
+    method = workload.method(case.method)
+    lines = [workload.about, f"{method.name} ({method.backend}): {method.about}."]
+    return "\n".join(lines + ([f"What ends its scaling: {method.limit}"] if method.limit else []))
+
+
 def run_cell(
     case: Case,
     threads: Sequence[int] | None = None,
