@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from ktask.lab.units import fmt_number, fmt_rate, fmt_size, fmt_time
+from ktask.workload_names import workload_names
 
 OK, FOUND, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -24,11 +25,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
-# Written out, because asking the workloads takes half a second (a test keeps this true).
-METHODS = (
-    "populate, memset or nontemporal; pagemap_scan or pagemap; "
-    "dontneed, lazyfree, munmap, munmap_at_once or exit"
-)
+NAMES = workload_names()
+METHODS = "; ".join(f"{name}: {', '.join(methods)}" for name, methods in NAMES.items())
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
 
@@ -79,7 +77,7 @@ def doctor(as_json: AsJson = False) -> None:
     )
 )
 def run(
-    workload: Annotated[str, typer.Argument(help="zeroing, page_walk or free.")],
+    workload: Annotated[str, typer.Argument(help=f"One of {', '.join(NAMES)}.")],
     size: Annotated[
         str, typer.Option(help="Memory to cover, such as 512MiB; bare numbers are bytes.")
     ] = "1GiB",
@@ -90,7 +88,7 @@ def run(
     page_size: Annotated[
         str | None, typer.Option(help="4KiB, THP, 2MiB or 1GiB; the last two need a hugetlb pool.")
     ] = None,
-    method: Annotated[str | None, typer.Option(help=f"How to do the work: {METHODS}.")] = None,
+    method: Annotated[str | None, typer.Option(help=f"How to do the work. {METHODS}.")] = None,
     backend: Annotated[str | None, typer.Option(help="kernel or user; picks the first method of it.")] = None,
     settings: Annotated[
         list[str] | None,

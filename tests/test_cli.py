@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from ktask import cli, topology, workloads
 from ktask.lab.records import write_records
 from ktask.policy import POLICIES
+from ktask.workload_names import workload_names
 
 VERBS = [command.name or command.callback.__name__ for command in cli.app.registered_commands]
 VECTORS = Path(__file__).parent / "data" / "ktask-vectors.csv"
@@ -228,6 +229,11 @@ def test_the_help_names_every_workload_and_method():
     for workload in workloads.registry().values():
         assert workload.name in text
         assert all(method.name in text for method in workload.methods)
+
+
+def test_names_read_from_the_source_are_those_of_the_registry():
+    expected = {w.name: [m.name for m in w.methods] for w in workloads.registry().values()}
+    assert list(workload_names().items()) == list(expected.items())
 
 
 def test_without_a_verb_the_help_is_shown(commands):

@@ -253,7 +253,7 @@ def test_a_cell_that_fails_is_told_and_the_sweep_goes_on(fake_notebooks, tmp_pat
 
 
 def test_a_cell_without_its_notebook_ends_the_sweep(fake_notebooks, tmp_path):
-    with pytest.raises(ValueError, match=r"page_walk\.ipynb does not exist"):
+    with pytest.raises(ValueError, match=r"workload\.ipynb does not exist"):
         sweep.sweep(GRID, "r", root=tmp_path / "runs", quiet=True)
 
 
