@@ -252,6 +252,90 @@ def _render_vectors(result: dict[str, Any]) -> str:
     return "\n".join([*lines, f"{result['passed']} of {result['rows']} rows hold"])
 
 
+@app.command(
+    epilog=_examples(
+        "ktask predict data/published/ktask_clear_gigantic_page.csv",
+        "ktask predict mine.csv --fit-threads 1,2,4 --threads 32,64 --pool",
+        "ktask predict mine.csv --time-column elapsed_ms --by host,test --machine big.yaml --json",
+        "ktask predict data/published      # the scores over all published tables",
+    )
+)
+def predict(
+    table: Annotated[
+        Path, typer.Argument(help="A CSV table with threads, size and time; or a folder of them.")
+    ],
+    fit_threads: Annotated[
+        str, typer.Option(help="Thread counts to fit on; all others are tests.")
+    ] = "1,2,4",
+    threads: Annotated[
+        str | None, typer.Option(help="Thread counts to predict; by default those of the table.")
+    ] = None,
+    pool: Annotated[
+        bool, typer.Option("--pool", help="Let the fit rows of other curves of the machine inform a fit.")
+    ] = False,
+    machine: Annotated[
+        str | None, typer.Option(help="Description of the machine (YAML): its roof and CPUs enter.")
+    ] = None,
+    work: Annotated[str | None, typer.Option(help="Kind of work in that description.")] = None,
+    other_sizes: Annotated[
+        bool, typer.Option("--other-sizes", help="Predict each size from the other sizes alone.")
+    ] = False,
+    threads_column: Annotated[str | None, typer.Option(help="Column of the thread count.")] = None,
+    size_column: Annotated[str | None, typer.Option(help="Column of the size; none if all are one.")] = None,
+    time_column: Annotated[str | None, typer.Option(help="Column of the time, such as elapsed_ms.")] = None,
+    by: Annotated[str | None, typer.Option(help="Columns that tell curves apart, by commas.")] = None,
+    skip_zero: Annotated[
+        bool, typer.Option("--skip-zero", help="Set rows with a time of 0 aside instead of refusing them.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fit each curve of a table on few threads, predict the others, and score that where times are known.
+
+    Every prediction has a 90 % interval. Exit 1 if no curve could be predicted.
+    """
+    from ktask.models import render, scores  # noqa: PLC0415
+    from ktask.models.predict import Options  # noqa: PLC0415
+
+    known = _known_machine(machine, work)
+    options = Options(_counts(fit_threads, 2), _counts(threads, 1) if threads else (), pool, known)
+    if table.is_dir():
+        result = scores.score_folder(table, options, _progress)
+        _emit(result, as_json, render.scores)
+        raise typer.Exit(OK if result["score"]["n"] else FOUND)
+    columns = {"threads": threads_column, "size": size_column, "time": time_column, "skip_zero": skip_zero}
+    columns["by"] = by.split(",") if by else None
+    result = scores.predict_file(table, options, columns=columns, other_sizes=other_sizes, progress=_progress)
+    _emit(result, as_json, render.predictions)
+    raise typer.Exit(OK if any(curve["predictions"] for curve in result["curves"]) else FOUND)
+
+
+def _progress(curves: Any) -> Any:
+    """Show how far a long prediction is, on a terminal."""
+    from tqdm import tqdm  # noqa: PLC0415
+
+    return tqdm(curves, desc="curves", unit="", file=sys.stderr, leave=False, disable=None)
+
+
+def _known_machine(name: str | None, work: str | None) -> Any:
+    from ktask.models.machines import load_machine  # noqa: PLC0415
+
+    if name is None:
+        if work is not None:
+            raise ValueError(f"work {work!r} needs a description of the machine; give --machine FILE")
+        return None
+    machine = load_machine(name)
+    return machine.for_work(work) if work else machine
+
+
+def _counts(text: str, least: int) -> tuple[int, ...]:
+    """Return thread counts, ascending; at least so many of them."""
+    counts = sorted({int(part) if part.strip().isdecimal() else 0 for part in text.split(",")})
+    if len(counts) < least or counts[0] < 1 or counts[-1] > 1 << 20:
+        more = "at least two thread counts" if least > 1 else "thread counts"
+        raise ValueError(f"threads {text!r} are not allowed; use {more} by commas, such as 1,2,4")
+    return tuple(counts)
+
+
 def main() -> None:
     """Run the command line; bad input ends with exit 2 and one line."""
     try:

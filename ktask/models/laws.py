@@ -1,0 +1,198 @@
+"""Laws of scaling: what each says about time against threads, and what its parameters usually are.
+
+A law gives the time of n threads relative to one thread. All parameters are made from standard normal numbers
+(`Parameter.value`), so that bounds hold by construction and one sampler serves every law. The medians and
+spreads are those of the tables named in `DESIGN_TABLES`; see `docs/models.md` for how they were found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit, ndtr, ndtri
+
+Array = NDArray[np.float64]
+
+# What the medians, spreads and weights below were chosen on; a score on these tables is no blind test.
+DESIGN_TABLES = (
+    "hugetlb_parallel_boot_init",
+    "ktask_clear_gigantic_page",
+    "ktask_clear_page_per_thread_bandwidth",
+    "ktask_hugetlbfs_fallocate",
+    "ktask_vfio_pinning",
+    "lock_scalability_page_fault1",
+    "padata_deferred_init_2020",
+    "padata_vfio_pinning_2022",
+    "page_migration_multithread",
+    "parallel_free_exit",
+)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a law and what is known about it before the first measurement.
+
+    Attributes
+    ----------
+    name, about : str
+        `about` completes "the law says that ...", with the value as {}.
+    median, spread : float
+        Of a lognormal distribution; of a logit-normal one if `share`, which keeps the value below 1.
+    """
+
+    name: str
+    about: str
+    median: float
+    spread: float
+    share: bool = False
+
+    def value(self, normal: Array) -> Array:
+        """Return the value for standard normal numbers."""
+        if self.share:
+            return expit(np.log(self.median / (1 - self.median)) + self.spread * normal)
+        return self.median * np.exp(self.spread * normal)
+
+
+@dataclass(frozen=True)
+class Law:
+    """A law of scaling.
+
+    Attributes
+    ----------
+    weight : float
+        How often it is the best one, over the design tables.
+    time : callable
+        (threads of shape (n,), one array of shape (draws, 1) per parameter) -> times relative to one thread,
+        shape (draws, n).
+    """
+
+    name: str
+    about: str
+    source: str
+    weight: float
+    parameters: tuple[Parameter, ...]
+    time: Callable[..., Array]
+
+
+def amdahl(threads: Array, serial: Array) -> Array:
+    """Return serial + (1 - serial) / n."""
+    return serial + (1 - serial) / threads
+
+
+def gustafson(threads: Array, serial: Array) -> Array:
+    """Return the time per unit of work when the work grows with the threads: 1 / (n - serial (n - 1))."""
+    return 1 / (threads - serial * (threads - 1))
+
+
+def usl(threads: Array, contention: Array, crosstalk: Array) -> Array:
+    """Return (1 + contention (n - 1) + crosstalk n (n - 1)) / n."""
+    return (1 + contention * (threads - 1) + crosstalk * threads * (threads - 1)) / threads
+
+
+def roof(threads: Array, serial: Array, roof_threads: Array, sharpness: Array) -> Array:
+    """Return Amdahl's law whose parallel part gets no faster than `roof_threads` threads alone would make it.
+
+    The corner is a p-norm: 1/n and 1/roof add up as (n^-p + roof^-p)^(1/p).
+    """
+    both = (threads**-sharpness + roof_threads**-sharpness) ** (1 / sharpness)
+    return serial + (1 - serial) * both / (1 + roof_threads**-sharpness) ** (1 / sharpness)
+
+
+def lock(threads: Array, lock_share: Array, handover: Array) -> Array:
+    """Return the time of threads that take turns at one lock.
+
+    A closed queue with one server and think time 1 - lock_share, solved by mean value analysis (Reiser and
+    Lavenberg 1980); each waiter lengthens the turn by the share `handover`, as contended cache lines do.
+    """
+    queue = np.zeros_like(lock_share)
+    rates = {}
+    for n in range(1, int(threads.max()) + 1):
+        turn = lock_share * (1 + handover * queue)
+        wait = turn * (1 + queue)
+        rates[n] = n / (1 - lock_share + wait)
+        queue = rates[n] * wait
+    return np.hstack([rates[1] / rates[int(n)] for n in threads])
+
+
+SERIAL = Parameter("serial", "{:.2%} of the work is serial", 0.06, 2.2, share=True)
+LAWS: tuple[Law, ...] = (
+    Law(
+        "amdahl",
+        "a serial share, the rest scales",
+        "Amdahl 1967, Validity of the single processor approach",
+        0.11,
+        (SERIAL,),
+        amdahl,
+    ),
+    Law(
+        "gustafson",
+        "the work grows with the threads; a serial share does not scale",
+        "Gustafson 1988, Reevaluating Amdahl's law",
+        0.01,
+        (SERIAL,),
+        gustafson,
+    ),
+    Law(
+        "usl",
+        "queueing for something shared, and pairwise crosstalk that turns the curve back",
+        "Gunther 1993, Universal Scalability Law",
+        0.06,
+        (
+            Parameter("contention", "{:.2%} of the work queues", 0.06, 2.2, share=True),
+            Parameter("crosstalk", "each pair of threads costs {:.3%} of the work", 0.0017, 1.2),
+        ),
+        usl,
+    ),
+    Law(
+        "roof",
+        "a serial share, and a roof such as memory bandwidth for the rest",
+        "Williams, Waterman, Patterson 2009, Roofline; corner as a p-norm",
+        0.79,
+        (
+            SERIAL,
+            Parameter("roof_threads", "saturates at {:.1f} threads", 10.0, 0.35),
+            Parameter("sharpness", "the corner has exponent {:.1f}", 6.0, 0.55),
+        ),
+        roof,
+    ),
+    Law(
+        "lock",
+        "threads take turns at one lock, and waiters slow the turn",
+        "Reiser, Lavenberg 1980, Mean value analysis of closed queues",
+        0.03,
+        (
+            Parameter("lock_share", "{:.1%} of the work is done under one lock", 0.057, 0.85, share=True),
+            Parameter("handover", "each waiter lengthens a turn by {:.1%}", 0.0155, 1.45),
+        ),
+        lock,
+    ),
+)
+BY_NAME = {law.name: law for law in LAWS}
+
+# One thread alone may be slower than its share of many: it reaches across nodes, or its caches are cold.
+# This happens to a part of the curves (SLOW_START_ODDS), by an exponentially distributed factor.
+SLOW_START_ODDS = 0.43
+SLOW_START_MEAN = 0.19
+
+
+def slow_start(whether: Array, how_much: Array) -> Array:
+    """Return the logarithm of the factor by which one thread is slower than the law, from two normals."""
+    return np.where(whether < ndtri(SLOW_START_ODDS), -SLOW_START_MEAN * np.log(ndtr(how_much)), 0.0)
+
+
+def log_times(law: Law, normals: Array, threads: Array) -> Array:
+    """Return the logarithm of the relative times, shape (draws, n).
+
+    Parameters
+    ----------
+    normals : ndarray, shape (draws, parameters + 2)
+        Standard normal numbers: one column per parameter, then the two of `slow_start`.
+    threads : ndarray, shape (n,)
+    """
+    values = [p.value(normals[:, [i]]) for i, p in enumerate(law.parameters)]
+    times = np.log(law.time(np.asarray(threads, float), *values))
+    slow = slow_start(normals[:, [-2]], normals[:, [-1]])
+    return times + np.where(np.asarray(threads) == 1, slow, 0.0)

@@ -1,0 +1,219 @@
+"""Predicting the times of more threads from those of few, and scoring that.
+
+Rows to fit on and rows to be tested on never mix: a prediction sees the rows of the fit threads only, and
+the same of its relatives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ktask.models import laws
+from ktask.models.machines import Machine
+from ktask.models.posterior import SCATTER, Fit, Rows, fit
+from ktask.models.table import Curve, Table
+
+Array = NDArray[np.float64]
+
+FIT_THREADS = (1, 2, 4)
+# Published times are means or minima of a few runs, three in most mails; the spread of one run counts less.
+RUNS = 3
+# How far the curves of one machine lie apart, as a standard deviation of the logarithm: other sizes of the
+# same work, and other work.
+OTHER_SIZE_SD = 0.08
+OTHER_WORK_SD = 0.3
+SAME_MACHINE = ("machine", "host", "host_id", "environment")
+SIZE_NAMES = ("size_bytes", "size_kib", "size_mib", "size_gib", "size_tib", "size", "bytes", "memory_gib")
+# A known roof: how far the measured saturation may be off the described one.
+ROOF_SD = 0.2
+# ... and how much less the laws without a roof count then.
+UNROOFED = 0.1
+EXTRAPOLATED = 2
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A predicted time with its 90 % interval, and the measured one if there is any."""
+
+    threads: int
+    time_s: float
+    low_s: float
+    high_s: float
+    observed_s: float | None = None
+
+    @property
+    def ape_pct(self) -> float:
+        """Absolute error in percent of the measured time."""
+        return abs(self.time_s / self.observed_s - 1) * 100 if self.observed_s else float("nan")
+
+    @property
+    def covered(self) -> bool:
+        """Whether the measured time lies in the interval."""
+        return self.observed_s is not None and self.low_s <= self.observed_s <= self.high_s
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What came of one curve: its fit and predictions, or the reason why there are none."""
+
+    curve: Curve
+    fit: Fit | None = None
+    fit_threads: tuple[int, ...] = ()
+    pooled: int = 0
+    predictions: tuple[Prediction, ...] = ()
+    warnings: tuple[str, ...] = ()
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to predict.
+
+    Attributes
+    ----------
+    fit_threads : tuple of int
+        Thread counts whose times may be used.
+    threads : tuple of int
+        Thread counts to predict; by default all that the table has, and otherwise twice the largest.
+    pool : bool
+        Let the fit rows of other curves of the same machine inform a fit.
+    machine : Machine, optional
+        Its bandwidths give the roof, its CPUs the end of all scaling.
+    """
+
+    fit_threads: tuple[int, ...] = FIT_THREADS
+    threads: tuple[int, ...] = ()
+    pool: bool = False
+    machine: Machine | None = None
+    relatives: tuple[Curve, ...] = field(default=(), repr=False)
+
+
+def _cpus(curve: Curve, machine: Machine | None) -> int | None:
+    return machine.cpus if machine else curve.cpus
+
+
+def _effective(threads: Iterable[int], cpus: int | None) -> Array:
+    """Return thread counts as far as there are CPUs for them."""
+    return np.minimum(np.asarray(threads, float), cpus or np.inf)
+
+
+def _rows(curve: Curve, fit_threads: Sequence[int], cpus: int | None, apart: float = 0.0) -> Rows:
+    used = np.isin(curve.threads, fit_threads)
+    spread = curve.spread[used] / np.sqrt(RUNS)
+    sd = np.sqrt(SCATTER**2 + spread**2 + apart**2)
+    return Rows(_effective(curve.threads[used], cpus), np.log(curve.time_s[used]), sd)
+
+
+def differs(one: Curve, two: Curve) -> bool:
+    """Return whether two curves are of different work: in a column other than size and version."""
+    ignored = {*SIZE_NAMES, "patch_version"}
+    return any(one.group[name] != two.group[name] for name in one.group if name not in ignored)
+
+
+def same_machine(one: Curve, two: Curve) -> bool:
+    """Return whether two curves were measured on the same machine."""
+    return all(one.group.get(name) == two.group.get(name) for name in SAME_MACHINE)
+
+
+def _relatives(curve: Curve, options: Options) -> list[Rows]:
+    """Return the fit rows of the other curves of this machine, the less certain the less they are alike."""
+    found = []
+    for other in options.relatives if options.pool else ():
+        if other is curve or not same_machine(curve, other):
+            continue
+        apart = OTHER_WORK_SD if differs(curve, other) else OTHER_SIZE_SD
+        rows = _rows(other, options.fit_threads, _cpus(other, options.machine), apart)
+        if len(rows.threads) > 1:
+            found.append(rows)
+    return found
+
+
+def roof_threads(machine: Machine, per_thread: float | None = None) -> float:
+    """Return how many threads saturate the memory of one node.
+
+    Parameters
+    ----------
+    per_thread : float, optional
+        Bytes per second of one thread of this work; by default what the description says.
+    """
+    return machine.node_bandwidth / (per_thread or machine.core_bandwidth)
+
+
+def _laws_for(curve: Curve, own: Rows, machine: Machine | None) -> tuple[laws.Law, ...]:
+    """Return the laws, with the roof of the described machine in place of the usual one."""
+    if machine is None or not np.isfinite(machine.node_bandwidth):
+        return laws.LAWS
+    measured = curve.size_bytes and curve.size_bytes / np.exp((own.log_time + np.log(own.threads)).min())
+    known = max(roof_threads(machine, measured), 1.0)
+    parameters = tuple(
+        replace(p, median=known, spread=ROOF_SD) if p.name == "roof_threads" else p
+        for p in laws.BY_NAME["roof"].parameters
+    )
+    with_roof = replace(laws.BY_NAME["roof"], parameters=parameters)
+    unlikely = [replace(law, weight=UNROOFED * law.weight) for law in laws.LAWS if law.name != "roof"]
+    return (with_roof, *unlikely)
+
+
+def _wanted(curve: Curve, options: Options) -> list[int]:
+    """Return the thread counts to predict: those asked for, those of the table, or the next doublings."""
+    cpus = _cpus(curve, options.machine)
+    counts = {int(n) for other in options.relatives for n in other.threads if not cpus or n <= cpus}
+    wanted = set(options.threads) or {*counts, *map(int, curve.threads)}
+    wanted -= set(options.fit_threads)
+    return sorted(wanted) or [EXTRAPOLATED * int(curve.threads.max())]
+
+
+def _warnings(threads: Sequence[int], largest: int, cpus: int | None) -> tuple[str, ...]:
+    far = [n for n in threads if n > EXTRAPOLATED * largest]
+    said = []
+    if far:
+        reach = f"{far[0]}" if len(far) == 1 else f"{far[0]} to {far[-1]}"
+        said.append(f"{reach} threads are beyond twice the measured range, which ends at {largest}")
+    if cpus and any(n > cpus for n in threads):
+        said.append(f"more threads than the {cpus} CPUs of the machine: taken as {cpus}")
+    return tuple(said)
+
+
+def _least_sd(curve: Curve, used: NDArray[np.bool_]) -> float:
+    """Return the relative scatter of one measurement, as the fit rows have it."""
+    return float(np.median(curve.spread[used])) / np.sqrt(RUNS)
+
+
+def predict_curve(curve: Curve, options: Options = Options()) -> Predicted:
+    """Return the predictions for one curve, fitted on its times with the fit threads.
+
+    Fewer than two such times make no curve; then `reason` says so.
+    """
+    cpus = _cpus(curve, options.machine)
+    used = np.isin(curve.threads, options.fit_threads)
+    fitted = tuple(int(n) for n in curve.threads[used])
+    if len(fitted) < 2:
+        have = ", ".join(map(str, curve.threads))
+        reason = f"has times for {have} threads, of which {len(fitted)} to fit on; a fit needs two"
+        return Predicted(curve, fit_threads=fitted, reason=reason)
+    own = _rows(curve, options.fit_threads, cpus)
+    others = _relatives(curve, options)
+    found = fit(own, others, _laws_for(curve, own, options.machine))
+    wanted = _wanted(curve, options)
+    low, middle, high = found.predict(_effective(wanted, cpus), _least_sd(curve, used))
+    observed = dict(zip(curve.threads.tolist(), curve.time_s.tolist(), strict=True))
+    predictions = tuple(
+        Prediction(n, float(m), float(lo), float(hi), observed.get(n))
+        for n, m, lo, hi in zip(wanted, middle, low, high, strict=True)
+    )
+    warnings = _warnings(wanted, fitted[-1], cpus)
+    return Predicted(curve, found, fitted, len(others), predictions, warnings)
+
+
+def predict_table(
+    table: Table,
+    options: Options = Options(),
+    progress: Callable[[Sequence[Curve]], Iterable[Curve]] | None = None,
+) -> list[Predicted]:
+    """Return the predictions for all curves of a table; `progress` wraps the curves meanwhile."""
+    options = replace(options, relatives=table.curves)
+    return [predict_curve(curve, options) for curve in (progress or iter)(table.curves)]

@@ -1,0 +1,163 @@
+"""`ktask predict`: a table in, predictions and their score out; or the scores over a folder of tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ktask.models.laws import DESIGN_TABLES
+from ktask.models.posterior import LEVEL
+from ktask.models.predict import Options, Predicted, predict_table
+from ktask.models.sizes import predict_sizes
+from ktask.models.table import Table, TableError, read_curves
+
+Progress = Callable[[Sequence[Any]], Iterable[Any]]
+
+
+def score(predicted: Iterable[Predicted]) -> dict[str, Any]:
+    """Return median and 90th percentile of the absolute error in percent, and coverage."""
+    known = [p for curve in predicted for p in curve.predictions if p.observed_s is not None]
+    if not known:
+        return {"median_ape_pct": None, "p90_ape_pct": None, "coverage": None, "n": 0}
+    errors = [p.ape_pct for p in known]
+    return {
+        "median_ape_pct": float(np.median(errors)),
+        "p90_ape_pct": float(np.quantile(errors, 0.9)),
+        "coverage": float(np.mean([p.covered for p in known])),
+        "n": len(known),
+    }
+
+
+def _curve(one: Predicted) -> dict[str, Any]:
+    """Return one curve as JSON: its group, law and parameters, the split, and the predictions."""
+    record = {**one.curve.group, "size_bytes": one.curve.size_bytes, "law": None, "parameters": {}}
+    if one.fit is not None:
+        best = one.fit.best()
+        record |= {"law": best.law.name, "parameters": best.parameters()}
+        record |= {"laws": one.fit.shares(), "slow_start": one.fit.slow_start()}
+    elif one.predictions:
+        record["law"] = "sizes"
+    record["fit"] = {"threads": list(one.fit_threads), "other_curves": one.pooled}
+    names = ("threads", "time_s", "low_s", "high_s", "observed_s")
+    record["predictions"] = [{name: getattr(p, name) for name in names} for p in one.predictions]
+    record["warnings"] = list(one.warnings)
+    return record if one.reason is None else record | {"reason": one.reason}
+
+
+def _split(options: Options, other_sizes: bool) -> dict[str, Any]:
+    if other_sizes:
+        return {"fit": "rows of the other sizes of the same work", "test": "all rows of the size itself"}
+    pooled = " of the curve, and of others of its machine" if options.pool else " of the curve"
+    return {
+        "fit_threads": list(options.fit_threads),
+        "fit": f"rows with these thread counts{pooled}",
+        "test": "rows with other thread counts",
+    }
+
+
+def predict_file(
+    path: Path | str,
+    options: Options = Options(),  # noqa: B008 (frozen)
+    *,
+    columns: Mapping[str, Any] | None = None,
+    other_sizes: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Return the predictions for a table, as `ktask predict --json` prints them.
+
+    Parameters
+    ----------
+    columns : mapping, optional
+        Keyword arguments of `read_curves`.
+    other_sizes : bool
+        Predict each size from the other sizes of the same work on the same machine, from no row of its own.
+    progress : callable, optional
+        Wraps the sequence of curves while they are predicted.
+
+    Raises
+    ------
+    TableError
+        If the table cannot be read; the message names the line.
+    """
+    table = read_curves(path, **(columns or {}))
+    return _result(table, _predict(table, options, other_sizes, progress), options, other_sizes)
+
+
+def _predict(table: Table, options: Options, other_sizes: bool, progress: Progress | None) -> list[Predicted]:
+    if other_sizes:
+        return predict_sizes(table, progress)
+    return predict_table(table, options, progress)
+
+
+def _result(table: Table, predicted: list[Predicted], options: Options, other_sizes: bool) -> dict[str, Any]:
+    return {
+        "table": str(table.path),
+        "curves": [_curve(one) for one in predicted],
+        "score": score(predicted),
+        "split": _split(options, other_sizes),
+        "interval": LEVEL,
+        "machine": options.machine.name if options.machine else None,
+        "columns": dict(table.columns),
+        "notes": list(table.notes),
+        "designed_on": list(DESIGN_TABLES),
+        "used_for_design": table.path.stem in DESIGN_TABLES,
+    }
+
+
+def score_folder(
+    folder: Path | str,
+    options: Options = Options(),  # noqa: B008 (frozen)
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Return the scores over all tables of a folder: other thread counts, and one size left out.
+
+    Returns
+    -------
+    dict
+        `tables`: per readable table its two scores, `threads` and `sizes`; `unreadable`: why others have no
+        curves; `score` over all predictions of other thread counts; `sizes` over those of a size left out.
+
+    Raises
+    ------
+    ValueError
+        If no file of the folder is a table with curves.
+    """
+    tables, unreadable = _read_all(Path(folder))
+    by_threads = {table.path.name: predict_table(table, options, progress) for table in tables}
+    by_size = {table.path.name: predict_sizes(table) for table in tables}
+    return {
+        "folder": str(folder),
+        "tables": [
+            {
+                "table": name,
+                "curves": len(predicted),
+                "fitted": sum(one.fit is not None for one in predicted),
+                "threads": score(predicted),
+                "sizes": score(by_size[name]),
+                "used_for_design": Path(name).stem in DESIGN_TABLES,
+            }
+            for name, predicted in by_threads.items()
+        ],
+        "unreadable": unreadable,
+        "score": score(one for predicted in by_threads.values() for one in predicted),
+        "sizes": score(one for predicted in by_size.values() for one in predicted),
+        "split": _split(options, False),
+        "designed_on": list(DESIGN_TABLES),
+    }
+
+
+def _read_all(folder: Path) -> tuple[list[Table], dict[str, str]]:
+    tables, unreadable = [], {}
+    for path in sorted(folder.glob("*.csv")):
+        try:
+            tables.append(read_curves(path))
+        except TableError as error:
+            unreadable[path.name] = str(error).removeprefix(f"{path}, ")
+    if not tables:
+        raise ValueError(
+            f"{folder} holds no table with scaling curves; a table has columns threads, size, time"
+        )
+    return tables, unreadable
