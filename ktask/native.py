@@ -217,6 +217,25 @@ def clock_ns(clock, scratch):
 
 
 @intrinsic
+def _keep(typingctx, value):
+    """Have the compiler believe that `value` is needed, and changed."""
+
+    def codegen(context, builder, signature, args):
+        kind = ir.FunctionType(_I64, [_I64])
+        return builder.asm(kind, "", "=r,0", args, side_effect=True)
+
+    return int64(int64), codegen
+
+
+@njit(cache=True, nogil=True)
+def spend(steps):
+    """Spend about a cycle per step, in registers only."""
+    value = steps
+    for _ in range(steps):
+        value = _keep(value * 3 + 1)
+
+
+@intrinsic
 def stack_64k(typingctx):
     """Return the address of 64 KiB on the stack of the calling function.
 

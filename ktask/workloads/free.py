@@ -12,7 +12,7 @@ import numpy as np
 from ktask import engine, memory, native
 from ktask.task import Ctl
 from ktask.thread_functions import thread_func
-from ktask.workloads import Case, Method, State, Workload, expect, expect_pool_pages
+from ktask.workloads import Case, Method, State, Workload, buddy, expect, expect_pool_pages
 from ktask.workloads.exits import Exit
 from ktask.workloads.zeroing import no_populate, populate
 
@@ -147,7 +147,17 @@ STATES: dict[str, type[State]] = {
     "munmap": Unmap,
     "munmap_at_once": UnmapAtOnce,
     "exit": Exit,
+    "buddy": buddy.Buddy,
 }
+
+
+def need(case: Case) -> int:
+    """Return how much general memory a case takes."""
+    if case.method == "buddy":
+        return buddy.memory_need(case)
+    return memory.region_need(case.size_bytes, case.page_kind)
+
+
 KINDS = tuple(memory.PAGE_KINDS)
 
 WORKLOAD = Workload(
@@ -190,6 +200,14 @@ WORKLOAD = Workload(
             KINDS,
             no_populate,
         ),
+        Method(
+            "buddy",
+            "pages go back to a buddy allocator in arrays, with per-CPU lists and zone locks",
+            "model",
+            ("4KiB",),
+            options=buddy.OPTIONS,
+        ),
     ),
     setup=lambda case: STATES[case.method](case),
+    memory_need=need,
 )
