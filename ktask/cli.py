@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from collections.abc import Callable
@@ -145,7 +146,10 @@ def _render_run(result: dict[str, Any]) -> str:
 
 @app.command(
     epilog=_examples(
-        "ktask sweep quick", "ktask sweep full --run night", "ktask sweep full --run night --resume"
+        "ktask sweep quick",
+        "ktask sweep full --dry-run",
+        "ktask sweep full --run night",
+        "ktask sweep full --run night --resume",
     )
 )
 def sweep(
@@ -154,20 +158,52 @@ def sweep(
         str | None, typer.Option("--run", help="Name of the run; date and grid by default.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Measure only what the run still lacks.")] = False,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="With --resume: measure what failed once more.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Tell what it would take, and measure nothing.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a grid by papermill, each cell in a fresh process; print the directory of the run."""
+    """Measure a grid by papermill, each cell in a fresh process; print the directory of the run.
+
+    Whatever stops it (Ctrl-C, kill -9, a full disk, a reboot), `--resume` goes on without losing a cell. A
+    cell that dies, hangs or runs out of memory is kept with the reason, and the sweep goes on.
+    """
     from ktask.lab import grid as grids  # noqa: PLC0415
     from ktask.lab import sweep as sweeps  # noqa: PLC0415
 
     loaded = grids.load_grid(grid)
+    if dry_run:
+        _emit_estimate(loaded, as_json)
+        return
+    if retry and not resume:
+        raise ValueError("--retry needs --resume, and the --run whose failed cells to measure once more")
     run = run or sweeps.new_run_name(loaded)
+    again = f"`ktask sweep {grid} --run {run} --resume`"
     try:
-        path = sweeps.sweep(loaded, run, resume=resume)
+        path = sweeps.sweep(loaded, run, resume=resume, retry=retry)
     except KeyboardInterrupt:
-        cells = "the cells done so far are kept"
-        _fail(f"interrupted; {cells}, go on with `ktask sweep {grid} --run {run} --resume`", INTERRUPTED)
+        _fail(f"interrupted; the cells done so far are kept, go on with {again}", INTERRUPTED)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = error.filename or sweeps.RUNS
+        _fail(
+            f"the disk is full ({where}); the cells done so far are kept, make room and go on with {again}",
+            FOUND,
+        )
+    sys.stderr.write(sweeps.summary(path) + "\n")
     _emit({"run": str(path)}, as_json, lambda value: value["run"])
+
+
+def _emit_estimate(grid: Any, as_json: bool) -> None:
+    from ktask.lab import estimate, sweep  # noqa: PLC0415
+
+    earlier = sorted(sweep.RUNS.glob("*/machine.json"), key=lambda path: path.stat().st_mtime)[-5:]
+    cells = estimate.estimate_sweep(grid, [estimate.SAMPLE, *(path.parent for path in earlier)])
+    _emit(estimate.to_json(grid, cells), as_json, lambda _: estimate.render(grid, cells))
 
 
 @app.command(

@@ -1,9 +1,12 @@
 """Sweeps: really by papermill, interrupted, killed, resumed; every cell is there once in the end."""
 
+import contextlib
+import errno
 import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -15,7 +18,8 @@ import pytest
 import yaml
 from conftest import descendants, is_gone, wait_for
 
-from ktask.lab import notebooks, sweep
+from ktask import cli
+from ktask.lab import cells, notebooks, sweep
 from ktask.lab.grid import cell_id, parse_grid
 from ktask.lab.records import load_run
 
@@ -183,10 +187,39 @@ def test_a_run_is_not_resumed_with_another_grid(run):
     assert state(run) == before
 
 
-def test_a_run_that_does_not_exist_is_not_resumed(tmp_path):
-    with pytest.raises(ValueError, match=r"run new does not exist in .*; leave --resume out"):
-        sweep.sweep(GRID, "new", resume=True, root=tmp_path / "runs", quiet=True)
-    assert list(tmp_path.iterdir()) == []
+def test_resuming_a_run_that_was_killed_before_it_had_a_directory_starts_it(tmp_path):
+    left = tmp_path / ".new.0123.tmp"
+    (left / "records").mkdir(parents=True)
+    grid = replace(GRID, cases=tuple(case for case in GRID.cases if case.workload != "page_walk"))
+    sweep.sweep(grid, "new", resume=True, root=tmp_path, quiet=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["new"]
+    assert len(load_run(tmp_path / "new").skipped) == 2
+
+
+def test_a_directory_that_is_no_run_is_not_resumed(tmp_path):
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(ValueError, match=r"mine is not a run: it has no grid\.yaml; use another --run"):
+        sweep.sweep(GRID, "mine", resume=True, root=tmp_path, quiet=True)
+    assert list((tmp_path / "mine").iterdir()) == []
+
+
+def test_a_run_is_not_resumed_on_another_machine(run):
+    facts = json.loads((run / "machine.json").read_text())
+    (run / "machine.json").write_text(json.dumps(facts | {"host_id": "other", "host_name": "elsewhere"}))
+    with pytest.raises(
+        ValueError, match=r"done was made on another machine \(elsewhere\); use another --run"
+    ):
+        sweep.sweep(GRID, "done", resume=True, root=run.parent, quiet=True)
+
+
+def test_when_a_run_went_on_is_kept_with_what_may_have_changed(run):
+    before = json.loads((run / "machine.json").read_text())
+    for _ in range(2):
+        sweep.sweep(GRID, "done", resume=True, root=run.parent, quiet=True)
+    after = json.loads((run / "machine.json").read_text())
+    assert [one["kernel_release"] for one in after.pop("resumed")] == [before["kernel_release"]] * 2
+    assert after == before
+    assert before["seed"] == GRID.seed
 
 
 def test_a_run_is_written_by_one_sweep_at_a_time(run):
@@ -202,14 +235,15 @@ def test_resuming_measures_only_what_is_missing(run):
     assert sweep.sweep(GRID, "done", resume=True, root=run.parent, quiet=True) == run
     after = state(run)
     assert set(after) == set(before)
-    made = {missing, f"cells/{WALKS[0]}.ipynb", f"traces/{WALKS[0]}.parquet"}
+    made = {missing, f"cells/{WALKS[0]}.ipynb", f"traces/{WALKS[0]}.parquet", "machine.json"}
     assert {p for p in after if after[p] != before[p]} == made
 
 
 def test_resuming_a_finished_run_does_nothing(run):
     before = state(run)
     sweep.sweep(GRID, "done", resume=True, root=run.parent, quiet=True)
-    assert state(run) == before
+    after = state(run)
+    assert {p for p in after if after[p] != before[p]} == {"machine.json"}
 
 
 def test_a_start_that_fails_leaves_no_run(tmp_path, monkeypatch):
@@ -232,12 +266,12 @@ def test_a_cell_that_fails_is_told_and_the_sweep_goes_on(fake_notebooks, tmp_pat
         zeroing="import os; os.kill(os.getpid(), 9)",
         free="import time; time.sleep(60)",
     )
-    monkeypatch.setattr(sweep, "CELL_TIMEOUT_S", 1)
     work = [
         {"workload": name, "size": "64KiB", "page_kind": "4KiB"} for name in ("page_walk", "zeroing", "free")
     ]
     methods = ("pagemap", "memset", "dontneed")
-    grid = parse_grid({"work": [w | {"method": m} for w, m in zip(work, methods, strict=True)]}, "failing")
+    entries = [w | {"method": m} for w, m in zip(work, methods, strict=True)]
+    grid = parse_grid({"limit_s": 1, "work": entries}, "failing")
     path = sweep.sweep(grid, "r", root=tmp_path / "runs", quiet=True)
     skipped = load_run(path).skipped.set_index("workload")
     assert skipped["reason"].to_dict() == {
@@ -250,6 +284,103 @@ def test_a_cell_that_fails_is_told_and_the_sweep_goes_on(fake_notebooks, tmp_pat
     assert [p.name for p in (path / "cells").iterdir()] == ["page_walk-pagemap-4KiB-64KiB.ipynb"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["notebooks", "runs"]
     assert psutil.Process().children() == []
+
+
+def test_failed_cells_are_measured_once_more_if_asked(run):
+    (run / f"records/{WALKS[0]}.parquet").rename(run / "kept")
+    failed = {"cell_id": WALKS[0], "reason": "it died", "failed": True}
+    (run / f"skipped/{WALKS[0]}.json").write_text(json.dumps(failed))
+    skipped = sorted(p.name for p in (run / "skipped").iterdir())
+    sweep.sweep(GRID, "done", resume=True, root=run.parent, quiet=True)
+    assert sorted(p.name for p in (run / "skipped").iterdir()) == skipped
+    assert "1 cells measured, 2 skipped, 1 failed (first: " in sweep.summary(run)
+    sweep.sweep(GRID, "done", resume=True, retry=True, root=run.parent, quiet=True)
+    assert (run / f"records/{WALKS[0]}.parquet").exists()
+    assert sweep.summary(run) == "2 cells measured, 2 skipped"
+
+
+def test_a_cell_that_the_kernel_killed_for_want_of_memory_says_so(fake_notebooks, tmp_path, monkeypatch):
+    fake_notebooks(page_walk="import os; os.kill(os.getpid(), 9)")
+    counts = iter([3, 4])
+    monkeypatch.setattr(cells, "oom_kills", lambda: next(counts))
+    grid = replace(GRID, cases=GRID.cases[:1])
+    path = sweep.sweep(grid, "r", root=tmp_path / "runs", quiet=True)
+    (reason,) = load_run(path).skipped["reason"]
+    assert reason.endswith("; memory ran out meanwhile, and the kernel killed a process")
+
+
+def test_oom_kills_are_read_from_vmstat(tmp_path, monkeypatch):
+    monkeypatch.setattr(cells.topology, "ROOT", tmp_path)
+    assert cells.oom_kills() == 0
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/vmstat").write_text("nr_free_pages 5\noom_kill 12\nswap_ra 0\n")
+    assert cells.oom_kills() == 12
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "raise OSError(28, 'No space left on device')",
+        "raise OSError('[Errno 122] Error writing bytes to file. Detail: [errno 122] Disk quota exceeded')",
+    ],
+)
+def test_a_disk_that_is_full_in_a_cell_ends_the_sweep(source, fake_notebooks, tmp_path):
+    fake_notebooks(page_walk=source)
+    with pytest.raises(OSError, match="the disk is full"):
+        sweep.sweep(GRID, "r", root=tmp_path / "runs", quiet=True)
+    run = tmp_path / "runs" / "r"
+    assert not list((run / "records").iterdir()) + list((run / "cells").iterdir())
+    assert not [p for p in (run / "skipped").iterdir() if "page_walk" in p.name]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 1 MiB."""
+    disk = tmp_path / "runs"
+    disk.mkdir()
+    options = ["-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    if os.geteuid() or subprocess.run(["mount", *options], check=False, capture_output=True).returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_full_disk_ends_the_sweep_cleanly_and_room_lets_it_go_on(small_disk):
+    filler = small_disk / "filler"
+
+    def until_full(tasks, path):
+        for outcome in sweep.run_here(tasks, path):
+            with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(4096))
+            yield outcome
+
+    grid = replace(GRID, cases=tuple(case for case in GRID.cases if case.workload == "page_walk"))
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+        sweep.sweep(grid, "r", root=small_disk, quiet=True, executor=until_full)
+    done = load_run(small_disk / "r")
+    assert (done.records["cell_id"].nunique(), len(done.skipped)) == (1, 0)
+    assert {p.name for p in small_disk.rglob(".*")} <= {".lock"}
+
+    filler.unlink()
+    sweep.sweep(grid, "r", root=small_disk, quiet=True, resume=True)
+    assert load_run(small_disk / "r").records["cell_id"].nunique() == 2
+
+
+def test_the_command_tells_how_to_go_on_after_a_full_disk(monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "the disk is full", "/data/runs/night")
+
+    monkeypatch.setattr(sweep, "sweep", full)
+    monkeypatch.setattr(sys, "argv", ["ktask", "sweep", "tiny", "--run", "night"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 1
+    assert capsys.readouterr() == (
+        "",
+        "ktask: the disk is full (/data/runs/night); the cells done so far are kept, make room "
+        "and go on with `ktask sweep tiny --run night --resume`\n",
+    )
 
 
 def test_a_cell_without_its_notebook_ends_the_sweep(fake_notebooks, tmp_path):

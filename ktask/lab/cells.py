@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ktask import memory, workloads
+from ktask import memory, topology, workloads
 from ktask.lab import notebooks
 from ktask.lab.files import write_json
 from ktask.lab.grid import cell_id
@@ -14,6 +16,10 @@ from ktask.lab.measure import Protocol
 from ktask.workloads import Case
 
 FOLDERS = ("records", "cells", "skipped", "traces")
+
+
+# A full disk, or a quota: what the process of a cell says about it ends up in the reason of its failure.
+_FULL = re.compile(rf"\[Errno ({errno.ENOSPC}|{errno.EDQUOT})\]", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -72,16 +78,36 @@ def run_cell(task: CellTask, folder: Path) -> Outcome:
     folder
         A directory with the subdirectories `FOLDERS`: that of the run, or a private one whose files are then
         carried to the run.
+
+    Raises
+    ------
+    OSError
+        If the disk is full: nothing is kept of this cell, and there is no point in trying the next.
     """
     if reason := why_not(task.case):
         return _without_records(task, folder, reason, failed=False)
     book = folder / "cells" / f"{task.name}.ipynb"
+    kills = oom_kills()
     try:
         source = notebooks.for_workload(task.case.workload)
         notebooks.execute(source, book, _parameters(task, folder), timeout_s=task.limit_s)
     except notebooks.NotebookError as error:
-        return _without_records(task, folder, str(error), failed=True)
+        reason = str(error)
+        if full := _FULL.search(reason):
+            book.unlink(missing_ok=True)
+            raise OSError(int(full[1]), "the disk is full", str(folder)) from None
+        if oom_kills() > kills:
+            reason += "; memory ran out meanwhile, and the kernel killed a process"
+        return _without_records(task, folder, reason, failed=True)
     return Outcome(task)
+
+
+def oom_kills() -> int:
+    """Return how many processes the kernel has killed for want of memory since boot; 0 if unknown."""
+    found = re.search(
+        r"^oom_kill (\d+)$", topology.read_text(topology.ROOT / "proc/vmstat") or "", re.MULTILINE
+    )
+    return int(found[1]) if found else 0
 
 
 def is_done(case: Case, folder: Path) -> bool:

@@ -18,9 +18,10 @@ from ktask.lab.units import SIZE_SUFFIXES, parse_size
 from ktask.workloads import Case
 
 SHIPPED = Path(__file__).parent.parent / "grids"
-_KEYS = ("about", "seed", "threads", "min_chunk", "policy", "protocol", "work")
+_KEYS = ("about", "seed", "threads", "min_chunk", "policy", "protocol", "limit_s", "work")
 _WORK_KEYS = ("workload", "method", "page_kind", "size", "min_chunk", "policy", "options")
 MOST_CELLS = 10_000
+LIMIT_S = 600.0
 _REPR = Repr()
 _REPR.maxlevel = 2  # a small file can hold a value of any size, by aliases of aliases
 _short = _REPR.repr
@@ -42,6 +43,8 @@ class Grid:
         How often to measure.
     cases
         One cell each.
+    limit_s
+        Longest time that a cell may take before it is given up.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Grid:
     threads: tuple[int, ...]
     protocol: Protocol
     cases: tuple[Case, ...]
+    limit_s: float = LIMIT_S
 
     def as_dict(self) -> dict[str, Any]:
         """Return the grid with everything spelled out, as kept in the run."""
@@ -59,6 +63,7 @@ class Grid:
             "seed": self.seed,
             "threads": list(self.threads),
             "protocol": asdict(self.protocol),
+            "limit_s": self.limit_s,
             "cells": [{"cell_id": cell_id(c), **asdict(c), "options": dict(c.options)} for c in self.cases],
         }
 
@@ -126,6 +131,7 @@ def parse_grid(data: Any, name: str) -> Grid:
         threads=_threads(grid.get("threads", "auto")),
         protocol=_protocol(grid.get("protocol", {}), seed),
         cases=cases,
+        limit_s=_positive(grid.get("limit_s", LIMIT_S), "limit_s"),
     )
 
 
@@ -144,6 +150,12 @@ def _whole(value: Any, name: str, least: int) -> int:
     return value
 
 
+def _positive(value: Any, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ValueError(f"{name}={_short(value)} is not allowed; use a positive number")
+    return float(value)
+
+
 def _threads(value: Any) -> tuple[int, ...]:
     if value == "auto":
         return tuple(default_threads())
@@ -157,8 +169,7 @@ def _protocol(data: Any, seed: int) -> Protocol:
     keys = [f.name for f in fields(Protocol) if f.name != "seed"]
     values = dict(_mapping(data, keys, "protocol"))
     for key, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise ValueError(f"protocol {key}={_short(value)} is not allowed; use a positive number")
+        _positive(value, f"protocol {key}")
         if key in ("least", "most"):
             _whole(value, f"protocol {key}", 1)
     protocol = Protocol(**values, seed=seed)

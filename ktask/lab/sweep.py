@@ -26,7 +26,15 @@ from ktask.workloads import Case
 
 RUNS = Path(__file__).resolve().parents[2] / "data" / "runs"
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
-CELL_TIMEOUT_S = 600
+
+RESUMPTION_FACTS = (
+    "collected_at",
+    "kernel_release",
+    "ktask_version",
+    "git_commit",
+    "git_changed",
+    "lock_sha256",
+)
 
 # Runs cells and yields what came of each once its files are in the directory of the run. It gets the cells in
 # the order of measuring, and must not run two at once on one machine.
@@ -56,6 +64,7 @@ def sweep(
     name: str | None = None,
     *,
     resume: bool = False,
+    retry: bool = False,
     root: Path | None = None,
     quiet: bool = False,
     executor: Executor = run_here,
@@ -69,7 +78,10 @@ def sweep(
     name
         Of the run; made from date and grid if left out.
     resume
-        Go on with a run of this name: only cells without a result are measured.
+        Go on with a run of this name: only cells without a result are measured. A run that was killed
+        before it had a directory is started.
+    retry
+        When resuming, measure the cells that failed once more.
     root
         Where runs are kept; `data/runs` by default.
     quiet
@@ -80,12 +92,17 @@ def sweep(
     Raises
     ------
     ValueError
-        If the run exists and `resume` is off, or the other way round, or another sweep is writing to it.
+        If the run exists and `resume` is off, or it is of another grid or machine, or another sweep is
+        writing to it.
+    OSError
+        If the disk is full. The run holds all cells done before, and can be resumed.
     """
     path = run_path(name or new_run_name(grid), root)
     _start(path, grid, resume)
     with _alone(path), _bar(grid, path, quiet) as bar:
         _tidy(path)
+        if retry:
+            _forget_failures(path)
         for _ in executor(_announced(tasks_to_do(path, grid), bar), path):
             bar.update()
     return path
@@ -102,7 +119,7 @@ def tasks_to_do(path: Path, grid: Grid) -> list[CellTask]:
     """Return the cells of a run that have no result yet, in the order of measuring."""
     host_id = records.read_json(path / "machine.json").get("host_id", "")
     return [
-        CellTask(case, grid.threads, grid.protocol, path.name, host_id, CELL_TIMEOUT_S)
+        CellTask(case, grid.threads, grid.protocol, path.name, host_id, grid.limit_s)
         for case in in_random_order(grid)
         if not is_done(case, path)
     ]
@@ -115,27 +132,42 @@ def in_random_order(grid: Grid) -> list[Case]:
 
 
 def _start(path: Path, grid: Grid, resume: bool) -> None:
-    """Make the directory of a run, or see that the one to resume is there and of the same grid."""
+    """Make the directory of a run, or see that the one to resume is of the same grid and machine."""
     text = yaml.safe_dump(grid.as_dict(), sort_keys=False, allow_unicode=True)
-    if path.exists() and not resume:
-        raise ValueError(f"run {path.name} exists in {path.parent}; use --resume, or another --run")
+    if not path.exists():
+        _make(path, text, grid.seed)
+        return
     if not resume:
-        _make(path, text)
-    elif not (path / "grid.yaml").exists():
-        raise ValueError(f"run {path.name} does not exist in {path.parent}; leave --resume out to start it")
-    elif (path / "grid.yaml").read_text(encoding="utf-8") != text:
+        raise ValueError(f"run {path.name} exists in {path.parent}; use --resume, or another --run")
+    if not (path / "grid.yaml").exists():
+        raise ValueError(f"{path} is not a run: it has no grid.yaml; use another --run")
+    if (path / "grid.yaml").read_text(encoding="utf-8") != text:
         raise ValueError(f"run {path.name} was made with another grid; give the same one, or another --run")
+    _note_resumption(path)
 
 
-def _make(path: Path, grid_text: str) -> None:
+def _note_resumption(path: Path) -> None:
+    """Keep in `machine.json` when the run went on, with what may have changed since it was started."""
+    before, now = records.read_json(path / "machine.json"), machine_facts()
+    if before.get("host_id") != now.get("host_id"):
+        raise ValueError(
+            f"run {path.name} was made on another machine ({before.get('host_name')}); use another --run"
+        )
+    facts = {key: now[key] for key in RESUMPTION_FACTS if key in now}
+    write_json(path / "machine.json", before | {"resumed": [*before.get("resumed", []), facts]})
+
+
+def _make(path: Path, grid_text: str, seed: int) -> None:
     """Make the directory of a run; it is there with all it needs, or not at all."""
+    for left in path.parent.glob(f".{path.name}.*.tmp"):  # of a start that was killed
+        shutil.rmtree(left, ignore_errors=True)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         for folder in FOLDERS:
             (partial / folder).mkdir(parents=True)
         facts = machine_facts()
         findings = doctor.to_json(doctor.diagnose(facts=facts))["findings"]
-        write_json(partial / "machine.json", facts | {"doctor": findings})
+        write_json(partial / "machine.json", facts | {"seed": seed, "doctor": findings})
         records.write_datapackage(partial, path.name)
         (partial / "grid.yaml").write_text(grid_text, encoding="utf-8")
         partial.rename(path)
@@ -148,6 +180,13 @@ def _tidy(path: Path) -> None:
     for folder in FOLDERS:
         for partial in (path / folder).glob(".*"):
             partial.unlink(missing_ok=True)  # its writer may be about to die, and to remove it itself
+
+
+def _forget_failures(path: Path) -> None:
+    """Remove what says that a cell failed, so that it is measured again; not what cannot be measured here."""
+    for file in (path / "skipped").glob("*.json"):
+        if records.read_json(file).get("failed"):
+            file.unlink()
 
 
 @contextlib.contextmanager
@@ -176,6 +215,16 @@ def _bar(grid: Grid, path: Path, quiet: bool) -> Iterator[Any]:
         bar.unit_scale = False
         bar.initial = done
         yield bar
+
+
+def summary(path: Path) -> str:
+    """Return in one line how many cells of a run were measured, and why others were not."""
+    reasons = [records.read_json(file) for file in sorted((path / "skipped").glob("*.json"))]
+    failed = [one for one in reasons if one.get("failed")]
+    n_measured = len(list((path / "records").glob("*.parquet")))
+    parts = [f"{n_measured} cells measured", f"{len(reasons) - len(failed)} skipped", f"{len(failed)} failed"]
+    first = f" (first: {failed[0]['cell_id']}: {failed[0]['reason']})" if failed else ""
+    return ", ".join(part for part in parts if not part.startswith("0 ")) + first
 
 
 def find_run(name: str, root: Path | None = None) -> Path:
