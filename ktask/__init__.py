@@ -16,11 +16,12 @@ from ktask.live import Bar, Live
 from ktask.task import Ctl, Node, Result
 
 if TYPE_CHECKING:
+    from ktask.answers import walk
     from ktask.engine import plan, run, run_numa
     from ktask.thread_functions import thread_func
 
 __version__ = "0.1.0"
-__all__ = ["Bar", "Ctl", "Live", "Node", "Result", "plan", "run", "run_numa", "thread_func"]
+__all__ = ["Bar", "Ctl", "Live", "Node", "Result", "plan", "run", "run_numa", "thread_func", "walk"]
 
 # numba takes 0.2 to 0.5 s to import, so the names that need it are looked up at their first use.
 _LAZY = {
@@ -28,6 +29,7 @@ _LAZY = {
     "run_numa": "ktask.engine",
     "plan": "ktask.engine",
     "thread_func": "ktask.thread_functions",
+    "walk": "ktask.answers",
 }
 
 

@@ -62,10 +62,10 @@ def doctor(as_json: AsJson = False) -> None:
 
     Each finding comes with its remedy. Exit 1 only if something makes measuring impossible.
     """
+    from ktask.address_space import no_scan  # noqa: PLC0415
     from ktask.lab import doctor as checks  # noqa: PLC0415
-    from ktask.workloads.page_walk import no_pagemap_scan  # noqa: PLC0415
 
-    findings = checks.diagnose(pagemap_scan=lambda: no_pagemap_scan() is None)
+    findings = checks.diagnose(pagemap_scan=lambda: no_scan() is None)
     _emit(checks.to_json(findings), as_json, lambda _: checks.render(findings))
     raise typer.Exit(checks.exit_code(findings))
 

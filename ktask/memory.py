@@ -115,11 +115,6 @@ def region_need(size_bytes: int, page_kind: str) -> int:
     return 0 if page_kind in HUGETLB_KINDS else size_bytes + size_bytes // 512
 
 
-def aliased_need(size_bytes: int) -> int:
-    """Return what an aliased region takes: its one file and the page tables."""
-    return min(AliasedRegion.FILE_BYTES, size_bytes) + size_bytes // 512
-
-
 def why_not(page_kind: str, size_bytes: int, shared: bool = False) -> str | None:
     """Return why `size_bytes` of `page_kind` cannot be had here, or None if they can."""
     if page_kind == "THP" and shared:
@@ -407,7 +402,8 @@ def scan(start: int, end: int, category: int) -> int:
             arg[5], arg[6], arg[9], arg[11] = ctypes.addressof(regions), 512, category, category
             found = fcntl.ioctl(file, PAGEMAP_SCAN, arg)
             total += sum(regions[3 * k + 1] - regions[3 * k] for k in range(found))
-            start = arg[4]  # where the walk ended
+            # Where the walk ended; the kernel may name a place before the last region (walkers._walk_end).
+            start = max(arg[4], regions[3 * found - 2] if found else 0)
             if start >= end:
                 return total
 
@@ -459,56 +455,38 @@ def drain_lru_batches() -> None:
         os.sched_setaffinity(0, cpus)
 
 
-class AliasedRegion:
-    """A mapping of any size that needs little memory: one small file mapped over and over.
-
-    Its page table is as real as any other (8 bytes per 4 KiB), so a walk can be measured at sizes far beyond
-    the memory of the machine. Some pages are left out, `holes` of them, so that a count proves a walk.
+class Reservation:
+    """Address space set aside without memory, to lay mappings of files into; given back as a whole.
 
     Attributes
     ----------
-    address, size_bytes, holes
+    address
+        A multiple of 2 MiB.
+    size_bytes
     """
 
-    FILE_BYTES = 64 * MIB
+    def __init__(self, size_bytes: int):
+        self.size_bytes = size_bytes
+        self._mapped = (_anonymous(size_bytes + THP_SIZE, 0, _MAP_NORESERVE), size_bytes + THP_SIZE)
+        self.address = -(-self._mapped[0] // THP_SIZE) * THP_SIZE
 
-    def __init__(self, size_bytes: int, seed: int = 1):
-        self.file_bytes = min(self.FILE_BYTES, size_bytes)
-        self.size_bytes = -(-size_bytes // self.file_bytes) * self.file_bytes
-        require_budget(aliased_need(self.size_bytes), f"the page table of {self.size_bytes / GIB:.2f} GiB")
-        self.page_size = BASE_PAGE
-        self.address = _anonymous(self.size_bytes + THP_SIZE, protection=0)
-        self._mapped = (self.address, self.size_bytes + THP_SIZE)
-        self.address = -(-self.address // THP_SIZE) * THP_SIZE
-        try:
-            self._map_file()
-            self.holes = self._punch(np.random.default_rng(seed))
-        except BaseException:
-            self.unmap()
-            raise
+    def map_file(self, fd: int, file_offset: int, size_bytes: int, at: int) -> None:
+        """Map a shared piece of a file `at` bytes from the start; UnavailableError tells why not."""
+        where = self.address + at
+        if _libc.mmap(where, size_bytes, _PROT_RW, _MAP_SHARED | _MAP_FIXED, fd, file_offset) != where:
+            raise UnavailableError(str(_os_error(f"mapping {size_bytes} bytes at {where:#x}")))
 
-    def _map_file(self) -> None:
-        fd = os.memfd_create("ktask-alias", os.MFD_CLOEXEC)
-        try:
-            os.ftruncate(fd, self.file_bytes)
-            flags = _MAP_SHARED | _MAP_FIXED
-            for at in range(self.address, self.address + self.size_bytes, self.file_bytes):
-                if _libc.mmap(at, self.file_bytes, _PROT_RW, flags, fd, 0) != at:
-                    raise UnavailableError(str(_os_error(f"mapping {self.file_bytes} bytes at {at:#x}")))
-        finally:
-            os.close(fd)
+    def make_readable(self, at: int, size_bytes: int) -> None:
+        """Make a piece an ordinary mapping without pages; UnavailableError tells why not."""
+        if _libc.mprotect(ctypes.c_void_p(self.address + at), ctypes.c_size_t(size_bytes), 1):
+            raise UnavailableError(str(_os_error(f"mprotect of {size_bytes} bytes")))
 
-    def _punch(self, random: np.random.Generator) -> int:
-        """Populate everything, then leave one page out of each file mapping, at a random place."""
-        _advise(self.address, self.size_bytes, MADV_POPULATE_WRITE)
-        starts = np.arange(self.address, self.address + self.size_bytes, self.file_bytes)
-        pages = random.integers(self.file_bytes // BASE_PAGE, size=starts.size)
-        for at in starts + pages * BASE_PAGE:
-            _advise(int(at), BASE_PAGE, MADV_DONTNEED)
-        return starts.size
+    def advise(self, at: int, size_bytes: int, advice: int) -> None:
+        """Call madvise over a piece; OSError if the kernel refuses."""
+        _advise(self.address + at, size_bytes, advice)
 
     def unmap(self) -> None:
-        """Remove the mappings; harmless if they are gone already."""
+        """Remove whatever lies in it; harmless if that has happened already."""
         _libc.munmap(*self._mapped)
 
 

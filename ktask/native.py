@@ -26,6 +26,7 @@ pread = types.ExternalFunction("pread", int64(int32, int64, int64, int64))
 ioctl = types.ExternalFunction("ioctl", int32(int32, int64, int64))
 kill = types.ExternalFunction("kill", int32(int32, int32))
 waitpid = types.ExternalFunction("waitpid", int32(int32, int64, int32))
+mincore = types.ExternalFunction("mincore", int32(int64, int64, int64))
 memset = types.ExternalFunction("memset", int64(int64, int32, int64))
 mprotect = types.ExternalFunction("mprotect", int32(int64, int64, int32))
 mlock = types.ExternalFunction("mlock", int32(int64, int64))
@@ -94,6 +95,18 @@ def load_byte(typingctx, address):
         return builder.zext(builder.load_atomic(pointer, "monotonic", 1), _I64)
 
     return int64(int64), codegen
+
+
+@intrinsic
+def store_byte(typingctx, address, value):
+    """Write the low byte of `value` to `address`."""
+
+    def codegen(context, builder, signature, args):
+        pointer = builder.inttoptr(args[0], ir.IntType(8).as_pointer())
+        builder.store_atomic(builder.trunc(args[1], ir.IntType(8)), pointer, "monotonic", 1)
+        return context.get_dummy_value()
+
+    return types.void(int64, int64), codegen
 
 
 @intrinsic

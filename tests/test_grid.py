@@ -86,8 +86,10 @@ def test_cells_of_a_small_grid():
             Case("zeroing", "populate", "4KiB", 2 << 20, kib64),
             Case("zeroing", "populate", "THP", 4096, kib64),
             Case("zeroing", "populate", "THP", 2 << 20, kib64),
-            Case("page_walk", "pagemap_scan", "4KiB", 1 << 30, 8 << 20, "ktask-v1"),
-            Case("page_walk", "pagemap", "4KiB", 1 << 30, 8 << 20, "ktask-v1"),
+            *(
+                Case("page_walk", method.name, "4KiB", 1 << 30, 8 << 20, "ktask-v1")
+                for method in workloads.get("page_walk").methods
+            ),
         ),
     )
 

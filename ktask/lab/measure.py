@@ -273,7 +273,7 @@ def _described(case: Case, state) -> dict[str, Any]:
         "page_kind": case.page_kind,
         "options": case.options_text,
         "page_size_bytes": case.page_size,
-        "size_bytes": state.size * state.bytes_per_unit,
+        "size_bytes": getattr(state, "size_bytes", state.size * state.bytes_per_unit),
         "unit": workload.operation,
         "operations": state.operations,
         "min_chunk_size": state.ctl.min_chunk_size * state.bytes_per_unit,

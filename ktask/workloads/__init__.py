@@ -106,6 +106,8 @@ class Option:
         The values allowed; empty for a whole number of at least `least`.
     least
         The smallest number allowed.
+    form
+        For texts of a form of their own: raises ValueError, with what is allowed, if a text does not have it.
     """
 
     name: str
@@ -113,13 +115,16 @@ class Option:
     default: str
     values: tuple[str, ...] = ()
     least: int = 0
+    form: Callable[[str], Any] | None = None
 
     def parse(self, value: Any) -> str:
         """Return `value` as text; ValueError if it is not allowed."""
         text = str(value)
         if self.values and text not in self.values:
             raise ValueError(f"{self.name}={text!r} is not allowed; use one of {', '.join(self.values)}")
-        if not self.values and text != self.default and not (text.isdecimal() and int(text) >= self.least):
+        if self.form:
+            self.form(text)
+        elif not self.values and text != self.default and not (text.isdecimal() and int(text) >= self.least):
             raise ValueError(
                 f"{self.name}={text!r} is not allowed; use a whole number of at least {self.least}"
             )

@@ -1,134 +1,231 @@
-"""Page walk: visit every page-table entry of a range, through the kernel's own walker."""
+"""Page walk: visit every page-table entry of a range, through the kernel's own walkers."""
 
 from __future__ import annotations
 
-import errno
 import os
-from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
-from ktask import memory, native
+from ktask import address_space, answers, engine, layouts, memory, walkers
+from ktask.address_space import EVERY_ENTRY, EVERY_PAGE, Process, no_pagemap, no_scan, parse_range
+from ktask.layouts import AliasedSpace
+from ktask.memory import BASE_PAGE, MIB
 from ktask.task import Ctl
-from ktask.thread_functions import thread_func
-from ktask.workloads import Case, Method, Workload, expect
+from ktask.workloads import Case, Method, Option, Workload, expect
 
 ORDER = 2
 
-PAGEMAP_SCAN, _ARG_WORDS = memory.PAGEMAP_SCAN, memory.SCAN_ARG_WORDS
-_PRESENT_CATEGORY = memory.SCAN_PRESENT
-_REGIONS = 2048  # that the 64 KiB on the stack have room for
-
-
-@thread_func(cache=True)
-def read_pagemap(start, end, base, fd, count):
-    """Count present entries of pages `start` to `end` by reading pagemap in pieces of 64 KiB."""
-    buffer = native.stack_64k()
-    present = 0
-    page = start
-    while page < end:
-        n_bytes = min(end - page, 8192) * 8
-        got = native.pread(fd, buffer, n_bytes, (base // 4096 + page) * 8)
-        if got <= 0:
-            code = native.last_errno() if got < 0 else 5
-            if code == native.EINTR:
-                continue
-            return code
-        for k in range(got // 8):
-            present += native.load_plain(buffer + 8 * k) < 0  # bit 63: present
-        page += got // 8
-    native.fetch_add(count, present)
-    return 0
-
-
-@thread_func(cache=True)
-def scan_pagemap(start, end, base, fd, count):
-    """Count present entries of pages `start` to `end` by the PAGEMAP_SCAN ioctl."""
-    arg = native.stack_64k()
-    regions = arg + 8 * _ARG_WORDS
-    present = 0
-    at, last = base + start * 4096, base + end * 4096
-    while at < last:
-        for k in range(_ARG_WORDS):
-            native.store(arg + 8 * k, 0)
-        native.store(arg, 8 * _ARG_WORDS)  # size of the argument
-        native.store(arg + 16, at)
-        native.store(arg + 24, last)
-        native.store(arg + 40, regions)
-        native.store(arg + 48, _REGIONS)
-        native.store(arg + 72, _PRESENT_CATEGORY)  # category_mask: must be present
-        native.store(arg + 88, _PRESENT_CATEGORY)  # return_mask
-        n_regions = native.ioctl(fd, PAGEMAP_SCAN, arg)
-        if n_regions < 0:
-            code = native.last_errno()
-            if code == native.EINTR:
-                continue
-            return code
-        for k in range(n_regions):
-            present += native.load(regions + 24 * k + 8) - native.load(regions + 24 * k)
-        at = native.load(arg + 32)  # walk_end
-    native.fetch_add(count, present // 4096)
-    return 0
-
-
-FUNCTIONS = {"pagemap": read_pagemap, "pagemap_scan": scan_pagemap}
+FUNCTIONS = {
+    "pagemap_scan": walkers.count_scan,
+    "pagemap": walkers.count_pagemap,
+    "mincore": walkers.count_mincore,
+}
+UNITS = {"pagemap_scan": EVERY_ENTRY}  # the others look at every page of 4 KiB
+TEXTS = ("smaps", "smaps_rollup")
+ROLLUP_TOLERANCE_BYTES = 2 * MIB  # what the rest of a process gains and loses meanwhile
 
 
 class Walk:
-    """An address space of the case's size, and the number of entries that a walk must find."""
+    """An address space, made for the case or that of a process, and the pages that a walk must find in it."""
 
-    def __init__(self, case: Case):
-        self.region = memory.AliasedRegion(case.size_bytes)
-        self.size = self.operations = self.region.size_bytes // memory.BASE_PAGE
-        self.bytes_per_unit = memory.BASE_PAGE
-        self.fd = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+    bytes_per_unit = BASE_PAGE
+
+    def __init__(self, case: Case, process: Process, space: AliasedSpace | None):
+        self.case, self.method = case, case.method
+        self.process, self.space = process, space
         self.count = np.zeros(1, dtype=np.int64)
-        args = (self.region.address, self.fd, self.count.ctypes.data)
-        self.ctl = Ctl(FUNCTIONS[case.method], args, case.min_chunk_pages)
+        self.have_agreed = False
+        self.find_entries()
+        self.size_bytes = self.space.size_bytes if self.space else self.size * BASE_PAGE
+        self.expected = (self.space.present,) * 2 if self.space else (0, 0)
+
+    def find_entries(self) -> None:
+        """Find out where there are entries, and cut the task by them."""
+        self.mappings = self.process.maps(*bounds_of(self.case, self.space))
+        unit = UNITS.get(self.method, EVERY_PAGE)
+        self.stretches = address_space.find_stretches(self.process, self.mappings, unit)
+        self.size = self.operations = self.stretches.n_units
+        self.ctl = self._task(self.method, self.stretches)
+
+    def _task(self, method: str, stretches) -> Ctl:
+        args = (*stretches.args, self.process.fd, self.count.ctypes.data)
+        return Ctl(FUNCTIONS[method], args, self.case.min_chunk_pages)
 
     def before(self) -> None:
+        if self.space is None:  # another process, which does not stand still
+            threads = self.ctl.max_threads
+            self.find_entries()
+            self.ctl.max_threads = threads
+            self.expected = (self.counted_by(self._reference()),) * 2
         self.count[0] = 0
 
     def check(self) -> None:
-        expected = self.operations - self.region.holes
+        self.process.require_alive()
+        found = int(self.count[0])
+        if self.space is None:
+            again = self.counted_by(self._reference())
+            self.expected = min(again, *self.expected), max(again, *self.expected)
+        low, high = self.expected
         expect(
-            self.count[0] == expected,
-            f"the walk found {self.count[0]} present entries of {self.operations}; {expected} are there",
+            low <= found <= high,
+            f"the walk found {found} present pages in {self.operations} entries; "
+            f"{_either(low, high)} are there",
         )
+        if self.space and not self.have_agreed:
+            self._expect_agreement()
+
+    def counted_by(self, method: str) -> int:
+        """Return how many pages another method finds."""
+        if method == "smaps":
+            ends = self.mappings[0].start, self.mappings[-1].end
+            table = answers.walk(self.process.pid, *ends, method=method)
+            return int(table["present"].sum()) // BASE_PAGE
+        kept = int(self.count[0])
+        stretches = address_space.find_stretches(self.process, self.mappings, UNITS.get(method, EVERY_PAGE))
+        self.count[0] = 0
+        result = engine.run(0, stretches.n_units, self._task(method, stretches))
+        address_space.require_done(result, self.process)
+        found, self.count[0] = int(self.count[0]), kept
+        return found
+
+    def _reference(self) -> str:
+        """Return a method to compare with on another process."""
+        return "pagemap" if self.method == "pagemap_scan" or no_scan() else "pagemap_scan"
+
+    def _expect_agreement(self) -> None:
+        """Raise CheckError unless all methods that there are find the same."""
+        for method in ("pagemap_scan", "pagemap", "mincore", "smaps"):
+            if method != self.method and not WORKLOAD.method(method).probe():
+                found = self.counted_by(method)
+                expect(found == self.expected[0], f"{method} finds {found} pages, not {self.expected[0]}")
+        self.have_agreed = True
+
+    def close(self) -> None:
+        _close(self.process, self.space)
+
+
+class ReadText:
+    """What people do today: one thread reads smaps or smaps_rollup, for which the kernel walks everything."""
+
+    def __init__(self, case: Case, process: Process, space: AliasedSpace | None):
+        self.case, self.process, self.space = case, process, space
+        try:
+            self.fd = os.open(f"/proc/{self.process.pid}/{case.method}", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise memory.UnavailableError(f"{case.method} cannot be read: {error.strerror}") from None
+        self.mappings = process.maps(*bounds_of(case, space))
+        self.size = 1  # there is no way to read a part of the walk
+        stretches = address_space.find_stretches(self.process, self.mappings, EVERY_PAGE)
+        self.operations = stretches.n_units
+        self.size_bytes = self.space.size_bytes if self.space else self.operations * BASE_PAGE
+        self.bytes_per_unit = self.size_bytes
+        self.text = np.zeros(1 + (len(self.process.maps()) + 100) * 2048 // 8, np.int64)
+        self.length = np.zeros(1, np.int64)
+        args = (self.fd, self.text.ctypes.data, self.text.nbytes, self.length.ctypes.data)
+        self.ctl = Ctl(walkers.read_text, args)
+
+    @property
+    def _is_compared(self) -> bool:
+        """Whether the text is about a whole process, so that a walk has to tell what is right."""
+        return self.space is None or self.case.method == "smaps_rollup"
+
+    def before(self) -> None:
+        self.text[:] = 0
+        self.length[0] = 0
+        self._walked = self._present() if self._is_compared else 0
+
+    def check(self) -> None:
+        self.process.require_alive()
+        text = bytes(memoryview(self.text).cast("B")[: int(self.length[0])]).decode(errors="replace")
+        expect(bool(text), f"nothing was read of {self.case.method}")
+        if not self._is_compared:
+            found = self._resident_in_range(text)
+            low = high = self.space.present * BASE_PAGE
+        else:
+            found = sum(fields["Rss"] for fields in answers.parse_smaps(text))
+            walked = self._walked, self._present()
+            low, high = min(walked) - ROLLUP_TOLERANCE_BYTES, max(walked) + ROLLUP_TOLERANCE_BYTES
+        right = _either(low // BASE_PAGE, high // BASE_PAGE)
+        expect(
+            low <= found <= high,
+            f"{self.case.method} found {found // BASE_PAGE} present pages; {right} are there",
+        )
+
+    def _resident_in_range(self, text: str) -> int:
+        rows = zip(address_space.parse_maps(text), answers.parse_smaps(text), strict=True)
+        return sum(
+            fields["Rss"] for mapping, fields in rows if self.space.address <= mapping.start < self.space.end
+        )
+
+    def _present(self) -> int:
+        """Return the bytes of all that is present in the process, zero pages apart, as Rss counts them."""
+        table = answers.walk(self.process.pid)
+        return int(table["present"].sum() - (0 if table["zero"].isna().all() else table["zero"].sum()))
 
     def close(self) -> None:
         os.close(self.fd)
-        self.region.unmap()
+        _close(self.process, self.space)
 
 
-@lru_cache(maxsize=1)
-def no_pagemap() -> str | None:
-    """Return why /proc/self/pagemap cannot be read, or None."""
+def set_to(case: Case, name: str) -> str:
+    """Return what an option is set to, and its default where the method does not have it."""
+    known = {option.name for option in WORKLOAD.method(case.method).options}
+    return case.option(name) if name in known else {"pid": "self", "range": "whole"}[name]
+
+
+def is_made(case: Case) -> bool:
+    """Return whether the address space is made for the case, and not that of a process as it is."""
+    return set_to(case, "pid") == "self" and set_to(case, "range") == "whole"
+
+
+def open_space(case: Case) -> tuple[Process, AliasedSpace | None]:
+    """Return the process to look at, and the address space if it is made for the case."""
+    process = Process(set_to(case, "pid"))
     try:
-        with open("/proc/self/pagemap", "rb", buffering=0) as file:  # noqa: PTH123
-            file.read(8)
-    except OSError as error:
-        return f"/proc/self/pagemap cannot be read: {error.strerror}"
-    return None
+        return process, AliasedSpace(case.size_bytes, case.option("layout")) if is_made(case) else None
+    except BaseException:
+        process.close()
+        raise
 
 
-@lru_cache(maxsize=1)
-def no_pagemap_scan() -> str | None:
-    """Return why the PAGEMAP_SCAN ioctl cannot be used, or None; tried on an empty range."""
-    if reason := no_pagemap():
-        return reason
+def bounds_of(case: Case, space: AliasedSpace | None) -> tuple[int, int]:
+    """Return the range of addresses to walk."""
+    return (space.address, space.end) if space else parse_range(set_to(case, "range"))
+
+
+def memory_need(case: Case) -> int:
+    """Return what the address space of a case takes; next to nothing for one that is there already."""
+    return layouts.memory_need(case.option("layout"), case.size_bytes) if is_made(case) else MIB
+
+
+def _either(low: int, high: int) -> str:
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def setup(case: Case) -> Any:
+    """Return the case set up."""
+    process, space = open_space(case)
     try:
-        memory.scan(0, 0, _PRESENT_CATEGORY)
-    except OSError as error:
-        if error.errno == errno.ENOTTY:
-            return "this kernel has no PAGEMAP_SCAN (Linux 6.7)"
-        return f"PAGEMAP_SCAN is refused: {error.strerror}"
-    return None
+        return (ReadText if case.method in TEXTS else Walk)(case, process, space)
+    except BaseException:
+        _close(process, space)
+        raise
 
+
+def _close(process: Process, space: AliasedSpace | None) -> None:
+    process.close()
+    if space:
+        space.unmap()
+
+
+LAYOUT = Option("layout", "where the pages lie", "dense", tuple(layouts.LAYOUTS))
+PID = Option("pid", "number of a process whose page table is walked as it is", "self", least=1)
+RANGE = Option("range", "START-END in hexadecimal: these addresses only", "whole", form=parse_range)
 
 WORKLOAD = Workload(
     name="page_walk",
-    about="Walk the page table of a large address space and count the present entries.",
+    about="Walk the page table of a large address space and count the present pages.",
     operation="PTE",
     methods=(
         Method(
@@ -136,16 +233,39 @@ WORKLOAD = Workload(
             "the PAGEMAP_SCAN ioctl: the kernel's walker, one call per chunk",
             "kernel",
             ("4KiB",),
-            probe=no_pagemap_scan,
+            probe=no_scan,
+            options=(LAYOUT, PID, RANGE),
         ),
         Method(
             "pagemap",
-            "reading /proc/self/pagemap in 64 KiB pieces: the walker, and 8 bytes copied per entry",
+            "reading /proc/PID/pagemap in 64 KiB pieces: the walker, and 8 bytes copied per entry",
             "kernel",
             ("4KiB",),
             probe=no_pagemap,
+            options=(LAYOUT, PID, RANGE),
+        ),
+        Method(
+            "mincore",
+            "mincore over this process: the walker, and one byte copied per entry",
+            "kernel",
+            ("4KiB",),
+            options=(LAYOUT,),
+        ),
+        Method(
+            "smaps",
+            "reading /proc/PID/smaps, as people do today: one thread, text per mapping",
+            "kernel",
+            ("4KiB",),
+            options=(LAYOUT, PID),
+        ),
+        Method(
+            "smaps_rollup",
+            "reading /proc/PID/smaps_rollup, as people do today: one thread, one sum",
+            "kernel",
+            ("4KiB",),
+            options=(LAYOUT, PID),
         ),
     ),
-    setup=Walk,
-    memory_need=lambda case: memory.aliased_need(case.size_bytes),
+    setup=setup,
+    memory_need=memory_need,
 )
