@@ -18,7 +18,7 @@ import yaml
 
 from ktask.lab.records import SKIPPED_COLUMNS
 from ktask.lab.stats import NoiseFloor
-from ktask.report import Report, figures, machine, page, tables, words, write_report
+from ktask.report import Report, figures, limits, machine, page, tables, words, write_report
 from ktask.report.study import data_hash
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -387,14 +387,14 @@ def test_the_fewest_threads_that_are_as_good_as_the_best_are_advised():
 def test_what_limits_is_told_from_cpu_time(cpu_share, expected):
     run = one_path({2: 1.2})
     run.records.loc[~run.records.baseline, ["cpu_user_s", "cpu_system_s"]] *= cpu_share
-    assert tables.limits_table(tables.scaling_table(run)).limit.tolist() == [expected]
+    assert limits.limits_table(tables.scaling_table(run)).limit.tolist() == [expected]
 
 
 def test_the_roof_is_the_highest_user_space_rate(scaling):
-    roof = tables.memory_roof(scaling)
+    roof = limits.memory_roof(scaling)
     assert roof.label == "nontemporal, 2 threads"
     assert roof.bytes_per_s == pick(scaling, method="nontemporal", size_bytes=GIB, threads=2).bandwidth
-    assert tables.memory_roof(scaling[scaling.backend == "kernel"]) is None
+    assert limits.memory_roof(scaling[scaling.backend == "kernel"]) is None
 
 
 @pytest.mark.parametrize(

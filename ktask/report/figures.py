@@ -1,201 +1,35 @@
-"""The figures: each a pair of a tidy table and its drawing, with caption, alternative text and the data.
+"""The figures: each a pair of a tidy table and its drawing, with caption and alternative text."""
 
-Drawings are SVG with text as text. Colours become CSS variables and the colour of the text around them, so
-that one drawing serves light, dark and print. Nothing here depends on global state of matplotlib.
-"""
-
-import base64
-import math
-import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from io import StringIO
-
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from ktask.lab import units
 from ktask.lab.stats import NoiseFloor
-from ktask.report import markup, words
-from ktask.report.tables import PATH, Run, aa_table, at_best, memory_roof, repetitions, sort_cases
+from ktask.report import words
+from ktask.report.charts import (
+    COLUMNS,
+    FAINT,
+    FULL_WIDTH_IN,
+    INK,
+    WARN,
+    Figure,
+    build,
+    curve,
+    legend,
+    noise_band,
+    panel_size,
+    panels,
+    series_style,
+    size_axis,
+    thread_axis,
+)
+from ktask.report.limits import memory_roof
+from ktask.report.tables import PATH, Run, aa_table, at_best, repetitions, sort_cases
 
-# The colour-blind safe palette of Okabe and Ito, without black and yellow; the page lightens it in the dark.
-SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c8c8c")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-LINES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (6, 2)))
-INK, FAINT, WARN = "#010203", "#c0c1c2", "#b00021"
-VARIABLES = {
-    INK: "currentColor",
-    FAINT: f"var(--rule, {FAINT})",
-    WARN: f"var(--bad, {WARN})",
-    **{colour: f"var(--series-{i}, {colour})" for i, colour in enumerate(SERIES, start=1)},
-}
-STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "ktask",
-    "text.parse_math": False,
-    "font.size": 8.5,
-    "font.family": "sans-serif",
-    "axes.titlesize": 8.5,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.6,
-    "axes.formatter.useoffset": False,
-    "lines.linewidth": 1.3,
-    "lines.markersize": 4.5,
-    "legend.frameon": False,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "savefig.facecolor": "none",
-    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor"), INK),
-    **dict.fromkeys(("xtick.color", "ytick.color"), INK),
-}
-WIDTHS_IN = {1: 3.8, 2: 5.6}  # by number of panels beside each other
-FULL_WIDTH_IN = 7.2
-COLUMNS = 3
-MANY_THREADS = 16  # above this, thread counts are drawn on a logarithmic axis
 FAR_OUT = 3  # repetitions this many times slower than the median need a logarithmic axis
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A drawing with all that belongs to it.
-
-    Attributes
-    ----------
-    key : str
-        Name, unique in a report; also the anchor on the page.
-    svg : str
-        The drawing; its identifiers start with `key`.
-    caption : Markup
-        States the finding, the kind of interval and n.
-    alt : str
-        What the drawing shows, in words.
-    data : DataFrame
-        The numbers drawn.
-    number : int
-        Its place in the report.
-    """
-
-    key: str
-    svg: str
-    caption: Markup
-    alt: str
-    data: pd.DataFrame
-    number: int = 0
-
-    @property
-    def link(self) -> Markup:
-        """A reference to the figure, for use in a sentence."""
-        return Markup('<a href="#{}">Figure {}</a>').format(self.key, self.number)
-
-    @property
-    def csv_uri(self) -> str:
-        """The data as a CSV file in a data: address."""
-        text = self.data.to_csv(index=False, float_format="%.9g", lineterminator="\n")
-        return "data:text/csv;base64," + base64.b64encode(text.encode()).decode()
-
-    def _repr_html_(self) -> str:
-        return markup.render("figure.html.j2", figure=self, svg=Markup(self.svg))  # noqa: S704 - made by us
-
-
-def _to_svg(drawing: Drawing, key: str, alt: str) -> str:
-    """Return the drawing as an inline SVG element: no metadata, own identifiers, colours as CSS."""
-    buffer = StringIO()
-    drawing.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue()
-    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text[text.index("<svg") :], flags=re.DOTALL)
-    text = re.sub(r'\bid="', f'id="{key}-', text)
-    text = re.sub(r'(href="#|url\(#)', rf"\1{key}-", text).replace("xlink:href", "href")
-    text = re.sub("|".join(VARIABLES), lambda match: VARIABLES[match[0]], text)
-    width_in, height_in = drawing.get_size_inches()
-    head = (
-        f'<svg class="plot" role="img" aria-label="{Markup.escape(alt)}" style="--natural: {width_in:g}in" '
-        f'viewBox="0 0 {72 * width_in:g} {72 * height_in:g}">'
-    )
-    return re.sub(r"^<svg[^>]*>", lambda _: head, text)
-
-
-def _build(key: str, size: tuple[float, float], paint: Callable[[Drawing], None], **parts: object) -> Figure:
-    alt = str(parts["alt"])
-    with mpl.rc_context(STYLE):
-        drawing = Drawing(figsize=size, layout="constrained")
-        paint(drawing)
-        svg = _to_svg(drawing, key, alt)
-    return Figure(key, svg, Markup(parts["caption"]), alt, parts["data"])  # type: ignore[arg-type]  # noqa: S704
-
-
-def _panels(drawing: Drawing, count: int, **shared: object) -> list[Axes]:
-    columns = min(count, COLUMNS)
-    rows = math.ceil(count / columns)
-    grid = drawing.subplots(rows, columns, squeeze=False, **shared)
-    axes = list(grid.flat)
-    for spare in axes[count:]:
-        spare.remove()
-    for axis in axes[:count]:
-        axis.grid(axis="y", color=FAINT, linewidth=0.5)
-        axis.set_axisbelow(True)
-        axis.tick_params(labelbottom=True, labelleft=True, width=0.6)
-    return axes[:count]
-
-
-def _panel_size(count: int, height_in: float = 2.15) -> tuple[float, float]:
-    rows = math.ceil(count / COLUMNS)
-    return WIDTHS_IN.get(count, FULL_WIDTH_IN), rows * height_in + 0.35
-
-
-def _style(i: int) -> dict[str, object]:
-    i %= len(SERIES)
-    return {"color": SERIES[i], "marker": MARKERS[i], "linestyle": LINES[i]}
-
-
-def _curve(axis: Axes, rows: pd.DataFrame, x: str, y: str, *, i: int, label: str, unit: float = 1) -> None:
-    """Draw column `y` with its interval against column `x` in the style of series `i`."""
-    middle = rows[y] / unit
-    reach = np.vstack([middle - rows[f"{y}_low"] / unit, rows[f"{y}_high"] / unit - middle])
-    reach = np.nan_to_num(reach).clip(min=0)
-    axis.errorbar(rows[x], middle, yerr=reach, label=label, capsize=2, elinewidth=0.9, **_style(i))
-
-
-def _thread_axis(axis: Axes, threads: Iterable[int]) -> None:
-    counts = sorted(set(threads))
-    if counts[-1] > MANY_THREADS:
-        axis.set_xscale("log", base=2)
-        axis.set_yscale("log", base=2)
-        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.xaxis.set_major_locator(FixedLocator(counts))
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.xaxis.set_minor_locator(NullLocator())
-    axis.set_xlabel("threads")
-
-
-def _size_axis(axis: Axes, sizes: Iterable[int]) -> None:
-    wanted = sorted(set(sizes))
-    step = math.ceil(len(wanted) / 5)
-    shown = wanted[::-1][::step][::-1]
-    axis.set_xscale("log", base=2)
-    axis.xaxis.set_major_locator(FixedLocator(shown))
-    axis.xaxis.set_minor_locator(NullLocator())
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: units.fmt_size(round(value))))
-    axis.tick_params(axis="x", labelrotation=30)
-    axis.set_xlabel("size")
-    if len(wanted) == 1:
-        axis.set_xlim(wanted[0] / 2, wanted[0] * 2)
-
-
-def _legend(drawing: Drawing, axes: list[Axes]) -> None:
-    found = [pair for axis in axes for pair in zip(*axis.get_legend_handles_labels(), strict=True)]
-    entries = {label: handle for handle, label in found}
-    columns = int(drawing.get_figwidth() / 1.25)
-    drawing.legend(
-        entries.values(), entries.keys(), loc="outside upper left", ncols=columns, handlelength=2.6
-    )
 
 
 def _at_largest_size(scaling: pd.DataFrame) -> pd.DataFrame:
@@ -232,35 +66,30 @@ def speedup_figure(scaling: pd.DataFrame, workload: str, key: str, floor: float)
     curves = list(dict.fromkeys(map(tuple, data[kinds].to_numpy())))
 
     def paint(drawing: Drawing) -> None:
-        axes = _panels(drawing, len(groups), sharex=True, sharey=True)
+        axes = panels(drawing, len(groups), sharex=True, sharey=True)
         for axis, ((backend, method), part) in zip(axes, groups, strict=True):
             counts = np.array(sorted(set(data["threads"])))
-            _noise_band(axis, floor)
+            noise_band(axis, floor)
             axis.plot(counts, counts, color=INK, linewidth=0.8, linestyle=":", label="ideal")
-            for curve, rows in part.groupby(kinds, sort=False):
-                label = ", ".join(filter(None, [words.kind_label(curve[0]), *curve[1:]]))
-                _curve(axis, rows, "threads", "speedup", i=curves.index(curve), label=label)
+            for one, rows in part.groupby(kinds, sort=False):
+                label = ", ".join(filter(None, [words.kind_label(one[0]), *one[1:]]))
+                curve(axis, rows, "threads", "speedup", i=curves.index(one), label=label)
             axis.set_title(words.short(f"{method} ({backend})"))
-            _thread_axis(axis, counts)
+            thread_axis(axis, counts)
         for axis in axes[::COLUMNS]:
             axis.set_ylabel("speedup")
         if axes[0].get_yscale() == "linear":
             axes[0].set_ylim(bottom=0)
-        _legend(drawing, axes)
+        legend(drawing, axes)
 
-    return _build(
+    return build(
         key,
-        _panel_size(len(groups)),
+        panel_size(len(groups)),
         paint,
         data=data,
         caption=words.speedup_caption(data, at_best(last)),
         alt=words.speedup_alt(data, workload),
     )
-
-
-def _noise_band(axis: Axes, floor: float) -> None:
-    if np.isfinite(floor):
-        axis.axhspan(1 / (1 + floor), 1 + floor, color=FAINT, alpha=0.6, linewidth=0, label="noise floor")
 
 
 def throughput_data(scaling: pd.DataFrame, workload: str) -> pd.DataFrame:
@@ -287,16 +116,16 @@ def throughput_figure(scaling: pd.DataFrame, workload: str, key: str) -> Figure 
     roof = memory_roof(scaling) if workload == "zeroing" else None
 
     def paint(drawing: Drawing) -> None:
-        axes = _panels(drawing, len(groups), sharex=True, sharey=True)
+        axes = panels(drawing, len(groups), sharex=True, sharey=True)
         for axis, (path, part) in zip(axes, groups, strict=True):
             for count, rows in part.sort_values("size_bytes").groupby("threads"):
                 label, i = words.count(count, "thread"), threads.index(count)
-                _curve(axis, rows, "size_bytes", "throughput", i=i, label=label, unit=scale.factor)
+                curve(axis, rows, "size_bytes", "throughput", i=i, label=label, unit=scale.factor)
             if roof:
                 line = {"color": INK, "linewidth": 0.8, "linestyle": ":", "label": "highest user-space rate"}
                 axis.axhline(roof.bytes_per_s / scale.factor, **line)
             axis.set_title(words.path_label(dict(zip(PATH, path, strict=True))))
-            _size_axis(axis, data["size_bytes"])
+            size_axis(axis, data["size_bytes"])
         for axis in axes[::COLUMNS]:
             axis.set_ylabel(scale.suffix)
         if words.needs_log(data["throughput"]):
@@ -304,14 +133,14 @@ def throughput_figure(scaling: pd.DataFrame, workload: str, key: str) -> Figure 
             axes[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         else:
             axes[0].set_ylim(bottom=0)  # of all panels, once everything is drawn
-        _legend(drawing, axes)
+        legend(drawing, axes)
 
-    return _build(
+    return build(
         key,
-        _panel_size(len(groups), 2.3),
+        panel_size(len(groups), 2.3),
         paint,
         data=data,
-        caption=words.throughput_caption(data, roof),
+        caption=words.throughput_caption(data, (roof.bytes_per_s, roof.label) if roof else None),
         alt=words.throughput_alt(data, workload),
     )
 
@@ -341,16 +170,16 @@ def distribution_figure(run: Run, workload: str, key: str) -> Figure | None:
     threads = sorted(set(data["threads"]))
 
     def paint(drawing: Drawing) -> None:
-        axes = _panels(drawing, len(groups))
+        axes = panels(drawing, len(groups))
         for axis, (path, part) in zip(axes, groups, strict=True):
             _strip(axis, part, threads)
             axis.set_title(words.path_label(dict(zip(PATH, (*path, ""), strict=True))))
-        _legend(drawing, axes)
+        legend(drawing, axes)
 
     height = 0.95 + 0.36 * len(threads)
-    return _build(
+    return build(
         key,
-        _panel_size(len(groups), height),
+        panel_size(len(groups), height),
         paint,
         data=data,
         caption=words.distribution_caption(data),
@@ -369,7 +198,7 @@ def _strip(axis: Axes, part: pd.DataFrame, threads: list[int]) -> None:
         height = level + pd.Series(np.linspace(-0.3, 0.3, len(rows)), index=rows.index)
         warm, cold = rows.index[~rows["cold"]], rows.index[rows["cold"]]
         dots = {"linestyle": "none", "markersize": 3.4, "alpha": 0.75, "markeredgewidth": 0}
-        axis.plot(relative[warm], height[warm], label="repetition", **_style(0) | dots)
+        axis.plot(relative[warm], height[warm], label="repetition", **series_style(0) | dots)
         if len(cold):
             marks = {"color": WARN, "marker": "x", "linestyle": "none", "label": "cold memory"}
             axis.plot(relative[cold], height[cold], **marks)
@@ -398,7 +227,7 @@ def aa_figure(run: Run, floors: dict[str, NoiseFloor], key: str) -> Figure | Non
     groups = list(data.groupby("workload", sort=False))
 
     def paint(drawing: Drawing) -> None:
-        axes = _panels(drawing, len(groups), sharex=True)
+        axes = panels(drawing, len(groups), sharex=True)
         for axis, (workload, rows) in zip(axes, groups, strict=True):
             axis.grid(visible=False)
             axis.axvline(1, color=INK, linewidth=0.8, linestyle=":")
@@ -409,9 +238,9 @@ def aa_figure(run: Run, floors: dict[str, NoiseFloor], key: str) -> Figure | Non
             axis.set_xlabel("first over second")
         axes[0].set_ylabel("cells, by ratio")
 
-    return _build(
+    return build(
         key,
-        _panel_size(len(groups), 1.9),
+        panel_size(len(groups), 1.9),
         paint,
         data=data,
         caption=words.aa_caption(data, floors),
@@ -422,7 +251,7 @@ def aa_figure(run: Run, floors: dict[str, NoiseFloor], key: str) -> Figure | Non
 def _caterpillar(axis: Axes, rows: pd.DataFrame) -> None:
     reach = np.vstack([rows["ratio"] - rows["ratio_low"], rows["ratio_high"] - rows["ratio"]])
     reach = np.nan_to_num(reach).clip(min=0)
-    style = _style(0) | {"linestyle": "none"}
+    style = series_style(0) | {"linestyle": "none"}
     axis.errorbar(rows["ratio"], range(len(rows)), xerr=reach, capsize=0, elinewidth=0.9, **style)
     axis.set_yticks([])
     axis.spines["left"].set_visible(False)
@@ -453,18 +282,18 @@ def crossover_figure(scaling: pd.DataFrame, key: str) -> Figure | None:
         axes = [drawing.add_subplot(len(groups), 1, i + 1) for i in range(len(groups))]
         for axis, (workload, part) in zip(axes, groups, strict=True):
             axis.grid(axis="y", color=FAINT, linewidth=0.5)
-            _noise_band(axis, part["noise_floor"].iloc[0])
+            noise_band(axis, part["noise_floor"].iloc[0])
             for i, (path, rows) in enumerate(part.groupby(PATH, sort=False)):
                 label = words.path_label(dict(zip(PATH, path, strict=True)))
                 threads = words.count(int(rows["threads"].iloc[0]), "thread")
-                _curve(axis, rows, "size_bytes", "speedup", i=i, label=f"{label}, {threads}")
+                curve(axis, rows, "size_bytes", "speedup", i=i, label=f"{label}, {threads}")
             axis.set_title(words.workload_label(workload))
             axis.set_ylim(bottom=0)
             axis.set_ylabel("speedup")
-            _size_axis(axis, data["size_bytes"])
+            size_axis(axis, data["size_bytes"])
             axis.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), handlelength=2.6)
 
-    return _build(
+    return build(
         key,
         (FULL_WIDTH_IN, 2.1 * len(groups) + 0.2),
         paint,

@@ -13,7 +13,6 @@ from ktask.report.tables import PATH, Run
 
 COMMIT_DIGITS = 12
 SEVERE = ("blocker", "warning")
-ROOF_COLUMN = "Of user-space rate"
 
 
 def identity(run: Run) -> dict[str, Any]:
@@ -157,41 +156,6 @@ def results(rows: pd.DataFrame, key: str) -> Markup:
     columns = ("Path", *numbers, "Verdict")
     caption = "The largest size of each path; median [95 % interval]. All sizes are in appendix A."
     return table(columns, cells, caption=caption, key=key, numeric=numbers) if cells else Markup("")
-
-
-def limits(limits: pd.DataFrame, key: str) -> Markup:
-    """Return the evidence on what keeps the speedup below the number of threads."""
-    if limits.empty:
-        return Markup("")
-    rows = [
-        (
-            words.path_label(row),
-            units.fmt_size(row["size_bytes"]),
-            row["threads"],
-            words.value(row, "efficiency", units.PERCENT),
-            words.value(row, "cpu_cost"),
-            words.percent(row["busy"]),
-            words.percent(row["roof_share"]),
-            words.LIMIT_LABELS[row["limit"]],
-        )
-        for _, row in limits.iterrows()
-    ]
-    columns = [
-        "Path",
-        "Size",
-        "Threads",
-        "Share of ideal",
-        "CPU time, serial = 1",
-        "On CPU",
-        ROOF_COLUMN,
-        "Limit",
-    ]
-    if limits["roof_share"].isna().all():
-        place = columns.index(ROOF_COLUMN)
-        rows = [(*row[:place], *row[place + 1 :]) for row in rows]
-        columns.remove(ROOF_COLUMN)
-    caption = "Evidence on what keeps the speedup below the number of threads; median [95 % interval]."
-    return table(columns, rows, caption=caption, key=key, numeric=columns[1:-1])
 
 
 def recommendations(study: Study) -> Markup:

@@ -10,8 +10,8 @@ import pandas as pd
 from markupsafe import Markup
 
 from ktask.lab.records import load_run
-from ktask.report import machine, sections, tables, words
-from ktask.report.figures import Figure
+from ktask.report import limits, machine, sections, tables, words
+from ktask.report.charts import Figure
 from ktask.report.markup import Html, join, paragraph, render, table
 from ktask.report.study import FIGURE_KINDS, Study, data_hash, split_hosts
 from ktask.report.tables import Run
@@ -138,9 +138,8 @@ class Report:
 
     def _result(self, study: Study, workload: str, number: int) -> Markup:
         rows = study.scaling[study.scaling["workload"] == workload]
-        limits = tables.limits_table(study.scaling)
-        limits = limits[limits["workload"] == workload]
-        speedup, throughput, distribution = (
+        evidence = study.limits[study.limits["workload"] == workload]
+        speedup, timeline, throughput, distribution = (
             self._figure(study.key(words.figure_key(kind, workload))) for kind in FIGURE_KINDS
         )
         heading = Markup('<h3 id="{}">5.{} {}{}</h3>').format(
@@ -155,8 +154,9 @@ class Report:
                 words.workload_finding(rows),
                 sections.results(rows, study.key(words.figure_key("times", workload))),
                 speedup,
-                words.limit_finding(limits),
-                sections.limits(limits, study.key(words.figure_key("limits", workload))),
+                limits.finding(evidence),
+                timeline,
+                limits.table(evidence, study.key(words.figure_key("limits", workload))),
                 throughput,
                 distribution,
             ]

@@ -10,11 +10,12 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from ktask.report import figures, tables, words
-from ktask.report.figures import Figure
+from ktask.lab.traces import read_traces
+from ktask.report import figures, limits, tables, timeline, words
+from ktask.report.charts import Figure
 from ktask.report.tables import Run
 
-FIGURE_KINDS = ("speedup", "throughput", "distribution")
+FIGURE_KINDS = ("speedup", "timeline", "throughput", "distribution")
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,17 @@ class Study:
     def scaling(self) -> pd.DataFrame:
         """One row per case and thread count."""
         return tables.scaling_table(self.run, self.floors)
+
+    @cached_property
+    def traces(self) -> pd.DataFrame:
+        """One row per chunk of the traced repetitions; empty if the run has none."""
+        found = read_traces(self.run.path)
+        return found[found["cell_id"].isin(self.run.records["cell_id"])].reset_index(drop=True)
+
+    @cached_property
+    def limits(self) -> pd.DataFrame:
+        """The evidence, per path, on what keeps the speedup below the number of threads."""
+        return limits.limits_table(self.scaling, self.traces)
 
     @cached_property
     def workloads(self) -> list[str]:
@@ -67,6 +79,7 @@ class Study:
             floor = tables.floor_of(self.floors, workload)
             drawn = (
                 figures.speedup_figure(self.scaling, workload, keys["speedup"], floor),
+                timeline.timeline_figure(self.limits, self.traces, workload, keys["timeline"]),
                 figures.throughput_figure(self.scaling, workload, keys["throughput"]),
                 figures.distribution_figure(self.run, workload, keys["distribution"]),
             )

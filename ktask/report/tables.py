@@ -6,7 +6,6 @@ one size.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,9 +20,6 @@ CASE = [*PATH, "size_bytes"]
 WORKLOAD_ORDER = ("zeroing", "page_walk", "free")
 PAGE_KIND_ORDER = ("4KiB", "THP", "2MiB", "1GiB")
 ESTIMATES = ("wall", "base_wall", "rate", "bandwidth", "speedup", "efficiency", "cpu_cost", "vs_best")
-
-GOOD_EFFICIENCY = 0.9  # this much of the ideal speedup counts as "scales"
-BUSY_SHARE = 0.85  # threads that ran for this share of the wall time were not waiting
 
 
 class Run(Protocol):
@@ -214,6 +210,7 @@ def _row(group: pd.DataFrame, base: pd.DataFrame, floors: dict[str, NoiseFloor])
         "size_bytes": int(first["size_bytes"]),
         "threads": threads,
         "baseline": baseline,
+        "cell_id": first["cell_id"],
         "unit": first["unit"],
         "operations": operations,
         "n": wall.n,
@@ -263,7 +260,18 @@ def _quotient(base: Estimate, row: pd.Series) -> Estimate:
 
 _SCALING_COLUMNS = [
     *CASE,
-    *("threads", "baseline", "unit", "operations", "n", "n_base", "n_cold", "n_flagged", "n_verified"),
+    *(
+        "threads",
+        "baseline",
+        "cell_id",
+        "unit",
+        "operations",
+        "n",
+        "n_base",
+        "n_cold",
+        "n_flagged",
+        "n_verified",
+    ),
     *(column for name in ESTIMATES for column in _columns(name, stats.NOTHING)),
     *("busy", "involuntary", "noise_floor", "verdict"),
 ]
@@ -379,50 +387,6 @@ def _only_skipped(scaling: pd.DataFrame, skipped: pd.DataFrame) -> list[dict[str
     measured = set(map(tuple, scaling[names].to_numpy())) if len(scaling) else set()
     missing = dict.fromkeys(map(tuple, skipped[names].to_numpy())) if len(skipped) else {}
     return [dict(zip(PATH, (*key, ""), strict=True)) for key in missing if key not in measured]
-
-
-@dataclass(frozen=True)
-class Roof:
-    """The highest user-space zeroing rate of a run: what the memory takes with the kernel out of the way."""
-
-    bytes_per_s: float
-    label: str
-
-
-def memory_roof(scaling: pd.DataFrame) -> Roof | None:
-    """Return the bandwidth roof measured in this run at the largest size, None without such a measurement."""
-    user = scaling[(scaling["workload"] == "zeroing") & (scaling["backend"] == "user") & (scaling["n"] > 0)]
-    if user.empty:
-        return None
-    largest = user[user["size_bytes"] == user["size_bytes"].max()]
-    best = largest.sort_values("bandwidth").iloc[-1]
-    return Roof(float(best["bandwidth"]), f"{best['method']}, {best['threads']} threads")
-
-
-def limits_table(scaling: pd.DataFrame) -> pd.DataFrame:
-    """Return, per path at the largest size and the most threads, the evidence on why it is not n times.
-
-    `limit` is "scales" (at least 90 % efficiency), "waiting" (the threads were off the CPU for more than
-    15 % of the time), "busy" (they ran, and the same work took more CPU time) or "unknown". `roof_share` is
-    the share of `memory_roof`, for zeroing only.
-    """
-    several = scaling[~scaling["baseline"].astype(bool) & (scaling["threads"] > 1) & (scaling["n"] > 0)]
-    if several.empty:
-        return several.assign(limit=[], roof_share=[])
-    last = several.sort_values(["size_bytes", "threads"]).groupby(PATH, as_index=False).tail(1).copy()
-    last["limit"] = [_limit(row) for _, row in last.iterrows()]
-    roof = memory_roof(scaling)
-    share = last["bandwidth"] / roof.bytes_per_s if roof else np.nan
-    last["roof_share"] = np.where(last["workload"] == "zeroing", share, np.nan)
-    return sort_cases(last)
-
-
-def _limit(row: pd.Series) -> str:
-    if np.isnan(row["efficiency"]) or row["n"] < stats.ENOUGH:
-        return "unknown"
-    if row["efficiency"] >= GOOD_EFFICIENCY:
-        return "scales"
-    return "busy" if row["busy"] >= BUSY_SHARE else "waiting"
 
 
 def flags_table(run: Run) -> pd.DataFrame:

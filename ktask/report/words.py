@@ -14,7 +14,7 @@ from markupsafe import Markup
 from ktask.lab import stats, units
 from ktask.lab.stats import NoiseFloor
 from ktask.report import markup
-from ktask.report.tables import PATH, Roof, as_estimate, at_best, bimodal
+from ktask.report.tables import PATH, as_estimate, at_best, bimodal
 from ktask.workloads import registry
 
 Row = pd.Series | dict[str, Any]
@@ -162,7 +162,7 @@ def speedup_alt(data: pd.DataFrame, workload: str) -> str:
     return f"Speedup against threads for {workload_label(workload)}, all starting at 1. {'; '.join(ends)}."
 
 
-def throughput_caption(data: pd.DataFrame, roof: Roof | None) -> Markup:
+def throughput_caption(data: pd.DataFrame, roof: tuple[float, str] | None) -> Markup:
     """Return the range of rates at the largest size, and what the dotted line is."""
     last = data[data["size_bytes"] == data.groupby(PATH)["size_bytes"].transform("max")]
     unit = data["unit"].iloc[0]
@@ -170,7 +170,7 @@ def throughput_caption(data: pd.DataFrame, roof: Roof | None) -> Markup:
     line = Markup("")
     if roof:
         line = Markup(" Dotted: the highest user-space zeroing rate of this run, {} ({}).").format(
-            units.fmt_rate(roof.bytes_per_s, "byte"), roof.label
+            units.fmt_rate(roof[0], "byte"), roof[1]
         )
     scale = " Both axes are logarithmic." if needs_log(data["throughput"]) else ""
     return Markup("At the largest sizes, rates lie between {} ({}, {}) and {} ({}, {}).{}{} {}").format(
@@ -341,27 +341,6 @@ def _cost_of_method(rows: pd.DataFrame) -> str:
         f"Against the fastest serial method for the same pages, threads do not catch up in {listed(parts)}: "
         "the better method on one thread wins."
     )
-
-
-LIMIT_WORDS: dict[str, str] = {
-    "busy": "the threads ran, but each operation took more CPU time: bandwidth, or a lock they spin on",
-    "waiting": "the threads were off the CPU part of the time: a lock they sleep on, imbalance or scheduling",
-}
-LIMIT_LABELS = {"scales": "scales", "busy": "busy, slower", "waiting": "waiting", "unknown": "undecided"}
-
-
-def limit_finding(limits: pd.DataFrame) -> Markup:
-    """Return why the speedup is not the number of threads, from CPU time, in words."""
-    short_of = limits[limits["limit"].isin(["busy", "waiting"])]
-    if short_of.empty:
-        return Markup("")
-    sentences = []
-    for limit, rows in short_of.groupby("limit", sort=False):
-        (first, *others) = [(path_label(row), percent(row["efficiency"])) for _, row in rows.iterrows()]
-        shares = [" reaches ".join(first), *(" ".join(other) for other in others)]
-        threads = listed([f"{number}" for number in sorted(set(rows["threads"]))])
-        sentences.append(f"With {threads} threads, {listed(shares)} of the ideal: {LIMIT_WORDS[limit]}.")
-    return markup.paragraph("Why not the number of threads?", *sentences)
 
 
 def percent(share: float) -> str:

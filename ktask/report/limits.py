@@ -1,0 +1,207 @@
+"""Why not n times as fast: where the thread time of a path goes, by trace, CPU time and roof."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+
+from ktask.lab import stats, units
+from ktask.report import markup, words
+from ktask.report.tables import PATH, sort_cases
+
+GOOD_EFFICIENCY = 0.9  # this much of the ideal speedup counts as "scales"
+BUSY_SHARE = 0.85  # threads that ran for this share of the wall time were not waiting
+NEAR_ROOF = 0.85  # this share of the highest user-space rate leaves nothing to gain
+LOSSES = ("start", "gaps", "end", "slower")
+
+
+@dataclass(frozen=True)
+class Roof:
+    """The highest user-space zeroing rate of a run: what the memory takes with the kernel out of the way."""
+
+    bytes_per_s: float
+    label: str
+
+
+def memory_roof(scaling: pd.DataFrame) -> Roof | None:
+    """Return the bandwidth roof measured in this run at the largest size, None without such a measurement."""
+    user = scaling[(scaling["workload"] == "zeroing") & (scaling["backend"] == "user") & (scaling["n"] > 0)]
+    if user.empty:
+        return None
+    largest = user[user["size_bytes"] == user["size_bytes"].max()]
+    best = largest.sort_values("bandwidth").iloc[-1]
+    return Roof(float(best["bandwidth"]), f"{best['method']}, {words.count(int(best['threads']), 'thread')}")
+
+
+def trace_losses(trace: pd.DataFrame) -> dict[str, float]:
+    """Return where the thread time of one traced repetition went, as shares of threads times wall time.
+
+    `start`: before the first chunk of each thread, all of it for a thread that got none; `gaps`: between
+    chunks; `end`: after the last one; `chunks`: inside chunks. They add up to 1. `spread` is the longest
+    time inside chunks of any thread over the mean.
+    """
+    threads, wall_s = int(trace["threads"].iloc[0]), float(trace["wall_s"].iloc[0])
+    found = trace.groupby("helper").agg(first=("t0_s", "min"), last=("t1_s", "max"))
+    spent = (trace["t1_s"] - trace["t0_s"]).groupby(trace["helper"]).sum()
+    total_s, idle = threads * wall_s, threads - len(found)
+    start, end = found["first"].sum() + idle * wall_s, (wall_s - found["last"]).clip(lower=0).sum()
+    gaps = ((found["last"] - found["first"]) - spent).sum()
+    parts = {"start": start, "gaps": gaps, "end": end, "chunks": spent.sum()}
+    shares = {name: float(part / total_s) for name, part in parts.items()}
+    return shares | {"spread": float(spent.max() / (spent.sum() / threads))}
+
+
+def limits_table(scaling: pd.DataFrame, traces: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Return, per path at the largest size and the most threads, the evidence on why it is not n times.
+
+    With a trace of the cell, the columns of `trace_losses`, and `slower`: how much of the thread time inside
+    chunks is more than the serial call took for the same work. `roof_share` is the share of `memory_roof`,
+    for zeroing only. `limit` is one of `LIMIT_LABELS`.
+    """
+    several = scaling[~scaling["baseline"].astype(bool) & (scaling["threads"] > 1) & (scaling["n"] > 0)]
+    columns = ["roof_share", *LOSSES, "chunks", "spread", "traced_s"]
+    if several.empty:
+        return several.assign(limit=[], **{name: [] for name in columns})
+    last = several.sort_values(["size_bytes", "threads"]).groupby(PATH, as_index=False).tail(1).copy()
+    roof = memory_roof(scaling)
+    share = last["bandwidth"] / roof.bytes_per_s if roof else np.nan
+    last["roof_share"] = np.where(last["workload"] == "zeroing", share, np.nan)
+    found = pd.DataFrame([_losses(row, traces) for _, row in last.iterrows()], index=last.index)
+    last = last.join(found.reindex(columns=[*LOSSES, "chunks", "spread", "traced_s"]))
+    last["limit"] = [_limit(row) for _, row in last.iterrows()]
+    return sort_cases(last)
+
+
+def _losses(row: pd.Series, traces: pd.DataFrame | None) -> dict[str, float]:
+    if traces is None or not len(mine := traces[traces["cell_id"] == row["cell_id"]]):
+        return {}
+    if int(mine["threads"].iloc[0]) != row["threads"]:
+        return {}
+    found, wall_s = trace_losses(mine), float(mine["wall_s"].iloc[0])
+    serial = row["base_wall"] / (row["threads"] * wall_s)
+    return found | {"slower": found["chunks"] - serial, "traced_s": wall_s}
+
+
+LIMIT_LABELS = {
+    "scales": "scales",
+    "start": "late start",
+    "gaps": "between chunks",
+    "end": "imbalance",
+    "roof": "memory roof",
+    "busy": "busy, slower",
+    "waiting": "waiting",
+    "unknown": "undecided",
+}
+LIMIT_WORDS = {
+    "start": "most is lost before a helper has its first chunk: start-up, for this little work",
+    "gaps": "most is lost between chunks: taking the next one, or being interrupted",
+    "end": "most is lost after a thread's last chunk: imbalance, which smaller chunks would help",
+    "roof": "the rate is that of plain user-space stores: the memory takes no more",
+    "busy": "the threads ran, but the same work took more CPU time: a lock they spin on, the fault path, or "
+    "memory and caches that they share",
+    "waiting": "the threads were off the CPU part of the time: a lock they sleep on, or scheduling",
+}
+
+
+def _limit(row: pd.Series) -> str:
+    if np.isnan(row["efficiency"]) or row["n"] < stats.ENOUGH:
+        return "unknown"
+    if row["efficiency"] >= GOOD_EFFICIENCY:
+        return "scales"
+    losses = {name: row[name] for name in LOSSES if np.isfinite(row[name])}
+    largest = max(losses, key=lambda name: losses[name], default="slower")
+    if largest != "slower":
+        return largest
+    if row["roof_share"] >= NEAR_ROOF:
+        return "roof"
+    return "busy" if row["busy"] >= BUSY_SHARE else "waiting"
+
+
+def finding(limits: pd.DataFrame) -> Markup:
+    """Return why the speedup is not the number of threads, from the evidence, in words."""
+    if limits.empty:
+        return Markup("")
+    counts = sorted(set(limits["threads"]))
+    head = Markup("<b>Why not {}?</b>").format(_times(counts))
+    groups = limits.groupby("limit", sort=False)
+    return markup.paragraph(head, *(_sentence(str(limit), rows) for limit, rows in groups))
+
+
+def _times(counts: list[int]) -> str:
+    return (
+        {2: "double"}.get(counts[-1], f"{counts[-1]} times")
+        if len(counts) == 1
+        else "as many times as threads"
+    )
+
+
+def _sentence(limit: str, rows: pd.DataFrame) -> str:
+    shares = [f"{words.path_label(row)} {words.percent(row['efficiency'])}" for _, row in rows.iterrows()]
+    if limit == "unknown":
+        names = words.listed([words.path_label(row) for _, row in rows.iterrows()])
+        return f"Too few repetitions to tell: {names}."
+    if limit == "scales":
+        return f"It is nearly that in {words.listed(shares)} of the ideal."
+    return f"In {words.listed(shares)} of the ideal, {LIMIT_WORDS[limit]}{_evidence(limit, rows)}."
+
+
+def _evidence(limit: str, rows: pd.DataFrame) -> str:
+    """Return the numbers behind a verdict: the share lost there, the CPU time, the share of the roof."""
+    parts = []
+    if limit in LOSSES:
+        parts.append(f"{_span(rows[limit])} of the thread time")
+    if limit in ("busy", "waiting"):
+        parts.append(f"CPU time {_span(rows['cpu_cost'], ratio=True)} times that of the serial call")
+        parts.append(f"on the CPU {_span(rows['busy'])} of the time")
+    if np.isfinite(rows["roof_share"]).any():
+        parts.append(f"{_span(rows['roof_share'])} of the highest user-space rate")
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def _span(values: pd.Series, ratio: bool = False) -> str:
+    shown = [units.fmt_number(one) if ratio else words.percent(one) for one in (values.min(), values.max())]
+    return " to ".join(dict.fromkeys(shown))
+
+
+COLUMNS = {
+    "start": "Before first chunk",
+    "gaps": "Between chunks",
+    "end": "After last chunk",
+    "slower": "Slower in chunks",
+    "roof_share": "Of user-space rate",
+}
+
+
+def table(limits: pd.DataFrame, key: str) -> Markup:
+    """Return the evidence as a table, one row per path; columns without any number are left out."""
+    if limits.empty:
+        return Markup("")
+    shown = {name: title for name, title in COLUMNS.items() if limits[name].notna().any()}
+    columns = [
+        "Path",
+        "Size",
+        "Threads",
+        "Share of ideal",
+        "CPU time, serial = 1",
+        "On CPU",
+        *shown.values(),
+        "Limit",
+    ]
+    rows = [
+        (
+            words.path_label(row),
+            units.fmt_size(row["size_bytes"]),
+            row["threads"],
+            words.value(row, "efficiency", units.PERCENT),
+            words.value(row, "cpu_cost"),
+            words.percent(row["busy"]),
+            *(words.percent(row[name]) for name in shown),
+            LIMIT_LABELS[row["limit"]],
+        )
+        for _, row in limits.iterrows()
+    ]
+    caption = "Evidence on what keeps the speedup below the number of threads; median [95 % interval]."
+    if "slower" in shown:
+        caption += " Losses are shares of threads times wall time in one traced repetition."
+    return markup.table(columns, rows, caption=caption, key=key, numeric=columns[1:-1])

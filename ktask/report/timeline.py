@@ -1,0 +1,117 @@
+"""The timeline of chunks: one traced repetition per path, a lane per thread."""
+
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Drawing
+
+from ktask.lab import units
+from ktask.report import words
+from ktask.report.charts import FULL_WIDTH_IN, INK, SERIES, Figure, build
+from ktask.report.limits import LIMIT_LABELS, LOSSES
+from ktask.report.tables import PATH
+
+MOST_PANELS = 6
+MOST_LANES = 16
+LANE_IN = 0.17
+LOSS_WORDS = {
+    "start": "before the first chunk",
+    "gaps": "between chunks",
+    "end": "after the last one",
+    "slower": "inside chunks beyond what the serial call needs",
+}
+
+
+def timeline_data(limits: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
+    """Return the chunks of the paths in `limits` that have a trace; times are since the release."""
+    traced = limits[limits["traced_s"].notna()].head(MOST_PANELS)
+    names = [*PATH, "size_bytes", "cell_id"]
+    joined = traced[names].merge(traces.drop(columns=["run_id", "host_id"]), on="cell_id", how="inner")
+    columns = [
+        *PATH,
+        "size_bytes",
+        "threads",
+        "wall_s",
+        "helper",
+        "cpu",
+        "start_bytes",
+        "end_bytes",
+        "t0_s",
+        "t1_s",
+    ]
+    return joined[columns]
+
+
+def timeline_figure(limits: pd.DataFrame, traces: pd.DataFrame, workload: str, key: str) -> Figure | None:
+    """Draw when each thread ran each chunk, one panel per path; None without a trace."""
+    mine = limits[limits["workload"] == workload]
+    data = timeline_data(mine, traces)
+    if data.empty:
+        return None
+    groups = list(data.groupby(PATH, sort=False))
+    lanes = [min(int(rows["threads"].iloc[0]), MOST_LANES) for _, rows in groups]
+
+    def paint(drawing: Drawing) -> None:
+        axes = drawing.subplots(len(groups), 1, squeeze=False, height_ratios=[lane + 1.4 for lane in lanes])
+        for axis, (path, rows) in zip(axes.flat, groups, strict=True):
+            _lanes(axis, rows)
+            title = words.path_label(dict(zip(PATH, path, strict=True)))
+            axis.set_title(f"{title}, {units.fmt_size(rows['size_bytes'].iloc[0])}")
+        axes.flat[-1].set_xlabel("time since the release of the threads (ms)")
+
+    height = sum(lanes) * LANE_IN + 0.55 * len(groups) + 0.3
+    shown = mine[mine["traced_s"].notna()].head(MOST_PANELS)
+    return build(
+        key,
+        (FULL_WIDTH_IN, height),
+        paint,
+        data=data,
+        caption=caption(shown),
+        alt=alternative(shown, workload),
+    )
+
+
+def _lanes(axis: Axes, rows: pd.DataFrame) -> None:
+    """Draw a bar per chunk, neighbours in two shades with an edge between, and the end of the last one."""
+    for helper, part in rows[rows["helper"] < MOST_LANES].sort_values("t0_s").groupby("helper"):
+        spans = np.column_stack([part["t0_s"], part["t1_s"] - part["t0_s"]]) * 1e3
+        colours = [SERIES[0], SERIES[5]] * (len(part) // 2 + 1)
+        axis.broken_barh(
+            spans, (helper - 0.38, 0.76), facecolors=colours[: len(part)], edgecolors=INK, linewidth=0.3
+        )
+    axis.axvline(rows["wall_s"].iloc[0] * 1e3, color=INK, linestyle=":", linewidth=0.8)
+    count = min(int(rows["threads"].iloc[0]), MOST_LANES)
+    axis.set_yticks(range(count), ["caller", *(f"helper {i}" for i in range(1, count))])
+    axis.set_ylim(count - 0.45, -0.55)
+    axis.set_xlim(0, rows["wall_s"].iloc[0] * 1e3 * 1.02)
+    axis.tick_params(axis="y", length=0)
+
+
+def _largest_loss(row: pd.Series) -> str:
+    losses = {name: row[name] for name in LOSSES}
+    name = max(losses, key=lambda one: losses[one])
+    if losses[name] <= 0:
+        return "no loss to see"
+    return f"{words.percent(losses[name])} lost {LOSS_WORDS[name]}"
+
+
+def caption(rows: pd.DataFrame) -> Markup:
+    """Return where the thread time of each path went, and how typical its trace is."""
+    parts = [f"{words.path_label(row)}: {_largest_loss(row)}" for _, row in rows.iterrows()]
+    ratios = rows["traced_s"] / rows["wall"]
+    typical = f"{units.fmt_number(ratios.min(), 2)} to {units.fmt_number(ratios.max(), 2)}"
+    return Markup(
+        "{}. Of the thread time of one extra repetition each, n = 1, hence no interval; it took {} times the "
+        "median of the repetitions without a trace. Each bar is one chunk, the dotted line the end."
+    ).format("; ".join(parts), typical)
+
+
+def alternative(rows: pd.DataFrame, workload: str) -> str:
+    """Return the lanes in words."""
+    parts = [
+        f"{words.path_label(row)}: {int(row['threads'])} threads for {units.fmt_time(row['traced_s'])}, "
+        f"{words.percent(row['chunks'])} of their time inside chunks, {LIMIT_LABELS[row['limit']]}"
+        for _, row in rows.iterrows()
+    ]
+    return f"When each thread ran each chunk for {words.workload_label(workload)}. {'; '.join(parts)}."
