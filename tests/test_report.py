@@ -18,7 +18,18 @@ import yaml
 
 from ktask.lab.records import SKIPPED_COLUMNS
 from ktask.lab.stats import NoiseFloor
-from ktask.report import Report, figures, limits, machine, page, tables, words, write_report
+from ktask.report import (
+    Report,
+    advice,
+    figures,
+    limits,
+    machine,
+    page,
+    summary,
+    tables,
+    words,
+    write_report,
+)
 from ktask.report.study import data_hash
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -339,15 +350,15 @@ def test_wins_have_to_reach_the_largest_size(verdicts, start):
 )
 def test_advice_and_reason(make, outcome, text):
     run = make()
-    row = tables.recommendation_table(tables.scaling_table(run), run.skipped).iloc[0]
+    row = advice.recommendation_table(tables.scaling_table(run), run.skipped).iloc[0]
     assert row.outcome == outcome
-    assert words.reason(row, run.skipped).startswith(text)
+    assert advice.reason(row, run.skipped).startswith(text)
 
 
 def test_advice_against_wins_that_do_not_last():
     small, large = one_path({2: 1.6}, sizes=[MIB]).records, one_path({2: 0.9}, sizes=[GIB]).records
     table = tables.scaling_table(make_run(pd.concat([small, large], ignore_index=True)))
-    assert tables.recommendation_table(table, skipped()).outcome.tolist() == ["mixed"]
+    assert advice.recommendation_table(table, skipped()).outcome.tolist() == ["mixed"]
 
 
 def test_losses_at_other_sizes_are_told():
@@ -356,29 +367,29 @@ def test_losses_at_other_sizes_are_told():
         one_path({2: 1.0}, noise=0.05, sizes=[GIB]).records,
     )
     run = make_run(pd.concat([small, large], ignore_index=True))
-    row = tables.recommendation_table(tables.scaling_table(run), skipped()).iloc[0]
+    row = advice.recommendation_table(tables.scaling_table(run), skipped()).iloc[0]
     assert row.outcome == "noise"
-    assert words.reason(row, skipped()).endswith("with 2 threads, 1 GiB), slower at 1 MiB")
+    assert advice.reason(row, skipped()).endswith("with 2 threads, 1 GiB), slower at 1 MiB")
 
 
 def test_advice_rests_on_the_largest_size_with_a_verdict():
     small, large = one_path({2: 1.6}, sizes=[MIB]).records, one_path({2: 1.2}, n=3, sizes=[GIB]).records
     run = make_run(pd.concat([small, large], ignore_index=True))
-    row = tables.recommendation_table(tables.scaling_table(run), skipped()).iloc[0]
+    row = advice.recommendation_table(tables.scaling_table(run), skipped()).iloc[0]
     assert (row.outcome, row.largest_bytes, row.n) == ("threads", MIB, 7)
 
 
 def test_skipped_paths_are_advised_about_with_their_reason(run, scaling):
-    advice = tables.recommendation_table(scaling, run.skipped)
-    row = pick(advice, page_kind="1GiB")
+    found = advice.recommendation_table(scaling, run.skipped)
+    row = pick(found, page_kind="1GiB")
     assert row.outcome == "skipped"
-    assert words.reason(row, run.skipped) == f"unknown: not measured, {NO_POOL[-1]}"
+    assert advice.reason(row, run.skipped) == f"unknown: not measured, {NO_POOL[-1]}"
 
 
 def test_the_fewest_threads_that_are_as_good_as_the_best_are_advised():
     run = one_path({2: 1.9, 4: 3.0, 8: 3.01, 16: 2.0}, noise=0.01)
-    advice = tables.recommendation_table(tables.scaling_table(run), run.skipped).iloc[0]
-    assert advice.threads == 4
+    found = advice.recommendation_table(tables.scaling_table(run), run.skipped).iloc[0]
+    assert found.threads == 4
     text = words.workload_finding(tables.scaling_table(run))
     assert "More threads make it worse again: dontneed (4 KiB) to 1.99 [1.96, 2.01] with 16." in text
 
@@ -528,7 +539,7 @@ def test_two_states_are_said_aloud():
 
 
 def test_claims_carry_number_interval_scope_and_figure(scaling, report):
-    claims = words.claims(scaling, "some machine")
+    claims = summary.claims(scaling, "some machine")
     assert len(claims) == 3
     for claim in claims:
         assert re.search(r"speedup of \d\.\d+ \[\d\.\d+, \d\.\d+\]", claim.text)
@@ -539,7 +550,7 @@ def test_claims_carry_number_interval_scope_and_figure(scaling, report):
 
 def test_claims_fill_up_from_cost_and_losses():
     table = tables.scaling_table(one_path({2: 0.7}))
-    texts = [str(claim.text) for claim in words.claims(table, "m")]
+    texts = [str(claim.text) for claim in summary.claims(table, "m")]
     assert [text.partition("</b>")[0] for text in texts] == [
         "<b>Free:",
         "<b>Where it gets worse:",
@@ -553,7 +564,7 @@ def test_noise_above_the_effect_is_no_gain():
     run = one_path({2: 1.1}, noise=0.3, n=9)
     table = tables.scaling_table(run, {"free": NoiseFloor(0.2, 0.0, 0.3, 5, 0)})
     assert set(table.verdict) == {"baseline", "no change"}
-    text = words.claims(table, "m")[0].text + words.workload_finding(table)
+    text = summary.claims(table, "m")[0].text + words.workload_finding(table)
     assert "not distinguishable from the serial call" in text
     assert "faster" not in text
 
@@ -574,7 +585,7 @@ def test_a_run_where_everything_was_skipped():
     report = Report([run])
     text = page_text(report)
     assert not report.figures
-    assert "Nothing was measured: 1 case skipped, with the reason in appendix A." in text
+    assert "Nothing was measured: 1 case skipped, with the reason in appendix B." in text
     assert NO_POOL[-1] in text
     assert "times as fast" not in text
 
@@ -595,7 +606,7 @@ def test_all_cold_run_reports_no_rate():
 )
 def test_the_caveat_that_matters_most_is_given(scaling, changes, caveat):
     usual = {"floors": {"free": NoiseFloor(0.01, 0, 0.02, 4, 0)}, "findings": [], "skipped": 0}
-    assert caveat in words.caveat(scaling, **(usual | changes))
+    assert caveat in summary.caveat(scaling, **(usual | changes))
 
 
 @pytest.mark.parametrize(

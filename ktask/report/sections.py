@@ -26,12 +26,21 @@ def identity(run: Run) -> dict[str, Any]:
         "host": str(run.machine.get("host_name") or machine.UNKNOWN),
         "processor": machine.scope(run.machine),
         "kernel": str(run.machine.get("kernel_release") or machine.UNKNOWN),
+        "took": _took(run),
         "grid": str(run.grid.get("name") or machine.UNKNOWN),
         "seed": str(run.grid.get("seed", machine.UNKNOWN)),
         "commit": commit if commit == machine.UNKNOWN else commit[:COMMIT_DIGITS],
         "changed": bool(run.machine.get("git_changed")),
         "lock": str(run.machine.get("lock_sha256") or machine.UNKNOWN),
     }
+
+
+def _took(run: Run) -> str:
+    """Return the time from the first repetition of a run to its last."""
+    started = pd.to_datetime(run.records["started_at"], utc=True, errors="coerce").dropna()
+    return (
+        words.duration((started.max() - started.min()).total_seconds()) if len(started) else machine.UNKNOWN
+    )
 
 
 def findings(study: Study) -> Markup:
@@ -154,29 +163,8 @@ def results(rows: pd.DataFrame, key: str) -> Markup:
     ]
     numbers = ("Size", "Threads", "Wall time", "Rate", "Speedup")
     columns = ("Path", *numbers, "Verdict")
-    caption = "The largest size of each path; median [95 % interval]. All sizes are in appendix A."
+    caption = "The largest size of each path; median [95 % interval]. All sizes are in appendix B."
     return table(columns, cells, caption=caption, key=key, numeric=numbers) if cells else Markup("")
-
-
-def recommendations(study: Study) -> Markup:
-    """Return the advice per path."""
-    advice = tables.recommendation_table(study.scaling, study.run.skipped)
-    if advice.empty:
-        return paragraph(study.title, "Nothing was measured and nothing was skipped, so there is no advice.")
-    rows = [_advice_row(row, study.run.skipped) for _, row in advice.iterrows()]
-    columns = ("Path", "Threads", "From size", "CPU time, serial = 1", "Does it pay?")
-    caption = Markup("{}How many threads, from which size on, or why not.").format(study.title)
-    return table(columns, rows, caption=caption, key=study.key("advice"), numeric=columns[1:4])
-
-
-def _advice_row(row: pd.Series, skipped: pd.DataFrame) -> tuple[Any, ...]:
-    pays = row["outcome"] == "threads"
-    label = f"{words.workload_label(row['workload'])}: {words.path_label(row)}"
-    if not pays:
-        threads = "1" if row["outcome"] in ("slower", "noise", "mixed") else units.NO_VALUE
-        return label, threads, units.NO_VALUE, units.NO_VALUE, words.reason(row, skipped)
-    size = units.fmt_size(row["from_size_bytes"])
-    return label, int(row["threads"]), size, words.value(row, "cpu_cost"), words.reason(row, skipped)
 
 
 def crossover(study: Study, crossover: pd.DataFrame) -> Markup:

@@ -10,7 +10,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from ktask.lab.records import load_run
-from ktask.report import limits, machine, sections, tables, words
+from ktask.report import advice, limits, machine, questions, sections, summary, tables, together, words
 from ktask.report.charts import Figure
 from ktask.report.markup import Html, join, paragraph, render, table
 from ktask.report.study import FIGURE_KINDS, Study, data_hash, split_hosts
@@ -56,7 +56,7 @@ class Report:
 
     def _link(self, key: str) -> Markup:
         figure = self.figures.get(key)
-        return figure.link if figure else Markup('<a href="#all-numbers">appendix A</a>')
+        return figure.link if figure else Markup('<a href="#all-numbers">appendix B</a>')
 
     def _each(self, build: Callable[[Study], str | Markup]) -> Html:
         return Html(join(build(study) for study in self.studies))
@@ -72,9 +72,9 @@ class Report:
         return self._each(self._summary)
 
     def _summary(self, study: Study) -> Markup:
-        claims = words.claims(study.scaling, machine.scope(study.run.machine))
+        claims = summary.claims(study.scaling, machine.scope(study.run.machine))
         linked = [(claim, self._link(study.key(claim.figure))) for claim in claims]
-        caveat = words.caveat(study.scaling, study.floors, study.findings, len(study.run.skipped))
+        caveat = summary.caveat(study.scaling, study.floors, study.findings, len(study.run.skipped))
         return render("summary.html.j2", study=study, claims=linked, caveat=caveat)
 
     # --- what and where --------------------------------------------------------------------------------
@@ -133,7 +133,7 @@ class Report:
         """Return a subsection per workload: finding, speedup, limits, throughput, distribution."""
         sections = [(study, workload) for study in self.studies for workload in study.workloads]
         if not sections:
-            return Html(paragraph("Nothing was measured; appendix A lists what was skipped and why."))
+            return Html(paragraph("Nothing was measured; appendix B lists what was skipped and why."))
         return Html(join(self._result(study, one, i) for i, (study, one) in enumerate(sections, start=1)))
 
     def _result(self, study: Study, workload: str, number: int) -> Markup:
@@ -164,7 +164,7 @@ class Report:
 
     def recommendations(self) -> Html:
         """Return how many threads, from which size on, or why not."""
-        return self._each(sections.recommendations)
+        return self._each(advice.recommendations)
 
     def degradations(self) -> Html:
         """Return where threads make it worse, and from which size on they pay."""
@@ -176,13 +176,24 @@ class Report:
             return paragraph(study.title, "No thread count above one was measured, so there is no crossover.")
         return join([self._figure(study.key(words.CROSSOVER_KEY)), sections.crossover(study, crossover)])
 
+    def questions(self) -> Html:
+        """Return open questions for the audience: those the data raise, and those reviewers left open."""
+        found = pd.concat([study.limits for study in self.studies], ignore_index=True)
+        return Html(questions.open_questions(found.drop_duplicates([*tables.PATH, "limit"])))
+
+    def side_by_side(self) -> Html:
+        """Return several runs beside each other, speedups and changes of times; nothing for one."""
+        return Html(together.section(self.studies, self.runs))
+
     # --- appendix --------------------------------------------------------------------------------------
 
     def reproduce(self) -> Html:
         """Return the commands, and which data each figure was made from."""
-        rows = [(one.link, one.key, f"{one.key}.csv", len(one.data)) for one in self.figures.values()]
-        columns = ("Figure", "Anchor", "Data beside the caption", "Rows")
-        caption = "From figure to data; all of them come from the records of the run."
+        rows = [
+            (one.link, f"{one.key}.csv", len(one.data), _source(one.key)) for one in self.figures.values()
+        ]
+        columns = ("Figure", "Data beside the caption", "Rows", "Made from, and by which notebook")
+        caption = "From figure to data; `report.ipynb` draws them all and measures nothing."
         figures_table = table(columns, rows, caption=caption, key="figure-data", numeric=["Rows"])
         commands = render("reproduce.html.j2", runs=[sections.identity(run) for run in self.runs])
         return Html(join([commands, figures_table if rows else ""]))
@@ -207,6 +218,16 @@ class Report:
         unknown = machine.UNKNOWN
         runs = [sections.identity(run) | {"data": self.hashes.get(run.name, unknown)} for run in self.runs]
         return Html(render("footer.html.j2", runs=runs))
+
+
+def _source(key: str) -> str:
+    kind, _, workload = key.partition("-")
+    folder = "traces" if kind == "timeline" else "records"
+    return f"{folder}/{workload.replace('-', '_') or '*'}-*.parquet, measured by {_notebook(workload)}"
+
+
+def _notebook(workload: str) -> str:
+    return f"{workload.replace('-', '_')}.ipynb" if workload else "the notebooks of all workloads"
 
 
 def _in_page_order(drawn: list[Figure]) -> list[Figure]:

@@ -332,63 +332,6 @@ def at_best(scaling: pd.DataFrame) -> pd.DataFrame:
     return scaling.loc[picked]
 
 
-def recommendation_table(scaling: pd.DataFrame, skipped: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per path: how many threads, from which size on, and what to expect.
-
-    Among the thread counts that win up to the largest size, the fewest whose speedup there reaches the
-    interval of the best one. `outcome` is "threads", or why not: "slower", "noise" (no change beyond it),
-    "mixed" (wins, but not at the largest sizes), "single" (no count above one was measured), "few" (too few
-    repetitions for a verdict), "cold" (nothing warm was measured) or "skipped". The estimate columns
-    belong to the largest size.
-    """
-    crossover = crossover_table(scaling)
-    rows = []
-    for key, part in scaling.groupby(PATH):
-        path = dict(zip(PATH, key, strict=True))
-        mine = crossover[(crossover[PATH] == list(key)).all(axis=1)] if len(crossover) else crossover
-        rows.append(path | _advice(part, mine))
-    rows += [path | {"outcome": "skipped"} for path in _only_skipped(scaling, skipped)]
-    columns = [*PATH, "outcome", "threads", "from_size_bytes", "largest_bytes"]
-    table = pd.DataFrame(rows)
-    return sort_cases(table.reindex(columns=[*columns, *(c for c in table.columns if c not in columns)]))
-
-
-def _advice(part: pd.DataFrame, crossover: pd.DataFrame) -> dict[str, Any]:
-    if not (part["n"] > 0).any():
-        return {"outcome": "cold"}
-    if crossover.empty:
-        return {"outcome": "single"}
-    winners = crossover[crossover["from_size_bytes"].notna()]
-    chosen = pick_threads(winners if len(winners) else crossover)
-    expected = _expectation(part, chosen)
-    outcome = "threads" if len(winners) else _why_not(crossover, expected["verdict"])
-    return {"outcome": outcome} | expected
-
-
-def _why_not(crossover: pd.DataFrame, at_largest: str) -> str:
-    if crossover["faster_sizes"].map(bool).any():
-        return "mixed"
-    if not (crossover["sizes"] > 0).any():
-        return "few" if (crossover["n"] > 0).any() else "cold"
-    return "slower" if at_largest == "slower" else "noise"
-
-
-def _expectation(part: pd.DataFrame, chosen: pd.Series) -> dict[str, Any]:
-    """Return what the chosen thread count did at the largest size that has a verdict."""
-    names = ["threads", "size_bytes", "baseline"]
-    wanted = [chosen["threads"], chosen["largest_bytes"], False]
-    row = part[(part[names] == wanted).all(axis=1)].iloc[0].drop(PATH)
-    return row.to_dict() | chosen[["from_size_bytes", "largest_bytes", "slower_sizes"]].to_dict()
-
-
-def _only_skipped(scaling: pd.DataFrame, skipped: pd.DataFrame) -> list[dict[str, str]]:
-    """Return the paths of which no case was measured."""
-    names = PATH[:-1]
-    measured = set(map(tuple, scaling[names].to_numpy())) if len(scaling) else set()
-    missing = dict.fromkeys(map(tuple, skipped[names].to_numpy())) if len(skipped) else {}
-    return [dict(zip(PATH, (*key, ""), strict=True)) for key in missing if key not in measured]
-
-
 def flags_table(run: Run) -> pd.DataFrame:
     """Return how many repetitions carry each warning, per workload; "aa" is no warning."""
     table = repetitions(run)

@@ -4,8 +4,8 @@ No sentence says more than its rows carry, and every number comes with its inter
 come from outside are escaped wherever they enter HTML.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -92,6 +92,11 @@ def interval_note(data: pd.DataFrame, kind: str = stats.INTERVAL_KIND) -> str:
     return f"Bars: {kind}, {n_range(data)} repetitions per point, all inside the process of their case.{tail}"
 
 
+def duration(seconds: float) -> str:
+    """Return a time that people wait for: "12 s", "4 min"."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
 # --- sentences on a set of paths -----------------------------------------------------------------------
 
 
@@ -130,13 +135,15 @@ def extremes(rows: pd.DataFrame) -> Markup:
     return text
 
 
-def _sizes(data: pd.DataFrame) -> str:
+def sizes_of(data: pd.DataFrame) -> str:
+    """Return the size, or the smallest and the largest, as text."""
     sizes = sorted(set(data["size_bytes"]))
     texts = [units.fmt_size(size) for size in sizes]
     return texts[0] if len(texts) == 1 else f"{texts[0]} to {texts[-1]}"
 
 
-def _threads(rows: pd.DataFrame) -> str:
+def threads_of(rows: pd.DataFrame) -> str:
+    """Return the thread count, or the fewest and the most, as text."""
     counts = sorted(set(rows["threads"]))
     if len(counts) == 1:
         return count(counts[0], "thread")
@@ -149,7 +156,7 @@ def _threads(rows: pd.DataFrame) -> str:
 def speedup_caption(data: pd.DataFrame, best: pd.DataFrame) -> Markup:
     """Return the finding on speedup at the best thread count of each path, and how to read the bars."""
     return Markup("With {}, {}; {}. Size: {}. Dotted: ideal line. {}").format(
-        _threads(best), tally(best), extremes(best), _sizes(data), interval_note(data, stats.RATIO_KIND)
+        threads_of(best), tally(best), extremes(best), sizes_of(data), interval_note(data, stats.RATIO_KIND)
     )
 
 
@@ -196,7 +203,7 @@ def throughput_alt(data: pd.DataFrame, workload: str) -> str:
         f"{path_label(row)} with {count(row['threads'], 'thread')}: {units.fmt_rate(row['throughput'], unit)}"
         for _, row in last.iterrows()
     ]
-    title = f"Throughput against size for {workload_label(workload)}, {_sizes(data)}"
+    title = f"Throughput against size for {workload_label(workload)}, {sizes_of(data)}"
     return f"{title}. At the largest size: {'; '.join(ends)}."
 
 
@@ -271,7 +278,7 @@ def crossover_caption(data: pd.DataFrame) -> Markup:
         finding = f"At none of {total} do threads make a path slower than the serial call."
     else:
         names = list(dict.fromkeys(path_label(row) for _, row in worse.iterrows()))
-        finding = f"At {len(worse)} of {total} threads make it slower: {listed(names)}, at {_sizes(worse)}."
+        finding = f"At {len(worse)} of {total} threads make it slower: {listed(names)}, at {sizes_of(worse)}."
     return Markup("{} Grey: noise floor around 1. {}").format(finding, interval_note(data, stats.RATIO_KIND))
 
 
@@ -314,7 +321,7 @@ def workload_finding(rows: pd.DataFrame) -> Markup:
     if best.empty:
         return markup.paragraph("Only one thread was measured, so nothing is said about more.")
     head = Markup("At the largest size with a verdict, with {}, {}: {}.").format(
-        _threads(best), tally(best), extremes(best)
+        threads_of(best), tally(best), extremes(best)
     )
     return markup.paragraph(head, past_the_best(usable, best), _cost_of_method(best))
 
@@ -348,130 +355,7 @@ def percent(share: float) -> str:
     return f"{100 * share:.0f} %" if np.isfinite(share) else units.NO_VALUE
 
 
-# --- advice --------------------------------------------------------------------------------------------
-
-
-def reason(row: Row, skipped: pd.DataFrame) -> str:
-    """Return what to expect of the advised threads, or why none are advised."""
-    build: dict[str, Callable[[Row], str]] = {
-        "threads": _gain,
-        "slower": lambda r: f"no: slower than the serial call ({_at(r)})",
-        "noise": lambda r: f"no: no change beyond the noise floor ({_at(r)}){_slower_at(r)}",
-        "mixed": lambda r: f"no: faster at some sizes, but not up to the largest ({_at(r)})",
-        "single": lambda r: "unknown: no thread count above one was measured",
-        "few": lambda r: f"unknown: too few repetitions for a verdict ({_at(r)})",
-        "cold": lambda r: "unknown: no warm repetition",
-        "skipped": lambda r: f"unknown: not measured, {_skip_reasons(r, skipped)}",
-    }
-    return build[row["outcome"]](row)
-
-
-def _at(row: Row) -> str:
-    where = f"{count(int(row['threads']), 'thread')}, {units.fmt_size(row['largest_bytes'])}"
-    return f"{value(row, 'speedup')} with {where}"
-
-
-def _slower_at(row: Row) -> str:
-    sizes = [units.fmt_size(size) for size in row["slower_sizes"]]
-    return f", slower at {listed(sizes)}" if sizes else ""
-
-
-def _gain(row: Row) -> str:
-    return f"yes: {value(row, 'speedup')} times as fast at {units.fmt_size(row['largest_bytes'])}"
-
-
-def _skip_reasons(row: Row, skipped: pd.DataFrame) -> str:
-    mine = skipped[(skipped[PATH[:-1]] == [row[name] for name in PATH[:-1]]).all(axis=1)]
-    return "; ".join(dict.fromkeys(mine["reason"].astype(str)))
-
-
-# --- summary -------------------------------------------------------------------------------------------
-
-
-class Claim(NamedTuple):
-    """One claim of the summary: what, for which scope, and where it is shown."""
-
-    text: Markup
-    scope: str
-    figure: str  # key of the figure that shows it
-
-
-def claims(scaling: pd.DataFrame, machine: str) -> list[Claim]:
-    """Return up to three claims: one per workload, then on CPU cost and on where it starts to pay."""
-    usable = scaling[scaling["n"] > 0]
-    found = [_workload_claim(part, machine) for _, part in usable.groupby("workload", sort=False)]
-    found += [_worst_claim(usable, machine), _cost_claim(usable, machine)]
-    return [claim for claim in found if claim][:3]
-
-
-def _scope(rows: pd.DataFrame, machine: str) -> str:
-    counts = sorted(set(rows["threads"]))
-    threads = count(counts[0], "thread") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} threads"
-    return f"{_sizes(rows)}, {threads}, {n_range(rows)} per point; {machine}"
-
-
-def _kernel_first(rows: pd.DataFrame) -> pd.DataFrame:
-    kernel = rows[rows["backend"] == "kernel"]
-    return kernel if len(kernel) else rows
-
-
-def _workload_claim(part: pd.DataFrame, machine: str) -> Claim | None:
-    name = workload_label(part["workload"].iloc[0])
-    last = _kernel_first(at_best(part))
-    if last["speedup"].isna().all():
-        return _serial_claim(_kernel_first(part[part["baseline"]]), machine)
-    best = last.sort_values("speedup", na_position="first").iloc[-1]
-    text = Markup("<b>{}:</b> with {}, {}; {} ({} serial, {} with {}).").format(
-        name,
-        _threads(last),
-        tally(last),
-        extremes(last),
-        wall(best, "base_wall"),
-        wall(best),
-        path_label(best),
-    )
-    return Claim(text, _scope(last, machine), figure_key("speedup", best["workload"]))
-
-
-def _serial_claim(serial: pd.DataFrame, machine: str) -> Claim | None:
-    if serial.empty:
-        return None
-    best = serial.sort_values(["size_bytes", "rate"]).iloc[-1]
-    text = Markup("<b>{}:</b> one thread reaches {} ({}); there is no comparison with more.").format(
-        workload_label(best["workload"]), rate(best), path_label(best)
-    )
-    return Claim(text, _scope(serial.loc[[best.name]], machine), figure_key("throughput", best["workload"]))
-
-
-def _worst_claim(scaling: pd.DataFrame, machine: str) -> Claim | None:
-    worse = scaling[scaling["verdict"] == "slower"]
-    if worse.empty:
-        return None
-    worst = worse.sort_values("speedup").iloc[0]
-    text = Markup(
-        "<b>Where it gets worse:</b> {} at {} runs at {} of the serial speed ({} serial, {})."
-    ).format(
-        path_label(worst),
-        units.fmt_size(worst["size_bytes"]),
-        value(worst, "speedup"),
-        wall(worst, "base_wall"),
-        wall(worst),
-    )
-    return Claim(text, _scope(worse.loc[[worst.name]], machine), CROSSOVER_KEY)
-
-
-def _cost_claim(scaling: pd.DataFrame, machine: str) -> Claim | None:
-    last = at_best(scaling)
-    last = last[last["cpu_cost"].notna()].sort_values("cpu_cost")
-    if last.empty:
-        return None
-    low, high = last.iloc[0], last.iloc[-1]
-    text = Markup(
-        "<b>CPU time:</b> the same work takes {} times the CPU time of the serial call ({})"
-    ).format(value(high, "cpu_cost"), path_label(high))
-    if len(last) > 1:
-        text += Markup(", at best {} ({})").format(value(low, "cpu_cost"), path_label(low))
-    return Claim(text + ".", _scope(last, machine), figure_key("speedup", high["workload"]))
+# --- anchors ------------------------------------------------------------------------------------------
 
 
 CROSSOVER_KEY = "crossover"
@@ -482,32 +366,3 @@ def figure_key(kind: str, workload: str) -> str:
     """Return the key of a figure of one workload: letters, digits and hyphens only."""
     plain = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in workload.lower())
     return f"{kind}-{plain}"
-
-
-def caveat(
-    scaling: pd.DataFrame, floors: dict[str, NoiseFloor], findings: Sequence[dict[str, Any]], skipped: int
-) -> str:
-    """Return the one caveat that matters most for the claims."""
-    problems = [str(one.get("name", "?")) for one in findings if one.get("level") == "blocker"]
-    cold, kept = int(scaling["n_cold"].sum()), int(scaling["n"].sum())
-    unequal = sum(floor.unequal for floor in floors.values())
-    smallest = int(scaling["n"].min()) if len(scaling) else 0
-    checks = (
-        (
-            not len(scaling),
-            f"Nothing was measured: {count(skipped, 'case')} skipped, with the reason in appendix A.",
-        ),
-        (bool(problems), f"The machine check found a blocker before the run: {listed(problems)}."),
-        (cold > 0.1 * (cold + kept), f"{cold} of {cold + kept} repetitions were cold and are in no rate."),
-        (not floors, "No A/A comparison was measured, so the noise of this machine is unknown."),
-        (
-            unequal > 0.2 * sum(floor.cells for floor in floors.values()),
-            f"{count(unequal, 'A/A comparison')} did not come out equal; small effects may be drift.",
-        ),
-        (
-            smallest < stats.ENOUGH,
-            f"Some points rest on {count(smallest, 'repetition')} only: no verdict there.",
-        ),
-    )
-    general = "One machine in one state, and single kernel paths: no application gains this much by itself."
-    return next((text for holds, text in checks if holds), general)

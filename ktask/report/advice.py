@@ -1,0 +1,158 @@
+"""What to do on this machine: threads and minimum chunk per path, from which size on, or why not."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from ktask.lab import units
+from ktask.report import markup, words
+from ktask.report.study import Study
+from ktask.report.tables import PATH, crossover_table, pick_threads, sort_cases
+from ktask.report.words import Row
+
+
+def recommendation_table(scaling: pd.DataFrame, skipped: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per path: how many threads, from which size on, and what to expect.
+
+    Among the thread counts that win up to the largest size, the fewest whose speedup there reaches the
+    interval of the best one. `outcome` is "threads", or why not: "slower", "noise" (no change beyond it),
+    "mixed" (wins, but not at the largest sizes), "single" (no count above one was measured), "few" (too few
+    repetitions for a verdict), "cold" (nothing warm was measured) or "skipped". The estimate columns
+    belong to the largest size.
+    """
+    crossover = crossover_table(scaling)
+    rows = []
+    for key, part in scaling.groupby(PATH):
+        path = dict(zip(PATH, key, strict=True))
+        mine = crossover[(crossover[PATH] == list(key)).all(axis=1)] if len(crossover) else crossover
+        rows.append(path | _advice(part, mine))
+    rows += [path | {"outcome": "skipped"} for path in _only_skipped(scaling, skipped)]
+    columns = [*PATH, "outcome", "threads", "from_size_bytes", "largest_bytes"]
+    table = pd.DataFrame(rows)
+    return sort_cases(table.reindex(columns=[*columns, *(c for c in table.columns if c not in columns)]))
+
+
+def _advice(part: pd.DataFrame, crossover: pd.DataFrame) -> dict[str, Any]:
+    if not (part["n"] > 0).any():
+        return {"outcome": "cold"}
+    if crossover.empty:
+        return {"outcome": "single"}
+    winners = crossover[crossover["from_size_bytes"].notna()]
+    chosen = pick_threads(winners if len(winners) else crossover)
+    expected = _expectation(part, chosen)
+    outcome = "threads" if len(winners) else _why_not(crossover, expected["verdict"])
+    return {"outcome": outcome, "smallest_bytes": int(part["size_bytes"].min())} | expected
+
+
+def _why_not(crossover: pd.DataFrame, at_largest: str) -> str:
+    if crossover["faster_sizes"].map(bool).any():
+        return "mixed"
+    if not (crossover["sizes"] > 0).any():
+        return "few" if (crossover["n"] > 0).any() else "cold"
+    return "slower" if at_largest == "slower" else "noise"
+
+
+def _expectation(part: pd.DataFrame, chosen: pd.Series) -> dict[str, Any]:
+    """Return what the chosen thread count did at the largest size that has a verdict."""
+    names = ["threads", "size_bytes", "baseline"]
+    wanted = [chosen["threads"], chosen["largest_bytes"], False]
+    row = part[(part[names] == wanted).all(axis=1)].iloc[0].drop(PATH)
+    return row.to_dict() | chosen[["from_size_bytes", "largest_bytes", "slower_sizes"]].to_dict()
+
+
+def _only_skipped(scaling: pd.DataFrame, skipped: pd.DataFrame) -> list[dict[str, str]]:
+    """Return the paths of which no case was measured."""
+    names = PATH[:-1]
+    measured = set(map(tuple, scaling[names].to_numpy())) if len(scaling) else set()
+    missing = dict.fromkeys(map(tuple, skipped[names].to_numpy())) if len(skipped) else {}
+    return [dict(zip(PATH, (*key, ""), strict=True)) for key in missing if key not in measured]
+
+
+def reason(row: Row, skipped: pd.DataFrame) -> str:
+    """Return what to expect of the advised threads, or why none are advised."""
+    build: dict[str, Callable[[Row], str]] = {
+        "threads": _gain,
+        "slower": lambda r: f"no: slower than the serial call ({_at(r)})",
+        "noise": lambda r: f"no: no change beyond the noise floor ({_at(r)}){_slower_at(r)}",
+        "mixed": lambda r: f"no: faster at some sizes, but not up to the largest ({_at(r)})",
+        "single": lambda r: "unknown: no thread count above one was measured",
+        "few": lambda r: f"unknown: too few repetitions for a verdict ({_at(r)})",
+        "cold": lambda r: "unknown: no warm repetition",
+        "skipped": lambda r: f"unknown: not measured, {_skip_reasons(r, skipped)}",
+    }
+    return build[row["outcome"]](row)
+
+
+def _at(row: Row) -> str:
+    where = f"{words.count(int(row['threads']), 'thread')}, {units.fmt_size(row['largest_bytes'])}"
+    return f"{words.value(row, 'speedup')} with {where}"
+
+
+def _slower_at(row: Row) -> str:
+    sizes = [units.fmt_size(size) for size in row["slower_sizes"]]
+    return f", slower at {words.listed(sizes)}" if sizes else ""
+
+
+def _gain(row: Row) -> str:
+    return f"yes: {words.value(row, 'speedup')} times as fast at {units.fmt_size(row['largest_bytes'])}"
+
+
+def _skip_reasons(row: Row, skipped: pd.DataFrame) -> str:
+    mine = skipped[(skipped[PATH[:-1]] == [row[name] for name in PATH[:-1]]).all(axis=1)]
+    return "; ".join(dict.fromkeys(mine["reason"].astype(str)))
+
+
+COLUMNS = ("Path", "Threads", "Minimum chunk", "From size", "CPU time, serial = 1", "Does it pay?")
+
+
+def recommendations(study: Study) -> Markup:
+    """Return the advice per path, as a patch author would use it."""
+    found = recommendation_table(study.scaling, study.run.skipped)
+    if found.empty:
+        return markup.paragraph(
+            study.title, "Nothing was measured and nothing was skipped, so there is no advice."
+        )
+    rows = [_advice_row(row, study.run.skipped) for _, row in found.iterrows()]
+    caption = Markup("{}{}").format(study.title, headline(found))
+    return markup.table(COLUMNS, rows, caption=caption, key=study.key("advice"), numeric=COLUMNS[1:5])
+
+
+def headline(found: pd.DataFrame) -> str:
+    """Return on how many paths threads pay, in one sentence."""
+    pays, known = int((found["outcome"] == "threads").sum()), int(found["outcome"].isin(KNOWN).sum())
+    if not known:
+        return "No path has a verdict, so there is no advice."
+    if known == 1:
+        return f"Threads {'pay' if pays else 'do not pay'} on the one path with a verdict."
+    return f"Threads pay on {pays if pays < known else 'all'} of the {known} paths with a verdict."
+
+
+KNOWN = ("threads", "slower", "noise", "mixed")
+
+
+def minimum_chunk(row: Row) -> str:
+    """Return the share of one thread at the smallest size that pays, which is what one more helper is worth.
+
+    Helpers are started for every minimum chunk there is work for, so with this one the advised threads start
+    from the advised size on. Where that is the smallest size measured, the truth may be less.
+    """
+    share = units.fmt_size(int(row["from_size_bytes"]) // int(row["threads"]))
+    return f"≤ {share}" if row["from_size_bytes"] <= row["smallest_bytes"] else share
+
+
+def _advice_row(row: pd.Series, skipped: pd.DataFrame) -> tuple[Any, ...]:
+    label = f"{words.workload_label(row['workload'])}: {words.path_label(row)}"
+    if row["outcome"] != "threads":
+        threads = "1" if row["outcome"] in KNOWN else units.NO_VALUE
+        return label, threads, *[units.NO_VALUE] * 3, reason(row, skipped)
+    size = units.fmt_size(row["from_size_bytes"])
+    return (
+        label,
+        int(row["threads"]),
+        minimum_chunk(row),
+        size,
+        words.value(row, "cpu_cost"),
+        reason(row, skipped),
+    )

@@ -1,0 +1,52 @@
+"""Open questions for the audience: those that the data raise, then those that reviewers left open."""
+
+import pandas as pd
+from markupsafe import Markup
+
+from ktask.report import markup, words
+
+STANDING = (
+    "How many threads should a kernel path ask for, when it knows neither the bandwidth of the memory nor "
+    "what else is running? Static limits were refused in review [2], and no call was found that says when the "
+    "scheduler could spare a CPU.",
+    "Who pays for the helpers' CPU time: the caller's control group, its limits included, or nobody? "
+    "Moving the workers there and charging afterwards were both posted [4], and neither was taken.",
+    "May idle CPUs be used at all where they are idle on purpose, for power or for latency?",
+    "What does such a gain bring to a program that its users wait for? That needs a workload of yours; "
+    "`ktask run` measures the path inside it.",
+)
+
+
+def open_questions(limits: pd.DataFrame) -> Markup:
+    """Return the questions as a list; the first ones come from the evidence on each path."""
+    asked = [*_from_limits(limits), *map(_marked, STANDING)]
+    items = markup.join(Markup("<li>{}</li>").format(one) for one in asked)
+    return Markup("<ol>{}</ol>").format(items)
+
+
+def _marked(text: str) -> Markup:
+    """Return text with what stands between backticks as code."""
+    marked = (
+        Markup("<code>{}</code>").format(one) if i % 2 else one for i, one in enumerate(text.split("`"))
+    )
+    return markup.join(marked, "")
+
+
+ASKED = {
+    "busy": "What do the threads spin on, or share, in {}? The same work takes more CPU time there; from "
+    "user space the lock cannot be told from the memory. A profile of the kernel would tell.",
+    "waiting": "What do the threads wait for in {}? They are off the CPU part of the time.",
+    "end": "Would smaller chunks, or ones that shrink towards the end, help {}? Threads run out of work.",
+    "start": "Could helpers be at hand sooner for {}? Most of the loss is start-up.",
+    "gaps": "What holds threads up between chunks in {}?",
+}
+
+
+def _from_limits(limits: pd.DataFrame) -> list[str]:
+    kernel = limits[limits["backend"] == "kernel"] if len(limits) else limits
+    found = []
+    for limit, rows in kernel.groupby("limit", sort=False):
+        if limit in ASKED:
+            names = [f"{row['workload']} {words.path_label(row)}" for _, row in rows.iterrows()]
+            found.append(ASKED[str(limit)].format(words.listed(names)))
+    return found

@@ -1,0 +1,141 @@
+"""The head of the report: three claims, each with number, interval, scope and figure, and one caveat."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+from markupsafe import Markup
+
+from ktask.lab import stats, units
+from ktask.lab.stats import NoiseFloor
+from ktask.report import words
+from ktask.report.tables import at_best
+
+
+class Claim(NamedTuple):
+    """One claim of the summary: what, for which scope, and where it is shown."""
+
+    text: Markup
+    scope: str
+    figure: str  # key of the figure that shows it
+
+
+def claims(scaling: pd.DataFrame, machine: str) -> list[Claim]:
+    """Return up to three claims: one per workload, then on CPU cost and on where it starts to pay."""
+    usable = scaling[scaling["n"] > 0]
+    found = [_workload_claim(part, machine) for _, part in usable.groupby("workload", sort=False)]
+    found += [_worst_claim(usable, machine), _cost_claim(usable, machine)]
+    return [claim for claim in found if claim][:3]
+
+
+def _scope(rows: pd.DataFrame, machine: str) -> str:
+    counts = sorted(set(rows["threads"]))
+    threads = words.count(counts[0], "thread") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} threads"
+    return f"{words.sizes_of(rows)}, {threads}, {words.n_range(rows)} per point; {machine}"
+
+
+def _kernel_first(rows: pd.DataFrame) -> pd.DataFrame:
+    kernel = rows[rows["backend"] == "kernel"]
+    return kernel if len(kernel) else rows
+
+
+def _workload_claim(part: pd.DataFrame, machine: str) -> Claim | None:
+    name = words.workload_label(part["workload"].iloc[0])
+    last = _kernel_first(at_best(part))
+    if last["speedup"].isna().all():
+        return _serial_claim(_kernel_first(part[part["baseline"]]), machine)
+    best = last.sort_values("speedup", na_position="first").iloc[-1]
+    text = Markup("<b>{}:</b> with {}, {}; {} ({} serial, {} with {}).").format(
+        name,
+        words.threads_of(last),
+        words.tally(last),
+        words.extremes(last),
+        words.wall(best, "base_wall"),
+        words.wall(best),
+        words.path_label(best),
+    )
+    return Claim(text, _scope(last, machine), words.figure_key("speedup", best["workload"]))
+
+
+def _serial_claim(serial: pd.DataFrame, machine: str) -> Claim | None:
+    if serial.empty:
+        return None
+    best = serial.sort_values(["size_bytes", "rate"]).iloc[-1]
+    text = Markup("<b>{}:</b> one thread reaches {} ({}); there is no comparison with more.").format(
+        words.workload_label(best["workload"]), words.rate(best), words.path_label(best)
+    )
+    return Claim(
+        text, _scope(serial.loc[[best.name]], machine), words.figure_key("throughput", best["workload"])
+    )
+
+
+def _worst_claim(scaling: pd.DataFrame, machine: str) -> Claim | None:
+    worse = scaling[scaling["verdict"] == "slower"]
+    if worse.empty:
+        return None
+    worst = worse.sort_values("speedup").iloc[0]
+    text = Markup(
+        "<b>Where it gets worse:</b> {} at {} runs at {} of the serial speed ({} serial, {})."
+    ).format(
+        words.path_label(worst),
+        units.fmt_size(worst["size_bytes"]),
+        words.value(worst, "speedup"),
+        words.wall(worst, "base_wall"),
+        words.wall(worst),
+    )
+    return Claim(text, _scope(worse.loc[[worst.name]], machine), words.CROSSOVER_KEY)
+
+
+def _cost_claim(scaling: pd.DataFrame, machine: str) -> Claim | None:
+    last = at_best(scaling)
+    last = last[last["cpu_cost"].notna()].sort_values("cpu_cost")
+    if last.empty:
+        return None
+    low, high = last.iloc[0], last.iloc[-1]
+    text = Markup(
+        "<b>CPU time:</b> the same work takes {} times the CPU time of the serial call ({})"
+    ).format(words.value(high, "cpu_cost"), words.path_label(high))
+    if len(last) > 1:
+        text += Markup(", at best {} ({})").format(words.value(low, "cpu_cost"), words.path_label(low))
+    return Claim(text + ".", _scope(last, machine), words.figure_key("speedup", high["workload"]))
+
+
+GENERAL = "One machine in one state, and single kernel paths: no application gains this much by itself."
+
+
+def caveat(
+    scaling: pd.DataFrame, floors: dict[str, NoiseFloor], findings: Sequence[dict[str, Any]], skipped: int
+) -> str:
+    """Return the one caveat that matters most for the claims."""
+    problems = [str(one.get("name", "?")) for one in findings if one.get("level") == "blocker"]
+    cold, kept = int(scaling["n_cold"].sum()), int(scaling["n"].sum())
+    unequal = sum(floor.unequal for floor in floors.values())
+    smallest = int(scaling["n"].min()) if len(scaling) else 0
+    checks = (
+        (
+            not len(scaling),
+            f"Nothing was measured: {words.count(skipped, 'case')} skipped, with the reason in appendix B.",
+        ),
+        (bool(problems), f"The machine check found a blocker before the run: {words.listed(problems)}."),
+        (cold > 0.1 * (cold + kept), f"{cold} of {cold + kept} repetitions were cold and are in no rate."),
+        (not floors, "No A/A comparison was measured, so the noise of this machine is unknown."),
+        (
+            unequal > 0.2 * sum(floor.cells for floor in floors.values()),
+            f"{words.count(unequal, 'A/A comparison')} did not come out equal; small effects may be drift.",
+        ),
+        (
+            smallest < stats.ENOUGH,
+            f"Some points rest on {words.count(smallest, 'repetition')} only: no verdict there.",
+        ),
+    )
+    return next((text for holds, text in checks if holds), f"{losses(scaling)}{GENERAL}")
+
+
+def losses(scaling: pd.DataFrame) -> str:
+    """Return at how many points threads do not help, with a blank after it; empty if they always do."""
+    several = scaling[~scaling["baseline"].astype(bool) & (scaling["threads"] > 1)]
+    slower, same = (int((several["verdict"] == name).sum()) for name in ("slower", "no change"))
+    if not slower + same:
+        return ""
+    worse = f"slower at {slower} and " if slower else ""
+    return f"Of {words.count(len(several), 'point')} with threads, {worse}not distinguishable at {same}. "
