@@ -7,8 +7,8 @@ from ktask.report import markup, words
 
 STANDING = (
     "How many threads should a kernel path ask for, when it knows neither the bandwidth of the memory nor "
-    "what else is running? Static limits were refused in review [2], and no call was found that says when the "
-    "scheduler could spare a CPU.",
+    "what else is running? Static limits were refused in review [2], and no call was found that says when "
+    "the scheduler could spare a CPU.",
     "Who pays for the helpers' CPU time: the caller's control group, its limits included, or nobody? "
     "Moving the workers there and charging afterwards were both posted [4], and neither was taken.",
     "May idle CPUs be used at all where they are idle on purpose, for power or for latency?",

@@ -100,11 +100,11 @@ def caption(rows: pd.DataFrame) -> Markup:
     """Return where the thread time of each path went, and how typical its trace is."""
     parts = [f"{words.path_label(row)}: {_largest_loss(row)}" for _, row in rows.iterrows()]
     ratios = rows["traced_s"] / rows["wall"]
-    typical = f"{units.fmt_number(ratios.min(), 2)} to {units.fmt_number(ratios.max(), 2)}"
+    ends = dict.fromkeys(units.fmt_number(one, 2) for one in (ratios.min(), ratios.max()))
     return Markup(
         "{}. Of the thread time of one extra repetition each, n = 1, hence no interval; it took {} times the "
         "median of the repetitions without a trace. Each bar is one chunk, the dotted line the end."
-    ).format("; ".join(parts), typical)
+    ).format("; ".join(parts), " to ".join(ends))
 
 
 def alternative(rows: pd.DataFrame, workload: str) -> str:

@@ -320,9 +320,8 @@ def workload_finding(rows: pd.DataFrame) -> Markup:
     best = at_best(usable)
     if best.empty:
         return markup.paragraph("Only one thread was measured, so nothing is said about more.")
-    head = Markup("At the largest size with a verdict, with {}, {}: {}.").format(
-        threads_of(best), tally(best), extremes(best)
-    )
+    where = "At the largest size" + (" with a verdict" if (best["verdict"] != "unknown").any() else "")
+    head = Markup("{}, with {}, {}: {}.").format(where, threads_of(best), tally(best), extremes(best))
     return markup.paragraph(head, past_the_best(usable, best), _cost_of_method(best))
 
 
