@@ -18,6 +18,7 @@ import yaml
 
 from ktask.lab.records import SKIPPED_COLUMNS
 from ktask.lab.stats import NoiseFloor
+from ktask.lab.traces import write_traces
 from ktask.report import (
     Report,
     advice,
@@ -27,6 +28,7 @@ from ktask.report import (
     page,
     summary,
     tables,
+    timeline,
     words,
     write_report,
 )
@@ -225,7 +227,7 @@ def pick(table, **wanted):
 
 def page_text(report):
     """Return everything that the notebook would show, as one string."""
-    pieces = "title summary workloads machines checks design noise results recommendations degradations"
+    pieces = "title summary workloads machines checks design noise results side_by_side recommendations degradations questions"
     return "".join(
         str(getattr(report, name)().body)
         for name in f"{pieces} reproduce all_numbers all_facts footer".split()
@@ -794,3 +796,127 @@ def test_what_is_no_run_is_named(tmp_path):
 )
 def test_anchors_are_the_words_of_the_heading(heading, key):
     assert page.anchor(heading) == key
+
+
+# --- why not double ---------------------------------------------------------------------------------------
+
+
+def chunks(*spans, threads=2, wall_s=1.0):
+    """Return a trace: each span is (helper, start, end) in seconds."""
+    rows = [dict(zip(("helper", "t0_s", "t1_s"), span, strict=True)) for span in spans]
+    return pd.DataFrame(rows).assign(threads=threads, wall_s=wall_s, cpu=0, start_bytes=0, end_bytes=1)
+
+
+@pytest.mark.parametrize(
+    ("spans", "start", "gaps", "end"),
+    [
+        ([(0, 0, 1), (1, 0, 1)], 0, 0, 0),
+        ([(0, 0, 1), (1, 0.5, 1)], 0.25, 0, 0),
+        ([(0, 0, 1), (1, 0, 0.4)], 0, 0, 0.3),
+        ([(0, 0, 0.3), (0, 0.7, 1), (1, 0, 1)], 0, 0.2, 0),
+        ([(0, 0, 1)], 0.5, 0, 0),  # the helper came too late for any chunk
+    ],
+)
+def test_thread_time_is_accounted_for(spans, start, gaps, end):
+    found = limits.trace_losses(chunks(*spans))
+    assert [found["start"], found["gaps"], found["end"]] == pytest.approx([start, gaps, end])
+    assert sum(found[name] for name in ("start", "gaps", "end", "chunks")) == pytest.approx(1)
+
+
+def traced(run, *spans):
+    """Return scaling and limits of a one-path run with this trace at its largest size, as shares of its time."""
+    scaling = tables.scaling_table(run)
+    row = scaling[scaling.size_bytes == scaling.size_bytes.max()].sort_values("threads").iloc[-1]
+    scaled = [(helper, start * row.wall, end * row.wall) for helper, start, end in spans]
+    trace = chunks(*scaled, wall_s=row.wall).assign(cell_id=row.cell_id, run_id="r", host_id="h")
+    return limits.limits_table(scaling, trace), trace
+
+
+@pytest.mark.parametrize(
+    ("spans", "limit", "text"),
+    [
+        ([(0, 0, 1), (1, 0.6, 1)], "start", "most is lost before a helper has its first chunk"),
+        ([(0, 0, 1), (1, 0, 0.4)], "end", "imbalance"),
+        ([(0, 0, 1), (1, 0, 0.1), (1, 0.7, 1)], "gaps", "between chunks"),
+        ([(0, 0, 1), (1, 0, 1)], "busy", "took more CPU time"),
+    ],
+)
+def test_what_limits_is_told_from_the_trace(spans, limit, text):
+    found, _ = traced(one_path({2: 1.2}), *spans)
+    assert found.limit.tolist() == [limit]
+    said = limits.finding(found)
+    assert said.startswith("<p><b>Why not double?</b> In dontneed (4 KiB) 60 % of the ideal, ")
+    assert text in said
+
+
+def test_a_path_at_the_roof_is_told():
+    truths = [Truth("zeroing", "user", "memset", "4KiB", 10 * GIB, {2: 1.1})]
+    found = limits.limits_table(tables.scaling_table(make_run(make_records(truths))))
+    assert found.limit.tolist() == ["roof"]
+
+
+def test_the_question_names_the_most_threads():
+    run = one_path({2: 1.5, 4: 2.0})
+    assert "Why not 4 times?" in limits.finding(limits.limits_table(tables.scaling_table(run)))
+
+
+def test_the_timeline_shows_every_chunk_and_says_what_is_lost():
+    found, trace = traced(one_path({2: 1.2}), (0, 0, 1), (1, 0, 0.4))
+    figure = timeline.timeline_figure(found, trace, "free", "timeline-free")
+    assert figure.data[["helper", "method"]].to_numpy().tolist() == [[0, "dontneed"], [1, "dontneed"]]
+    assert "dontneed (4 KiB): 30 % lost after the last one" in figure.caption
+    assert "n = 1" in figure.caption
+    assert "70 % of their time inside chunks, imbalance" in figure.alt
+    assert timeline.timeline_figure(found, trace.iloc[:0], "free", "timeline-free") is None
+
+
+def test_traces_of_a_run_enter_its_report(tmp_path):
+    run = one_path({2: 1.2})
+    _, trace = traced(run, (0, 0, 1), (1, 0, 0.4))
+    path = write_run(run, tmp_path / "run")
+    (path / "traces").mkdir()
+    cell = trace["cell_id"].iloc[0]
+    write_traces(path / "traces/c.parquet", trace, {"run_id": "r", "host_id": "h", "cell_id": cell})
+    report = Report.open([path])
+    assert "timeline-free" in report.figures
+    assert "Would smaller chunks" in report.questions().body
+
+
+# --- advice and several runs ------------------------------------------------------------------------------
+
+
+def test_the_minimum_chunk_is_the_share_of_a_thread_where_it_begins_to_pay():
+    run = one_path({2: 2.0}, sizes=(MIB, 4 * MIB, 16 * MIB, GIB), overhead_s=5e-4)
+    row = advice.recommendation_table(tables.scaling_table(run), run.skipped).iloc[0]
+    assert advice.minimum_chunk(row) == "8 MiB"
+    run = one_path({2: 2.0}, sizes=(16 * MIB, GIB))
+    row = advice.recommendation_table(tables.scaling_table(run), run.skipped).iloc[0]
+    assert advice.minimum_chunk(row) == "≤ 8 MiB"
+
+
+def test_the_advice_is_summed_up(report):
+    assert "Threads pay on 8 of the 9 paths with a verdict." in report.recommendations().body
+
+
+def renamed(run, name):
+    return Run(name, Path("data/runs") / name, run.records, run.machine, run.grid, run.skipped)
+
+
+def test_two_runs_are_put_side_by_side_and_compared():
+    old, new = one_path({2: 1.8}), renamed(one_path({2: 1.8}), "after")
+    new.records["wall_s"] *= np.where(new.records.baseline, 1, 2)
+    text = page_text(Report([old, new]))
+    assert "Of 1 path with a verdict in every run, 0 have the same one everywhere." in text
+    assert "after against sample: of 4 times, 0 better and 2 worse" in text
+    assert [key for key, n in Page(text).ids.items() if n > 1] == []
+
+
+def test_one_run_has_nothing_beside_it(report):
+    assert report.side_by_side().body == ""
+
+
+def test_runs_of_different_work_are_not_compared():
+    other = renamed(make_run(make_records([TRUTHS[5]]), skips=()), "other")
+    text = str(Report([one_path({2: 1.8}), other]).side_by_side().body)
+    assert "no case in common" in text
+    assert "The runs have no path with a verdict in common." in text
