@@ -227,11 +227,21 @@ def pick(table, **wanted):
 
 def page_text(report):
     """Return everything that the notebook would show, as one string."""
-    pieces = "title summary workloads machines checks design noise results side_by_side recommendations degradations questions"
-    return "".join(
-        str(getattr(report, name)().body)
-        for name in f"{pieces} reproduce all_numbers all_facts footer".split()
+    pieces = (
+        *(
+            "title",
+            "summary",
+            "workloads",
+            "machines",
+            "checks",
+            "design",
+            "noise",
+            "results",
+            "side_by_side",
+        ),
+        *("degradations", "recommendations", "questions", "reproduce", "all_numbers", "all_facts", "footer"),
     )
+    return "".join(str(getattr(report, name)().body) for name in pieces)
 
 
 # --- tables --------------------------------------------------------------------------------------------
@@ -824,7 +834,7 @@ def test_thread_time_is_accounted_for(spans, start, gaps, end):
 
 
 def traced(run, *spans):
-    """Return scaling and limits of a one-path run with this trace at its largest size, as shares of its time."""
+    """Return limits of a one-path run with this trace (times as shares of its own), and the trace."""
     scaling = tables.scaling_table(run)
     row = scaling[scaling.size_bytes == scaling.size_bytes.max()].sort_values("threads").iloc[-1]
     scaled = [(helper, start * row.wall, end * row.wall) for helper, start, end in spans]
