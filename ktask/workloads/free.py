@@ -171,6 +171,8 @@ WORKLOAD = Workload(
             "kernel",
             KINDS,
             no_populate,
+            limit="The TLB shootdown at the end of each call, if chunks are small; then zone and LRU locks, "
+            "which one thread holds for 17 % and 14 % of its time on 4 KiB pages.",
         ),
         Method(
             "lazyfree",
@@ -178,6 +180,8 @@ WORKLOAD = Workload(
             "kernel",
             ("4KiB", "THP"),
             no_populate,
+            limit="The LRU lock, which one thread holds for 59 % of its time on 4 KiB pages; with THP the "
+            "page-table lock of each GiB, held over a TLB shootdown per huge page.",
         ),
         Method(
             "munmap",
@@ -185,6 +189,7 @@ WORKLOAD = Workload(
             "kernel",
             KINDS,
             no_populate,
+            limit="mmap_lock: a call takes it for writing, so it waits for the one that is freeing under it.",
         ),
         Method(
             "munmap_at_once",
@@ -192,6 +197,7 @@ WORKLOAD = Workload(
             "kernel",
             KINDS,
             no_populate,
+            limit="As dontneed; mmap_lock is taken for writing once, for a range that is empty by then.",
         ),
         Method(
             "exit",
@@ -199,6 +205,7 @@ WORKLOAD = Workload(
             "kernel",
             KINDS,
             no_populate,
+            limit="One process exits on one CPU. Several share no lock but those of zone and LRU.",
         ),
         Method(
             "buddy",
@@ -206,6 +213,7 @@ WORKLOAD = Workload(
             "model",
             ("4KiB",),
             options=buddy.OPTIONS,
+            limit="The zone lock: for how long it is held, and how many cache lines move with it.",
         ),
     ),
     setup=lambda case: STATES[case.method](case),
