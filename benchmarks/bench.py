@@ -210,9 +210,17 @@ def balance(threads: int, steps: int, c_peers: ctypes.CDLL | None) -> Contest:
     return Contest(name, "us", US, contestants, "ktask-v4 chunks, in order, no overhead")
 
 
+KERNEL_PATHS = {
+    "populate": ("zeroing", 23),
+    "dontneed": ("free", 4),
+    "lazyfree": ("free", 8),
+    "munmap": ("free", -1),
+}
+
+
 def kernel_path(method: str, page_kind: str, size_bytes: int, threads: int, c_peers: ctypes.CDLL) -> Contest:
     """Return the contest for one path of the kernel, entered by the same calls in the same chunks."""
-    name, advice = {"populate": ("zeroing", 23), "dontneed": ("free", 4)}[method]
+    name, advice = KERNEL_PATHS[method]
     case = Case(name, method, page_kind, size_bytes)
     state = workloads.get(name).setup(case)
     plan = ktask.plan(ktask.Node(0, state.size, -1), replace(state.ctl, max_threads=threads))
@@ -266,6 +274,7 @@ def contests(short: bool) -> list[Contest]:
     if c_peers and n_cpus > 1:
         size_bytes = 64 * MIB if short else GIB
         paths = [("populate", "THP"), ("populate", "4KiB"), ("dontneed", "4KiB"), ("dontneed", "THP")]
+        paths += [("lazyfree", "4KiB"), ("munmap", "4KiB"), ("munmap", "THP")]
         for method, kind in paths:
             if workloads.why_not(Case("zeroing", "populate", kind, size_bytes)) is None:
                 found.append(kernel_path(method, kind, size_bytes, 2, c_peers))

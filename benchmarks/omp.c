@@ -35,7 +35,8 @@ double run_static(chunk_fn fn, int64_t size, int64_t chunk, int64_t args, int th
     return now() - t0;
 }
 
-/* The same kernel paths by the same calls: madvise over a range, in chunks. Returns seconds, or -1. */
+/* The same kernel paths by the same calls: madvise over a range, or munmap if there is no advice (below 0), in
+   chunks. Returns seconds, or -1. */
 double advise(char *base, int64_t size, int64_t chunk, int advice, int threads)
 {
     int64_t n = (size + chunk - 1) / chunk;
@@ -43,8 +44,9 @@ double advise(char *base, int64_t size, int64_t chunk, int advice, int threads)
     double t0 = now();
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads) reduction(| : failed)
     for (int64_t i = 0; i < n; i++) {
-        int64_t rest = size - i * chunk;
-        failed |= madvise(base + i * chunk, rest < chunk ? rest : chunk, advice) != 0;
+        int64_t rest = size - i * chunk, length = rest < chunk ? rest : chunk;
+        char *at = base + i * chunk;
+        failed |= (advice < 0 ? munmap(at, length) : madvise(at, length, advice)) != 0;
     }
     double seconds = now() - t0;
     return failed ? -1 : seconds;

@@ -106,8 +106,8 @@ def ways(size: str | int, page_kind: str, threads: int | None = None, rounds: in
     -------
     pandas.DataFrame
         One row per way: `serial_ms`, `wall_ms`, `speedup` with `low` and `high` (95 %), `busy` (the CPU time
-        of this process over the time of its threads: what is missing was spent waiting; NaN below 10 ms, where
-        it is not exact, and for `exit`, whose children work), `shootdowns_per_chunk`, and `limit`.
+        of this process over the time of its threads: the rest was spent waiting; NaN below 10 ms, where it is
+        not exact, and for `exit`, whose children work), and `shootdowns_per_chunk`.
     """
     threads = threads or topology.cpu_count()
     rows = []
@@ -120,8 +120,15 @@ def ways(size: str | int, page_kind: str, threads: int | None = None, rounds: in
             rows.append({"way": method} | serial | row_of(found["all"], found["serial"], threads))
     table = pd.DataFrame(rows).set_index("way")
     table.loc[table.index == "exit", "busy"] = float("nan")
-    table["limit"] = [workloads.get("free").method(way).limit for way in table.index]
     return table
+
+
+def limits():
+    """Return which lock or resource ends the scaling of each way, as text for a notebook."""
+    from IPython.display import Markdown  # noqa: PLC0415
+
+    lines = [f"* `{method.name}`: {method.limit}" for method in workloads.get("free").methods]
+    return Markdown("What ends its scaling:\n\n" + "\n".join(lines))
 
 
 def chunk_sizes(
@@ -274,6 +281,7 @@ def plot_zone_lock(table: pd.DataFrame, title: str = ""):
         )
     axes.axhline(1, color=GREY, linewidth=1)
     axes.set_xscale("log")
+    axes.minorticks_off()
     axes.set_xticks(sorted(set(table["batch"].astype(int))), sorted(set(table["batch"].astype(int))))
     axes.set(xlabel="batch (pages per taking of the lock)", ylabel="speedup over one thread", ylim=(0, None))
     axes.legend(frameon=False, fontsize=8)
