@@ -38,7 +38,7 @@ class Parameter:
     Attributes
     ----------
     name, about : str
-        `about` completes "the law says that ...", with the value as {}.
+        `about` completes "the law says that ...", with the value as {}; empty if it tells nobody anything.
     median, spread : float
         Of a lognormal distribution; of a logit-normal one if `share`, which keeps the value below 1.
     """
@@ -117,7 +117,7 @@ def lock(threads: Array, lock_share: Array, handover: Array) -> Array:
     return np.hstack([rates[1] / rates[int(n)] for n in threads])
 
 
-SERIAL = Parameter("serial", "{:.2%} of the work is serial", 0.06, 2.2, share=True)
+SERIAL = Parameter("serial", "{:.1%} of the work is serial", 0.06, 2.2, share=True)
 LAWS: tuple[Law, ...] = (
     Law(
         "amdahl",
@@ -141,7 +141,7 @@ LAWS: tuple[Law, ...] = (
         "Gunther 1993, Universal Scalability Law",
         0.06,
         (
-            Parameter("contention", "{:.2%} of the work queues", 0.06, 2.2, share=True),
+            Parameter("contention", "{:.1%} of the work queues", 0.06, 2.2, share=True),
             Parameter("crosstalk", "each pair of threads costs {:.3%} of the work", 0.0017, 1.2),
         ),
         usl,
@@ -154,7 +154,7 @@ LAWS: tuple[Law, ...] = (
         (
             SERIAL,
             Parameter("roof_threads", "saturates at {:.1f} threads", 10.0, 0.35),
-            Parameter("sharpness", "the corner has exponent {:.1f}", 6.0, 0.55),
+            Parameter("sharpness", "", 6.0, 0.55),
         ),
         roof,
     ),

@@ -21,9 +21,9 @@ from ktask.models.laws import LAWS, Law, log_times
 
 Array = NDArray[np.float64]
 
-DRAWS = 1 << 13
+DRAWS = 1 << 12
 # Below this many effective draws the sampler moves to where the weight is and draws again.
-ENOUGH_DRAWS = 400
+ENOUGH_DRAWS = 300
 MOVES = 6
 # No law is exact: around it published times scatter by 2 % inside the measured range, and by 4 % more per
 # doubling beyond. Found together with the numbers of the laws.
@@ -31,6 +31,8 @@ SCATTER = 0.02
 SCATTER_PER_DOUBLING = 0.04
 TAIL = 4  # degrees of freedom of the scatter: single outliers happen
 LEVEL = 0.90
+# A parameter is settled if its 90 % interval is less than this share of the one before any measurement.
+SETTLED = 0.6
 
 
 class Rows(NamedTuple):
@@ -74,6 +76,33 @@ class LawFit:
             low, middle, high = weighted_quantiles(parameter.value(self.normals[:, i]), weight, ends)
             found[parameter.name] = {"value": middle, "low": low, "high": high}
         return found
+
+    def settled(self, parameter: str) -> bool:
+        """Return whether the times said more about a parameter than was known before."""
+        at = [p.name for p in self.law.parameters].index(parameter)
+        low, high = weighted_quantiles(self.normals[:, at], np.exp(self.log_weight), [0.05, 0.95])
+        return high - low < SETTLED * 2 * ndtri(0.95)
+
+    def fitted(self, own: Rows) -> Array:
+        """Return the times that the law gives for the rows, the median over the draws."""
+        times = log_times(self.law, self.normals, own.threads)
+        times = times + log_scale(times, own)[:, None]
+        return np.exp([weighted_quantiles(t, np.exp(self.log_weight), [0.5])[0] for t in times.T])
+
+    def held_out(self, own: Rows) -> Array:
+        """Return the times that the law predicts for each row from the others; NaN for the first row.
+
+        The fewest threads are never left out: a law cannot know what one thread alone may cost.
+        """
+        times = log_times(self.law, self.normals, own.threads)
+        whole = log_likelihood(self.law, self.normals, [own])
+        predicted = np.full(len(own.threads), np.nan)
+        for i in range(1, len(own.threads)):
+            rest = Rows(*(np.delete(column, i) for column in own))
+            weight = self.log_weight - whole + log_likelihood(self.law, self.normals, [rest])
+            values = times[:, i] + log_scale(np.delete(times, i, axis=1), rest)
+            predicted[i] = np.exp(weighted_quantiles(values, np.exp(weight - weight.max()), [0.5])[0])
+        return predicted
 
 
 def weighted_quantiles(values: Array, weight: Array, at: list[float]) -> list[float]:

@@ -83,12 +83,17 @@ class Options:
         Let the fit rows of other curves of the same machine inform a fit.
     machine : Machine, optional
         Its bandwidths give the roof, its CPUs the end of all scaling.
+    and_fitted : bool
+        Give the law at the fit threads too, where `threads` has them.
+    relatives : tuple of Curve
+        The other curves of the table.
     """
 
     fit_threads: tuple[int, ...] = FIT_THREADS
     threads: tuple[int, ...] = ()
     pool: bool = False
     machine: Machine | None = None
+    and_fitted: bool = False
     relatives: tuple[Curve, ...] = field(default=(), repr=False)
 
 
@@ -106,6 +111,11 @@ def _rows(curve: Curve, fit_threads: Sequence[int], cpus: int | None, apart: flo
     spread = curve.spread[used] / np.sqrt(RUNS)
     sd = np.sqrt(SCATTER**2 + spread**2 + apart**2)
     return Rows(_effective(curve.threads[used], cpus), np.log(curve.time_s[used]), sd)
+
+
+def curve_rows(curve: Curve) -> Rows:
+    """Return all times of a curve as rows to fit on."""
+    return _rows(curve, curve.threads, curve.cpus)
 
 
 def differs(one: Curve, two: Curve) -> bool:
@@ -163,7 +173,8 @@ def _wanted(curve: Curve, options: Options) -> list[int]:
     cpus = _cpus(curve, options.machine)
     counts = {int(n) for other in options.relatives for n in other.threads if not cpus or n <= cpus}
     wanted = set(options.threads) or {*counts, *map(int, curve.threads)}
-    wanted -= set(options.fit_threads)
+    if not options.and_fitted:
+        wanted -= set(options.fit_threads)
     return sorted(wanted) or [EXTRAPOLATED * int(curve.threads.max())]
 
 
