@@ -2,8 +2,9 @@
 
     python benchmarks/bench.py [--short] [--json FILE]
 
-Three questions. What does an empty chunk cost? What does a task of two chunks cost, from the Python call to
-its return? How well is uneven work balanced? Every round runs all contestants once, in random order, so that
+Five questions. What does an empty chunk cost? What does a task of two chunks cost, from the Python call to
+its return? How well is uneven work balanced? Do paths of the kernel scale as when C enters them? Is resident
+memory zeroed as fast as by C and NumPy? Every round runs all contestants once, in random order, so that
 a ratio compares neighbours in time. GCC builds the OpenMP peers; without it they are left out, and said so.
 """
 
@@ -11,12 +12,13 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import itertools
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,14 +28,15 @@ import numpy as np
 from numba import njit, prange
 
 import ktask
-from ktask import engine, workloads
+from ktask import engine, memory, workloads
 from ktask.lab import stats
 from ktask.lab.files import write_json
 from ktask.lab.machine import machine_facts
 from ktask.lab.units import fmt_size
-from ktask.memory import GIB, MIB
+from ktask.memory import GIB, KIB, MIB
 from ktask.topology import cpu_count
 from ktask.workloads import Case
+from ktask.workloads.zeroing import zero_bytes
 
 SEED = 20261123
 US, NS = 1e6, 1e9
@@ -48,6 +51,8 @@ class Contest:
     per_second: float  # multiplies seconds
     contestants: dict[str, Callable[[], float]]
     reference: str
+    rounds: int = 31
+    close: Callable[[], None] = lambda: None
 
     def measure(self, rounds: int) -> dict[str, np.ndarray]:
         """Return the seconds of every contestant, one per round; two rounds to warm up are dropped."""
@@ -97,6 +102,9 @@ def openmp() -> ctypes.CDLL | None:
     for function in (loaded.run_dynamic, loaded.run_static):
         function.restype = ctypes.c_double
         function.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 3, ctypes.c_int]
+    for function in (loaded.zero_memset, loaded.zero_stream):
+        function.restype = ctypes.c_double
+        function.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int]
     loaded.advise.restype = ctypes.c_double
     loaded.advise.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 2, *[ctypes.c_int] * 2]
     return loaded
@@ -246,6 +254,33 @@ def kernel_path(method: str, page_kind: str, size_bytes: int, threads: int, c_pe
     return Contest(what, "ms", 1e3, contestants, f"OpenMP dynamic,1, {_threads(threads)}")
 
 
+def zeroing(size_bytes: int, page_kind: str, threads: int, c_peers: ctypes.CDLL | None) -> Contest:
+    """Return the contest for zeroing resident memory, from the Python call to its return."""
+    state = workloads.get("zeroing").setup(Case("zeroing", "auto", page_kind, size_bytes))
+    state.ctl.max_threads = threads
+    address, size = state.region.address, state.region.size_bytes
+    words = state.region.words
+    own = f"ktask auto, {_threads(threads)}"
+    calls = {own: lambda: ktask.run(0, state.size, state.ctl), "numpy.fill, 1 thread": lambda: words.fill(0)}
+    if c_peers:
+        calls[f"C memset, {_threads(threads)}"] = lambda: c_peers.zero_memset(address, size, threads)
+        if c_peers.zero_stream(address, size, threads) >= 0:
+            calls[f"C non-temporal, {_threads(threads)}"] = lambda: c_peers.zero_stream(
+                address, size, threads
+            )
+    fill = ktask.Ctl(zero_bytes, (address, -1), 2 * MIB, threads)
+
+    def in_use(call: Callable[[], object]) -> Callable[[], float]:
+        """Return a contestant that finds the memory as a program leaves it: written to, by these threads."""
+        measure = timed(call)
+        return lambda: (ktask.run(0, size, fill), measure())[1]
+
+    contestants = {name: in_use(call) for name, call in calls.items()}
+    what = f"zeroing {fmt_size(size_bytes)} of resident {page_kind} memory, {_threads(threads)}"
+    rounds = 31 if size_bytes <= GIB else 9
+    return Contest(what, "us", US, contestants, own, rounds, state.close)
+
+
 def makespan(shares: list[float], threads: int) -> float:
     """Return when the last of `threads` workers ends that take `shares` of the work in this order."""
     ends = [0.0] * threads
@@ -279,6 +314,16 @@ def contests(short: bool) -> list[Contest]:
             if workloads.why_not(Case("zeroing", "populate", kind, size_bytes)) is None:
                 found.append(kernel_path(method, kind, size_bytes, 2, c_peers))
     return found
+
+
+def zeroing_contests(short: bool) -> Iterator[Contest]:
+    """Make one contest at a time, because each holds its memory."""
+    c_peers, n_cpus = openmp(), cpu_count()
+    sizes = (MIB, 4 * MIB) if short else (256 * KIB, MIB, 4 * MIB, 16 * MIB, 64 * MIB, GIB, 4 * GIB)
+    for size, kind, threads in itertools.product(sizes, ("THP", "4KiB"), sorted({1, n_cpus})):
+        case = Case("zeroing", "auto", kind, size)
+        if workloads.why_not(case) is None and memory.region_need(size, kind) < memory.budget_bytes():
+            yield zeroing(size, kind, threads, c_peers)
 
 
 def result_of(contest: Contest, rounds: int) -> dict:
@@ -316,8 +361,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the result there")
     options = parser.parse_args()
     results = []
-    for contest in contests(options.short):
-        results.append(result_of(contest, 7 if options.short else 31))
+    for contest in itertools.chain(contests(options.short), zeroing_contests(options.short)):
+        results.append(result_of(contest, 7 if options.short else contest.rounds))
+        contest.close()
         sys.stdout.write(render(results[-1]) + "\n\n")
         sys.stdout.flush()
     if options.json:

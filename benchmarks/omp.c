@@ -2,8 +2,12 @@
 /* The engine's peers in C: empty chunks and parallel regions of GCC's OpenMP, timed inside one call. */
 #include <omp.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <time.h>
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
 
 typedef int64_t (*chunk_fn)(int64_t start, int64_t end, int64_t args);
 
@@ -50,4 +54,58 @@ double advise(char *base, int64_t size, int64_t chunk, int advice, int threads)
     }
     double seconds = now() - t0;
     return failed ? -1 : seconds;
+}
+
+/* Zeroing of resident memory: every thread its part, a multiple of 64 bytes, as a static loop shares it out. */
+static void part_of(int64_t size, int64_t *start, int64_t *end)
+{
+    int64_t lines = size / 64, n = omp_get_num_threads(), k = omp_get_thread_num();
+    *start = lines * k / n * 64;
+    *end = k + 1 == n ? size : lines * (k + 1) / n * 64;
+}
+
+double zero_memset(char *base, int64_t size, int threads)
+{
+    double t0 = now();
+#pragma omp parallel num_threads(threads)
+    {
+        int64_t start, end;
+        part_of(size, &start, &end);
+        memset(base + start, 0, end - start);
+    }
+    return now() - t0;
+}
+
+#ifdef __x86_64__
+__attribute__((target("avx512f"))) static void stream_512(char *start, char *end)
+{
+    for (; start < end; start += 64)
+        _mm512_stream_si512((__m512i *)start, _mm512_setzero_si512());
+    _mm_sfence();
+}
+
+static void stream_128(char *start, char *end)
+{
+    for (; start < end; start += 16)
+        _mm_stream_si128((__m128i *)start, _mm_setzero_si128());
+    _mm_sfence();
+}
+#endif
+
+/* By non-temporal stores; base and size are multiples of 64. Returns -1 where there is no intrinsic for them. */
+double zero_stream(char *base, int64_t size, int threads)
+{
+#ifdef __x86_64__
+    int wide = __builtin_cpu_supports("avx512f");
+    double t0 = now();
+#pragma omp parallel num_threads(threads)
+    {
+        int64_t start, end;
+        part_of(size, &start, &end);
+        (wide ? stream_512 : stream_128)(base + start, base + end);
+    }
+    return now() - t0;
+#else
+    return -1;
+#endif
 }

@@ -7,7 +7,8 @@ import fcntl
 import os
 import platform
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ _PROT_RW, _MAP_SHARED, _MAP_PRIVATE, _MAP_FIXED = 3, 0x1, 0x2, 0x10
 _MAP_ANONYMOUS, _MAP_NORESERVE = 0x20, 0x4000
 _MAP_HUGETLB, _MAP_FIXED_NOREPLACE, _HUGE_SHIFT = 0x40000, 0x100000, 26
 _PRESENT = np.uint64(1 << 63)
+_MPOL_BIND, _NODE_MASK_WORDS = 2, 17  # the kernel's largest MAX_NUMNODES is 1024, and it counts one less
 MEMORY_SHARE = 0.5  # of what is available: the neighbours, and the page cache, keep the other half
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -256,6 +258,20 @@ class Region:
         """Unmap the region."""
         self.unmap()
 
+    def bind(self, nid: int) -> None:
+        """Have the pages to come lie on node `nid` and nowhere else (mbind, MPOL_BIND)."""
+        mask = (ctypes.c_ulong * _NODE_MASK_WORDS)()
+        mask[nid // 64] = 1 << nid % 64
+        bits = 64 * _NODE_MASK_WORDS
+        syscall("mbind", self.address, self.size_bytes, _MPOL_BIND, ctypes.addressof(mask), bits, 0)
+
+    def nodes(self, step: int = THP_SIZE) -> np.ndarray:
+        """Return the node of one page per `step` bytes (move_pages), or minus an errno."""
+        pages = np.arange(self.address, self.address + self.size_bytes, step, dtype=np.uint64)
+        status = np.full(pages.size, -1, dtype=np.int32)
+        syscall("move_pages", 0, pages.size, pages.ctypes.data, 0, status.ctypes.data, 0)
+        return status
+
     @property
     def words(self) -> np.ndarray:
         """The region as an array of uint64 (no copy; valid while mapped)."""
@@ -327,6 +343,18 @@ class Files:
         for fd in self.fds.tolist():
             os.ftruncate(fd, self.file_bytes)
             os.posix_fallocate(fd, 0, self.file_bytes)
+
+    @contextmanager
+    def words(self, k: int) -> Iterator[np.ndarray]:
+        """Give file `k` as an array of uint64, mapped inside the block only."""
+        address = _libc.mmap(None, self.file_bytes, _PROT_RW, _MAP_SHARED, int(self.fds[k]), 0)
+        if address in (None, ctypes.c_void_p(-1).value):
+            raise _os_error(f"mapping {self.file_bytes} bytes")
+        try:
+            pointer = ctypes.cast(address, ctypes.POINTER(ctypes.c_uint64))
+            yield np.ctypeslib.as_array(pointer, shape=(self.file_bytes // 8,))
+        finally:
+            _libc.munmap(address, self.file_bytes)
 
     def allocated(self) -> list[int]:
         """Return the bytes in pages of each file."""

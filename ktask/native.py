@@ -6,6 +6,7 @@ kernel path is a range of addresses and nothing else.
 """
 
 import errno
+import platform
 
 from llvmlite import binding, ir
 from numba import int32, int64, njit, types
@@ -203,17 +204,27 @@ def zero_plain(start, end):
 
 
 @intrinsic
-def rep_stosb(typingctx, start, size):
-    """Zero `size` bytes at `start` by one string instruction of the CPU; x86 only."""
-
+def _rep_stosb(typingctx, start, size):
     def codegen(context, builder, signature, args):
         pair = ir.LiteralStructType([_I64, _I64])
-        constraint = "={di},={cx},{al},0,1,~{memory},~{dirflag},~{fpsr},~{flags}"
         kind = ir.FunctionType(pair, [ir.IntType(8), _I64, _I64])
+        constraint = "={di},={cx},{al},0,1,~{memory},~{dirflag},~{fpsr},~{flags}"
         builder.asm(kind, "rep stosb", constraint, [ir.Constant(ir.IntType(8), 0), *args], True)
         return context.get_dummy_value()
 
     return types.void(int64, int64), codegen
+
+
+HAS_REP_STOSB = platform.machine() == "x86_64"
+
+
+@njit(cache=True, nogil=True)
+def zero_by_string(start, end):
+    """Zero `[start, end)` by one string instruction; on machines without it (`HAS_REP_STOSB`) by memset."""
+    if HAS_REP_STOSB:
+        _rep_stosb(start, end - start)
+    else:
+        memset(start, 0, end - start)
 
 
 @njit(cache=True, nogil=True)

@@ -4,11 +4,10 @@ import errno
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import ktask
-from ktask import address_space, engine, memory, topology, workloads
+from ktask import address_space, engine, memory, store_choice, topology, workloads
 from ktask.lab.measure import Protocol, measure
 from ktask.memory import KIB, MIB
 from ktask.workloads import Case, CheckError, page_walk
@@ -30,6 +29,12 @@ def set_up(case):
     if reason := workloads.why_not(case):
         pytest.skip(reason)
     return workloads.get(case.workload).setup(case)
+
+
+@pytest.fixture(autouse=True)
+def short_calibration(monkeypatch):
+    """Stores are chosen at small sizes only: the full calibration takes seconds."""
+    monkeypatch.setattr(store_choice, "SIZES", (64 * KIB, MIB))
 
 
 @ktask.thread_func
@@ -208,15 +213,3 @@ def test_unknown_names_list_what_there_is():
     with pytest.raises(ValueError, match="page kind '3KiB' is unknown"):
         workloads.why_not(Case("zeroing", "populate", "3KiB", MIB))
     assert "works on 4KiB pages, not on THP" in workloads.why_not(Case("page_walk", "pagemap", "THP", MIB))
-
-
-def test_streaming_zeroes_exactly_its_range():
-    from ktask.native import zero_streaming
-
-    buffer = np.full(4096 + 8, 7, dtype=np.uint64)
-    start = -(-buffer.ctypes.data // 64) * 64
-    first = (start - buffer.ctypes.data) // 8
-    zero_streaming(start + 64, start + 64 * 9)
-    assert not buffer[first + 8 : first + 72].any()
-    assert (buffer[: first + 8] == 7).all()
-    assert (buffer[first + 72 :] == 7).all()

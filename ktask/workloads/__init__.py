@@ -195,6 +195,7 @@ class Workload:
     methods: tuple[Method, ...]
     setup: Callable[[Case], State]
     memory_need: Callable[[Case], int] = lambda case: memory.region_need(case.size_bytes, case.page_kind)
+    why_not: Callable[[Case], str | None] = lambda case: None  # beyond page kind and method
 
     def method(self, name: str) -> Method:
         """Return the method called `name`; ValueError lists the others."""
@@ -244,7 +245,8 @@ def why_not(case: Case) -> str | None:
     if case.page_kind not in method.page_kinds:
         kinds = ", ".join(method.page_kinds)
         return f"{case.workload} {method.name} works on {kinds} pages, not on {case.page_kind}"
-    return method.probe() or memory.why_not(case.page_kind, case.size_bytes)
+    reason = method.probe() or get(case.workload).why_not(case)
+    return reason or memory.why_not(case.page_kind, case.size_bytes)
 
 
 def expect(condition: bool, message: str) -> None:

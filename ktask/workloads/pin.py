@@ -70,7 +70,6 @@ class Locked:
     """A populated region that is locked by a repetition and unlocked before it."""
 
     def __init__(self, case: Case):
-        require_lockable(case.size_bytes)
         self.region = memory.Region(case.size_bytes, case.page_kind)
         self.size = self.region.size_bytes // case.page_size
         self.bytes_per_unit = case.page_size
@@ -94,7 +93,6 @@ class Registered:
     """A populated region, and rings whose tables of fixed buffers it goes into."""
 
     def __init__(self, case: Case):
-        require_lockable(case.size_bytes)
         self.region = memory.Region(case.size_bytes, case.page_kind)
         self.size = self.region.size_bytes // case.page_size
         self.bytes_per_unit = case.page_size
@@ -162,14 +160,15 @@ def status_bytes(name: str) -> int:
     raise OSError(f"/proc/self/status has no {name}")
 
 
-def require_lockable(size_bytes: int) -> None:
-    """Raise `ktask.memory.UnavailableError` if this process may not lock so much; tried, and undone."""
+def why_not(case: Case) -> str | None:
+    """Return why this process may not lock as much as the case needs, or None."""
     limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
-    if limit != resource.RLIM_INFINITY and size_bytes > limit and not may_lock_beyond_limit():
-        raise memory.UnavailableError(
-            f"this process may lock {limit / memory.MIB:.2f} MiB (RLIMIT_MEMLOCK, `ulimit -l`); "
-            f"the case needs {size_bytes / memory.MIB:.2f} MiB"
-        )
+    if limit == resource.RLIM_INFINITY or case.size_bytes <= limit or may_lock_beyond_limit():
+        return None
+    return (
+        f"this process may lock {limit / memory.MIB:.2f} MiB (RLIMIT_MEMLOCK, `ulimit -l`); "
+        f"the case needs {case.size_bytes / memory.MIB:.2f} MiB"
+    )
 
 
 @lru_cache(maxsize=1)
@@ -219,4 +218,5 @@ WORKLOAD = Workload(
         ),
     ),
     setup=setup,
+    why_not=why_not,
 )

@@ -6,16 +6,19 @@ the second is stores only.
 
 from __future__ import annotations
 
+import platform
 from functools import lru_cache
 
 import numpy as np
+from numba import njit
 
-from ktask import memory, native
+from ktask import memory, native, store_choice, topology
 from ktask.task import Ctl
 from ktask.thread_functions import thread_func
-from ktask.workloads import Case, Method, Workload, expect
+from ktask.workloads import Case, Method, Option, Workload, expect
 
 ORDER = 1
+FILES = 16  # that `fallocate_files` spreads the size over
 
 
 @thread_func(cache=True)
@@ -29,32 +32,82 @@ def populate(start, end, base, page_size):
 
 
 @thread_func(cache=True)
-def memset(start, end, base, page_size):
-    """Zero resident pages by libc's memset."""
-    native.memset(base + start * page_size, 0, (end - start) * page_size)
+def allocate(start, end, fd, page_size):
+    """Give pages `start` to `end` of a file to it: the kernel allocates and clears them."""
+    code = native.EINTR
+    while code == native.EINTR:
+        failed = native.fallocate(fd, 0, start * page_size, (end - start) * page_size)
+        code = native.last_errno() if failed else 0
+    return code
+
+
+@thread_func(cache=True)
+def allocate_files(start, end, fds, file_bytes):
+    """Give files `start` to `end` all their pages."""
+    for k in range(start, end):
+        code = native.EINTR
+        while code == native.EINTR:
+            failed = native.fallocate(native.load_plain(fds + 8 * k), 0, 0, file_bytes)
+            code = native.last_errno() if failed else 0
+        if code != 0:
+            return code
+    return 0
+
+
+STORES = ("stores", "rep_stosb", "memset", "nontemporal")
+
+
+@njit(cache=True, nogil=True)
+def _zero(start, end, kind):
+    """Zero resident bytes by the kind of store at index `kind` of `STORES`."""
+    if kind == 0:
+        native.zero_plain(start, end)
+    elif kind == 1:
+        native.zero_by_string(start, end)
+    elif kind == 2:
+        native.memset(start, 0, end - start)
+    else:
+        native.zero_streaming(start, end)
+
+
+@thread_func(cache=True)
+def zero(start, end, base, page_size, n_pages, alone, together):
+    """Zero resident pages by one kind of store if the chunk is all there is, by another if it is a part."""
+    kind = alone if end - start == n_pages else together
+    _zero(base + start * page_size, base + end * page_size, kind)
     return 0
 
 
 @thread_func(cache=True)
-def streaming(start, end, base, page_size):
-    """Zero resident pages by non-temporal stores."""
-    native.zero_streaming(base + start * page_size, base + end * page_size)
+def zero_bytes(start, end, base, kind):
+    """Zero bytes `start` to `end`, multiples of 64; or write to them, as `kind` -1."""
+    if kind < 0:
+        native.memset(base + start, 255, end - start)
+    else:
+        _zero(base + start, base + end, kind)
     return 0
 
 
-FUNCTIONS = {"populate": populate, "memset": memset, "nontemporal": streaming}
+def store_kinds(method: str, size_bytes: int) -> tuple[int, int]:
+    """Return the index in `STORES` to use for `size_bytes` with one thread, and with all."""
+    if method != "auto":
+        return (STORES.index(method),) * 2
+    table = store_choice.calibration(STORES, zero_bytes)
+    return tuple(STORES.index(store_choice.choose(size_bytes, who, table)) for who in ("one", "all"))
 
 
 class _Zeroing:
-    """A region, its thread function, and a word per page that tells whether it was cleared."""
+    """A region, and a word per page that tells whether it was cleared."""
 
-    def __init__(self, case: Case):
-        self.region = memory.Region(case.size_bytes, case.page_kind)
+    def __init__(self, case: Case, *, shared: bool = False):
+        self.region = memory.Region(case.size_bytes, case.page_kind, shared=shared)
         self.size = self.region.size_bytes // case.page_size
         self.bytes_per_unit = case.page_size
         self.operations = self.region.size_bytes
-        self.ctl = Ctl(FUNCTIONS[case.method], (self.region.address, case.page_size), case.min_chunk_pages)
+        self.nid = None if case.option("node") == "any" else int(case.option("node"))
         self._random = np.random.default_rng(1)
+        if self.nid is not None:
+            self.region.bind(self.nid)
 
     def close(self) -> None:
         self.region.unmap()
@@ -66,8 +119,13 @@ class _Zeroing:
         self._offset = offset
 
     def _expect_zero(self) -> None:
-        left = np.flatnonzero(self.region.one_word_per_page(self._offset))
-        expect(left.size == 0, f"{left.size} of {self.size} pages still hold data after zeroing")
+        left = np.count_nonzero(self.region.one_word_per_page(self._offset))
+        expect(left == 0, f"{left} of {self.region.size_bytes // 4096} pages still hold data after zeroing")
+
+    def _expect_place(self) -> None:
+        if self.nid is not None:
+            found = set(self.region.nodes().tolist())
+            expect(found == {self.nid}, f"the memory lies on nodes {sorted(found)}, not on {self.nid} alone")
 
 
 class FirstTouch(_Zeroing):
@@ -79,6 +137,10 @@ class FirstTouch(_Zeroing):
 
     _offset, _touched = 0, False
 
+    def __init__(self, case: Case):
+        super().__init__(case, shared=case.option("sharing") == "shared")
+        self.ctl = Ctl(populate, (self.region.address, case.page_size), case.min_chunk_pages)
+
     def before(self) -> None:
         if self._touched:
             self._dirty()
@@ -89,6 +151,7 @@ class FirstTouch(_Zeroing):
         present = self.region.present()
         expect(bool(present.all()), f"{np.count_nonzero(~present)} pages of 4 KiB are not present")
         self._expect_zero()
+        self._expect_place()
         if self.region.page_kind == "THP":
             huge = self.region.huge_bytes()
             expect(
@@ -103,12 +166,54 @@ class Resident(_Zeroing):
     def __init__(self, case: Case):
         super().__init__(case)
         self.region.advise(memory.MADV_POPULATE_WRITE)
+        kinds = store_kinds(case.method, self.region.size_bytes)
+        args = (self.region.address, case.page_size, self.size, *kinds)
+        self.ctl = Ctl(zero, args, case.min_chunk_pages)
 
     def before(self) -> None:
         self._dirty()
 
     def check(self) -> None:
         self._expect_zero()
+        self._expect_place()
+
+
+class Allocation:
+    """Files without pages, which `fallocate` gives them: one file by range, or a file per unit."""
+
+    _touched = False
+
+    def __init__(self, case: Case):
+        apart = case.method == "fallocate_files"
+        count = min(FILES, max(1, case.size_bytes // case.page_size)) if apart else 1
+        self.files = memory.Files(case.size_bytes, case.page_kind, count)
+        self.operations = self.files.size_bytes
+        if apart:
+            self.size, self.bytes_per_unit = count, self.files.file_bytes
+            self.ctl = Ctl(allocate_files, (self.files.fds.ctypes.data, self.files.file_bytes))
+        else:
+            self.size, self.bytes_per_unit = self.operations // case.page_size, case.page_size
+            args = int(self.files.fds[0]), case.page_size
+            self.ctl = Ctl(allocate, args, case.min_chunk_pages)
+
+    def before(self) -> None:
+        if self._touched:  # so that the pages, which come back, hold something to clear
+            for k in range(self.files.fds.size):
+                with self.files.words(k) as words:
+                    words[:: memory.BASE_PAGE // 8] = 0xDEADBEEF
+        self.files.resize()
+        self._touched = True
+
+    def check(self) -> None:
+        got = sum(self.files.allocated())
+        expect(got == self.operations, f"the files have pages for {got} of {self.operations} bytes")
+        for k in range(self.files.fds.size):
+            with self.files.words(k) as words:
+                left = np.count_nonzero(words[:: memory.BASE_PAGE // 8])
+                expect(left == 0, f"{left} places of 4 KiB still hold data after fallocate")
+
+    def close(self) -> None:
+        self.files.close()
 
 
 @lru_cache(maxsize=1)
@@ -122,10 +227,34 @@ def no_populate() -> str | None:
     return None
 
 
-def setup(case: Case) -> _Zeroing:
-    """Return the case set up; its memory is mapped."""
-    return (FirstTouch if case.method == "populate" else Resident)(case)
+def no_rep_stosb() -> str | None:
+    """Return why there is no `rep stosb` here, or None."""
+    if native.HAS_REP_STOSB:
+        return no_populate()
+    return f"rep stosb is an instruction of x86-64; this is {platform.machine()}"
 
+
+def setup(case: Case) -> _Zeroing | Allocation:
+    """Return the case set up; its memory is mapped, or its files are there."""
+    if case.method == "populate":
+        return FirstTouch(case)
+    return (Allocation if case.method.startswith("fallocate") else Resident)(case)
+
+
+def why_not(case: Case) -> str | None:
+    """Return why the options of a case cannot be had here, or None."""
+    options = dict(case.options)
+    if (node := options.get("node")) and int(node) not in (nodes := sorted(topology.node_cpus())):
+        return f"this machine has no node {node}; it has {nodes}"
+    if options.get("sharing") == "shared":
+        return memory.why_not(case.page_kind, case.size_bytes, shared=True)
+    return None
+
+
+NODE = Option("node", "the NUMA node that the memory is bound to", "any")
+SHARING = Option("sharing", "private memory, or shared", "private", ("private", "shared"))
+RESIDENT = {"backend": "user", "page_kinds": ("4KiB", "THP"), "options": (NODE,)}
+BANDWIDTH = "The memory: beyond the caches, stores run at its bandwidth."
 
 WORKLOAD = Workload(
     name="zeroing",
@@ -139,15 +268,52 @@ WORKLOAD = Workload(
             tuple(memory.PAGE_KINDS),
             probe=no_populate,
             allocates=True,
+            options=(SHARING, NODE),
         ),
-        Method("memset", "resident memory, libc memset", "user", ("4KiB", "THP"), probe=no_populate),
+        Method(
+            "fallocate",
+            "fallocate by range of one hugetlbfs file (memfd); tmpfs clears later, at the first use",
+            "kernel",
+            memory.HUGETLB_KINDS,
+            allocates=True,
+        ),
+        Method(
+            "fallocate_files",
+            f"fallocate of {FILES} hugetlbfs files that share the size",
+            "kernel",
+            memory.HUGETLB_KINDS,
+            allocates=True,
+        ),
+        Method("memset", "resident memory, libc memset", probe=no_populate, limit=BANDWIDTH, **RESIDENT),
         Method(
             "nontemporal",
             "resident memory, 64-byte non-temporal stores",
-            "user",
-            ("4KiB", "THP"),
             probe=no_populate,
+            limit=BANDWIDTH,
+            **RESIDENT,
+        ),
+        Method(
+            "stores",
+            "resident memory, the widest ordinary stores of the CPU",
+            probe=no_populate,
+            limit=BANDWIDTH,
+            **RESIDENT,
+        ),
+        Method(
+            "rep_stosb",
+            "resident memory, one string instruction per chunk",
+            probe=no_rep_stosb,
+            limit=BANDWIDTH,
+            **RESIDENT,
+        ),
+        Method(
+            "auto",
+            "resident memory, by the kind of store that a calibration found fastest at this size",
+            probe=no_populate,
+            limit=BANDWIDTH,
+            **RESIDENT,
         ),
     ),
     setup=setup,
+    why_not=why_not,
 )

@@ -1,0 +1,67 @@
+"""Protect, pin, truncate, fork: what their limits, errors and processes leave behind."""
+
+import errno
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import psutil
+import pytest
+from conftest import wait_for
+from test_workloads import mapped_kib, open_files, set_up
+
+import ktask
+from ktask import workloads
+from ktask.lab.measure import Protocol, measure
+from ktask.memory import KIB, MIB
+from ktask.workloads import Case, CheckError, pin
+
+
+def test_locking_more_than_allowed_is_a_reason(monkeypatch):
+    monkeypatch.setattr(pin.resource, "getrlimit", lambda _: (MIB, MIB))
+    monkeypatch.setattr(pin, "may_lock_beyond_limit", lambda: False)
+    case = Case("pin", "mlock", "4KiB", 2 * MIB)
+    assert workloads.why_not(case).startswith("this process may lock 1.00 MiB (RLIMIT_MEMLOCK, `ulimit -l`)")
+    assert workloads.why_not(replace(case, size_bytes=MIB)) is None
+
+
+@ktask.thread_func
+def fail_at_the_end(start, end, size, code):
+    return code if end == size else 0
+
+
+@pytest.mark.parametrize("code", [errno.EAGAIN, errno.ENOMEM, errno.EPERM], ids=errno.errorcode.get)
+@pytest.mark.parametrize("name", ["zeroing", "protect", "pin", "truncate", "fork"])
+def test_an_error_in_the_middle_is_a_reason_and_leaves_nothing(monkeypatch, name, code):
+    workload = workloads.get(name)
+    case = Case(name, workload.methods[0].name, "4KiB", 8 * MIB, 64 * KIB)
+    set_up(case).close()
+    files, mapped = open_files(), mapped_kib()
+    setup = workload.setup
+
+    def failing(case):
+        state = setup(case)
+        state.ctl = replace(state.ctl, thread_func=fail_at_the_end, args=(state.size, code))
+        return state
+
+    monkeypatch.setitem(workloads.registry(), name, replace(workload, setup=failing))
+    with pytest.raises(CheckError, match=os.strerror(code)):
+        measure(case, [2], Protocol(least=1, most=1, warmup_s=0))
+    assert open_files() == files
+    assert mapped_kib() - mapped < 4096  # of the 8 MiB; the rest is what compiling takes
+    assert psutil.Process().children() == []
+
+
+def test_processes_to_be_forked_end_with_the_one_that_holds_them():
+    code = (
+        "from ktask import workloads, engine; import os, signal, psutil\n"
+        "s = workloads.get('fork').setup(workloads.Case('fork', 'many_processes', '4KiB', 1 << 20))\n"
+        "engine.run(0, s.size, s.ctl)\n"
+        "print(*[p.pid for p in psutil.Process().children(recursive=True)], flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    pids = [int(pid) for pid in done.stdout.split()]
+    assert len(pids) == 32
+    wait_for(lambda: not any(psutil.pid_exists(pid) for pid in pids), "the end of all processes")
