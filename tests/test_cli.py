@@ -30,7 +30,7 @@ BAD = {
     "no workload": ("run", "workload", "Missing argument"),
     "no value": ("run zeroing --size", "--size", "requires an argument"),
     "workload": ("run zeroingg", "'zeroingg'", "use one of zeroing, page_walk, free"),
-    "method": ("run zeroing --method magic", "'magic'", "use one of populate, memset, nontemporal"),
+    "method": ("run zeroing --method magic", "'magic'", "use one of populate, "),
     "backend": ("run zeroing --backend gpu", "'gpu'", "use one of kernel, user"),
     "backend of method": ("run zeroing --method memset --backend kernel", "memset", "has backend user"),
     "page size": ("run zeroing --page-size 7KiB", "'7KiB'", "4KiB, THP, 2MiB, 1GiB"),

@@ -186,7 +186,7 @@ def test_a_bad_grid_is_refused(data, value, allowed):
     [
         ("workload", "zeroingg", "zeroing, page_walk, free"),
         ("workload", 3, "zeroing, page_walk, free"),
-        ("method", "magic", "populate, memset, nontemporal"),
+        ("method", "magic", "use one of populate, "),
         ("page_kind", "8KiB", "4KiB, THP, 2MiB, 1GiB"),
         ("policy", "ktask-v9", "ktask-v4"),
         ("size", "3parsecs", "such as 512MiB"),
