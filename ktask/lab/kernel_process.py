@@ -4,6 +4,10 @@ IPython's own keeps one open on the loopback interface, for the output of forked
 must not print.
 """
 
+from __future__ import annotations
+
+import sys
+
 from ipykernel import kernelapp
 
 
@@ -12,6 +16,13 @@ class _WithoutPipe(kernelapp.IOPubThread):
         super().__init__(socket, pipe=False, **options)
 
 
-if __name__ == "__main__":
+def run(connection_file: str) -> None:
+    """Be a kernel until killed; nobody types here, so no history is kept."""
     kernelapp.IOPubThread = _WithoutPipe
-    kernelapp.launch_new_instance()
+    # The parent is watched by the operating system already; 1 means: no thread of ipykernel's own for it.
+    options = ["--IPKernelApp.parent_handle=1", "--HistoryManager.enabled=False"]
+    kernelapp.launch_new_instance(argv=["-f", connection_file, *options])
+
+
+if __name__ == "__main__":
+    run(sys.argv[1])

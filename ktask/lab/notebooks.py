@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ktask.files import whole
+
+if TYPE_CHECKING:
+    from ktask.lab.kernel import Kernel, Kernels
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 
@@ -37,12 +41,27 @@ def for_workload(name: str) -> Path:
 
 
 def execute(
-    source: Path, out: Path, parameters: Mapping[str, Any], timeout_s: float | None = None
+    source: Path,
+    out: Path,
+    parameters: Mapping[str, Any],
+    timeout_s: float | None = None,
+    kernels: Kernels | None = None,
 ) -> dict[str, Any]:
     """Run the notebook `source` with `parameters` in a process of its own; keep the executed copy as `out`.
 
     The kernel talks over Unix sockets in a private directory and listens on no port. `out` appears whole or
     not at all; after an exception in a cell it holds the notebook with the traceback.
+
+    Parameters
+    ----------
+    source, out
+        Notebook files.
+    parameters
+        Values for the cell tagged "parameters".
+    timeout_s
+        Longest time that one cell may take.
+    kernels
+        Where the process comes from, `ktask.lab.kernel.Kernels`; with many notebooks to run, use one for all.
 
     Returns
     -------
@@ -54,31 +73,37 @@ def execute(
     NotebookError
         If a cell raised, the kernel did not start or died, or one cell took longer than `timeout_s`.
     """
+    from ktask.lab.kernel import Kernels, own_kernel  # noqa: PLC0415
+
+    with contextlib.nullcontext(kernels) if kernels else Kernels() as source_of_kernels:
+        source_of_kernels.begin()  # its imports go on during those of papermill
+        with whole(out, ".ipynb") as partial, own_kernel(source_of_kernels) as kernel:
+            return _execute(source, partial, out, parameters, timeout_s, kernel)
+
+
+def _execute(
+    source: Path, partial: Path, out: Path, parameters: Mapping[str, Any], timeout_s: float | None, kernel: Kernel
+) -> dict[str, Any]:
     import papermill  # noqa: PLC0415  (1.4 s to import, and `ktask --help` does not need it)
     from nbclient.exceptions import CellTimeoutError, DeadKernelError  # noqa: PLC0415
 
-    from ktask.lab.kernel import own_kernel  # noqa: PLC0415
-
     logging.getLogger("papermill").setLevel(logging.CRITICAL)
     try:
-        with whole(out, ".ipynb") as partial, own_kernel() as kernel, warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of papermill's and nbformat's own making
-            try:
-                return papermill.execute_notebook(
-                    source,
-                    partial,
-                    dict(parameters),
-                    kernel_name="python3",
-                    progress_bar=False,
-                    request_save_on_cell_execute=False,
-                    cwd=source.parent,
-                    execution_timeout=timeout_s,
-                    km=kernel,
-                )
-            except papermill.PapermillExecutionError:
-                partial.replace(out)
-                raise
+            return papermill.execute_notebook(
+                source,
+                partial,
+                dict(parameters),
+                kernel_name="python3",
+                progress_bar=False,
+                request_save_on_cell_execute=False,
+                cwd=source.parent,
+                execution_timeout=timeout_s,
+                km=kernel,
+            )
     except papermill.PapermillExecutionError as error:
+        partial.replace(out)
         raise NotebookError(f"{error.ename}: {' '.join(str(error.evalue).split())}") from None
     except DeadKernelError:
         raise NotebookError("the process of the cell died (killed, or out of memory)") from None
