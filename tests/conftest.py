@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import psutil
 import pytest
 
@@ -118,3 +119,27 @@ def descendants(pid: int) -> list[psutil.Process]:
 def is_gone(process: psutil.Process) -> bool:
     """Return whether a process has ended."""
     return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def written(folder, *sources):
+    """Write a notebook with these cells."""
+    cells = [nbformat.v4.new_code_cell("a = 1", metadata={"tags": ["parameters"]})]
+    cells += [nbformat.v4.new_code_cell(source) for source in sources]
+    spec = {"name": "python3", "language": "python", "display_name": "Python 3"}
+    path = folder / "made.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": spec}), path)
+    return path
+
+
+def printed(notebook):
+    """Return what an executed notebook has printed."""
+    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
+    return "".join(output["text"] for output in outputs if output.get("name") == "stdout")
+
+
+@pytest.fixture
+def temporary(tmp_path_factory, monkeypatch):
+    """An empty place for temporary files."""
+    path = tmp_path_factory.mktemp("t")
+    monkeypatch.setattr("tempfile.tempdir", str(path))
+    return path

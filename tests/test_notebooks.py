@@ -8,6 +8,7 @@ import time
 import nbformat
 import psutil
 import pytest
+from conftest import printed, written
 
 from ktask.lab import notebooks
 from ktask.lab.records import read_records
@@ -39,21 +40,6 @@ def tiny(name, **more):
 def images(notebook):
     outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
     return sum("image/png" in output.get("data", {}) for output in outputs)
-
-
-def written(folder, *sources):
-    """Write a notebook with these cells."""
-    cells = [nbformat.v4.new_code_cell("a = 1", metadata={"tags": ["parameters"]})]
-    cells += [nbformat.v4.new_code_cell(source) for source in sources]
-    spec = {"name": "python3", "language": "python", "display_name": "Python 3"}
-    path = folder / "made.ipynb"
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": spec}), path)
-    return path
-
-
-def printed(notebook):
-    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
-    return "".join(output["text"] for output in outputs if output.get("name") == "stdout")
 
 
 # --- the notebooks of the project -------------------------------------------------------------------------
@@ -119,14 +105,6 @@ print(me.pid)
 print([c.laddr for c in me.net_connections("inet")])
 print(len(me.net_connections("unix")) > 0)
 """
-
-
-@pytest.fixture
-def temporary(tmp_path_factory, monkeypatch):
-    """An empty place for temporary files."""
-    path = tmp_path_factory.mktemp("t")
-    monkeypatch.setattr("tempfile.tempdir", str(path))
-    return path
 
 
 def test_a_kernel_listens_on_no_port(tmp_path, temporary):

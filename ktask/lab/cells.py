@@ -6,7 +6,7 @@ import errno
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ktask import memory, topology, workloads
 from ktask.lab import notebooks
@@ -14,6 +14,9 @@ from ktask.lab.files import write_json
 from ktask.lab.grid import cell_id
 from ktask.lab.measure import Protocol
 from ktask.workloads import Case
+
+if TYPE_CHECKING:
+    from ktask.lab.kernel import Kernels
 
 FOLDERS = ("records", "cells", "skipped", "traces")
 
@@ -68,7 +71,7 @@ class Outcome:
     failed: bool = False
 
 
-def run_cell(task: CellTask, folder: Path) -> Outcome:
+def run_cell(task: CellTask, folder: Path, kernels: Kernels | None = None) -> Outcome:
     """Measure one cell in a fresh process; its files appear in `folder`, each whole or not at all.
 
     Parameters
@@ -78,6 +81,8 @@ def run_cell(task: CellTask, folder: Path) -> Outcome:
     folder
         A directory with the subdirectories `FOLDERS`: that of the run, or a private one whose files are then
         carried to the run.
+    kernels
+        Where the process comes from; give the same one to all cells of a sweep.
 
     Raises
     ------
@@ -90,7 +95,7 @@ def run_cell(task: CellTask, folder: Path) -> Outcome:
     kills = oom_kills()
     try:
         source = notebooks.for_workload(task.case.workload)
-        notebooks.execute(source, book, _parameters(task, folder), timeout_s=task.limit_s)
+        notebooks.execute(source, book, _parameters(task, folder), task.limit_s, kernels)
     except notebooks.NotebookError as error:
         reason = str(error)
         if full := _FULL.search(reason):

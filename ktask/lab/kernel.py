@@ -1,4 +1,4 @@
-"""The processes that run notebooks: fresh ones, started in no time, out of reach of the network, gone afterwards."""
+"""The processes that run notebooks: fresh, there at once, out of reach of the network, gone afterwards."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import os
 import select
 import socket
 import subprocess
-import tempfile
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from queue import Empty
 from typing import Any
 
@@ -23,12 +23,11 @@ from jupyter_client.provisioning import KernelProvisionerBase
 from jupyter_core.utils import run_sync
 
 from ktask.lab import warm_process
-
-_LONGEST_ROOT = 70  # the path of a socket has at most 107 characters
+from ktask.lab.private import private_directory
 
 
 class Kernels:
-    """Starts kernels, each a fork of one warm process, which is started at the first one and when it has died.
+    """Starts kernels, each a fork of one warm process, which is started when first needed, or when it died.
 
     Use as a context manager; the end of the block ends the warm process and what it has forked.
 
@@ -50,17 +49,18 @@ class Kernels:
         self.close()
 
     def begin(self) -> None:
-        """Start the warm process unless it is there; its imports go on while the caller does something else."""
+        """Start the warm process unless it is there; it imports while the caller does something else."""
         if self._warm is not None and self._warm.poll() is None:
             return
         self.close()
         self._socket, theirs = socket.socketpair()
         with theirs:
             fd = theirs.fileno()
-            self._warm = subprocess.Popen(
+            self._warm = subprocess.Popen(  # noqa: S603 - this very Python
                 [*warm_process.python(), "-m", "ktask.lab.warm_process", str(fd), *self._modules],
                 env=os.environ | warm_process.NO_THREADS,
                 stdin=subprocess.DEVNULL,
+                stdout=2,  # standard output is for results
                 pass_fds=[fd],
                 start_new_session=True,
             )
@@ -98,6 +98,11 @@ class Kernels:
             self._warm = None
 
 
+def kernels_for_cells() -> Kernels:
+    """Return kernels that have what a cell needs imported already."""
+    return Kernels(["ktask.lab.preloaded"])
+
+
 class _Forked(KernelProvisionerBase):
     """Tells a kernel manager about a process that is not its child."""
 
@@ -118,8 +123,13 @@ class _Forked(KernelProvisionerBase):
         return await super().pre_launch(cmd=[], **options)
 
     async def launch_kernel(self, cmd: list[str], **options: Any) -> dict[str, Any]:
-        request = {"connection_file": self.parent.connection_file, "env": options["env"]}
-        self._pid, self._pidfd = self._kernels.start(request | {"cwd": str(options.get("cwd") or os.getcwd())})
+        connection_file = self.parent.connection_file
+        # IPython's own directory is next to it: what a user has set up for typing must not run in a cell
+        env = options["env"] | {"IPYTHONDIR": str(Path(connection_file).parent)}
+        cwd = str(options.get("cwd") or Path.cwd())
+        self._pid, self._pidfd = self._kernels.start(
+            {"connection_file": connection_file, "env": env, "cwd": cwd}
+        )
         return self.connection_info
 
     async def poll(self) -> int | None:
@@ -184,6 +194,11 @@ class Kernel(AsyncKernelManager):
         self._client = super().client(**options)
         return self._client
 
+    @property
+    def exit_code(self) -> int | None:
+        """Exit code of the process, negative for a signal; None while it runs, and if nobody knows."""
+        return self.provisioner.exit_code
+
     async def end(self) -> None:
         """Kill the process; asking it nicely takes a second, and it has nothing left to do."""
         await _cancel_others()
@@ -209,8 +224,7 @@ def own_kernel(kernels: Kernels) -> Iterator[Kernel]:
     A notebook client that makes its own kernel leaves it behind on Ctrl-C during the start, and takes a
     kernel called "python3" that the user has installed for another Python.
     """
-    root = None if len(tempfile.gettempdir()) <= _LONGEST_ROOT else "/tmp"  # noqa: S108
-    with tempfile.TemporaryDirectory(prefix="ktask-", dir=root, ignore_cleanup_errors=True) as private:
+    with private_directory() as private:
         kernel = Kernel(
             kernel_name="python3",
             transport="ipc",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -82,7 +83,12 @@ def execute(
 
 
 def _execute(
-    source: Path, partial: Path, out: Path, parameters: Mapping[str, Any], timeout_s: float | None, kernel: Kernel
+    source: Path,
+    partial: Path,
+    out: Path,
+    parameters: Mapping[str, Any],
+    timeout_s: float | None,
+    kernel: Kernel,
 ) -> dict[str, Any]:
     import papermill  # noqa: PLC0415  (1.4 s to import, and `ktask --help` does not need it)
     from nbclient.exceptions import CellTimeoutError, DeadKernelError  # noqa: PLC0415
@@ -106,8 +112,18 @@ def _execute(
         partial.replace(out)
         raise NotebookError(f"{error.ename}: {' '.join(str(error.evalue).split())}") from None
     except DeadKernelError:
-        raise NotebookError("the process of the cell died (killed, or out of memory)") from None
+        raise NotebookError(_end_of(kernel)) from None
     except CellTimeoutError:
         raise NotebookError(f"the cell took longer than {timeout_s:.0f} s") from None
     except RuntimeError as error:
         raise NotebookError(f"the process of the cell did not start: {error}") from None
+
+
+def _end_of(kernel: Kernel) -> str:
+    """Say how a kernel ended that should not have."""
+    code = kernel.exit_code
+    if code in (None, -signal.SIGKILL):
+        return "the process of the cell died (killed, or out of memory)"
+    if code < 0:
+        return f"the process of the cell died of {signal.Signals(-code).name}"
+    return f"the process of the cell ended itself with exit code {code}"

@@ -43,8 +43,11 @@ Executor = Callable[[Iterable[CellTask], Path], Iterator[Outcome]]
 
 def run_here(tasks: Iterable[CellTask], path: Path) -> Iterator[Outcome]:
     """Run the cells on this machine, one after the other."""
-    for task in tasks:
-        yield run_cell(task, path)
+    from ktask.lab.kernel import kernels_for_cells  # noqa: PLC0415  (0.2 s to import)
+
+    with kernels_for_cells() as kernels:
+        for task in tasks:
+            yield run_cell(task, path, kernels)
 
 
 def new_run_name(grid: Grid) -> str:
@@ -103,8 +106,9 @@ def sweep(
         _tidy(path)
         if retry:
             _forget_failures(path)
-        for _ in executor(_announced(tasks_to_do(path, grid), bar), path):
-            bar.update()
+        with contextlib.closing(executor(_announced(tasks_to_do(path, grid), bar), path)) as outcomes:
+            for _ in outcomes:
+                bar.update()
     return path
 
 

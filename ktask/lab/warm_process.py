@@ -48,11 +48,13 @@ def serve(server: socket.socket) -> None:
 def _start(request: dict[str, Any], server: socket.socket) -> int:
     """Fork a kernel; answer with its number and a descriptor that tells when it is gone."""
     parent = os.getpid()
+    is_safe = n_threads() == 1  # else a lock that another thread holds would stay locked in the fork for ever
     pid = os.fork()
     if pid == 0:
         try:
             server.close()
-            _become_kernel(request, parent)
+            _prepare(request, parent)
+            (_run_kernel if is_safe else _start_python)(request["connection_file"])
         except BaseException:
             traceback.print_exc()
         finally:
@@ -76,22 +78,29 @@ def _end(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def _become_kernel(request: dict[str, Any], parent: int) -> NoReturn:
+def _prepare(request: dict[str, Any], parent: int) -> None:
+    """Leave the surroundings of the warm process for those that are asked for."""
     die_with(parent)
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
     with contextlib.suppress(OSError):  # when memory runs out, the cell is the one to go
         Path("/proc/self/oom_score_adj").write_text("1000")
-    if n_threads() > 1:  # a lock that another thread held would stay locked here for ever
-        os.execv(sys.executable, [*python(), "-m", "ktask.lab.kernel_process", request["connection_file"]])
+
+
+def _run_kernel(connection_file: str) -> NoReturn:
     _own_random_numbers()
     _own_layout()
     from ktask.lab import kernel_process  # noqa: PLC0415  (there already)
 
-    kernel_process.run(request["connection_file"])
+    kernel_process.run(connection_file)
     os._exit(0)
+
+
+def _start_python(connection_file: str) -> NoReturn:
+    os.execv(sys.executable, [*python(), "-m", "ktask.lab.kernel_process", connection_file])  # noqa: S606
 
 
 def python() -> list[str]:
