@@ -26,6 +26,7 @@ PARTS_OF = {
     "jupyter_core": "nbclient",
     "llvmlite": "numba",
     "markupsafe": "jinja2",
+    "zmq": "ipykernel",
 }
 
 # From the top to the bottom. A module imports from its own layer, without circles, and from those below.

@@ -15,7 +15,6 @@ from queue import Empty
 from typing import Any
 
 import zmq
-import zmq.asyncio
 from jupyter_client import AsyncKernelManager
 from jupyter_client.asynchronous import AsyncKernelClient
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
