@@ -10,9 +10,23 @@ import pandas as pd
 from markupsafe import Markup
 
 from ktask.lab.records import load_run
-from ktask.report import advice, limits, machine, questions, sections, summary, tables, together, words
+from ktask.report import (
+    advice,
+    limits,
+    machine,
+    model_sections,
+    questions,
+    reproduction,
+    sections,
+    summary,
+    tables,
+    together,
+    words,
+)
 from ktask.report.charts import Figure
 from ktask.report.markup import Html, join, paragraph, render, table
+from ktask.report.model_figures import MODEL_KEY, RESIDUALS_KEY
+from ktask.report.reproduction import PUBLISHED_KEY
 from ktask.report.study import FIGURE_KINDS, Study, data_hash, split_hosts
 from ktask.report.tables import Run
 
@@ -48,6 +62,7 @@ class Report:
     def figures(self) -> dict[str, Figure]:
         """All figures by key, numbered in the order of the page."""
         drawn = [figure for study in self.studies for figure in study.figures()]
+        drawn += filter(None, [reproduction.published_figure(self.studies)])
         return {figure.key: replace(figure, number=i) for i, figure in enumerate(_in_page_order(drawn), 1)}
 
     def _figure(self, key: str) -> Markup:
@@ -166,6 +181,23 @@ class Report:
         """Return how many threads, from which size on, or why not."""
         return self._each(advice.recommendations)
 
+    def model(self) -> Html:
+        """Return the roof, and the law fitted to each path with its residuals."""
+        return self._each(self._model)
+
+    def _model(self, study: Study) -> Markup:
+        roof = model_sections.roof_sentence(study.scaling, limits.memory_roof(study.scaling))
+        drawn = [self._figure(study.key(name)) for name in (MODEL_KEY, RESIDUALS_KEY)]
+        return join([study.title, roof, model_sections.fit_table(study), *drawn])
+
+    def reproduction(self) -> Html:
+        """Return published results beside those of the runs."""
+        return Html(join([self._figure(PUBLISHED_KEY), reproduction.table(self.studies)]))
+
+    def prediction(self) -> Html:
+        """Return what the laws say about thread counts that they were not fitted on."""
+        return self._each(model_sections.prediction_table)
+
     def degradations(self) -> Html:
         """Return where threads make it worse, and from which size on they pay."""
         return self._each(self._degradations)
@@ -222,6 +254,8 @@ class Report:
 
 def _source(key: str) -> str:
     kind, _, workload = key.partition("-")
+    if kind == PUBLISHED_KEY:
+        return "data/published, by `reproduction.ipynb`, and records/*.parquet"
     folder = "traces" if kind == "timeline" else "records"
     return f"{folder}/{workload.replace('-', '_') or '*'}-*.parquet, measured by {_notebook(workload)}"
 
@@ -232,8 +266,10 @@ def _notebook(workload: str) -> str:
 
 def _in_page_order(drawn: list[Figure]) -> list[Figure]:
     """Return the figures as the page shows them: noise of all runs, results, then crossovers."""
+    last = (MODEL_KEY, RESIDUALS_KEY, words.CROSSOVER_KEY, PUBLISHED_KEY)
 
     def place(figure: Figure) -> int:
-        return {words.NOISE_KEY: 0, words.CROSSOVER_KEY: 2}.get(figure.key.split("-")[0], 1)
+        kind = figure.key.split("-")[0]
+        return 0 if kind == words.NOISE_KEY else 2 + last.index(kind) if kind in last else 1
 
     return sorted(drawn, key=place)

@@ -11,7 +11,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from ktask.lab.traces import read_traces
-from ktask.report import figures, limits, tables, timeline, words
+from ktask.report import figures, limits, model, model_figures, tables, timeline, words
 from ktask.report.charts import Figure
 from ktask.report.tables import Run
 
@@ -52,6 +52,11 @@ class Study:
         return limits.limits_table(self.scaling, self.traces)
 
     @cached_property
+    def fits(self) -> list[model.Fitted]:
+        """The laws fitted to each path."""
+        return model.fits(self.scaling)
+
+    @cached_property
     def workloads(self) -> list[str]:
         """The workloads that have records, in reading order."""
         return list(dict.fromkeys(self.scaling["workload"]))
@@ -84,7 +89,12 @@ class Study:
                 figures.distribution_figure(self.run, workload, keys["distribution"]),
             )
             yield from filter(None, drawn)
-        yield from filter(None, [figures.crossover_figure(self.scaling, self.key(words.CROSSOVER_KEY))])
+        modelled = (
+            model_figures.model_figure(self.fits, self.key(model_figures.MODEL_KEY)),
+            model_figures.residuals_figure(self.fits, self.key(model_figures.RESIDUALS_KEY)),
+            figures.crossover_figure(self.scaling, self.key(words.CROSSOVER_KEY)),
+        )
+        yield from filter(None, modelled)
 
 
 def split_hosts(run: Run) -> list[Run]:

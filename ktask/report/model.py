@@ -1,0 +1,120 @@
+"""Laws of scaling fitted to each path, what they leave unexplained, and what they say about more threads."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from ktask.models.laws import LAWS
+from ktask.models.posterior import LEVEL
+from ktask.models.predict import Options, Predicted, predict_curve
+from ktask.models.table import Curve
+from ktask.report.tables import PATH
+
+SPLIT_FROM = 4  # thread counts from which some are kept out of the fit, to test it on
+FARTHEST = 4  # forecasts reach this many times the most threads measured; beyond 2 with a warning
+RUNS = 3  # the models take a spread for that of a single run and a time for the mean of three
+PER_SIDE = 1.96  # standard errors from the median to the end of its 95 % interval
+SINGLE = 0.05  # relative spread of a time without an interval
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """One path at one size with its fitted laws.
+
+    Attributes
+    ----------
+    case : dict
+        Path and size in bytes.
+    measured : DataFrame
+        `threads` and the estimate `wall` in seconds.
+    predicted : Predicted
+        Fit and predictions, on the thread counts `fit_threads` only.
+    """
+
+    case: dict[str, object]
+    measured: pd.DataFrame
+    predicted: Predicted
+
+    @property
+    def fit_threads(self) -> tuple[int, ...]:
+        """The thread counts whose times the laws have seen."""
+        return self.predicted.fit_threads
+
+    @cached_property
+    def curve(self) -> pd.DataFrame:
+        """Per thread count: fitted time and 90 % interval, measured time, and whether it was fitted on.
+
+        `time_s`, `low_s`, `high_s` and `measured_s` (NaN if not measured) are in seconds, `residual` is
+        measured over fitted time minus one, and `beyond` marks what is more than twice the range of the fit.
+        """
+        most = max(self.fit_threads)
+        threads = sorted({*self.measured["threads"], *(most << i for i in range(1, FARTHEST.bit_length()))})
+        low, middle, high = self.predicted.fit.predict(np.array(threads, float))
+        measured = self.measured.set_index("threads")
+        table = pd.DataFrame({"threads": threads, "time_s": middle, "low_s": low, "high_s": high})
+        table["measured_s"] = measured["wall"].reindex(threads).to_numpy()
+        table["n"] = measured["n"].reindex(threads).to_numpy()
+        table["residual"] = table["measured_s"] / table["time_s"] - 1
+        table["fitted"] = table["threads"].isin(self.fit_threads)
+        table["beyond"] = table["threads"] > 2 * most
+        base = self.measured["wall"].iloc[0]
+        return table.assign(
+            speedup=base / middle, speedup_low=base / high, speedup_high=base / low, **self.case
+        )
+
+    @property
+    def law(self) -> str:
+        """The most probable law."""
+        return self.predicted.fit.best().law.name
+
+    @property
+    def share(self) -> float:
+        """How probable it is among all laws."""
+        return self.predicted.fit.shares()[self.law]
+
+
+def fits(scaling: pd.DataFrame) -> list[Fitted]:
+    """Return the laws fitted to each path that has several thread counts, at its largest size.
+
+    Below `SPLIT_FROM` thread counts all are fitted on; else those up to half of the most, and the rest test.
+    """
+    usable = scaling[(scaling["n"] > 0) & (scaling["baseline"].astype(bool) | (scaling["threads"] > 1))]
+    several = usable[usable["threads"] > 1]
+    largest = several.groupby(PATH)["size_bytes"].max()
+    found = []
+    for key, rows in usable.groupby([*PATH, "size_bytes"], sort=False):
+        if largest.get(key[:-1]) == key[-1] and rows["threads"].nunique() > 1 and rows["baseline"].any():
+            found.append(
+                _fit(dict(zip([*PATH, "size_bytes"], key, strict=True)), rows.sort_values("threads"))
+            )
+    return found
+
+
+def _fit(case: dict[str, object], rows: pd.DataFrame) -> Fitted:
+    measured = rows[["threads", "n", "wall", "wall_low", "wall_high"]].reset_index(drop=True)
+    error = (np.log(measured["wall_high"] / measured["wall_low"]) / (2 * PER_SIDE)).fillna(SINGLE)
+    threads = measured["threads"].to_numpy(dtype=np.int64)
+    spread = (error * np.sqrt(RUNS)).to_numpy(dtype=float)
+    curve = Curve(case, threads, measured["wall"].to_numpy(dtype=float), spread, int(str(case["size_bytes"])))
+    return Fitted(case, measured, predict_curve(curve, Options(fit_threads=calibration(threads))))
+
+
+def calibration(threads: Sequence[int]) -> tuple[int, ...]:
+    """Return the thread counts to fit on; the others are to test the fit."""
+    counts = sorted(map(int, threads))
+    if len(counts) < SPLIT_FROM:
+        return tuple(counts)
+    lower = [n for n in counts if n <= counts[-1] // 2]
+    return tuple(lower if len(lower) > 1 else counts[:2])
+
+
+def curves(found: Sequence[Fitted]) -> pd.DataFrame:
+    """Return the curves of all fits below each other."""
+    return pd.concat([one.curve for one in found], ignore_index=True) if found else pd.DataFrame()
+
+
+ABOUT = {law.name: law.about for law in LAWS}
+LEVEL_PERCENT = round(100 * LEVEL)

@@ -1,0 +1,122 @@
+"""Words and tables on the fitted laws, the roof and what lies beyond the measured threads."""
+
+import pandas as pd
+from markupsafe import Markup
+
+from ktask.lab import units
+from ktask.models.scores import score
+from ktask.report import markup, words
+from ktask.report.limits import Roof
+from ktask.report.model import ABOUT, LEVEL_PERCENT, SPLIT_FROM, Fitted, curves
+from ktask.report.study import Study
+from ktask.report.tables import at_best
+
+NOTHING = "No path was measured with several thread counts, so there is nothing to fit."
+
+
+def roof_sentence(scaling: pd.DataFrame, roof: Roof | None) -> Markup:
+    """Return how near kernel zeroing comes to the highest user-space rate of the run."""
+    if roof is None:
+        return markup.paragraph(
+            "User code zeroed no memory in this run, so the roof of the memory is not known."
+        )
+    head = f"The roof, the highest rate of user code that zeroes memory, is {_rate(roof.bytes_per_s)}"
+    best = at_best(scaling)
+    kernel = best[(best["workload"] == "zeroing") & (best["backend"] == "kernel")]
+    if kernel.empty:
+        return markup.paragraph(f"{head} ({roof.label}).")
+    near = kernel.sort_values("bandwidth").iloc[-1]
+    return markup.paragraph(
+        f"{head} ({roof.label}). The kernel comes nearest to it with {words.path_label(near)}, "
+        f"{_rate(near['bandwidth'])}, {words.percent(near['bandwidth'] / roof.bytes_per_s)}."
+    )
+
+
+def _rate(bytes_per_s: float) -> str:
+    return units.fmt_rate(bytes_per_s, "byte")
+
+
+def fit_table(study: Study) -> Markup:
+    """Return law, parameters with intervals and largest residual per path."""
+    if not study.fits:
+        return markup.paragraph(study.title, NOTHING)
+    rows = [_fit_row(one) for one in study.fits]
+    columns = ("Path", "Size", "Fitted on threads", "Law", "Probability", "Parameters", "Largest residual")
+    caption = Markup("{}Fitted laws; parameters as median [{} % interval].").format(
+        study.title, LEVEL_PERCENT
+    )
+    laws = dict.fromkeys(one.law for one in study.fits)
+    meanings = "; ".join(f"{law}: {ABOUT[law]}" for law in laws)
+    few = ""
+    if min(len(one.fit_threads) for one in study.fits) < SPLIT_FROM - 1:
+        few = (
+            "Two thread counts do not settle a law: what they leave open comes from what published curves "
+            "usually are, and the intervals say how much that is."
+        )
+    numeric = (columns[1], columns[4], columns[6])
+    listing = markup.table(columns, rows, caption=caption, key=study.key("fits"), numeric=numeric)
+    return markup.join([markup.paragraph(f"{meanings}.", few), listing])
+
+
+def _fit_row(one: Fitted) -> tuple[object, ...]:
+    parameters = one.predicted.fit.best().parameters()
+    told = [f"{name.replace('_', ' ')} {_parameter(ends)}" for name, ends in parameters.items()]
+    return (
+        f"{words.workload_label(str(one.case['workload']))}: {words.path_label(one.case)}",
+        units.fmt_size(one.case["size_bytes"]),
+        ", ".join(map(str, one.fit_threads)),
+        one.law,
+        words.percent(one.share),
+        "; ".join(told),
+        f"{units.fmt_number(100 * one.curve['residual'].abs().max(), 2)} %",
+    )
+
+
+def _parameter(ends: dict[str, float]) -> str:
+    value, low, high = (units.fmt_number(ends[name], 2) for name in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
+def prediction_table(study: Study) -> Markup:
+    """Return what the laws say beyond the thread counts they were fitted on, with warnings."""
+    data = curves(study.fits)
+    if data.empty:
+        return markup.paragraph(study.title, NOTHING)
+    ahead = data[~data["fitted"]]
+    rows = [_prediction_row(row) for _, row in ahead.iterrows()]
+    columns = ("Path", "Threads", "Time", "Speedup", "Measured", "Warning")
+    caption = Markup("{}Predictions; median [{} % interval].").format(study.title, LEVEL_PERCENT)
+    listing = markup.table(columns, rows, caption=caption, key=study.key("predictions"), numeric=columns[1:5])
+    return markup.join([_score_sentence(study), listing])
+
+
+def _prediction_row(row: pd.Series) -> tuple[object, ...]:
+    measured = units.fmt_time(row["measured_s"]) if pd.notna(row["measured_s"]) else units.NO_VALUE
+    scale = units.time_scale(row["time_s"])
+    time = f"{units.fmt_number(row['time_s'] / scale.factor)} [{_ends(row, '_s', scale)}] {scale.suffix}"
+    speedup = f"{units.fmt_number(row['speedup'])} [{_ends(row, 'speedup', units.RATIO)}]"
+    warning = Markup('<span class="bad">beyond twice the range</span>') if row["beyond"] else ""
+    label = f"{words.workload_label(row['workload'])}: {words.path_label(row)}"
+    return label, int(row["threads"]), time, speedup, measured, warning
+
+
+def _ends(row: pd.Series, name: str, scale: units.Scale) -> str:
+    names = ("low_s", "high_s") if name == "_s" else ("speedup_low", "speedup_high")
+    return ", ".join(units.fmt_number(row[one] / scale.factor) for one in names)
+
+
+def _score_sentence(study: Study) -> Markup:
+    """Return how well the predictions met what was measured, where they could be tested."""
+    found = score(one.predicted for one in study.fits)
+    warning = (
+        "A prediction beyond twice the range of the fit is a guess and marked so; so is any beyond the CPUs "
+        "of this machine, which stands for a bigger one of the same kind."
+    )
+    if not found["n"]:
+        return markup.paragraph("No thread count was left to test the laws on.", warning)
+    tested = (
+        f"On {words.count(found['n'], 'point')} that the laws had not seen, they were off by "
+        f"{found['median_ape_pct']:.1f} % in the median; "
+        f"{words.percent(found['coverage'])} lie within the intervals."
+    )
+    return markup.paragraph(study.title, tested, warning)

@@ -1,0 +1,190 @@
+"""Published results beside those of a run: how much of the ideal speedup with how many threads."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+from markupsafe import Markup
+from matplotlib.figure import Figure as Drawing
+from matplotlib.ticker import FuncFormatter, NullLocator
+
+from ktask.lab import units
+from ktask.models import published
+from ktask.report import markup, words
+from ktask.report.charts import INK, Figure, build, legend, panel_size, panels, series_style, thread_axis
+from ktask.report.study import Study
+from ktask.report.tables import PATH
+
+PUBLISHED_KEY = "published"
+# Which published tables are about the path of a workload; for the others nothing was found.
+TABLES = {
+    "ktask_clear_gigantic_page": "zeroing",
+    "ktask_hugetlbfs_fallocate": "zeroing",
+    "parallel_free_exit": "free",
+}
+CURVE = [name for name in (*published.SAME, "source_author", "source_date") if name != "threads"]
+HERE = "this run"
+
+
+def published_speedups() -> pd.DataFrame:
+    """Return published speedups against one thread of the same curve.
+
+    Columns: `workload` (ours), `what`, `machine`, `size_bytes`, `source`, `threads`, `speedup`. Of a
+    table that was posted several times, the last version counts; curves without one thread are left out.
+    """
+    table = published.load()
+    times = table[table["file"].isin(TABLES) & table["new_measurement"] & (table["threads"] >= 1)]
+    times = times[times["time_s"] > 0].assign(ours=times["file"].map(TABLES))
+    parts = [part for _, rows in times.groupby(CURVE, dropna=False, sort=False) if len(part := _curve(rows))]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def _curve(rows: pd.DataFrame) -> pd.DataFrame:
+    by_threads = rows.groupby("threads")["time_s"].median()
+    if 1 not in by_threads.index or len(by_threads) < 2:
+        return pd.DataFrame()
+    first = rows.iloc[0]
+    return pd.DataFrame(
+        {
+            "workload": first["ours"],
+            "what": first["workload"],
+            "machine": first["machine"],
+            "size_bytes": first["size_bytes"],
+            "source": f"{first['source_author']}, {first['source_date']}",
+            "threads": by_threads.index.astype(int),
+            "speedup": (by_threads[1] / by_threads).to_numpy(),
+        }
+    )
+
+
+def own_speedups(studies: Sequence[Study]) -> pd.DataFrame:
+    """Return the speedups of kernel paths of the runs, at the largest size of each, in the same columns."""
+    parts = []
+    for study in studies:
+        rows = study.scaling[(study.scaling["backend"] == "kernel") & study.scaling["speedup"].notna()]
+        rows = rows[rows["baseline"] | (rows["threads"] > 1)]
+        several = rows[rows["threads"] > 1]
+        largest = several.groupby(PATH)["size_bytes"].max().rename("largest")
+        rows = rows.join(largest, on=PATH)
+        rows = rows[rows["size_bytes"] == rows["largest"]]
+        what = [words.path_label(row) for _, row in rows.iterrows()]
+        names = ["workload", "size_bytes", "threads", "speedup", "speedup_low", "speedup_high"]
+        parts.append(rows[names].assign(what=what, machine=study.label or HERE, source=HERE))
+    return pd.concat(parts, ignore_index=True)
+
+
+def comparison(studies: Sequence[Study]) -> pd.DataFrame:
+    """Return published and own speedups of the workloads that both have."""
+    theirs, ours = published_speedups(), own_speedups(studies)
+    common = [
+        name for name in dict.fromkeys(ours["workload"]) if len(theirs) and name in set(theirs["workload"])
+    ]
+    both = pd.concat([theirs, ours], ignore_index=True)
+    return both[both["workload"].isin(common)].reset_index(drop=True)
+
+
+def published_figure(studies: Sequence[Study], key: str = PUBLISHED_KEY) -> Figure | None:
+    """Draw published curves hollow and those of the run filled, one panel per workload."""
+    data = comparison(studies)
+    if data.empty:
+        return None
+    groups = list(data.groupby("workload", sort=False))
+
+    def paint(drawing: Drawing) -> None:
+        axes = panels(drawing, len(groups), sharex=True, sharey=True)
+        for axis, (workload, rows) in zip(axes, groups, strict=True):
+            for source, part in rows.groupby(rows["source"] == HERE):
+                style = series_style(1 if source else 0) | ({} if source else {"markerfacecolor": "none"})
+                label = HERE if source else "published"
+                for _, one in part.groupby(["what", "machine", "size_bytes"], dropna=False, sort=False):
+                    axis.plot(one["threads"], one["speedup"], label=label, **style)
+            counts = sorted(set(data["threads"]))
+            axis.plot(counts, counts, color=INK, linewidth=0.8, linestyle=":", label="ideal")
+            axis.set_xscale("log", base=2)
+            axis.set_yscale("log", base=2)
+            thread_axis(axis, [n for n in counts if n & (n - 1) == 0])
+            axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.xaxis.set_minor_locator(NullLocator())
+            axis.set_title(words.workload_label(str(workload)))
+        axes[0].set_ylabel("speedup")
+        legend(drawing, axes)
+
+    return build(key, panel_size(len(groups), 2.4), paint, data=data, caption=finding(data), alt=_alt(data))
+
+
+def at_common_threads(data: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows at the most threads that the run and a published curve of the workload both have."""
+    kept = []
+    for _, rows in data.groupby("workload", sort=False):
+        ours, theirs = rows[rows["source"] == HERE], rows[rows["source"] != HERE]
+        common = set(ours["threads"]) & set(theirs["threads"]) - {1}
+        if common:
+            kept.append(rows[rows["threads"] == max(common)])
+    return pd.concat(kept, ignore_index=True) if kept else data.iloc[:0]
+
+
+def finding(data: pd.DataFrame) -> Markup:
+    """Return the range of published speedups and of the run's, at the same thread counts, in words."""
+    parts = []
+    for (workload, threads), rows in at_common_threads(data).groupby(["workload", "threads"], sort=False):
+        own = rows["source"] == HERE
+        parts.append(
+            f"{words.workload_label(str(workload))} with {words.count(int(threads), 'thread')}: published "
+            f"{_range(rows[~own])}, here {_range(rows[own])}"
+        )
+    text = "; ".join(parts) or "No thread count is common to this run and a published curve"
+    return Markup(
+        "{}. Both axes are logarithmic. Published curves give no interval; n is that of their mails."
+    ).format(text)
+
+
+def _range(rows: pd.DataFrame) -> str:
+    ends = sorted(rows["speedup"])
+    reach = " to ".join(dict.fromkeys(map(units.fmt_number, (ends[0], ends[-1]))))
+    return f"{reach} ({words.count(len(ends), 'curve')})"
+
+
+def _alt(data: pd.DataFrame) -> str:
+    most = data.sort_values("threads").groupby(["workload", "source"], sort=False).tail(1)
+    parts = [
+        f"{row['workload']}, {row['source']}: {units.fmt_number(row['speedup'])} with "
+        f"{words.count(int(row['threads']), 'thread')}"
+        for _, row in most.iterrows()
+    ]
+    return f"Published and own speedups against threads. {'; '.join(parts)}."
+
+
+def table(studies: Sequence[Study]) -> Markup:
+    """Return published and own speedups at the thread counts that both have."""
+    data = at_common_threads(comparison(studies))
+    names = dict.fromkeys(one for study in studies for one in study.workloads)
+    missing = [words.workload_label(one).lower() for one in names if one not in set(data["workload"])]
+    silent = f"Nothing to set beside was found in print for {words.listed(missing)}." if missing else ""
+    if data.empty:
+        return markup.paragraph(silent)
+    rows = [
+        (
+            f"{words.workload_label(row['workload'])}: {row['what']}",
+            row["machine"],
+            units.fmt_size(row["size_bytes"]) if pd.notna(row["size_bytes"]) else units.NO_VALUE,
+            int(row["threads"]),
+            _speedup(row),
+            words.percent(row["speedup"] / row["threads"]),
+            row["source"],
+        )
+        for _, row in data.iterrows()
+    ]
+    columns = ("Path", "Machine", "Size", "Threads", "Speedup", "Of ideal", "Source")
+    caption = "Published speedups, and those of this report, at the most threads that both have."
+    return markup.join(
+        [
+            markup.table(columns, rows, caption=caption, key="published-speedups", numeric=columns[2:6]),
+            markup.paragraph(silent),
+        ]
+    )
+
+
+def _speedup(row: pd.Series) -> str:
+    if row["source"] != HERE:
+        return units.fmt_number(row["speedup"])
+    low, high = units.fmt_number(row["speedup_low"]), units.fmt_number(row["speedup_high"])
+    return f"{units.fmt_number(row['speedup'])} [{low}, {high}]"
