@@ -25,7 +25,9 @@ from ktask.report import (
     figures,
     limits,
     machine,
+    model,
     page,
+    reproduction,
     summary,
     tables,
     timeline,
@@ -918,3 +920,65 @@ def test_runs_of_different_work_are_not_compared():
     text = str(Report([one_path({2: 1.8}), other]).side_by_side().body)
     assert "no case in common" in text
     assert "The runs have no path with a verdict in common." in text
+
+
+# --- model, prediction and published results --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("threads", "used"),
+    [([1, 2], (1, 2)), ([1, 2, 4], (1, 2, 4)), ([1, 2, 4, 8], (1, 2, 4)), ([1, 2, 3, 4], (1, 2))],
+)
+def test_some_thread_counts_are_kept_out_of_the_fit(threads, used):
+    assert model.calibration(threads) == used
+
+
+def test_a_law_finds_its_own_curve_and_is_tested_on_what_it_has_not_seen():
+    run = one_path({n: 1 / (0.05 + 0.95 / n) for n in (2, 4, 8)}, noise=0)
+    (one,) = model.fits(tables.scaling_table(run))
+    assert one.fit_threads == (1, 2, 4)
+    table = one.curve.set_index("threads")
+    assert table.index.tolist() == [1, 2, 4, 8, 16]
+    assert table["beyond"].tolist() == [False] * 4 + [True]
+    assert table.loc[8, "low_s"] < 0.1 * (0.05 + 0.95 / 8) < table.loc[8, "high_s"]
+    assert table["residual"].abs().dropna().max() < 0.1
+    said = str(Report([run]).prediction().body)
+    assert "On 1 point that the laws had not seen" in said
+    assert "beyond twice the range" in said
+    assert "All points were fitted on" not in Report([run]).figures["residuals"].caption
+
+
+def test_two_thread_counts_are_said_to_settle_little(report):
+    assert "Two thread counts do not settle a law" in report.model().body
+    assert "this tests nothing" in report.figures["residuals"].caption
+    assert "No thread count was left to test the laws on." in report.prediction().body
+
+
+def test_the_roof_is_told_or_said_to_be_unknown(report):
+    assert re.search(
+        r"The roof, .*GiB/s \(nontemporal, 2 threads\). The kernel comes nearest", report.model().body
+    )
+    assert "the roof of the memory is not known" in Report([one_path({2: 1.5})]).model().body
+
+
+def test_nothing_is_fitted_to_one_thread():
+    report = Report([one_path({})])
+    assert "there is nothing to fit" in report.model().body
+    assert "there is nothing to fit" in report.prediction().body
+
+
+def test_published_speedups_start_at_one_thread():
+    table = reproduction.published_speedups()
+    assert set(table["workload"]) == {"zeroing", "free"}
+    assert (table.loc[table["threads"] == 1, "speedup"] == 1).all()
+    curves = table.groupby(["what", "machine", "size_bytes", "source"])
+    assert (curves["threads"].min() == 1).all()
+
+
+def test_published_results_stand_beside_those_of_the_run(report):
+    text = report.reproduction().body
+    assert "Nothing to set beside was found in print for page walk." in text
+    assert "SPARC T7-4" in text
+    assert re.search(
+        r"Free with 2 threads: published 1\.58 \(1 curve\), here 0\.[78]", report.figures["published"].caption
+    )

@@ -61,10 +61,22 @@ def _paint(drawing: Drawing, found: Sequence[Fitted], draw, label: str) -> None:
         mine = [one for one in found if one.case["workload"] == workload]
         for i, one in enumerate(mine):
             draw(axis, one, i)
+        _marks(axis, mine, draw is _draw_curve)
         thread_axis(axis, sorted({n for one in mine for n in one.curve["threads"]}))
         axis.set_title(words.workload_label(str(workload)))
         axis.set_ylabel(label)
         axis.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), handlelength=2.6)
+
+
+def _marks(axis: Axes, mine: Sequence[Fitted], is_curve: bool) -> None:
+    """Draw what all paths of a panel share: the ideal line and the end of the measured range, or zero."""
+    if not is_curve:
+        axis.axhline(0, color=INK, linewidth=0.8, linestyle=":")
+        return
+    counts = sorted({n for one in mine for n in one.curve["threads"]})
+    axis.plot(counts, counts, color=INK, linewidth=0.8, linestyle=":", label="ideal")
+    last = max(int(one.measured["threads"].max()) for one in mine)
+    axis.axvline(last, color=INK, linewidth=0.6, linestyle="--", label="last measured")
 
 
 def _draw_curve(axis: Axes, one: Fitted, i: int) -> None:
@@ -88,10 +100,6 @@ def _draw_curve(axis: Axes, one: Fitted, i: int) -> None:
     axis.errorbar(
         rows["threads"], base / rows["wall"], yerr=np.nan_to_num(reach).clip(min=0), capsize=2, **style
     )
-    if i == 0:
-        counts = table["threads"]
-        axis.plot(counts, counts, color=INK, linewidth=0.8, linestyle=":", label="ideal")
-        axis.axvline(max(rows["threads"]), color=INK, linewidth=0.6, linestyle="--", label="last measured")
     axis.set_xscale("log", base=2)
     axis.set_yscale("log", base=2)
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -104,10 +112,8 @@ def _draw_residuals(axis: Axes, one: Fitted, i: int) -> None:
     reach = np.abs(ends - rows["measured_s"].to_numpy()[:, None]).T / rows["time_s"].to_numpy() * 100
     axis.errorbar(
         rows["threads"], 100 * rows["residual"], yerr=np.nan_to_num(reach), capsize=2,
-        label=words.path_label(one.case), **series_style(i),
+        label=words.path_label(one.case), **(series_style(i) | {"linestyle": "none"}),
     )  # fmt: skip
-    if i == 0:
-        axis.axhline(0, color=INK, linewidth=0.8, linestyle=":")
 
 
 def model_caption(found: Sequence[Fitted], data: pd.DataFrame) -> Markup:
