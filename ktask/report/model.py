@@ -7,17 +7,15 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from ktask.models.explain import say
+from ktask.models.forecast import curves_of
 from ktask.models.laws import LAWS
 from ktask.models.posterior import LEVEL
 from ktask.models.predict import Options, Predicted, predict_curve
-from ktask.models.table import Curve
 from ktask.report.tables import PATH
 
 SPLIT_FROM = 4  # thread counts from which some are kept out of the fit, to test it on
 FARTHEST = 4  # forecasts reach this many times the most threads measured; beyond 2 with a warning
-RUNS = 3  # the models take a spread for that of a single run and a time for the mean of three
-PER_SIDE = 1.96  # standard errors from the median to the end of its 95 % interval
-SINGLE = 0.05  # relative spread of a time without an interval
 
 
 @dataclass(frozen=True)
@@ -71,6 +69,11 @@ class Fitted:
         return self.predicted.fit.best().law.name
 
     @property
+    def says(self) -> str:
+        """What the times settle about its parameters, in words."""
+        return say(self.predicted.fit.best(), self.predicted.fit.slow_start())
+
+    @property
     def share(self) -> float:
         """How probable it is among all laws."""
         return self.predicted.fit.shares()[self.law]
@@ -94,12 +97,9 @@ def fits(scaling: pd.DataFrame) -> list[Fitted]:
 
 
 def _fit(case: dict[str, object], rows: pd.DataFrame) -> Fitted:
+    (curve,) = curves_of(rows, list(case))
     measured = rows[["threads", "n", "wall", "wall_low", "wall_high"]].reset_index(drop=True)
-    error = (np.log(measured["wall_high"] / measured["wall_low"]) / (2 * PER_SIDE)).fillna(SINGLE)
-    threads = measured["threads"].to_numpy(dtype=np.int64)
-    spread = (error * np.sqrt(RUNS)).to_numpy(dtype=float)
-    curve = Curve(case, threads, measured["wall"].to_numpy(dtype=float), spread, int(str(case["size_bytes"])))
-    return Fitted(case, measured, predict_curve(curve, Options(fit_threads=calibration(threads))))
+    return Fitted(case, measured, predict_curve(curve, Options(fit_threads=calibration(curve.threads))))
 
 
 def calibration(threads: Sequence[int]) -> tuple[int, ...]:

@@ -41,7 +41,16 @@ def fit_table(study: Study) -> Markup:
     if not study.fits:
         return markup.paragraph(study.title, NOTHING)
     rows = [_fit_row(one) for one in study.fits]
-    columns = ("Path", "Size", "Fitted on threads", "Law", "Probability", "Parameters", "Largest residual")
+    columns = (
+        "Path",
+        "Size",
+        "Fitted on threads",
+        "Law",
+        "Probability",
+        "Parameters",
+        "What the times settle",
+        "Largest residual",
+    )
     caption = Markup("{}Fitted laws; parameters as median [{} % interval].").format(
         study.title, LEVEL_PERCENT
     )
@@ -53,7 +62,7 @@ def fit_table(study: Study) -> Markup:
             "Two thread counts do not settle a law: what they leave open comes from what published curves "
             "usually are, and the intervals say how much that is."
         )
-    numeric = (columns[1], columns[4], columns[6])
+    numeric = (columns[1], columns[4], columns[7])
     listing = markup.table(columns, rows, caption=caption, key=study.key("fits"), numeric=numeric)
     return markup.join([markup.paragraph(f"{meanings}.", few), listing])
 
@@ -68,6 +77,7 @@ def _fit_row(one: Fitted) -> tuple[object, ...]:
         one.law,
         words.percent(one.share),
         "; ".join(told),
+        one.says,
         f"{units.fmt_number(100 * one.curve['residual'].abs().max(), 2)} %",
     )
 
@@ -95,7 +105,7 @@ def _prediction_row(row: pd.Series) -> tuple[object, ...]:
     scale = units.time_scale(row["time_s"])
     time = f"{units.fmt_number(row['time_s'] / scale.factor)} [{_ends(row, '_s', scale)}] {scale.suffix}"
     speedup = f"{units.fmt_number(row['speedup'])} [{_ends(row, 'speedup', units.RATIO)}]"
-    warning = Markup('<span class="bad">beyond twice the range</span>') if row["beyond"] else ""
+    warning = Markup('<span class="bad">beyond 2×</span>') if row["beyond"] else ""
     label = f"{words.workload_label(row['workload'])}: {words.path_label(row)}"
     return label, int(row["threads"]), time, speedup, measured, warning
 
