@@ -202,9 +202,15 @@ def quota_cpus(root: Path = ROOT) -> float | None:
 
     A quota of any ancestor of the process's control group binds too (cgroup v1 and v2): the smallest counts.
     """
-    v2 = (_quota_v2(directory) for directory in _cgroup_dirs(root, ""))
-    v1 = (_quota_v1(directory) for directory in _cgroup_dirs(root, "cpu"))
+    v2 = (_quota_v2(directory) for directory in cgroup_directories(root, ""))
+    v1 = (_quota_v1(directory) for directory in cgroup_directories(root, "cpu"))
     return min((quota for quotas in (v2, v1) for quota in quotas if quota is not None), default=None)
+
+
+def quota_directories(root: Path = ROOT) -> list[Path]:
+    """Return the control groups of the process that have a CPU quota; `cpu.stat` there counts its stops."""
+    v2 = [one for one in cgroup_directories(root, "") if _quota_v2(one) is not None]
+    return v2 + [one for one in cgroup_directories(root, "cpu") if _quota_v1(one) is not None]
 
 
 def _quota_v2(directory: Path) -> float | None:
@@ -318,7 +324,7 @@ def _unescape(text: str) -> str:
     return re.sub(r"\\([0-3][0-7]{2})", lambda match: chr(int(match[1], 8)), text)
 
 
-def _cgroup_dirs(root: Path, controller: str) -> list[Path]:
+def cgroup_directories(root: Path, controller: str) -> list[Path]:
     """Return the directories of the process's control group and of its visible ancestors, innermost first.
 
     `controller` names a version 1 hierarchy; the empty string is version 2.
@@ -371,12 +377,12 @@ def available_memory_bytes(root: Path = ROOT) -> int:
 def memory_room_bytes(root: Path = ROOT) -> list[int]:
     """Return the room in bytes under each bound on the process's memory; empty if none can be read."""
     rooms = [meminfo(root).get("MemAvailable")]
-    for directory in _cgroup_dirs(root, ""):
+    for directory in cgroup_directories(root, ""):
         rooms += [
             _room(directory, limit, "memory.current", "inactive_file")
             for limit in ("memory.max", "memory.high")
         ]
-    for directory in _cgroup_dirs(root, "memory"):
+    for directory in cgroup_directories(root, "memory"):
         rooms.append(
             _room(directory, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
         )

@@ -214,10 +214,20 @@ def cold(cell):
     return [r["wall_s"] for r in cell.rows if "cold_memory" in r["flags"]]
 
 
-@pytest.mark.parametrize(("wall_s", "is_cold"), [(1.5, False), (1.501, True), (40.0, True)])
-def test_a_repetition_is_cold_beyond_a_factor_of_the_best(bench, wall_s, is_cold):
+@pytest.mark.parametrize(("wall_s", "is_cold"), [(2.0, False), (2.001, True), (40.0, True)])
+def test_a_repetition_is_cold_beyond_a_factor_of_the_fastest_quarter(bench, wall_s, is_cold):
     bench.script(1.0, 1.0, 1.0, wall_s, then=1.0)
     assert cold(bench.measure(CASE, least=3, most=3)) == [wall_s] * is_cold
+
+
+def test_one_lucky_repetition_makes_the_others_not_cold(bench):
+    bench.script(1.0, 1.0, 1.0, 0.8, 1.9, then=1.0)
+    assert cold(bench.measure(CASE, least=9, most=9)) == []
+
+
+def test_most_may_be_cold_and_are_still_seen(bench):
+    bench.wall = lambda threads: 1.0 if len(bench.runs) <= 3 else 2.6
+    assert len(cold(bench.measure(CASE, least=3, most=3))) == 9
 
 
 def test_the_best_is_that_of_the_thread_count(bench):
@@ -253,6 +263,58 @@ def test_patience_with_cold_memory_ends(bench):
     cell = bench.measure(CASE, least=2, most=10**6, budget_s=100.0)
     assert 2 < len(rounds(cell)) < 50
     assert len(cell.walls(SERIAL)) == 0
+
+
+# --- short repetitions, outliers --------------------------------------------------------------------------
+
+
+def test_short_repetitions_are_the_mean_of_as_many_calls_as_it_takes(bench):
+    bench.wall = lambda threads: 4e-4 / threads
+    cell = bench.measure(CASE, least=2, most=2, sample_s=0.001)
+    assert {(r["warmup"], r["calls"]) for r in cell.rows} == {(True, 1), (False, 5)}
+    assert {(r["threads"], r["wall_s"]) for r in cell.rows} == {(1, 4e-4), (2, 2e-4)}
+    assert len(bench.runs) == 3 + 2 * 3 * 5
+    assert bench.states[0].log == ["before", "run", "check"] * len(bench.runs) + ["close"]
+    assert not any(r["flags"] for r in cell.rows if r["threads"] == 2)
+
+
+def test_a_repetition_is_the_mean_of_its_calls(bench):
+    walls = itertools.cycle([1.0, 3.0])
+    bench.script(0.5, 0.5, 0.5)
+    bench.wall = lambda threads, first=bench.wall: first(threads) if len(bench.runs) <= 3 else next(walls)
+    rows = [r for r in bench.measure(least=1, most=1, sample_s=1.0).rows if not r["warmup"]]
+    assert [(r["calls"], r["wall_s"], r["cpu_system_s"]) for r in rows] == [(2, 2.0, 2.0)] * 3
+
+
+def test_what_many_calls_do_not_make_long_enough_is_flagged(bench):
+    bench.wall = lambda threads: 4e-6
+    cell = bench.measure(least=1, most=1, sample_s=0.001)
+    assert {(r["calls"], "short" in r["flags"]) for r in cell.rows} == {(1, False), (module.MOST_CALLS, True)}
+
+
+def test_a_time_of_zero_is_survived(bench):
+    bench.wall = lambda threads: 0.0
+    assert {r["calls"] for r in bench.measure(least=1, most=1).rows} == {1, module.MOST_CALLS}
+
+
+def test_outliers_are_marked_and_stay(bench):
+    bench.script(1.0, 1.0, 1.0, *[1.0, 1.01, 0.99] * 4, 1.3, then=1.0)
+    cell = bench.measure(least=7, most=7)
+    marked = [r["wall_s"] for r in cell.rows if "outlier" in r["flags"]]
+    assert marked == [1.3]
+    assert sum(len(cell.walls(v)) for v in (SERIAL, AA, TWO)) == 21
+    assert 1.3 in [wall for v in (SERIAL, AA, TWO) for wall in cell.walls(v)]
+
+
+def test_equal_times_have_no_outliers(bench):
+    bench.script(1.0, 1.0, 1.0, 1.02, then=1.0)
+    cell = bench.measure(least=7, most=7)
+    assert not any("outlier" in r["flags"] for r in cell.rows)
+
+
+def test_few_times_have_no_outliers(bench):
+    bench.script(1.0, 1.0, 1.0, 40.0, then=1.0)
+    assert not any("outlier" in r["flags"] for r in bench.measure(least=2, most=2).rows)
 
 
 # --- failures --------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ PROMISED = [
     "cpu_user_s", "cpu_system_s", "faults_minor", "ctx_involuntary", "steal_s", "verified",
     "flags", "started_at",
 ]
-ADDED = ["options"]  # since 1.1, at the end
+ADDED = ["options", "calls"]  # since 1.1 and 1.2, at the end
 # fmt: on
 
 
@@ -59,6 +59,7 @@ def row(**changes):
         "flags": ["cold_memory", "Ωmega"],
         "started_at": datetime(2026, 11, 23, 5, 6, 7, 890123, tzinfo=UTC),
         "options": "layout=sparse",
+        "calls": 3,
     } | changes
 
 
@@ -87,7 +88,8 @@ def test_the_columns_are_the_promised_ones():
 def test_files_from_before_options_are_read_as_having_none(tmp_path):
     write_records(tmp_path / "c.parquet", ROWS)
     pq.write_table(pq.read_table(tmp_path / "c.parquet").drop_columns(ADDED), tmp_path / "old.parquet")
-    assert set(read_records(tmp_path / "old.parquet")["options"]) == {""}
+    old = read_records(tmp_path / "old.parquet")
+    assert (set(old["options"]), set(old["calls"])) == ({""}, {1})
 
 
 def test_what_is_written_is_read_again(tmp_path):

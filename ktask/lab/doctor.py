@@ -21,6 +21,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from ktask.lab.events import event_flags, sample_events
 from ktask.lab.machine import Facts, clean_text, machine_facts
 from ktask.topology import ROOT, format_cpu_list, read_text, smt_siblings
 
@@ -63,6 +64,8 @@ class State:
         CPU time all processes of the machine used, and CPU time the host gave to others, since boot.
     cpu_user_s, cpu_system_s, ctx_involuntary, faults_minor
         CPU time, involuntary context switches and minor faults of this process.
+    events
+        Counters of the kernel, by the flag that their growth raises (`ktask.lab.events`).
     """
 
     at_s: float
@@ -73,10 +76,11 @@ class State:
     cpu_system_s: float
     ctx_involuntary: int
     faults_minor: int
+    events: dict[str, int] = field(default_factory=dict)
 
 
 def sample_state(root: Path = ROOT) -> State:
-    """Return the counters of this moment; takes well under 0.2 ms on a machine with few CPUs.
+    """Return the counters of this moment; takes about 0.2 ms on a machine with few CPUs.
 
     Where ``/proc/stat`` cannot be read, the counters of the machine are 0, so that no flag is raised.
     """
@@ -92,6 +96,7 @@ def sample_state(root: Path = ROOT) -> State:
         cpu_system_s=own.ru_stime,
         ctx_involuntary=own.ru_nivcsw,
         faults_minor=own.ru_minflt,
+        events=sample_events(root),
     )
 
 
@@ -115,7 +120,7 @@ def state_change(before: State, after: State) -> dict[str, float]:
         ``cpu_user_s``, ``cpu_system_s``, ``ctx_involuntary`` and ``faults_minor``.
     """
     old, new = asdict(before), asdict(after)
-    change = {key: new[key] - old[key] for key in old if key not in {"at_s", "cpus", "busy_s"}}
+    change = {key: new[key] - old[key] for key in old if key not in {"at_s", "cpus", "busy_s", "events"}}
     wall_s = after.at_s - before.at_s
     own_s = change["cpu_user_s"] + change["cpu_system_s"]
     change["other_s"] = max(0.0, after.busy_s - before.busy_s - own_s)
@@ -131,6 +136,7 @@ def state_flags(before: State, after: State) -> list[str]:
         ``steal`` if the host took more than 1 % of the CPUs' time, ``other_load`` if other processes used
         more than 5 % of it, ``preempted`` if this process lost a CPU against its will more than 100 times per
         second of CPU time. Less than three ticks is below the resolution of the counters and raises nothing.
+        Then what `ktask.lab.events` counts: one event is enough.
     """
     change = state_change(before, after)
     own_s = change["cpu_user_s"] + change["cpu_system_s"]
@@ -139,7 +145,8 @@ def state_flags(before: State, after: State) -> list[str]:
         "other_load": change["other_s"] > max(OTHER_LOAD_LIMIT * change["capacity_s"], MIN_EVIDENCE_S),
         "preempted": change["ctx_involuntary"] > max(PREEMPTIONS_PER_CPU_S * own_s, MIN_PREEMPTIONS),
     }
-    return [flag for flag, is_raised in raised.items() if is_raised]
+    loud = [flag for flag, is_raised in raised.items() if is_raised]
+    return loud + event_flags(before.events, after.events)
 
 
 # --- examination ---------------------------------------------------------------------------------------

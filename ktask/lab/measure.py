@@ -7,6 +7,7 @@ comparison that tells the noise floor), and each thread count. So a speedup is a
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ktask import engine, policy, topology, workloads
-from ktask.lab import doctor, stats
+from ktask.lab import doctor, flags, stats
 from ktask.task import Result
 from ktask.workloads import Case, CheckError
 
@@ -39,6 +40,9 @@ class Protocol:
         Longest time spent on warm-ups.
     seed
         Of the order within rounds.
+    sample_s
+        Least time of a repetition. What is shorter is called as often as it takes, at most `MOST_CALLS` times
+        in a row, each time prepared and checked; the mean counts.
     """
 
     least: int = 7
@@ -47,6 +51,7 @@ class Protocol:
     precision: float = 0.01
     warmup_s: float = 8.0
     seed: int = 1
+    sample_s: float = 0.001
 
 
 class Variant(NamedTuple):
@@ -66,11 +71,7 @@ SERIAL_POLICY = (
     "ktask-v4"  # with one thread: one call over the whole range, which is what the kernel does now
 )
 
-# A repetition on memory that the host has taken away runs at down to a fiftieth of the rate (0.4 against
-# 21.7 GiB/s for THP on a KVM guest with free page reporting). It is called cold if both its wall time and its
-# CPU time exceed the best of its variant by this factor, where that can happen: on a virtual machine, in a
-# path that allocates. A repetition that only lost its CPU for a while has the wall time, not the CPU time.
-COLD_FACTOR = 1.5
+MOST_CALLS = 100
 PATIENCE = 4.0
 STEADY_FACTOR = 1.2
 MOST_TRACED = 3  # attempts at a typical trace
@@ -162,15 +163,24 @@ def measure(
     state = workloads.get(case.workload).setup(case)
     try:
         _warm_up(cell, state, round_variants, protocol, clock)
-        for done in _rounds(cell, state, round_variants, protocol, clock):
+        calls = _calls(cell, protocol)
+        for done in _rounds(cell, state, round_variants, protocol, clock, calls):
             if on_round:
                 on_round(done)
         if trace:
             cell.traced, cell.bytes_per_unit = _traced(cell, state, round_variants[-1]), state.bytes_per_unit
     finally:
         state.close()
-    _mark_cold(cell, round_variants)
+    _mark_cold(cell)
+    flags.mark_outliers(cell.rows)
+    flags.mark_short(cell.rows, protocol.sample_s)
     return cell
+
+
+def _calls(cell: Cell, protocol: Protocol) -> int:
+    """Return how many calls make a repetition of the fastest variant long enough for the clock."""
+    fastest_s = max(min(row["wall_s"] for row in cell.rows), 1e-9)
+    return min(math.ceil(protocol.sample_s / fastest_s), MOST_CALLS)
 
 
 def _warm_up(cell: Cell, state, round_variants, protocol: Protocol, clock) -> None:
@@ -189,15 +199,15 @@ def _warm_up(cell: Cell, state, round_variants, protocol: Protocol, clock) -> No
         _repeat(cell, state, variant, (-1, next(order)), warmup=True)
 
 
-def _rounds(cell: Cell, state, round_variants, protocol: Protocol, clock) -> Iterator[int]:
+def _rounds(cell: Cell, state, round_variants, protocol: Protocol, clock, calls: int) -> Iterator[int]:
     """Run rounds until the protocol has enough; yield how many are done."""
     random = np.random.default_rng(protocol.seed)
     end = clock() + protocol.budget_s
     for number in range(protocol.most):
         for place, k in enumerate(random.permutation(len(round_variants))):
-            _repeat(cell, state, round_variants[k], (number, place))
+            _repeat(cell, state, round_variants[k], (number, place), calls)
         yield number + 1
-        _mark_cold(cell, round_variants)
+        _mark_cold(cell)
         if number + 1 >= protocol.least and _enough(cell, round_variants, protocol, clock() - end):
             return
 
@@ -231,37 +241,56 @@ def _enough(cell: Cell, round_variants: list[Variant], protocol: Protocol, over_
     return all(max(e.high - e.median, e.median - e.low) <= protocol.precision * e.median for e in found)
 
 
-def _repeat(cell: Cell, state, variant: Variant, place: tuple[int, int], warmup: bool = False) -> float:
-    """Run one repetition, check it, keep its row; return its wall time in seconds."""
-    case = cell.case
+def _repeat(
+    cell: Cell, state, variant: Variant, place: tuple[int, int], calls: int = 1, *, warmup=False
+) -> float:
+    """Run one repetition, check it, keep its row; return its wall time in seconds, the mean of its calls."""
     state.ctl.max_threads = variant.threads
     state.before()
     before, started_at = doctor.sample_state(), datetime.now(UTC)
-    result = engine.run(0, state.size, state.ctl, SERIAL_POLICY if variant.baseline else case.policy)
+    results = [_call(cell.case, state, variant)]
     after = doctor.sample_state()
-    if result.error:
-        raise CheckError(f"{case.workload} {case.method} failed: {os.strerror(result.error)}")
     state.check()
-    flags = doctor.state_flags(before, after) + (["aa"] if variant.is_aa else [])
+    for _ in range(calls - 1):
+        state.before()
+        results.append(_call(cell.case, state, variant))
+        after = doctor.sample_state() if len(results) == calls else after
+        state.check()
     cell.rows.append(
-        _described(case, state)
-        | _planned(case, state, variant, result)
+        _described(cell.case, state)
+        | _planned(cell.case, state, variant, results[-1])
+        | _means(results)
         | {
             "round": place[0],
             "order": place[1],
             "warmup": warmup,
-            "wall_s": result.wall_s,
-            "cpu_user_s": result.cpu_user_s,
-            "cpu_system_s": result.cpu_system_s,
-            "faults_minor": result.faults_minor,
-            "ctx_involuntary": result.ctx_involuntary,
             "steal_s": after.steal_s - before.steal_s,
             "verified": True,
-            "flags": flags,
+            "flags": doctor.state_flags(before, after) + (["aa"] if variant.is_aa else []),
             "started_at": started_at,
         }
     )
-    return result.wall_s
+    return cell.rows[-1]["wall_s"]
+
+
+def _call(case: Case, state, variant: Variant) -> Result:
+    result = engine.run(0, state.size, state.ctl, SERIAL_POLICY if variant.baseline else case.policy)
+    if result.error:
+        raise CheckError(f"{case.workload} {case.method} failed: {os.strerror(result.error)}")
+    return result
+
+
+def _means(results: Sequence[Result]) -> dict[str, Any]:
+    """Return times and faults per call, and the switches of all calls."""
+    calls = len(results)
+    return {
+        "calls": calls,
+        "wall_s": sum(r.wall_s for r in results) / calls,
+        "cpu_user_s": sum(r.cpu_user_s for r in results) / calls,
+        "cpu_system_s": sum(r.cpu_system_s for r in results) / calls,
+        "faults_minor": round(sum(r.faults_minor for r in results) / calls),
+        "ctx_involuntary": sum(r.ctx_involuntary for r in results),
+    }
 
 
 def _described(case: Case, state) -> dict[str, Any]:
@@ -291,26 +320,11 @@ def _planned(case: Case, state, variant: Variant, result: Result) -> dict[str, A
     }
 
 
-def _mark_cold(cell: Cell, round_variants: list[Variant]) -> None:
-    """Flag the repetitions that ran on memory which the host had to bring back first."""
+def _mark_cold(cell: Cell) -> None:
+    """Flag the repetitions on cold memory, where memory can be cold."""
     method = workloads.get(cell.case.workload).method(cell.case.method)
-    if not (method.allocates and is_virtual()):
-        return
-    bests = {v.threads: _best(cell, v.threads) for v in round_variants}
-    for row in cell.rows:
-        best_wall_s, best_cpu_s = bests[row["threads_requested"]]
-        cold = row["wall_s"] > COLD_FACTOR * best_wall_s and _cpu_s(row) > COLD_FACTOR * best_cpu_s
-        row["flags"] = [f for f in row["flags"] if f != "cold_memory"] + (["cold_memory"] if cold else [])
-
-
-def _cpu_s(row: dict[str, Any]) -> float:
-    return row["cpu_user_s"] + row["cpu_system_s"]
-
-
-def _best(cell: Cell, threads: int) -> tuple[float, float]:
-    """Return the shortest wall and CPU time (seconds) that this thread count has reached."""
-    rows = [row for row in cell.rows if row["threads_requested"] == threads]
-    return min(row["wall_s"] for row in rows), min(_cpu_s(row) for row in rows)
+    if method.allocates and is_virtual():
+        flags.mark_cold(cell.rows)
 
 
 def is_virtual() -> bool:

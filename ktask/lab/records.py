@@ -23,7 +23,7 @@ from ktask.files import whole
 from ktask.lab import traces
 from ktask.lab.files import read_json, write_json
 
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
 
 # name, Frictionless type, Arrow type, what it is
 COLUMNS: tuple[tuple[str, str, pa.DataType, str], ...] = (
@@ -58,12 +58,18 @@ COLUMNS: tuple[tuple[str, str, pa.DataType, str], ...] = (
     ("flags", "array", pa.list_(pa.string()), "measurement warnings; `aa` marks the second baseline"),
     ("started_at", "datetime", pa.timestamp("us", tz="UTC"), "when the clock started"),
     ("options", "string", pa.string(), "what else is set apart from its default, as name=value,name=value"),
+    (
+        "calls",
+        "integer",
+        pa.int32(),
+        "calls in a row that the repetition is the mean of; steal, switches: all",
+    ),
 )
 SCHEMA = pa.schema([pa.field(name, kind) for name, _, kind, _ in COLUMNS])
 SKIPPED_COLUMNS = (
     *("cell_id", "workload", "backend", "method", "page_kind", "size_bytes", "reason", "failed", "options"),
 )
-_SINCE_1_1 = {"options": ""}  # columns that older files lack, with what stands for them
+_SINCE = {"options": "", "calls": 1}  # columns that older files lack, with what stands for them
 
 
 @dataclass(frozen=True)
@@ -95,8 +101,8 @@ def read_records(path: Path) -> pd.DataFrame:
     """
     try:
         table = pq.read_table(path)
-        for name in _SINCE_1_1.keys() - set(table.column_names):
-            table = table.append_column(name, pa.array([_SINCE_1_1[name]] * len(table), pa.string()))
+        for name in _SINCE.keys() - set(table.column_names):
+            table = table.append_column(name, pa.array([_SINCE[name]] * len(table), SCHEMA.field(name).type))
         if missing := [name for name in SCHEMA.names if name not in table.column_names]:
             raise pa.ArrowInvalid(f"it lacks the columns {', '.join(missing)}")
         return table.select(SCHEMA.names).cast(SCHEMA).to_pandas()
@@ -121,7 +127,8 @@ def load_run(path: Path | str) -> Run:
     frames = [read_records(file) for file in sorted((path / "records").glob("*.parquet"))]
     records = pd.concat(frames, ignore_index=True) if frames else SCHEMA.empty_table().to_pandas()
     skipped = [
-        _SINCE_1_1 | _mapping(file, read_json(file)) for file in sorted((path / "skipped").glob("*.json"))
+        {"options": ""} | _mapping(file, read_json(file))
+        for file in sorted((path / "skipped").glob("*.json"))
     ]
     return Run(
         name=path.resolve().name,

@@ -6,6 +6,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from ktask.lab import units
+from ktask.lab.events import MEANINGS
 from ktask.report import machine, tables, words
 from ktask.report.markup import join, paragraph, table
 from ktask.report.study import Study
@@ -101,12 +102,9 @@ def flags(study: Study) -> Markup:
     return join([paragraph(checked), listing])
 
 
-FLAG_MEANINGS = {
-    "cold_memory": "the host had to bring memory back first; in no rate",
-    "steal": "the host gave CPU time to others",
-    "other_load": "other processes used the CPUs",
-    "preempted": "the process lost its CPU against its will",
-    "involuntary": "the process lost its CPU against its will",
+FLAG_MEANINGS = MEANINGS | {
+    "cold_memory": f"{MEANINGS['cold_memory']}; in no rate",
+    "involuntary": MEANINGS["preempted"],
 }
 
 
