@@ -1,0 +1,175 @@
+"""A machine described from a run of this suite, so that bigger relatives of it can be simulated.
+
+What is taken from where:
+
+* layout: `machine.json` of the run;
+* `core_bandwidth`, `task_start`: the one-thread baseline over the sizes of each kind of work, `T = start +
+  size / bandwidth`, by least squares of the relative error;
+* `contention` and `node_bandwidth`: what more threads than one lose against that. Two counts of threads cannot
+  tell the two apart; then a loss is contention, unless the second thread gained less than a quarter: then it is
+  taken for the roof of the memory;
+* `helper_start`, `noise`: the traces, if the run has them: when the first chunk of a helper began, and how far
+  the times of equal chunks spread.
+
+Nothing here comes from more than one node, so `remote_penalty` stays at 1 unless somebody fills it in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import minimize_scalar, nnls
+
+from ktask.lab.records import Run
+from ktask.lab.traces import read_traces
+from ktask.models.machines import Machine
+
+WORK = ["workload", "method", "page_kind"]
+GAINS_LITTLE = 1.25  # speedup of two threads below which the roof is blamed
+LEAST_CHUNKS = 4  # of equal size, to say anything about noise
+
+
+def calibrate(run: Run) -> Machine:
+    """Return the machine that a run was measured on, with one entry of `work` per kind of work.
+
+    Raises
+    ------
+    ValueError
+        If the run has no repetition that may count.
+    """
+    walls = measured_walls(run)
+    if walls.empty:
+        raise ValueError(f"run {run.name} has no settled repetition; measure again with a longer warmup_s")
+    traces = read_traces(run.path)
+    work = {name: _work(table, _traces_of(traces, table)) for name, table in walls.groupby("work")}
+    nodes, cores, smt = _layout(run.machine)
+    return Machine(
+        name=f"calibrated from {run.name}",
+        about=f"{run.machine.get('cpu_model', 'unknown processor')}, kernel {run.machine.get('kernel_release')}",
+        source=f"run {run.name}, threads {', '.join(map(str, sorted(walls.threads.unique())))}",
+        nodes=nodes,
+        cores_per_node=cores,
+        smt=smt,
+        core_bandwidth=float(np.median([figures["core_bandwidth"] for figures in work.values()])),
+        work=work,
+    )
+
+
+def work_name(workload: str, method: str, page_kind: str) -> str:
+    """Return the name under which a machine lists a kind of work."""
+    return f"{workload}-{method}-{page_kind}"
+
+
+def measured_walls(run: Run) -> pd.DataFrame:
+    """Return the median time of every case of a run: one row per work, size, policy, chunk size and threads.
+
+    Warm-ups, and repetitions on cold memory or with stolen time, do not count.
+    """
+    found = run.records
+    spoilt = found["flags"].map(lambda flags: bool({"cold_memory", "steal"} & set(flags)))
+    found = found[~found.warmup & ~spoilt]
+    names = found[WORK].astype(str).agg("-".join, axis=1) if len(found) else pd.Series(dtype=str)
+    by = ["work", "size_bytes", "policy", "min_chunk_size", "baseline", "threads", "chunk_size", "n_chunks"]
+    table = found.assign(work=names).groupby(by, observed=True)
+    return table.agg(wall_s=("wall_s", "median"), n=("wall_s", "size"), cell_id=("cell_id", "first")).reset_index()
+
+
+def _layout(facts: dict[str, Any]) -> tuple[int, int, int]:
+    """Return nodes with CPUs, cores of each (the largest, if they differ) and threads per core."""
+    sizes = [len(node.get("cpus", ())) for node in facts.get("nodes", ())]
+    sizes = [size for size in sizes if size] or [int(facts.get("threads") or 1)]
+    smt = max(1, round(int(facts.get("threads") or 1) / int(facts.get("cores") or 1)))
+    return len(sizes), max(1, max(sizes) // smt), smt
+
+
+def _traces_of(traces: pd.DataFrame, walls: pd.DataFrame) -> pd.DataFrame:
+    return traces[traces.cell_id.isin(walls.cell_id.unique())]
+
+
+def _work(walls: pd.DataFrame, traces: pd.DataFrame) -> dict[str, float]:
+    """Return the figures of one kind of work."""
+    alone = walls[walls.threads == 1]
+    start_s, bandwidth = fit_line(alone.size_bytes, alone.wall_s)
+    figures = {"core_bandwidth": bandwidth, "task_start_s": start_s}
+    figures |= {"noise": chunk_noise(traces), "helper_start_s": helper_start_s(traces)}
+    more = walls[(walls.threads > 1) & (walls.wall_s > start_s)]
+    rates = more.size_bytes / (more.wall_s - start_s) / bandwidth
+    contention, roof = fit_scaling(more.threads.tolist(), rates.tolist())
+    figures["contention"] = contention
+    if math.isfinite(roof):
+        figures["node_bandwidth"] = roof * bandwidth
+    return figures
+
+
+def fit_line(sizes: Iterable[float], walls_s: Iterable[float]) -> tuple[float, float]:
+    """Return start and bandwidth of `T = start + size / bandwidth`, neither negative.
+
+    Least squares of the relative error; one size alone gives no start.
+    """
+    sizes, walls_s = np.asarray(sizes, dtype=float), np.asarray(walls_s, dtype=float)
+    if len(np.unique(sizes)) == 1:
+        return 0.0, float(np.median(sizes / walls_s))
+    columns = np.column_stack([1 / walls_s, sizes / walls_s])
+    scale = columns.max(axis=0)  # or the solver sees one column only
+    (start_s, per_byte), _ = nnls(columns / scale, np.ones(len(sizes)))
+    if per_byte == 0:
+        return 0.0, float(np.median(sizes / walls_s))
+    return float(start_s / scale[0]), float(scale[1] / per_byte)
+
+
+def fit_scaling(threads: list[int], gains: list[float]) -> tuple[float, float]:
+    """Return contention and roof of `gain(n) = min(n / (1 + contention (n - 1)), roof)`.
+
+    `gains` are rates over that of one thread. The roof is one of the gains, or infinite; of two descriptions
+    that fit alike the one without a roof is taken, unless the gain is little.
+    """
+    if not threads:
+        return 0.0, math.inf
+    found = []
+    for roof in (math.inf, *sorted(set(gains), reverse=True)):
+        contention = _best_contention(threads, gains, roof)
+        found.append((_misfit(threads, gains, contention, roof), contention, roof))
+    least = min(misfit for misfit, *_ in found)
+    alike = [(contention, roof) for misfit, contention, roof in found if misfit <= least + 1e-6]
+    prefers_roof = max(gains) < GAINS_LITTLE
+    return alike[-1] if prefers_roof else alike[0]
+
+
+def _best_contention(threads: list[int], gains: list[float], roof: float) -> float:
+    found = minimize_scalar(
+        lambda contention: _misfit(threads, gains, contention, roof), bounds=(0, 1), options={"xatol": 1e-9}
+    )
+    return min((0.0, float(found.x)), key=lambda contention: _misfit(threads, gains, contention, roof))
+
+
+def _misfit(threads: list[int], gains: list[float], contention: float, roof: float) -> float:
+    """Return the sum of squared relative errors."""
+    return sum(
+        math.log(min(n / (1 + contention * (n - 1)), roof) / gain) ** 2
+        for n, gain in zip(threads, gains, strict=True)
+    )
+
+
+def chunk_noise(traces: pd.DataFrame) -> float:
+    """Return the spread of the times of equal chunks: the median, over traces, of the sd of their logarithm."""
+    spreads = []
+    for _, trace in traces.groupby("cell_id"):
+        sizes = trace.end_bytes - trace.start_bytes
+        times = (trace.t1_s - trace.t0_s)[sizes == sizes.max()]
+        if len(times) >= LEAST_CHUNKS and (times > 0).all():
+            spreads.append(float(np.log(times).std(ddof=1)))
+    return float(np.median(spreads)) if spreads else 0.0
+
+
+def helper_start_s(traces: pd.DataFrame) -> float:
+    """Return how much later than the caller a helper begins its first chunk: the median over traces."""
+    delays = []
+    for _, trace in traces.groupby("cell_id"):
+        first = trace.groupby("helper").t0_s.min()
+        if 0 in first.index and len(first) > 1:
+            delays.append(max(0.0, float(first.drop(0).median() - first[0])))
+    return float(np.median(delays)) if delays else 0.0
