@@ -5,11 +5,11 @@ What is taken from where:
 * layout: `machine.json` of the run;
 * `core_bandwidth`, `task_start`: the one-thread baseline over the sizes of each kind of work, `T = start +
   size / bandwidth`, by least squares of the relative error;
-* `contention` and `node_bandwidth`: what more threads than one lose against that. Two counts of threads cannot
-  tell the two apart; then a loss is contention, unless the second thread gained less than a quarter: then it is
-  taken for the roof of the memory;
-* `helper_start`, `noise`: the traces, if the run has them: when the first chunk of a helper began, and how far
-  the times of equal chunks spread.
+* `contention` and `node_bandwidth`: what more threads than one lose against that, such that simulated times
+  come out right in the mean. Two counts of threads cannot tell the two apart; then a loss is contention,
+  unless the second thread gained less than a quarter: then it is taken for the roof of the memory;
+* `helper_start`, `noise`: the traces, if the run has them: when the first chunk of a helper began, and how
+  far the times of equal chunks spread.
 
 Nothing here comes from more than one node, so `remote_penalty` stays at 1 unless somebody fills it in.
 """
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,9 +28,11 @@ from scipy.optimize import minimize_scalar, nnls
 from ktask.lab.records import Run
 from ktask.lab.traces import read_traces
 from ktask.models.machines import Machine
+from ktask.models.what_if import repeated
 
-WORK = ["workload", "method", "page_kind"]
+WORK = ["workload", "method", "page_kind", "options"]
 GAINS_LITTLE = 1.25  # speedup of two threads below which the roof is blamed
+REFINEMENTS = 4
 LEAST_CHUNKS = 4  # of equal size, to say anything about noise
 
 
@@ -45,11 +48,12 @@ def calibrate(run: Run) -> Machine:
     if walls.empty:
         raise ValueError(f"run {run.name} has no settled repetition; measure again with a longer warmup_s")
     traces = read_traces(run.path)
-    work = {name: _work(table, _traces_of(traces, table)) for name, table in walls.groupby("work")}
     nodes, cores, smt = _layout(run.machine)
+    empty = Machine("", nodes=nodes, cores_per_node=cores, smt=smt)
+    work = {name: _work(table, _traces_of(traces, table), empty) for name, table in walls.groupby("work")}
     return Machine(
         name=f"calibrated from {run.name}",
-        about=f"{run.machine.get('cpu_model', 'unknown processor')}, kernel {run.machine.get('kernel_release')}",
+        about=f"{run.machine.get('cpu_model', 'processor')}, kernel {run.machine.get('kernel_release', '?')}",
         source=f"run {run.name}, threads {', '.join(map(str, sorted(walls.threads.unique())))}",
         nodes=nodes,
         cores_per_node=cores,
@@ -57,11 +61,6 @@ def calibrate(run: Run) -> Machine:
         core_bandwidth=float(np.median([figures["core_bandwidth"] for figures in work.values()])),
         work=work,
     )
-
-
-def work_name(workload: str, method: str, page_kind: str) -> str:
-    """Return the name under which a machine lists a kind of work."""
-    return f"{workload}-{method}-{page_kind}"
 
 
 def measured_walls(run: Run) -> pd.DataFrame:
@@ -72,10 +71,12 @@ def measured_walls(run: Run) -> pd.DataFrame:
     found = run.records
     spoilt = found["flags"].map(lambda flags: bool({"cold_memory", "steal"} & set(flags)))
     found = found[~found.warmup & ~spoilt]
-    names = found[WORK].astype(str).agg("-".join, axis=1) if len(found) else pd.Series(dtype=str)
+    names = ["-".join(filter(None, row)) for row in found[WORK].astype(str).itertuples(index=False)]
     by = ["work", "size_bytes", "policy", "min_chunk_size", "baseline", "threads", "chunk_size", "n_chunks"]
     table = found.assign(work=names).groupby(by, observed=True)
-    return table.agg(wall_s=("wall_s", "median"), n=("wall_s", "size"), cell_id=("cell_id", "first")).reset_index()
+    return table.agg(
+        wall_s=("wall_s", "median"), n=("wall_s", "size"), cell_id=("cell_id", "first")
+    ).reset_index()
 
 
 def _layout(facts: dict[str, Any]) -> tuple[int, int, int]:
@@ -90,8 +91,8 @@ def _traces_of(traces: pd.DataFrame, walls: pd.DataFrame) -> pd.DataFrame:
     return traces[traces.cell_id.isin(walls.cell_id.unique())]
 
 
-def _work(walls: pd.DataFrame, traces: pd.DataFrame) -> dict[str, float]:
-    """Return the figures of one kind of work."""
+def _work(walls: pd.DataFrame, traces: pd.DataFrame, empty: Machine) -> dict[str, float]:
+    """Return the figures of one kind of work, given a machine that has its layout only."""
     alone = walls[walls.threads == 1]
     start_s, bandwidth = fit_line(alone.size_bytes, alone.wall_s)
     figures = {"core_bandwidth": bandwidth, "task_start_s": start_s}
@@ -99,10 +100,37 @@ def _work(walls: pd.DataFrame, traces: pd.DataFrame) -> dict[str, float]:
     more = walls[(walls.threads > 1) & (walls.wall_s > start_s)]
     rates = more.size_bytes / (more.wall_s - start_s) / bandwidth
     contention, roof = fit_scaling(more.threads.tolist(), rates.tolist())
-    figures["contention"] = contention
     if math.isfinite(roof):
-        figures["node_bandwidth"] = roof * bandwidth
-    return figures
+        return figures | {"contention": contention, "node_bandwidth": roof * bandwidth}
+    return figures | {"contention": simulated_contention(replace(empty, **figures), more, contention)}
+
+
+def simulated_contention(machine: Machine, walls: pd.DataFrame, guess: float) -> float:
+    """Return the contention at which simulated times are right in the mean.
+
+    The guess takes the whole loss for contention; noise, chunks and the start of helpers have their part in
+    it.
+    """
+    contention = guess
+    for _ in range(REFINEMENTS if len(walls) else 0):
+        tried = replace(machine, contention=contention)
+        off = np.mean([math.log(case.wall_s / simulated_wall_s(tried, case)) for case in walls.itertuples()])
+        slope = np.mean([(n - 1) / (1 + contention * (n - 1)) for n in walls.threads])  # of the logarithm
+        contention = float(min(max(contention + off / slope, 0.0), 1.0))
+    return contention
+
+
+def simulated_wall_s(machine: Machine, case: Any) -> float:
+    """Return the simulated time of a row of `measured_walls`."""
+    runs = repeated(
+        machine,
+        int(case.size_bytes),
+        min_chunk=int(case.min_chunk_size),
+        max_threads=int(case.threads),
+        policy_name="ktask-v4" if case.baseline else case.policy,
+        low_priority=False,
+    )
+    return float(np.median([run.wall_s for run in runs]))
 
 
 def fit_line(sizes: Iterable[float], walls_s: Iterable[float]) -> tuple[float, float]:
@@ -155,7 +183,7 @@ def _misfit(threads: list[int], gains: list[float], contention: float, roof: flo
 
 
 def chunk_noise(traces: pd.DataFrame) -> float:
-    """Return the spread of the times of equal chunks: the median, over traces, of the sd of their logarithm."""
+    """Return the spread of the times of equal chunks: the median sd of their logarithm."""
     spreads = []
     for _, trace in traces.groupby("cell_id"):
         sizes = trace.end_bytes - trace.start_bytes

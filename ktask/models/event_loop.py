@@ -1,7 +1,7 @@
 """The simulator's compiled half: who finishes next, and what follows from it.
 
 Agents share the machine: the workers of the task (0 is the caller) and the threads of other load. An agent
-is waiting for a moment, working, holding the lock, or over.
+is absent, waiting for its moment, working, held up (by the lock, or by queueing helpers), or over.
 
 Work flows. How fast an agent works is its `speed`, in bytes per second (CPU seconds per second for load),
 on a memory that has bandwidth to spare. Where the agents of one memory ask for more than it delivers, all
@@ -41,7 +41,7 @@ from ktask.worker import (
     other_part,
 )
 
-WAITING, WORKING, LOCKED, OVER = range(4)
+ABSENT, WAITING, WORKING, HELD, OVER = range(5)
 WALL = 0  # the clock of real time
 TRACE_COLUMNS = 6  # part, worker, start, end, t0, t1
 
@@ -52,11 +52,11 @@ AGENT = np.dtype(
         ("node", np.int64),  # node of its CPU
         ("memory", np.int64),  # clock of the memory it works on
         ("phase", np.int64),
-        ("row", np.int64),  # row of the trace
+        ("row", np.int64),  # row of the trace, -1 for none yet
         ("weight", np.float64),  # of its nice level
         ("busy", np.float64),  # share of its turn that it computes
         ("traffic", np.float64),  # bytes that a unit of its work takes from memory
-        ("work", np.float64),  # CPU seconds that a load thread needs
+        ("work", np.float64),  # CPU seconds of a load thread, and of the caller before its first chunk
         ("due", np.float64),  # when it is done, on the clock of its memory
         ("speed", np.float64),  # work per second, while its memory has bandwidth to spare
         ("share", np.float64),  # share of a CPU that it gets
@@ -100,6 +100,8 @@ class Costs(NamedTuple):
     core_bandwidth: float
     remote_penalty: float
     contention: float
+    helper_queue_s: float
+    helper_start_s: float
     chunk_cost_s: float
     claim_s: float
     lock_share: float
@@ -109,6 +111,7 @@ class Costs(NamedTuple):
 
 
 # Numbers that change as the run goes on, in one array.
+# CROWD: CPUs' worth of workers at work; STALE: whether speeds are to be worked out anew.
 (T, CROWD, CLAIM_FREE, LOCK_FREE, STALE, CHUNKS, WORKERS_LEFT, LOADS_LEFT) = range(8)
 
 
@@ -197,13 +200,13 @@ def _ask(a, c, h, k, bytes_s, t):
 
 @njit(cache=True)
 def _is_live(a, i):
-    return a[i].phase == WORKING or a[i].phase == LOCKED
+    return a[i].phase == WORKING or a[i].phase == HELD
 
 
 @njit(cache=True)
 def _share_queue(a, members, cpus):
     """Give the live agents of a run queue their shares: by weight, but no more than one CPU each."""
-    weight = 0.0
+    all_cpus, weight = cpus, 0.0
     for i in members:
         a[i].share = -1.0 if _is_live(a, i) else 0.0
         weight += a[i].weight if _is_live(a, i) else 0.0
@@ -217,24 +220,25 @@ def _share_queue(a, members, cpus):
     for i in members:
         if a[i].share < 0:
             a[i].share = a[i].weight * cpus / weight
-    _deal_waits(a, members)
+    _deal_gaps(a, members, all_cpus)
 
 
 @njit(cache=True)
-def _deal_waits(a, members):
-    """Give the CPU time that busy threads leave while they wait to others that wait for those CPUs.
+def _deal_gaps(a, members, cpus):
+    """Give the gaps that busy threads leave, while they wait, to others that wait for their CPUs.
 
-    By head, not by weight: such a gap is short and goes to whoever waits at that very CPU.
+    Gaps are short and go to whoever waits at that very CPU, whatever its weight. A thread waits for as long
+    as it does not run, behind one that has gaps; threads that wait are spread evenly over the CPUs.
     """
-    spare, takers = 0.0, 0
+    gaps, takers = 0.0, 0
     for i in members:
-        spare += a[i].share * (1.0 - a[i].busy)
+        gaps += a[i].share * (1.0 - a[i].busy)
         takers += a[i].busy == 1.0 and 0.0 < a[i].share < 1.0
         a[i].share *= a[i].busy
-    if takers > 0:
+    if gaps > 0 and takers > 0:
         for i in members:
             if a[i].busy == 1.0 and 0.0 < a[i].share < 1.0:
-                a[i].share = min(1.0, a[i].share + spare / takers)
+                a[i].share += (1.0 - a[i].share) * gaps / max(cpus, takers)
 
 
 @njit(cache=True)
@@ -249,12 +253,12 @@ def _smt_factor(m, used):
 
 @njit(cache=True)
 def _worker_speed(a, m, i, crowd):
-    """Return the bytes per second of worker `i` on its memory, with `crowd` workers at it."""
+    """Return the bytes per second of worker `i` on its memory, with `crowd` CPUs' worth of workers at it."""
     memory = a[i].memory - 1
     far = 1.0 if memory != a[i].node else 0.0
     if memory == m.n_nodes:  # spread over all nodes
         far = (m.n_nodes - 1.0) / m.n_nodes
-    slower = (1.0 + far * (m.remote_penalty - 1.0)) * (1.0 + m.contention * (crowd - 1.0))
+    slower = (1.0 + far * (m.remote_penalty - 1.0)) * (1.0 + m.contention * max(crowd - 1.0, 0.0))
     return a[i].cpu * m.core_bandwidth / slower
 
 
@@ -283,16 +287,18 @@ def _work_left(a, c, t):
 
 @njit(cache=True)
 def _share_cpus(a, q, members, m):
-    """Give every live agent its share of a CPU, and what its sibling thread leaves of that."""
+    """Give every live agent its share of a CPU, less what its sibling takes; return the workers' sum."""
     for k in range(q.size - 1):
         if q[k].live:
             _share_queue(a, members[q[k].first : q[k + 1].first], q[k].cpus)
-    used = np.zeros(m.n_nodes)
+    used, crowd = np.zeros(m.n_nodes), 0.0
     for i in range(a.size):
         used[a[i].node] += a[i].share
+        crowd += a[i].share if i < m.n_workers else 0.0
     for i in range(a.size):
         if _is_live(a, i):
             a[i].cpu = a[i].share * _smt_factor(m, used[a[i].node])
+    return crowd
 
 
 @njit(cache=True)
@@ -300,18 +306,19 @@ def _rescale(a, c, h, q, members, m, s):
     """Work out shares, speeds and clocks anew, because agents came, went or were reniced."""
     t = s[T]
     left = _work_left(a, c, t)
-    _share_cpus(a, q, members, m)
+    s[CROWD] = _share_cpus(a, q, members, m)
     for k in range(c.size):
         c[k].value, c[k].at_s, c[k].demand, c[k].agents = t if k == WALL else _now(c, k, t), t, 0.0, 0
     for i in range(a.size):
         if a[i].phase == WORKING:
-            a[i].speed = _worker_speed(a, m, i, s[CROWD]) if i < m.n_workers else a[i].cpu
+            at_memory = i < m.n_workers and a[i].memory != WALL
+            a[i].speed = _worker_speed(a, m, i, s[CROWD]) if at_memory else a[i].cpu
             a[i].due = a[i].seen + left[i] / a[i].speed
             c[a[i].memory].demand += a[i].speed * a[i].traffic
     for k in range(1, c.size):
         c[k].pace = 1.0 if c[k].demand <= c[k].bandwidth else c[k].bandwidth / c[k].demand
     for i in range(a.size):
-        if a[i].phase != OVER:
+        if a[i].phase != OVER and a[i].phase != ABSENT:
             _push(a, c, h, a[i].memory if a[i].phase == WORKING else WALL, i)
 
 
@@ -371,24 +378,33 @@ def _take_lock(a, c, h, s, w):
     _ask(a, c, h, a[w].memory, -a[w].speed, s[T])
     _account(a, c, w, s[T])
     s[LOCK_FREE] = max(s[T], s[LOCK_FREE]) + a[w].hold_s
-    a[w].phase, a[w].due = LOCKED, s[LOCK_FREE]
+    a[w].phase, a[w].due = HELD, s[LOCK_FREE]
     _push(a, c, h, WALL, w)
 
 
 @njit(cache=True)
 def _arrive(a, c, h, q, nodes, m, s, i):
-    """Have agent `i` begin; a load thread has its work already."""
-    is_worker = i < m.n_workers
+    """Have agent `i` begin: load with its work, the caller with what comes before the first chunk."""
     a[i].booked_s = s[T]
-    a[i].share = a[i].cpu = 1.0
+    a[i].share = a[i].cpu = a[i].speed = 1.0
     q[a[i].queue].live += 1
     nodes[a[i].node] += 1
-    s[CROWD] += is_worker
+    s[CROWD] += i < m.n_workers
     _mark_stale(a, q, nodes, m, s, i)
-    if not is_worker:
-        a[i].speed, s[STALE] = 1.0, 1.0
+    if i == 0 or i >= m.n_workers:
+        s[STALE] = 1.0  # to share what comes next
         _ask(a, c, h, a[i].memory, a[i].traffic, s[T])
         _work(a, c, h, i, a[i].memory, a[i].work, 0.0, s[T])
+
+
+@njit(cache=True)
+def _queue_helpers(a, c, h, m, s):
+    """Have the caller queue its helpers, one after the other, and hold it up for as long."""
+    for w in range(1, m.n_workers):
+        a[w].phase, a[w].due = WAITING, s[T] + w * m.helper_queue_s + m.helper_start_s
+        _push(a, c, h, WALL, w)
+    a[0].phase, a[0].due = HELD, s[T] + (m.n_workers - 1) * m.helper_queue_s
+    _push(a, c, h, WALL, 0)
 
 
 @njit(cache=True)
@@ -398,6 +414,7 @@ def _leave(a, c, h, q, nodes, m, s, i):
     if a[i].phase == WORKING:
         _ask(a, c, h, a[i].memory, -a[i].speed * a[i].traffic, s[T])
     _mark_stale(a, q, nodes, m, s, i)
+    s[CROWD] -= a[i].share if i < m.n_workers else 0.0
     a[i].phase, a[i].end_s, a[i].share = OVER, s[T], 0.0
     q[a[i].queue].live -= 1
     nodes[a[i].node] -= 1
@@ -405,7 +422,6 @@ def _leave(a, c, h, q, nodes, m, s, i):
         s[LOADS_LEFT] -= 1
         return
     s[WORKERS_LEFT] -= 1
-    s[CROWD] -= 1
     if m.hand_over and a[0].phase == OVER:
         _lend_priority(a, m, s)
 
@@ -432,7 +448,7 @@ def _mark_stale(a, q, nodes, m, s, i):
 @njit(cache=True)
 def _next_chunk(base, part_memory, a, c, h, m, s, w, trace):
     """Have worker `w` take a chunk; return whether there was one."""
-    if trace.shape[0] > 0 and a[w].phase != WAITING:
+    if a[w].row >= 0:
         trace[a[w].row, 5] = s[T]
     part, start, end = _take_chunk(base, w)
     if part < 0:
@@ -443,6 +459,24 @@ def _next_chunk(base, part_memory, a, c, h, m, s, w, trace):
     s[CHUNKS] += 1
     _start_chunk(a, c, h, m, s, w, part_memory[part], end - start)
     return True
+
+
+@njit(cache=True)
+def _step(base, part_memory, a, c, h, q, nodes, m, s, i, trace):
+    """Have agent `i`, whose moment has come, do what is next for it."""
+    is_worker, phase = i < m.n_workers, a[i].phase
+    if phase == WAITING:
+        _arrive(a, c, h, q, nodes, m, s, i)
+        if i == 0 or not is_worker:
+            return
+    elif is_worker and phase == WORKING and a[i].memory == WALL:
+        _queue_helpers(a, c, h, m, s)
+        return
+    elif is_worker and phase == WORKING and a[i].hold_s > 0:
+        _take_lock(a, c, h, s, i)
+        return
+    if not (is_worker and _next_chunk(base, part_memory, a, c, h, m, s, i, trace)):
+        _leave(a, c, h, q, nodes, m, s, i)
 
 
 @njit(cache=True)
@@ -480,7 +514,8 @@ def run(base, part_memory, a, c, h, q, members, nodes, m, trace, seed):
     s[CLAIM_FREE] = s[LOCK_FREE] = -np.inf
     s[WORKERS_LEFT], s[LOADS_LEFT] = m.n_workers, a.size - m.n_workers
     for i in range(a.size):
-        _push(a, c, h, WALL, i)
+        if a[i].phase == WAITING:
+            _push(a, c, h, WALL, i)
     events = 0
     while s[WORKERS_LEFT] > 0 or (m.loads_to_end and s[LOADS_LEFT] > 0):
         k = _earliest(c)
@@ -493,16 +528,7 @@ def run(base, part_memory, a, c, h, q, members, nodes, m, trace, seed):
         s[T] = c[k].next_s
         i = _pop(a, c, h, k)
         events += 1
-        is_worker = i < m.n_workers
-        if a[i].phase == WAITING:
-            _arrive(a, c, h, q, nodes, m, s, i)
-            if not is_worker:
-                continue
-        elif is_worker and a[i].phase == WORKING and a[i].hold_s > 0:
-            _take_lock(a, c, h, s, i)
-            continue
-        if not (is_worker and _next_chunk(base, part_memory, a, c, h, m, s, i, trace)):
-            _leave(a, c, h, q, nodes, m, s, i)
+        _step(base, part_memory, a, c, h, q, nodes, m, s, i, trace)
     for i in range(a.size):
         _account(a, c, i, s[T])
     return events

@@ -92,8 +92,8 @@ class Machine:
     remote_penalty
         How many times longer a chunk takes whose memory lies on another node.
     contention
-        Share by which each further thread of the task slows every thread down (shared cache lines, locks too
-        short to queue for).
+        Share by which each further thread of the task, while it runs, slows every thread down (shared cache
+        lines, locks too short to queue for).
     task_start_s
         Seconds before the first chunk, whatever the size.
     helper_queue_s, helper_start_s

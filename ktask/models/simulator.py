@@ -140,6 +140,8 @@ def run_plan(
         state[worker.BOUNDS] = prepared.table.ctypes.data
     crew = _crew(machine, plan, low_priority)
     agents, clocks = _agents(crew), _clocks(machine)
+    if plan.threads:
+        agents["phase"][0], agents["work"][0] = event_loop.WAITING, machine.task_start_s
     rows = np.zeros((plan.n_chunks if trace else 0, event_loop.TRACE_COLUMNS))
     costs = _costs(machine, plan, hand_over and low_priority, loads_to_end)
     memory = np.array([_memory(machine, part.nid) for part in plan.parts], dtype=np.int64)
@@ -181,12 +183,8 @@ def _crew(machine: Machine, plan: policy.Plan, low_priority: bool) -> list[_Memb
     """
     caller = nice_weight(machine.caller_nice)
     helper = nice_weight(machine.helper_nice) if low_priority else caller
-    n_helpers = max(plan.threads - 1, 0)
-    begin_s = machine.task_start_s + n_helpers * machine.helper_queue_s
-    wanted = [(begin_s, caller, _home(machine, plan), None)] if plan.threads else []
-    for i, (_, nid) in enumerate(plan.helpers, start=1):
-        start_s = machine.task_start_s + i * machine.helper_queue_s + machine.helper_start_s
-        wanted.append((start_s, helper, nid, None))
+    wanted = [(0.0, caller, _home(machine, plan), None)] if plan.threads else []
+    wanted += [(0.0, helper, nid, None) for _, nid in plan.helpers]
     for load in machine.load:
         wanted += [(load.start_s, nice_weight(load.nice), ANY_NODE, load)] * load.threads
     first_s = min((start_s for start_s, *_ in wanted), default=0.0)
@@ -235,11 +233,12 @@ def _memory(machine: Machine, nid: int) -> int:
 
 def _agents(crew: list[_Member]) -> np.ndarray:
     agents = np.zeros(len(crew), dtype=event_loop.AGENT)
-    agents["busy"], agents["traffic"], agents["end_s"] = 1.0, 1.0, np.nan
+    agents["busy"], agents["traffic"], agents["end_s"], agents["row"] = 1.0, 1.0, np.nan, -1
     for agent, member in zip(agents, crew, strict=True):
         agent["queue"], agent["node"] = member.queue, member.node
         agent["weight"], agent["due"] = member.weight, member.start_s
         if member.load is not None:
+            agent["phase"] = event_loop.WAITING
             agent["busy"], agent["work"] = member.load.busy, member.load.cpu_time_s
             agent["traffic"] = member.load.bandwidth
             agent["memory"] = 1 + member.node if member.load.bandwidth else event_loop.WALL
@@ -274,7 +273,10 @@ def _costs(machine: Machine, plan: policy.Plan, hand_over: bool, loads_to_end: b
             name: float(getattr(machine, name))
             for name in ("core_bandwidth", "remote_penalty", "contention", "chunk_cost_s", "claim_s")
         },
-        **{name: float(getattr(machine, name)) for name in ("lock_share", "noise", "smt_gain")},
+        **{
+            name: float(getattr(machine, name))
+            for name in ("lock_share", "noise", "smt_gain", "helper_queue_s", "helper_start_s")
+        },
         cores_per_node=machine.cores_per_node,
         smt=machine.smt,
     )

@@ -1,0 +1,207 @@
+"""The published contention tables, simulated: helpers at nice 19 and handed-over priority beside other load.
+
+Daniel Jordan measured a task beside stress-ng and usemem on 8 CPUs of a two-socket machine (ktask v4 4/13 and
+5/13, 2018-11-05, and his reply of 2018-11-07). Rows without contention say how much work there is:
+
+* stress-ng: 43.04 s per thread, alone (case 1, for both tables of it);
+* usemem: 25 GiB in 10.45 s, alone (case 2; the 86 GiB of the other table in proportion), and 24.0 s or 25.3 s
+  with 4 or 8 threads, alone (case 3). What 8 threads lose against 4 they are taken to wait;
+* VFIO: 13.5 s with one thread and 2.8 s with eight for 64 GiB, alone (case 3): a start of 1.27 s, whatever
+  the size, and 0.191 s per GiB that is shared by all threads.
+
+The task of case 1 was never published alone. Its work comes from one contended row of each table
+(`calibrated_on`), which is not scored: helpers at normal priority, and one thread.
+
+One choice per case was made with the contended rows in sight: whether threads stay on their CPU (case 2) or
+are balanced (cases 1 and 3). Both are in the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import pandas as pd
+from scipy.optimize import brentq
+
+from ktask import policy
+from ktask.models import published
+from ktask.models.machines import Load, Machine
+from ktask.models.simulator import run_plan
+from ktask.policy import Part
+
+GIB = 1 << 30
+KERNEL = policy.Machine(96, {0: 48, 1: 48})  # what the policy saw; the cpumask left 8 CPUs to run on
+MIN_CHUNK = 2 << 20  # PMD_SIZE, which the author later called a mistake
+SCHEDULES = {"pinned": "cpu", "balanced": "node"}
+BEFORE_S = 1e-3
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What one table has in common.
+
+    Attributes
+    ----------
+    start_s, work_s
+        CPU seconds of the task before its first chunk, and in chunks.
+    load_s, busy
+        Seconds that a thread of the load takes alone, and the share of them that it computes.
+    load_first
+        Whether the load starts before the task.
+    """
+
+    start_s: float
+    work_s: float
+    load_s: float
+    busy: float = 1.0
+    load_first: bool = True
+
+
+class Outcome(NamedTuple):
+    """Seconds of the task, of the last thread of the load, and of its threads in the mean."""
+
+    task_s: float
+    load_s: float
+    load_mean_s: float
+
+
+def rows() -> pd.DataFrame:
+    """Return the rows that are measurements of their own, in numbers where they are numbers.
+
+    Columns added: case_number, kind ("task", "load" or "load, mean"), and setting, which names the table.
+    """
+    table = published.read_file("ktask_priority_contention")
+    table = table[table.new_measurement == "yes"].reset_index(drop=True)
+    for column in ("kernel_threads", "competitor_threads", "time_s"):
+        table[column] = pd.to_numeric(table[column])
+    table["case_number"] = table.case.str[0].astype(int)
+    is_load = table.workload_measured.str.startswith(("stress-ng", "usemem"))
+    table["kind"] = is_load.map({True: "load", False: "task"})
+    table.loc[table.workload_measured.str.contains("mean of per-thread"), "kind"] = "load, mean"
+    table["setting"] = table.case_number.astype(str) + "/" + table.competitor_threads.astype(int).astype(str)
+    return table
+
+
+def simulate_row(
+    setting: Setting, run_queue: str, threads: int, load_threads: int, low: bool, hand: bool
+) -> Outcome:
+    """Return what becomes of a task with `threads` beside `load_threads`; 0 threads are no task."""
+    size = int(setting.work_s * GIB) if threads else 0
+    plan = policy.make_plan("ktask-v4", [Part(0, size, 0)], MIN_CHUNK, threads, machine=KERNEL)
+    begin_s = -BEFORE_S if setting.load_first else BEFORE_S
+    load = Load(load_threads, cpu_time_s=setting.load_s * setting.busy, busy=setting.busy, start_s=begin_s)
+    machine = Machine(
+        "8 CPUs",
+        cores_per_node=8,
+        core_bandwidth=float(GIB),  # so that a CPU second is a GiB
+        task_start_s=setting.start_s,
+        helper_start_s=50e-6,
+        run_queue=run_queue,
+        load=(load,) if load_threads else (),
+    )
+    run = run_plan(machine, plan, low_priority=low, hand_over=hand, loads_to_end=True)
+    ends = run.loads.end_s - begin_s
+    return Outcome(run.wall_s, ends.max(), ends.mean())
+
+
+def _outcome(setting: Setting, run_queue: str, row) -> Outcome:
+    """Return the simulated outcome of a published row."""
+    threads = 0 if pd.isna(row.kernel_threads) else int(row.kernel_threads)
+    low, hand = "MAX_NICE" in row.variant, row.renice == "yes"
+    return simulate_row(setting, run_queue, threads, int(row.competitor_threads), low, hand)
+
+
+# --- calibration -------------------------------------------------------------------------------------------
+
+
+def settings(table: pd.DataFrame, run_queue: str) -> dict[str, Setting]:
+    """Return the setting of each table, from the rows that `calibration_rows` marks."""
+
+    def alone_s(case: int, threads: int) -> float:
+        chosen = table[(table.case_number == case) & (table.competing_workload == "none")]
+        chosen = chosen[(chosen.kind == "load") & (chosen.competitor_threads == threads)]
+        return float(chosen.time_s.iloc[0])
+
+    vfio = table[(table.case_number == 3) & (table.kind == "task") & (table.competitor_threads == 0)]
+    one_s, eight_s = (float(vfio[vfio.kernel_threads == n].time_s.iloc[0]) for n in (1, 8))
+    per_gib_s = (one_s - eight_s) * 8 / 7 / 64
+    start_s = one_s - per_gib_s * 64
+    stress_s, usemem_s = alone_s(1, 7), alone_s(2, 7)
+    found = {
+        "2/7": Setting(start_s, per_gib_s * 175, usemem_s, load_first=False),
+        "2/8": Setting(start_s, per_gib_s * 32, usemem_s * 86 / 25),
+        "3/0": Setting(start_s, per_gib_s * 64, 0.0),
+        "3/4": Setting(start_s, per_gib_s * 64, alone_s(3, 4)),
+        "3/8": Setting(start_s, per_gib_s * 64, alone_s(3, 8), busy=alone_s(3, 4) / alone_s(3, 8)),
+    }
+    for name, first in (("1/7", False), ("1/8", True)):
+        row = next(r for r in table.itertuples() if r.setting == name and _calibrates(r) and r.kind == "task")
+        found[name] = _with_work(
+            lambda work_s, first=first: Setting(0.0, work_s, stress_s, load_first=first), run_queue, row
+        )
+    return found
+
+
+def _calibrates(row) -> bool:
+    """Return whether a row is calibrated on: all without contention, and one each for the task of case 1."""
+    if row.competing_workload == "none":
+        return True
+    stands_in = {"1/7": "helpers at normal priority", "1/8": "1 thread"}
+    return row.kind == "task" and stands_in.get(row.setting) == row.variant
+
+
+def _with_work(make: Callable[[float], Setting], run_queue: str, row) -> Setting:
+    """Return the setting whose work makes the simulated task take as long as a row says."""
+
+    def off(work_s: float) -> float:
+        return _outcome(make(work_s), run_queue, row).task_s - row.time_s
+
+    return make(brentq(off, row.time_s / 100, row.time_s * 8, xtol=1e-3))
+
+
+# --- the tables side by side
+# ---------------------------------------------------------------------------------
+
+
+CHOSEN = {1: "balanced", 2: "pinned", 3: "balanced"}
+
+
+def compare() -> pd.DataFrame:
+    """Return every published row beside the simulator's.
+
+    Returns
+    -------
+    DataFrame
+        One row per published figure: setting, kind, variant, kernel_threads, competitor_threads,
+        calibrated_on, published_s, pinned_s and balanced_s (simulated, threads staying on their CPU or
+        balanced), schedule (the one chosen for the case), simulated_s and error_pct.
+    """
+    table = rows()
+    for schedule, run_queue in SCHEDULES.items():
+        known = settings(table, run_queue)
+        outcomes = [_outcome(known[row.setting], run_queue, row) for row in table.itertuples()]
+        kinds = {"task": "task_s", "load": "load_s", "load, mean": "load_mean_s"}
+        table[f"{schedule}_s"] = [
+            getattr(one, kinds[kind]) for one, kind in zip(outcomes, table.kind, strict=True)
+        ]
+    table["calibrated_on"] = [_calibrates(row) for row in table.itertuples()]
+    table["schedule"] = table.case_number.map(CHOSEN)
+    table["simulated_s"] = table.pinned_s.where(table.schedule == "pinned", table.balanced_s)
+    table = table.rename(columns={"time_s": "published_s"})
+    table["error_pct"] = 100 * (table.simulated_s / table.published_s - 1)
+    columns = ["setting", "kind", "variant", "kernel_threads", "competitor_threads", "renice"]
+    times = ["calibrated_on", "published_s", "pinned_s", "balanced_s", "schedule", "simulated_s", "error_pct"]
+    return table[columns + times].sort_values(["setting", "calibrated_on", "kind"], ignore_index=True)
+
+
+def score(table: pd.DataFrame) -> dict[str, float]:
+    """Return how many of the rows that were not calibrated on come out within 15 %, and the errors."""
+    errors = table[~table.calibrated_on].error_pct.abs()
+    return {
+        "n": len(errors),
+        "within_15_pct": int((errors <= 15).sum()),
+        "median_ape_pct": float(errors.median()),
+        "max_ape_pct": float(errors.max()),
+    }
