@@ -372,6 +372,130 @@ def _counts(text: str, least: int) -> tuple[int, ...]:
     return tuple(counts)
 
 
+@app.command(
+    epilog=_examples(
+        "ktask simulate xeon-e7-8895v3 --size 100GiB",
+        "ktask simulate mine.yaml --work zeroing-populate-THP --size 1TiB --threads 1,64,288 --json",
+        "ktask simulate mine.yaml --size 64GiB --memory one-node --load 16 --policy padata-cur",
+        "ktask simulate mine.yaml --calibrate data/sample      # writes mine.yaml from a run",
+        "ktask simulate --contention      # published: helpers at nice 19, and hand-over",
+    )
+)
+def simulate(
+    machine: Annotated[
+        str | None, typer.Argument(help="A description (YAML), or one that comes with the project.")
+    ] = None,
+    work: Annotated[str | None, typer.Option(help="Kind of work in the description.")] = None,
+    size: Annotated[str, typer.Option(help="Memory that the task covers.")] = "64GiB",
+    threads: Annotated[
+        str | None, typer.Option(help="Caps on the threads, by commas; 1, 2, 4 and so on by default.")
+    ] = None,
+    policy: Annotated[str, typer.Option(help="Rule for threads and chunks.")] = "ktask-v4",
+    min_chunk: Annotated[str, typer.Option(help="The least that a helper is started for.")] = "2MiB",
+    memory: Annotated[
+        str, typer.Option(help="Where the memory lies: parts (one per node), one-node or interleaved.")
+    ] = "parts",
+    load: Annotated[
+        int,
+        typer.Option(
+            help="Other threads at nice 0 that never end, instead of any load described.",
+            parser=_whole,
+            metavar="INT",
+        ),
+    ] = 0,
+    calibrate: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Write the description from this run instead.")
+    ] = None,
+    contention: Annotated[
+        bool, typer.Option("--contention", help="Hold the published contention tables against the simulator.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run the engine's policies on a machine that is not here.
+
+    Prints the time of a task over its threads; with load, also what that loses. How a machine is described
+    stands in docs/simulator.md.
+    """
+    if calibrate is not None:
+        _calibrate(calibrate, machine, as_json)
+        return
+    if contention:
+        from ktask.models import contention as tables  # noqa: PLC0415
+
+        _emit(tables.result(), as_json, _render_contention)
+        return
+    from ktask.lab.units import parse_size  # noqa: PLC0415
+    from ktask.models import what_if  # noqa: PLC0415
+    from ktask.models.machines import load_machine, shipped  # noqa: PLC0415
+
+    if machine is None:
+        raise ValueError(f"no machine given; name a YAML file, or one of {', '.join(shipped())}")
+    result = what_if.curve(
+        load_machine(machine),
+        parse_size(size),
+        work=work,
+        threads=_counts(threads, 1) if threads else None,
+        policy_name=policy,
+        min_chunk=parse_size(min_chunk),
+        memory=memory,
+        load_threads=load,
+    )
+    _emit(result, as_json, _render_simulate)
+
+
+def _calibrate(run: str, out: str | None, as_json: bool) -> None:
+    from ktask.lab.records import load_run  # noqa: PLC0415
+    from ktask.lab.sweep import find_run  # noqa: PLC0415
+    from ktask.models.calibrate import calibrate  # noqa: PLC0415
+    from ktask.models.machines import write_machine  # noqa: PLC0415
+
+    path = find_run(run)
+    target = Path(out or f"{path.resolve().name}.yaml")
+    if target.exists():
+        raise ValueError(f"{target} exists; remove it, or name another file")
+    described = calibrate(load_run(path))
+    write_machine(described, target)
+    _emit({"machine": str(target), "work": list(described.work)}, as_json, lambda value: value["machine"])
+
+
+def _render_contention(result: dict[str, Any]) -> str:
+    lines = [f"{'case':5} {'of':10} {'threads':>7} {'published':>10} {'simulated':>10} {'error':>8}  variant"]
+    for row in result["rows"]:
+        threads = "–" if row["kernel_threads"] is None else f"{row['kernel_threads']:.0f}"
+        error = "fit" if row["calibrated_on"] else f"{row['error_pct']:+.1f} %"
+        line = f"{row['setting']:5} {row['kind']:10} {threads:>7} {fmt_time(row['published_s']):>10}"
+        handed = {"yes": ", handed over", "no": ", not handed over"}.get(row["renice"], "")
+        handed = "" if "handover" in row["variant"] else handed
+        lines.append(f"{line} {fmt_time(row['simulated_s']):>10} {error:>8}  {row['variant']}{handed}")
+    score = result["score"]
+    return "\n".join(
+        [
+            *lines,
+            f"{score['within_15_pct']} of {score['n']} times within 15 %, median error "
+            f"{score['median_ape_pct']:.1f} %, largest {score['max_ape_pct']:.1f} %; "
+            "case/n: beside n threads of load",
+        ]
+    )
+
+
+def _render_simulate(result: dict[str, Any]) -> str:
+    work = f", {result['work']}" if result["work"] else ""
+    head = f"{result['machine']}{work}: {fmt_size(result['size_bytes'])}, {result['policy']}"
+    loaded = any("load_loss_pct" in row for row in result["curve"])
+    columns = f"{'threads':>8} {'chunks':>8} {'chunk':>10} {'time':>10} {'5 to 95 %':>21}"
+    columns += f" {'rate':>12} {'speedup':>8}"
+    lines = [head, "", columns + (f" {'load loses':>10}" if loaded else "")]
+    for row in result["curve"]:
+        spread = (
+            f"{fmt_time(row['low_s'])} – {fmt_time(row['high_s'])}" if row["high_s"] > row["low_s"] else "–"
+        )
+        line = f"{row['threads']:>8} {row['n_chunks']:>8} {fmt_size(row['chunk_size']):>10}"
+        line += f" {fmt_time(row['wall_s']):>10} {spread:>21} {fmt_rate(row['rate'], 'byte'):>12}"
+        line += f" {fmt_number(row['speedup']):>8}"
+        lines.append(line + (f" {row['load_loss_pct']:>8.1f} %" if loaded else ""))
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Run the command line; bad input ends with exit 2 and one line."""
     try:

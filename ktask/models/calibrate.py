@@ -149,7 +149,7 @@ def fit_line(sizes: Iterable[float], walls_s: Iterable[float]) -> tuple[float, f
     return float(start_s / scale[0]), float(scale[1] / per_byte)
 
 
-def fit_scaling(threads: list[int], gains: list[float]) -> tuple[float, float]:
+def fit_scaling(threads: list[int], gains: list[float], may_have_roof: bool = True) -> tuple[float, float]:
     """Return contention and roof of `gain(n) = min(n / (1 + contention (n - 1)), roof)`.
 
     `gains` are rates over that of one thread. The roof is one of the gains, or infinite; of two descriptions
@@ -158,7 +158,7 @@ def fit_scaling(threads: list[int], gains: list[float]) -> tuple[float, float]:
     if not threads:
         return 0.0, math.inf
     found = []
-    for roof in (math.inf, *sorted(set(gains), reverse=True)):
+    for roof in (math.inf, *sorted(set(gains), reverse=True)) if may_have_roof else (math.inf,):
         contention = _best_contention(threads, gains, roof)
         found.append((_misfit(threads, gains, contention, roof), contention, roof))
     least = min(misfit for misfit, *_ in found)

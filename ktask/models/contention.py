@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 from scipy.optimize import brentq
@@ -205,3 +205,10 @@ def score(table: pd.DataFrame) -> dict[str, float]:
         "median_ape_pct": float(errors.median()),
         "max_ape_pct": float(errors.max()),
     }
+
+
+def result() -> dict[str, Any]:
+    """Return `compare` and `score` as `ktask simulate --contention --json` prints them."""
+    table = compare()
+    records = table.astype(object).where(table.notna(), None).to_dict("records")
+    return {"rows": records, "score": score(table)}

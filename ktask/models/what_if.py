@@ -95,6 +95,56 @@ def scaling(
     return pd.DataFrame(rows).drop(columns=["machine", "policy"])
 
 
+LAYOUTS = {
+    "parts": "one part per node, each helper beginning on that of its own",
+    "one-node": "on node 0; helpers are queued there and spill over once it is full",
+    "interleaved": "spread over all nodes page by page",
+}
+
+
+def parts_in(memory: str, size_bytes: int, machine: Machine) -> list[Part]:
+    """Return the parts of a task whose memory lies as `LAYOUTS` says; ValueError for another layout."""
+    if memory not in LAYOUTS:
+        raise ValueError(f"memory {memory!r} is not allowed; use one of {', '.join(LAYOUTS)}")
+    if memory == "parts":
+        return spread(size_bytes, machine)
+    return [Part(0, size_bytes, 0 if memory == "one-node" else ANY_NODE)]
+
+
+def curve(
+    machine: Machine,
+    size_bytes: int,
+    *,
+    work: str | None = None,
+    threads: Iterable[int] | None = None,
+    memory: str = "parts",
+    load_threads: int = 0,
+    **task: Any,
+) -> dict[str, Any]:
+    """Return what `ktask simulate` prints: the task, and one row of `scaling` per cap on its threads.
+
+    Raises
+    ------
+    ValueError
+        If the description has no such work, or a policy refuses the task.
+    """
+    described = machine.for_work(work) if work else machine
+    if load_threads:
+        described = replace(described, load=(Load(load_threads),))
+    table = scaling(described, parts_in(memory, size_bytes, machine), threads, **task)
+    return {
+        "machine": machine.name,
+        "cpus": machine.cpus,
+        "nodes": machine.nodes,
+        "work": work,
+        "size_bytes": size_bytes,
+        "memory": memory,
+        "policy": task.get("policy_name", "ktask-v4"),
+        "load_threads": sum(load.threads for load in described.load),
+        "curve": table.to_dict("records"),
+    }
+
+
 def _size(simulation: Simulation) -> int:
     return sum(part.size for part in simulation.plan.parts)
 
@@ -119,7 +169,8 @@ def load_loss_pct(simulation: Simulation) -> float:
     could = sum(
         alone[k] * max(end_s - starts[k], 0.0) + before[k] for k, end_s in zip(loads.entry, ends, strict=True)
     )
-    return 100 * (1 - loads.done_s.sum() / could) if could > 0 else 0.0
+    loss = 1 - loads.done_s.sum() / could if could > 0 else 0.0
+    return 100 * loss if abs(loss) > 1e-9 else 0.0
 
 
 def chunk_balance(
@@ -210,12 +261,10 @@ def one_node_or_all(
         full), "parts per node" (each helper begins on the part of its own node) or "interleaved".
     """
     counts = thread_counts(machine) if threads is None else list(threads)
-    layouts = {
-        "one node": [Part(0, size_bytes, 0)],
-        "parts per node": spread(size_bytes, machine),
-        "interleaved": [Part(0, size_bytes, ANY_NODE)],
-    }
-    tables = [scaling(machine, parts, counts, **task).assign(memory=name) for name, parts in layouts.items()]
+    tables = [
+        scaling(machine, parts_in(name, size_bytes, machine), counts, **task).assign(memory=name)
+        for name in LAYOUTS
+    ]
     return pd.concat(tables, ignore_index=True)
 
 
