@@ -153,7 +153,9 @@ def _render_run(result: dict[str, Any]) -> str:
     )
 )
 def sweep(
-    grid: Annotated[str, typer.Argument(help="quick, full, tiny, or a YAML file.")] = "quick",
+    grid: Annotated[
+        str, typer.Argument(help="quick, full, tiny, a study (free, policies, ...), or a YAML file.")
+    ] = "quick",
     run: Annotated[
         str | None, typer.Option("--run", help="Name of the run; date and grid by default.")
     ] = None,

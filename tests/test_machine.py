@@ -63,7 +63,22 @@ def test_facts_of_this_machine_are_well_formed():
     assert facts["host_name"] == os.uname().nodename
     assert facts["affinity"] == sorted(os.sched_getaffinity(0))
     assert facts["packages"]["numpy"] == metadata.version("numpy")
+    assert {"numba", "papermill", "ipykernel", "pyyaml"} <= set(facts["packages"])
     assert facts["threads"] >= len(facts["affinity"])
+
+
+def test_packages_that_stray_from_the_lock_are_named(monkeypatch):
+    installed = {"numpy": "2.4.6", "scipy": "1.0", "rich": "9"}
+    monkeypatch.setattr(machine, "_version", installed.get)
+    lines = [
+        "numpy==2.4.6 ; python < 3.12 \\",
+        "    --hash=sha256:0",
+        "numpy==2.5.5 \\",
+        "scipy==1.1",
+        "absent==3",
+    ]
+    lock = "\n".join([*lines, "# rich==1"])
+    assert machine._strays(lock) == ["scipy 1.0, locked 1.1"]
 
 
 def test_nothing_to_read_means_missing_keys(tmp_path):

@@ -8,9 +8,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import nbformat
 import psutil
@@ -427,6 +429,42 @@ def test_a_killed_sweep_is_resumed_and_every_cell_is_there_once(start, tmp_path)
     assert found.skipped.empty
     assert {p: p.stat().st_mtime_ns for p in first} == kept
     assert {p.name for p in path.rglob(".*")} == {".lock"}
+
+
+def structure(path):
+    """Return what a run is made of: its files, and how many warm and kept rows each variant has at least."""
+    files = {name for name in state(path) if name not in (".lock", "machine.json")}
+    rows = load_run(path).records
+    variants = rows.groupby(["cell_id", "threads_requested", "baseline", "warmup"]).size()
+    return files, set(variants.index), not rows.duplicated(["cell_id", "round", "order"]).any()
+
+
+def killed_and_resumed(start, path, kills, random):
+    """Kill a sweep with everything it started, `kills` times, each time after a while; then let it finish."""
+    kept = {}
+    for _ in range(kills):
+        process = start("--resume --json")
+        time.sleep(random.uniform(0.2, 3.0))
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        found = {p: p.stat().st_mtime_ns for p in path.glob("records/*.parquet")}
+        assert kept.items() <= found.items(), "a record was lost or measured twice"
+        kept = found
+    process = start("--resume --json")
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert kept.items() <= {p: p.stat().st_mtime_ns for p in path.glob("records/*.parquet")}.items()
+    return len(kept)
+
+
+def test_a_sweep_survives_kills_at_random_moments(start, tmp_path):
+    path = tmp_path / "runs" / "slow"
+    killed_and_resumed(start, path, kills=4, random=Random(1))
+    undisturbed = tmp_path / "runs" / "undisturbed"
+    content = yaml.safe_load((tmp_path / "slow.yaml").read_text())
+    sweep.sweep(parse_grid(content, "slow"), "undisturbed", root=tmp_path / "runs", quiet=True)
+    assert structure(path) == structure(undisturbed)
+    assert [p.name for p in path.parent.glob(".*")] == []
 
 
 def test_ctrl_c_ends_a_sweep_at_once_and_tells_how_to_go_on(start, commands, tmp_path):

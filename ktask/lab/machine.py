@@ -40,7 +40,8 @@ from ktask.topology import (
 SCHEMA_VERSION = 1
 MAX_TEXT = 4096  # the longest kernel command line is 4 KiB on most architectures
 PROJECT = Path(__file__).resolve().parents[2]
-PACKAGES = ("numba", "llvmlite", "numpy", "pandas", "scipy", "papermill", "matplotlib")
+# Recorded even if the project is not installed but only lies there.
+PACKAGES = ("numba", "llvmlite", "numpy", "pandas", "pyarrow", "scipy", "papermill", "nbclient", "matplotlib")
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 GIT_TIMEOUT_S = 5
 
@@ -371,14 +372,24 @@ def collect_limits(root: Path) -> Facts:
 
 
 def collect_python(_root: Path) -> Facts:
-    """Record the versions of Python, of ktask and of the packages that measure and evaluate."""
+    """Record the versions of Python, of ktask and of the packages it needs."""
     return {
         "python_version": platform.python_version(),
         "python_implementation": platform.python_implementation(),
         "libc": " ".join(platform.libc_ver()),
         "ktask_version": __version__,
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name.replace("-", "_"): _version(name) for name in _needed_packages()},
     }
+
+
+def _needed_packages() -> list[str]:
+    """Return the packages that ktask needs by itself, without its extras, and those in `PACKAGES`."""
+    try:
+        needs = metadata.requires("ktask") or []
+    except metadata.PackageNotFoundError:
+        needs = []
+    names = (re.match(r"[A-Za-z0-9._-]+", need) for need in needs if "extra ==" not in need)
+    return sorted({name[0].lower() for name in names if name} | set(PACKAGES))
 
 
 def _version(package: str) -> str | None:
@@ -389,7 +400,7 @@ def _version(package: str) -> str | None:
 
 
 def collect_checkout(_root: Path) -> Facts:
-    """Record the commit of this checkout, whether it was changed since, and the lock file's SHA-256."""
+    """Record the commit of this checkout, whether it was changed, the lock's hash and what strays from it."""
     lock = PROJECT / "requirements.lock"
     commit = _git("rev-parse", "HEAD") if (PROJECT / ".git").exists() else None
     status = _git("status", "--porcelain", "--untracked-files=no") if commit else None
@@ -397,7 +408,21 @@ def collect_checkout(_root: Path) -> Facts:
         "git_commit": commit,
         "git_changed": bool(status) if status is not None else None,
         "lock_sha256": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else None,
+        "lock_strays": _strays(lock.read_text(encoding="utf-8")) if lock.is_file() else None,
     }
+
+
+def _strays(lock: str) -> list[str]:
+    """Return the installed packages whose version is none that the lock allows (one per Python, say)."""
+    locked: dict[str, set[str]] = {}
+    for name, version in re.findall(r"^([a-z0-9._-]+)==([^ ;\\\n]+)", lock, re.MULTILINE):
+        locked.setdefault(name, set()).add(version)
+    found = ((name, versions, _version(name)) for name, versions in locked.items())
+    return [
+        f"{name} {here}, locked {' or '.join(sorted(versions))}"
+        for name, versions, here in found
+        if here is not None and here not in versions
+    ]
 
 
 def _git(*arguments: str) -> str | None:
