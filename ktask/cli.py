@@ -309,7 +309,7 @@ def predict(
         str | None, typer.Option(help="Thread counts to predict; by default those of the table.")
     ] = None,
     pool: Annotated[
-        bool, typer.Option("--pool", help="Let the fit rows of other curves of the machine inform a fit.")
+        bool, typer.Option("--pool", help="Let other sizes and other work of the same machine inform a fit.")
     ] = False,
     machine: Annotated[
         str | None, typer.Option(help="Description of the machine (YAML): its roof and CPUs enter.")

@@ -12,8 +12,7 @@ from ktask import cli
 from ktask.models import laws, published, scores
 from ktask.models.machines import Machine
 from ktask.models.posterior import Rows, fit, weighted_quantiles
-from ktask.models.predict import Options, predict_curve, predict_table
-from ktask.models.sizes import predict_size
+from ktask.models.predict import Options, predict_curve, predict_size, predict_table
 from ktask.models.table import TableError, read_curves
 
 HEADER = "machine,threads,size_gib,time_s\n"
@@ -229,20 +228,37 @@ def test_a_superlinear_start_does_not_bend_the_rest(written):
 # --- predictions ------------------------------------------------------------------------------------------
 
 
+OTHER_SIZE = "a,1,2,20\na,2,2,10.4\na,4,2,5.8\na,8,2,{}\n"
+
+
 @pytest.mark.parametrize("pool", [False, True])
 def test_test_rows_have_no_say(pool, written):
-    rows = GOOD + "a,1,2,20\na,2,2,10.4\na,4,2,5.8\na,8,2,3.6\n"
-    changed = "\n".join(
-        line + "7" if line.startswith("a,8,") else line for line in (HEADER + rows).splitlines()
-    )
     options = Options(pool=pool, threads=(8, 16))
-    one = predict_table(read_curves(written(HEADER + rows)), options)
-    two = predict_table(read_curves(written(changed, "changed.csv")), options)
-    for before, after in zip(one, two, strict=True):
-        assert before.pooled == int(pool)
-        for p, q in zip(before.predictions, after.predictions, strict=True):
-            assert (p.time_s, p.low_s, p.high_s) == (q.time_s, q.low_s, q.high_s)
-    assert one[0].predictions[0].observed_s != two[0].predictions[0].observed_s
+    changed = GOOD.replace("a,8,1,1.8", "a,8,1,1.1")
+    (one, _), (two, _) = (
+        predict_table(read_curves(written(HEADER + rows + OTHER_SIZE.format(3.6))), options)
+        for rows in (GOOD, changed)
+    )
+    assert one.pooled == int(pool)
+    for p, q in zip(one.predictions, two.predictions, strict=True):
+        assert (p.time_s, p.low_s, p.high_s) == (q.time_s, q.low_s, q.high_s)
+    assert (one.predictions[0].observed_s, two.predictions[0].observed_s) == (1.8, 1.1)
+
+
+@pytest.mark.parametrize("pool", [False, True])
+def test_only_pooling_listens_to_another_size(pool, written):
+    (one, _), (two, _) = (
+        predict_table(read_curves(written(HEADER + GOOD + OTHER_SIZE.format(t))), Options(pool=pool))
+        for t in (3.1, 4.1)
+    )
+    assert (one.predictions[0].time_s < two.predictions[0].time_s) is pool
+
+
+def test_another_version_of_the_same_case_is_not_pooled(written):
+    header = HEADER.replace("machine", "machine,patch_version")
+    rows = "".join(f"{line.replace('a,', f'a,v{v},')}\n" for v in (1, 2) for line in GOOD.splitlines())
+    one, two = predict_table(read_curves(written(header + rows)), Options(pool=True))
+    assert (one.pooled, two.pooled) == (0, 0)
 
 
 def test_pooling_listens_to_the_same_machine_only(written):
@@ -339,6 +355,14 @@ def test_a_size_left_out_of_the_published_tables_is_predicted(shipped):
     # its short times are printed to 0.1 s, which alone is an error of several percent
     assert by_table["padata_vfio_pinning_2022.csv"]["median_ape_pct"] <= 6.5
     assert shipped["sizes"]["coverage"] >= 0.85
+
+
+def test_other_sizes_sharpen_the_predictions_of_the_published_tables():
+    for name, most in {"ktask_clear_gigantic_page": 6, "ktask_hugetlbfs_fallocate": 7}.items():
+        table = read_curves(FOLDER / f"{name}.csv")
+        alone, pooled = (scores.score(predict_table(table, Options(pool=pool))) for pool in (False, True))
+        assert pooled["median_ape_pct"] < most < alone["median_ape_pct"]
+        assert pooled["coverage"] >= 0.85
 
 
 def test_tables_without_curves_are_listed_with_their_reason(shipped):

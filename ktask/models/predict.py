@@ -1,7 +1,8 @@
 """Predicting the times of more threads from those of few, and scoring that.
 
-Rows to fit on and rows to be tested on never mix: a prediction sees the rows of the fit threads only, and
-the same of its relatives.
+Rows to fit on and rows to be tested on never mix: a prediction sees the rows of its own curve with the fit
+threads only. With pooling it also sees all rows of the other sizes of the same work, and the fit rows of
+other work on the same machine; never another version of the same case.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import norm
 
-from ktask.models import laws
+from ktask.models import laws, sizes
 from ktask.models.machines import Machine
-from ktask.models.posterior import SCATTER, Fit, Rows, fit
-from ktask.models.table import Curve, Table
+from ktask.models.posterior import LEVEL, SCATTER, Fit, Rows, fit
+from ktask.models.table import Curve, Table, same_machine, same_work
 
 Array = NDArray[np.float64]
 
@@ -25,9 +27,8 @@ RUNS = 3
 # How far the curves of one machine lie apart, as a standard deviation of the logarithm: other sizes of the
 # same work, and other work.
 OTHER_SIZE_SD = 0.08
-OTHER_WORK_SD = 0.3
-SAME_MACHINE = ("machine", "host", "host_id", "environment")
-SIZE_NAMES = ("size_bytes", "size_kib", "size_mib", "size_gib", "size_tib", "size", "bytes", "memory_gib")
+OTHER_WORK_SD = 0.6
+MOST_RELATIVES = 8  # more of them say little more, and each costs as much as the curve itself
 # A known roof: how far the measured saturation may be off the described one.
 ROOF_SD = 0.2
 # ... and how much less the laws without a roof count then.
@@ -80,7 +81,8 @@ class Options:
     threads : tuple of int
         Thread counts to predict; by default all that the table has, and otherwise twice the largest.
     pool : bool
-        Let the fit rows of other curves of the same machine inform a fit.
+        Let other curves of the same machine inform a fit: other sizes of the same work with all their rows,
+        other work with its fit rows.
     machine : Machine, optional
         Its bandwidths give the roof, its CPUs the end of all scaling.
     and_fitted : bool
@@ -118,28 +120,19 @@ def curve_rows(curve: Curve) -> Rows:
     return _rows(curve, curve.threads, curve.cpus)
 
 
-def differs(one: Curve, two: Curve) -> bool:
-    """Return whether two curves are of different work: in a column other than size and version."""
-    ignored = {*SIZE_NAMES, "patch_version"}
-    return any(one.group[name] != two.group[name] for name in one.group if name not in ignored)
-
-
-def same_machine(one: Curve, two: Curve) -> bool:
-    """Return whether two curves were measured on the same machine."""
-    return all(one.group.get(name) == two.group.get(name) for name in SAME_MACHINE)
-
-
 def _relatives(curve: Curve, options: Options) -> list[Rows]:
     """Return the fit rows of the other curves of this machine, the less certain the less they are alike."""
     found = []
     for other in options.relatives if options.pool else ():
-        if other is curve or not same_machine(curve, other):
+        same_case = same_work(curve, other) and other.size_bytes == curve.size_bytes
+        if other is curve or same_case or not same_machine(curve, other):
             continue
-        apart = OTHER_WORK_SD if differs(curve, other) else OTHER_SIZE_SD
+        apart = OTHER_SIZE_SD if same_work(curve, other) else OTHER_WORK_SD
         rows = _rows(other, options.fit_threads, _cpus(other, options.machine), apart)
         if len(rows.threads) > 1:
-            found.append(rows)
-    return found
+            found.append((apart, rows))
+    found.sort(key=lambda one: one[0])
+    return [rows for _, rows in found[:MOST_RELATIVES]]
 
 
 def roof_threads(machine: Machine, per_thread: float | None = None) -> float:
@@ -210,7 +203,8 @@ def predict_curve(curve: Curve, options: Options = Options()) -> Predicted:
     others = _relatives(curve, options)
     found = fit(own, others, _laws_for(curve, own, options.machine))
     wanted = _wanted(curve, options)
-    low, middle, high = found.predict(_effective(wanted, cpus), _least_sd(curve, used))
+    times = found.predict(_effective(wanted, cpus), _least_sd(curve, used))
+    low, middle, high = _with_sizes(curve, options, wanted, times) if options.pool else times
     observed = dict(zip(curve.threads.tolist(), curve.time_s.tolist(), strict=True))
     predictions = tuple(
         Prediction(n, float(m), float(lo), float(hi), observed.get(n))
@@ -218,6 +212,21 @@ def predict_curve(curve: Curve, options: Options = Options()) -> Predicted:
     )
     warnings = _warnings(wanted, fitted[-1], cpus)
     return Predicted(curve, found, fitted, len(others), predictions, warnings)
+
+
+def _with_sizes(curve: Curve, options: Options, wanted: Sequence[int], times: Array) -> Array:
+    """Return low, median and high per thread count, the laws joined by what the other sizes say."""
+    family = sizes.family_of(curve, options.relatives)
+    own = _rows(curve, options.fit_threads, None)
+    joined = np.log(times)
+    for i, n in enumerate(wanted):
+        guess = sizes.shape_from_sizes(curve, family, own, n)
+        if guess is not None:
+            law_sd = (joined[2, i] - joined[0, i]) / (2 * norm.ppf((1 + LEVEL) / 2))
+            weight = np.array([law_sd**-2, guess[1] ** -2])
+            middle = np.average([joined[1, i], guess[0]], weights=weight)
+            joined[:, i] = middle + np.array([-1, 0, 1]) * norm.ppf((1 + LEVEL) / 2) / np.sqrt(weight.sum())
+    return np.exp(joined)
 
 
 def predict_table(
@@ -228,3 +237,30 @@ def predict_table(
     """Return the predictions for all curves of a table; `progress` wraps the curves meanwhile."""
     options = replace(options, relatives=table.curves)
     return [predict_curve(curve, options) for curve in (progress or iter)(table.curves)]
+
+
+def predict_size(curve: Curve, others: Sequence[Curve]) -> Predicted:
+    """Return the times of a curve from the curves of other sizes; none of its own rows is used."""
+    family = sizes.family_of(curve, others)
+    if not curve.size_bytes or not family:
+        return Predicted(curve, reason="no other size of the same work on the same machine")
+    both = [n for n in curve.threads.tolist() if any(n in other.threads for other in family)]
+    if not both:
+        return Predicted(curve, reason="no other size has times for these thread counts")
+    observed = dict(zip(curve.threads.tolist(), curve.time_s.tolist(), strict=True))
+    times = sizes.interval_from_sizes(curve, family, both)
+    predictions = tuple(
+        Prediction(n, middle, low, high, observed[n])
+        for n, (low, middle, high) in zip(both, times, strict=True)
+    )
+    known = [other.size_bytes for other in family]
+    outside = not min(known) <= curve.size_bytes <= max(known)
+    warnings = ("the size lies outside of those it is predicted from",) if outside else ()
+    return Predicted(curve, pooled=len(family), predictions=predictions, warnings=warnings)
+
+
+def predict_sizes(
+    table: Table, progress: Callable[[Sequence[Curve]], Iterable[Curve]] | None = None
+) -> list[Predicted]:
+    """Return each curve predicted from the other sizes of the same work on the same machine."""
+    return [predict_size(curve, table.curves) for curve in (progress or iter)(table.curves)]

@@ -10,8 +10,7 @@ import numpy as np
 
 from ktask.models.laws import DESIGN_TABLES
 from ktask.models.posterior import LEVEL
-from ktask.models.predict import Options, Predicted, predict_table
-from ktask.models.sizes import predict_sizes
+from ktask.models.predict import Options, Predicted, predict_sizes, predict_table
 from ktask.models.table import Table, TableError, read_curves
 
 Progress = Callable[[Sequence[Any]], Iterable[Any]]
@@ -50,11 +49,11 @@ def _curve(one: Predicted) -> dict[str, Any]:
 def _split(options: Options, other_sizes: bool) -> dict[str, Any]:
     if other_sizes:
         return {"fit": "rows of the other sizes of the same work", "test": "all rows of the size itself"}
-    pooled = " of the curve, and of others of its machine" if options.pool else " of the curve"
+    pooled = "; all rows of other sizes of the same work, these of other work on the machine"
     return {
         "fit_threads": list(options.fit_threads),
-        "fit": f"rows with these thread counts{pooled}",
-        "test": "rows with other thread counts",
+        "fit": "rows of the curve with these thread counts" + (pooled if options.pool else ""),
+        "test": "rows of the curve with other thread counts",
     }
 
 

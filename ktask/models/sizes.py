@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 from scipy.stats import norm
 
-from ktask.models.posterior import LEVEL
-from ktask.models.predict import Predicted, Prediction, differs, same_machine
-from ktask.models.table import Curve, Table
+from ktask.models.posterior import LEVEL, Rows
+from ktask.models.table import Curve, same_machine, same_work
 
 Array = NDArray[np.float64]
 
@@ -23,6 +22,12 @@ POWER_SD = 0.08
 OWN_POWER_SD = 0.06
 SCATTER = 0.05
 FIXED_ODDS = 1 / 3
+# A size beside its own few rows: how far all its times may be off by one factor, and by how much single rows,
+# the one-thread row and the shape (per doubling) differ from the other sizes.
+FACTOR_SD = 0.2
+OWN_SD = 0.05
+ONE_THREAD_SD = 0.2
+SHAPE_SD = 0.08
 FIXED_SHARES = np.concatenate([[0.0], np.geomspace(0.02, 0.98, 12)])
 
 
@@ -83,22 +88,59 @@ def _log_prior() -> Array:
     return np.log(odds)[:, None] + norm.logpdf(POWERS, 0, POWER_SD)
 
 
-def predict_times(known: Sequence[_Known], log_size: float) -> list[tuple[float, float, float]]:
-    """Return low, median and high per thread count, over all fixed parts and powers that fit."""
+def times_from_sizes(
+    curve: Curve, family: Sequence[Curve], threads: Sequence[int]
+) -> list[tuple[float, float]]:
+    """Return log time and its sd per thread count, over all fixed parts and powers that fit the other sizes.
+
+    Every thread count has to be one of some curve of the family.
+    """
+    known = [_known(family, n) for n in threads]
     least = min(float(times.time_s.min()) for times in known)
+    log_size = float(np.log(curve.size_bytes))
     guesses = [_guess(times, log_size, FIXED_SHARES[:, None, None] * least) for times in known]
     log_weight = _log_prior() + sum(guess.log_evidence for guess in guesses)
     weight = np.exp(log_weight - logsumexp(log_weight))
     found = []
     for guess in guesses:
-        mean = (weight * guess.log_time).sum()
-        variance = (weight * (guess.sd**2 + (guess.log_time - mean) ** 2)).sum()
-        reach = norm.ppf((1 + LEVEL) / 2) * np.sqrt(variance)
-        found.append(tuple(map(float, np.exp([mean - reach, mean, mean + reach]))))
+        mean = float((weight * guess.log_time).sum())
+        variance = float((weight * (guess.sd**2 + (guess.log_time - mean) ** 2)).sum())
+        found.append((mean, variance**0.5))
     return found
 
 
-def _family(curve: Curve, others: Sequence[Curve]) -> list[Curve]:
+def interval_from_sizes(
+    curve: Curve, family: Sequence[Curve], threads: Sequence[int]
+) -> list[tuple[float, float, float]]:
+    """Return low, median and high of the time per thread count, from the other sizes."""
+    reach = norm.ppf((1 + LEVEL) / 2)
+    found = times_from_sizes(curve, family, threads)
+    return [tuple(map(float, np.exp([log - reach * sd, log, log + reach * sd]))) for log, sd in found]
+
+
+def shape_from_sizes(
+    curve: Curve, family: Sequence[Curve], own: Rows, threads: int
+) -> tuple[float, float] | None:
+    """Return log time and its sd for a thread count, as the other sizes have it beside the rows of the curve.
+
+    What the other sizes say about all thread counts may be off by one factor; the rows of the curve itself
+    tell which. One thread alone tells least, since its cost of its own differs from size to size.
+    """
+    both = [int(n) for n in own.threads if any(n in other.threads for other in family)]
+    if not both or not any(threads in other.threads for other in family):
+        return None
+    *at_own, (log_time, _) = times_from_sizes(curve, family, [*both, threads])
+    off = own.log_time[np.isin(own.threads, both)] - [log for log, _ in at_own]
+    sds = np.array([ONE_THREAD_SD if n == 1 and len(both) > 1 else OWN_SD for n in both])
+    precision = (sds**-2).sum() + FACTOR_SD**-2
+    factor = (off * sds**-2).sum() / precision
+    beyond = max(np.log2(threads / own.threads.max()), 0)
+    sizes = sum(threads in other.threads for other in family)
+    shape = SHAPE_SD**2 * (1 + beyond) * (1 + 1 / sizes)
+    return log_time + float(factor), float(np.sqrt(1 / precision + shape))
+
+
+def family_of(curve: Curve, others: Sequence[Curve]) -> list[Curve]:
     """Return the curves that differ from this one in nothing but the size."""
     version = curve.group.get("patch_version")
     return [
@@ -106,9 +148,10 @@ def _family(curve: Curve, others: Sequence[Curve]) -> list[Curve]:
         for other in others
         if other.size_bytes
         and other.size_bytes != curve.size_bytes
+        and curve.size_bytes
         and other.group.get("patch_version") == version
         and same_machine(curve, other)
-        and not differs(curve, other)
+        and same_work(curve, other)
     ]
 
 
@@ -120,30 +163,3 @@ def _known(family: Sequence[Curve], threads: int) -> _Known:
     ]
     sizes, times, spreads = np.array(rows, float).T
     return _Known(np.log(sizes), times, spreads)
-
-
-def predict_size(curve: Curve, others: Sequence[Curve]) -> Predicted:
-    """Return the times of a curve from the curves of other sizes; none of its own rows is used."""
-    family = _family(curve, others)
-    if not curve.size_bytes or not family:
-        return Predicted(curve, reason="no other size of the same work on the same machine")
-    both = [n for n in curve.threads.tolist() if any(n in other.threads for other in family)]
-    if not both:
-        return Predicted(curve, reason="no other size has times for these thread counts")
-    observed = dict(zip(curve.threads.tolist(), curve.time_s.tolist(), strict=True))
-    times = predict_times([_known(family, n) for n in both], float(np.log(curve.size_bytes)))
-    predictions = tuple(
-        Prediction(n, middle, low, high, observed[n])
-        for n, (low, middle, high) in zip(both, times, strict=True)
-    )
-    sizes = [other.size_bytes for other in family]
-    outside = not min(sizes) <= curve.size_bytes <= max(sizes)
-    warnings = ("the size lies outside of those it is predicted from",) if outside else ()
-    return Predicted(curve, pooled=len(family), predictions=predictions, warnings=warnings)
-
-
-def predict_sizes(
-    table: Table, progress: Callable[[Sequence[Curve]], Iterable[Curve]] | None = None
-) -> list[Predicted]:
-    """Return each curve predicted from the other sizes of the same work on the same machine."""
-    return [predict_size(curve, table.curves) for curve in (progress or iter)(table.curves)]

@@ -30,6 +30,7 @@ TIME_UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 SIZE_UNITS = {"bytes": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
 TIMES = ("time_s", "wall_s", "time_ms", "time_us", "time_ns", "elapsed_s", "seconds", "time")
 SIZES = ("size_bytes", "size_kib", "size_mib", "size_gib", "size_tib", "size", "bytes", "memory_gib")
+MACHINES = ("machine", "host", "host_id", "environment")
 SPREADS = ("stdev_s", "stdev_ms", "stdev_ms_published")
 # What tells one curve from another: the columns of data/published, of the suite's records, and usual ones.
 GROUPS = (
@@ -82,6 +83,17 @@ class Curve:
     size_bytes: int | None = None
     cpus: int | None = None
     lines: tuple[int, ...] = ()
+
+
+def same_machine(one: Curve, two: Curve) -> bool:
+    """Return whether two curves were measured on the same machine."""
+    return all(one.group.get(name) == two.group.get(name) for name in MACHINES)
+
+
+def same_work(one: Curve, two: Curve) -> bool:
+    """Return whether two curves are of the same work: alike in all but size and published version."""
+    ignored = {*SIZES, "patch_version"}
+    return all(one.group[name] == two.group.get(name) for name in one.group if name not in ignored)
 
 
 @dataclass(frozen=True)
