@@ -182,7 +182,7 @@ class Stretches:
         return self.begin, self.rows.ctypes.data, len(self.rows) - 1
 
 
-def _stretches(pieces: np.ndarray, begin: int, end: int) -> Stretches:
+def stretches_of(pieces: np.ndarray, begin: int, end: int) -> Stretches:
     """Return stretches from sorted rows of start, end and log2 of the unit; neighbours become one."""
     starts, ends, shifts = pieces.T if len(pieces) else np.zeros((3, 0), np.int64)
     is_new = np.ones(len(pieces), bool)
@@ -214,7 +214,7 @@ def find_stretches(
         and small mappings without any access, guards, are none.
     """
     if not mappings:
-        return _stretches(np.zeros((0, 3), np.int64), 0, 0)
+        return stretches_of(np.zeros((0, 3), np.int64), 0, 0)
     bounds = np.array([(m.start, m.end) for m in mappings], np.int64)
     is_large = bounds[:, 1] - bounds[:, 0] >= BLOCK_BYTES
     is_wanted = np.array([m.is_accessible for m in mappings]) | (unit == EVERY_PAGE)
@@ -223,7 +223,7 @@ def find_stretches(
     if is_large.any():
         pieces.append(_surveyed(process, bounds[is_large], unit, threads))
     rows = np.concatenate(pieces).astype(np.int64)
-    return _stretches(rows[np.argsort(rows[:, 0], kind="stable")], mappings[0].start, mappings[-1].end)
+    return stretches_of(rows[np.argsort(rows[:, 0], kind="stable")], mappings[0].start, mappings[-1].end)
 
 
 def _surveyed(process: Process, bounds: np.ndarray, unit: str, threads: int) -> np.ndarray:

@@ -423,18 +423,26 @@ def scan(start: int, end: int, category: int) -> int:
     OSError
         ENOTTY if the kernel does not have it.
     """
-    regions = (ctypes.c_uint64 * (SCAN_REGION_WORDS * 512))()
-    total = 0
     with Path("/proc/self/pagemap").open("rb", buffering=0) as file:
-        while True:
-            arg = (ctypes.c_uint64 * SCAN_ARG_WORDS)(8 * SCAN_ARG_WORDS, 0, start, end)
-            arg[5], arg[6], arg[9], arg[11] = ctypes.addressof(regions), 512, category, category
-            found = fcntl.ioctl(file, PAGEMAP_SCAN, arg)
-            total += sum(regions[3 * k + 1] - regions[3 * k] for k in range(found))
-            # Where the walk ended; the kernel may name a place before the last region (walkers._walk_end).
-            start = max(arg[4], regions[3 * found - 2] if found else 0)
-            if start >= end:
-                return total
+        return sum(high - low for low, high, _ in scan_regions(file.fileno(), start, end, category, category))
+
+
+def scan_regions(fd: int, start: int, end: int, category: int, wanted: int) -> list[tuple[int, int, int]]:
+    """Return start, end and the `wanted` categories of each region in `[start, end)` that is in a category.
+
+    `fd` is of some process's pagemap. Raises OSError as `scan` does.
+    """
+    regions = (ctypes.c_uint64 * (SCAN_REGION_WORDS * 512))()
+    rows = []
+    while True:
+        arg = (ctypes.c_uint64 * SCAN_ARG_WORDS)(8 * SCAN_ARG_WORDS, 0, start, end)
+        arg[5], arg[6], arg[9], arg[11] = ctypes.addressof(regions), 512, category, wanted
+        found = fcntl.ioctl(fd, PAGEMAP_SCAN, arg)
+        rows += [tuple(regions[3 * k : 3 * k + 3]) for k in range(found)]
+        # Where the walk ended; the kernel may name a place before the last region (walkers._walk_end).
+        start = max(arg[4], regions[3 * found - 2] if found else 0)
+        if start >= end:
+            return rows
 
 
 def huge_bytes(start: int, end: int) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import ktask
-from ktask import address_space, answers, engine, layouts, memory, walkers, workloads
+from ktask import address_space, answers, engine, layouts, memory, radix, walkers, workloads
 from ktask.lab import one_case
 from ktask.memory import BASE_PAGE, GIB, KIB, MIB, UnavailableError
 from ktask.workloads import Case, CheckError, page_walk
@@ -124,7 +124,7 @@ def test_many_regions_are_counted_once_in_every_chunk():
     region.words[:: 2 * BASE_PAGE // 8] = 1  # every other page: 2048 regions
     with address_space.Process() as process:
         count = np.zeros(1, np.int64)
-        stretches = address_space._stretches(
+        stretches = address_space.stretches_of(
             np.array([[region.address, region.address + region.size_bytes, 12]]),
             region.address,
             region.address + region.size_bytes,
@@ -172,7 +172,7 @@ def test_a_huge_page_is_one_entry_for_the_scan_and_512_for_pagemap():
 
 def test_stretches_translate_units_to_addresses():
     pieces = np.array([[4096, 3 * 4096, 12], [3 * 4096, 4 * 4096, 12], [4 << 21, 6 << 21, 21]])
-    made = address_space._stretches(pieces, 0, 1 << 30)
+    made = address_space.stretches_of(pieces, 0, 1 << 30)
     assert made.n_units == 5
     at = [walkers._address(made.rows.ctypes.data, 2, unit) for unit in range(6)]
     assert at == [4096, 8192, 12288, 4 << 21, 5 << 21, 1 << 30]
@@ -364,3 +364,86 @@ def test_older_kernels_without_the_ioctl_still_answer(monkeypatch):
         table = ktask.walk("self", space.address, space.end)
         assert table.attrs["method"] == "pagemap"
         assert table["present"].sum() == space.present * BASE_PAGE
+
+
+# --- the model --------------------------------------------------------------------------------------------
+
+
+def walked(table, threads=2):
+    """Return present, accessed and dirty pages that the engine finds."""
+    counts = np.zeros(3, np.int64)
+    ctl = ktask.Ctl(radix.count_radix, (*table.args, counts.ctypes.data), 512, max_threads=threads)
+    assert engine.run(0, table.stretches.n_units, ctl).error == 0
+    return tuple(counts.tolist())
+
+
+def by_hand(table):
+    """Return the same by looking every page of the runs up, one address after the other."""
+    tables, found = table.tables.tolist(), [0, 0, 0]
+    for start, shift, n in zip(
+        *table.stretches.rows[:-1, [0, 2]].T, np.diff(table.stretches.rows[:, 1]), strict=True
+    ):
+        for at in range(start, start + (n << shift), BASE_PAGE):
+            number, level = table.root, table.levels
+            while True:
+                entry = tables[number][(at >> (12 + 9 * (level - 1))) & 511]
+                if level == 1 or entry & radix.HUGE or not entry & radix.PRESENT:
+                    break
+                number, level = entry >> 12, level - 1
+            for k, bit in enumerate((radix.PRESENT, radix.ACCESSED, radix.DIRTY)):
+                found[k] += bool(entry & bit)
+    return tuple(found)
+
+
+@pytest.mark.parametrize("levels", radix.LEVELS)
+@pytest.mark.parametrize("layout", layouts.LAYOUTS)
+def test_a_described_table_is_walked_as_by_hand(layout, levels):
+    table = radix.build(radix.described_runs(layout, 6 * MIB), levels, scattered=levels == 5)
+    assert walked(table) == table.expected == by_hand(table)
+    table.close()
+
+
+def test_shared_leaves_make_room_for_64_tebibytes(monkeypatch):
+    runs = radix.described_runs("dense", 8 * GIB)
+    table = radix.build(runs, 4, pool_bytes=16 * BASE_PAGE)
+    assert table.n_leaves == 4096
+    assert table.n_tables == 16 + 8 + 1 + 1
+    assert walked(table) == table.expected == (4096 * 511, 4096 * 511, table.expected[2])
+    table.close()
+    assert radix.memory_need(64 << 40) < 5 * GIB
+
+
+def test_the_table_of_a_process_holds_its_pages(holder):
+    with address_space.Process(holder.pid) as process:
+        table = radix.build(radix.process_runs(process), pool_bytes=0)
+    assert walked(table)[0] == table.expected[0] == ktask.walk(holder.pid)["present"].sum() // BASE_PAGE
+    table.close()
+
+
+def test_a_model_of_a_process_is_measured(holder):
+    assert one_case.run_one(walk_case("radix", pid=holder.pid), 2, 1)["verified"]
+
+
+def test_huge_runs_of_a_process_become_huge_entries():
+    region = memory.Region(4 * MIB, "THP")
+    region.advise(memory.MADV_POPULATE_WRITE)
+    with address_space.Process() as process:
+        runs = radix.process_runs(process, region.address, region.address + region.size_bytes)
+        table = radix.build(runs, pool_bytes=0)
+    assert runs.huge.all()
+    assert table.n_tables == 3
+    assert walked(table)[0] == 1024
+    table.close()
+    region.unmap()
+
+
+def test_tables_that_cannot_be_are_refused():
+    runs = radix.described_runs("dense", MIB)
+    with pytest.raises(ValueError, match="levels=3 is not allowed; use 4 or 5"):
+        radix.build(runs, 3)
+    far = radix.Runs(*(np.array([x]) for x in (1 << 36, (1 << 36) + 1, False, False)))
+    with pytest.raises(ValueError, match="is beyond 4 levels"):
+        radix.build(far, 4)
+    table = radix.build(far, 5)
+    assert walked(table)[0] == 1
+    table.close()

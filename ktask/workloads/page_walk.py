@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ktask import address_space, answers, engine, layouts, memory, walkers
+from ktask import address_space, answers, engine, layouts, memory, radix, walkers
 from ktask.address_space import EVERY_ENTRY, EVERY_PAGE, Process, no_pagemap, no_scan, parse_range
 from ktask.layouts import AliasedSpace
 from ktask.memory import BASE_PAGE, MIB
@@ -23,6 +23,7 @@ FUNCTIONS = {
 }
 UNITS = {"pagemap_scan": EVERY_ENTRY}  # the others look at every page of 4 KiB
 TEXTS = ("smaps", "smaps_rollup")
+MODEL = ("radix", "plain_read")
 ROLLUP_TOLERANCE_BYTES = 2 * MIB  # what the rest of a process gains and loses meanwhile
 
 
@@ -168,6 +169,54 @@ class ReadText:
         _close(self.process, self.space)
 
 
+class WalkModel:
+    """A radix table in arrays, of a layout or of a process, walked from the root down or just read."""
+
+    bytes_per_unit = BASE_PAGE
+
+    def __init__(self, case: Case):
+        self.case = case
+        pid, levels = case.option("pid"), int(case.option("levels"))
+        if pid == "self":
+            runs = radix.described_runs(case.option("layout"), case.size_bytes)
+        else:
+            with Process(pid) as process:
+                runs = radix.process_runs(process)
+        pool_bytes = radix.POOL_BYTES if pid == "self" else 0
+        is_scattered = case.option("tables") == "scattered"
+        self.table = radix.build(runs, levels, pool_bytes=pool_bytes, scattered=is_scattered)
+        self.expected = self.table.expected
+        self.counts = np.zeros(3, np.int64)
+        self.size = self.operations = self.table.stretches.n_units
+        self.size_bytes = int((runs.end - runs.start).sum()) * BASE_PAGE
+        self.ctl = self._read() if case.method == "plain_read" else self._walk()
+
+    def _walk(self) -> Ctl:
+        return Ctl(radix.count_radix, (*self.table.args, self.counts.ctypes.data), self.case.min_chunk_pages)
+
+    def _read(self) -> Ctl:
+        """Read the memory of the tables from its start to its end, over and over, 8 entries a line."""
+        self.size = -(-self.size // 8)
+        self.bytes_per_unit = 8 * BASE_PAGE
+        n_lines = self.table.n_tables * BASE_PAGE // 64
+        words = self.table.tables.reshape(-1)
+        times, rest = divmod(self.size, n_lines)
+        total = times * int(words.sum()) + int(words[: 8 * rest].sum())
+        self.expected = (int(np.uint64(total % (1 << 64)).view(np.int64)), 0, 0)
+        return Ctl(radix.read_lines, (self.table.region.address, n_lines, self.counts.ctypes.data), 64)
+
+    def before(self) -> None:
+        self.counts[:] = 0
+
+    def check(self) -> None:
+        found = tuple(map(int, self.counts))
+        what = "sum of all words" if self.case.method == "plain_read" else "present, accessed and dirty pages"
+        expect(found == self.expected, f"the walk found {found} for {what}; {self.expected} are there")
+
+    def close(self) -> None:
+        self.table.close()
+
+
 def set_to(case: Case, name: str) -> str:
     """Return what an option is set to, and its default where the method does not have it."""
     known = {option.name for option in WORKLOAD.method(case.method).options}
@@ -196,6 +245,8 @@ def bounds_of(case: Case, space: AliasedSpace | None) -> tuple[int, int]:
 
 def memory_need(case: Case) -> int:
     """Return what the address space of a case takes; next to nothing for one that is there already."""
+    if case.method in MODEL:
+        return radix.memory_need(case.size_bytes)
     return layouts.memory_need(case.option("layout"), case.size_bytes) if is_made(case) else MIB
 
 
@@ -205,6 +256,8 @@ def _either(low: int, high: int) -> str:
 
 def setup(case: Case) -> Any:
     """Return the case set up."""
+    if case.method in MODEL:
+        return WalkModel(case)
     process, space = open_space(case)
     try:
         return (ReadText if case.method in TEXTS else Walk)(case, process, space)
@@ -222,6 +275,8 @@ def _close(process: Process, space: AliasedSpace | None) -> None:
 LAYOUT = Option("layout", "where the pages lie", "dense", tuple(layouts.LAYOUTS))
 PID = Option("pid", "number of a process whose page table is walked as it is", "self", least=1)
 RANGE = Option("range", "START-END in hexadecimal: these addresses only", "whole", form=parse_range)
+DEPTH = Option("levels", "levels of the table: 4 for 48 bits of address, 5 for 57", "4", ("4", "5"))
+ORDER_OF_TABLES = Option("tables", "where leaf tables lie in memory", "in_order", ("in_order", "scattered"))
 
 WORKLOAD = Workload(
     name="page_walk",
@@ -264,6 +319,20 @@ WORKLOAD = Workload(
             "kernel",
             ("4KiB",),
             options=(LAYOUT, PID),
+        ),
+        Method(
+            "radix",
+            "a radix table in arrays, walked from the root down: any size, and no lock at all",
+            "model",
+            ("4KiB",),
+            options=(LAYOUT, PID, DEPTH, ORDER_OF_TABLES),
+        ),
+        Method(
+            "plain_read",
+            "the memory of that table read from start to end: the rate that no walk can exceed",
+            "model",
+            ("4KiB",),
+            options=(LAYOUT, PID, DEPTH, ORDER_OF_TABLES),
         ),
     ),
     setup=setup,
