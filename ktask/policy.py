@@ -480,6 +480,11 @@ class Plan:
     helpers: tuple[Helper, ...] = ()
     usage_during: Usage = IDLE
 
+    def _repr_html_(self) -> str:
+        from ktask.show import plan_html  # noqa: PLC0415  (not needed to plan anything)
+
+        return plan_html(self)
+
     @property
     def helper_start_index(self) -> tuple[int, ...]:
         """The part each helper starts on."""

@@ -116,6 +116,11 @@ class Result:
     ctx_involuntary: int = 0
     trace_rows: Sequence | None = field(default=None, repr=False)
 
+    def _repr_html_(self) -> str:
+        from ktask.show import result_html  # noqa: PLC0415  (not needed to run anything)
+
+        return result_html(self)
+
     @property
     def trace(self):
         """The trace as a DataFrame, in order of start; None if it was not asked for."""

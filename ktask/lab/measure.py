@@ -85,6 +85,7 @@ class Cell:
     rows: list[dict[str, Any]] = field(default_factory=list)
     traced: Result | None = None  # one more repetition, with the times of its chunks
     bytes_per_unit: int = 1  # of the positions in it
+    protocol: Protocol | None = None
 
     def walls(self, variant: Variant) -> np.ndarray:
         """Return the wall times (seconds) of a variant that may enter a rate."""
@@ -159,7 +160,7 @@ def measure(
     if reason := workloads.why_not(case):
         raise workloads.memory.UnavailableError(reason)
     workloads.require_memory(case)
-    cell, round_variants = Cell(case), variants(threads)
+    cell, round_variants = Cell(case, protocol=protocol), variants(threads)
     state = workloads.get(case.workload).setup(case)
     try:
         _warm_up(cell, state, round_variants, protocol, clock)

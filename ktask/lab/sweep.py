@@ -135,6 +135,12 @@ def in_random_order(grid: Grid) -> list[Case]:
     return [grid.cases[k] for k in order]
 
 
+def start_run(path: Path, grid: Grid) -> Path:
+    """Make the directory of a run without any cell yet, and return it; ValueError if it exists."""
+    _start(path, grid, resume=False)
+    return path
+
+
 def _start(path: Path, grid: Grid, resume: bool) -> None:
     """Make the directory of a run, or see that the one to resume is of the same grid and machine."""
     text = yaml.safe_dump(grid.as_dict(), sort_keys=False, allow_unicode=True)

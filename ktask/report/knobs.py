@@ -1,0 +1,155 @@
+"""Figures with a knob to turn; where nobody can turn it, in an export, the same figure as it stands first."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from ktask import engine, topology, workloads
+from ktask import trace as traces
+from ktask.lab.records import load_run
+from ktask.lab.units import fmt_size, fmt_time, parse_size
+from ktask.models import forecast, plots
+from ktask.report import tables, words
+from ktask.task import Result
+from ktask.workloads import Case, CheckError
+
+Draw = Callable[..., Any]
+
+
+class Knob:
+    """A figure that follows sliders.
+
+    A live notebook shows the sliders. A saved or exported one shows the picture of the first choices, since
+    both go into the same output.
+
+    Parameters
+    ----------
+    draw
+        Gets one choice of each knob by name; returns a matplotlib figure.
+    choices
+        The positions of each knob, as text or numbers.
+    """
+
+    def __init__(self, draw: Draw, choices: Mapping[str, Sequence[Any]]):
+        self._draw = draw
+        self._choices = {name: list(values) for name, values in choices.items()}
+        self._first = self.picture(**{name: values[0] for name, values in self._choices.items()})
+
+    def picture(self, **chosen: Any) -> bytes:
+        """Return the figure for these choices as PNG."""
+        figure = self._draw(**chosen)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=110)
+        plt.close(figure)
+        return buffer.getvalue()
+
+    def box(self) -> Any:
+        """Return sliders above the picture, as a widget."""
+        import ipywidgets  # noqa: PLC0415  (not needed in an export)
+
+        image = ipywidgets.Image(value=self._first, format="png")
+        sliders = {
+            name: ipywidgets.SelectionSlider(
+                options=values, description=name.replace("_", " "), continuous_update=False
+            )
+            for name, values in self._choices.items()
+        }
+
+        def turned(_: Any) -> None:
+            image.value = self.picture(**{name: slider.value for name, slider in sliders.items()})
+
+        for slider in sliders.values():
+            slider.observe(turned, "value")
+        return ipywidgets.VBox([*sliders.values(), image])
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        still = {"image/png": base64.b64encode(self._first).decode()}
+        try:
+            return self.box()._repr_mimebundle_() | still
+        except ImportError:
+            return still | {"text/plain": "a figure with knobs; ipywidgets would show them"}
+
+
+# --- chunk size against the timeline ----------------------------------------------------------------------
+
+
+def chunk_sizes(case: Case, threads: int | None = None) -> Knob:
+    """Return a knob for the minimum chunk: each turn runs the case once and shows its timeline."""
+    most = max(case.size_bytes // 2, case.page_size)
+    sizes = [fmt_size(case.page_size << i) for i in range(64) if case.page_size << i <= most]
+    shown = sizes[::-1][: 2 * 6 : 2] if len(sizes) > 6 else sizes[::-1]
+
+    def draw(minimum_chunk: str) -> Any:
+        result = traced(_with_chunk(case, parse_size(minimum_chunk)), threads)
+        axes = traces.plot(result)
+        axes.set_title(
+            f"{case.workload} {case.method}, {fmt_size(case.size_bytes)}: {result.n_chunks} chunks, "
+            f"{fmt_time(result.wall_s)}"
+        )
+        return axes.figure
+
+    return Knob(draw, {"minimum_chunk": shown})
+
+
+def _with_chunk(case: Case, min_chunk_bytes: int) -> Case:
+    return Case(*(case.workload, case.method, case.page_kind, case.size_bytes, min_chunk_bytes), case.policy)
+
+
+def traced(case: Case, threads: int | None = None) -> Result:
+    """Run a case once with a trace, and check that the work was done.
+
+    Raises
+    ------
+    ktask.memory.UnavailableError, ktask.memory.BudgetError, CheckError
+        If this machine cannot do it, has not enough memory, or the work did not happen.
+    """
+    if reason := workloads.why_not(case):
+        raise workloads.memory.UnavailableError(reason)
+    workloads.require_memory(case)
+    state = workloads.get(case.workload).setup(case)
+    try:
+        state.ctl.max_threads = threads or topology.cpu_count()
+        state.before()
+        result = engine.run(0, state.size, state.ctl, case.policy, trace=True)
+        if result.error:
+            raise CheckError(f"{case.workload} {case.method} failed with error {result.error}")
+        state.check()
+    finally:
+        state.close()
+    return result
+
+
+# --- threads against the predicted curve ------------------------------------------------------------------
+
+
+def more_threads(run: str | Path) -> Knob:
+    """Return knobs for the path and for how many threads its law is carried on to."""
+    found = load_run(run)
+    scaling = tables.scaling_table(found)
+    scaling = scaling[scaling["size_bytes"] == scaling.groupby(tables.PATH)["size_bytes"].transform("max")]
+    curves = {
+        _label(curve.group): curve
+        for curve in forecast.curves_of(scaling, tables.CASE)
+        if len(curve.threads) > 1
+    }
+    if not curves:
+        raise ValueError(f"run {found.name} has no case with several thread counts, so there is no curve")
+    most = max(int(curve.threads.max()) for curve in curves.values())
+
+    def draw(path: str, threads: int) -> Any:
+        doublings = [n for i in range(1, 12) if (n := most << i) <= threads]
+        table = forecast.forecast([curves[path]], doublings)
+        return plots.plot_forecast(table, ("workload", "method", "page_kind"))
+
+    return Knob(draw, {"path": list(curves), "threads": [most << i for i in (2, 1, 3, 4, 5)]})
+
+
+def _label(group: pd.Series | dict[str, Any]) -> str:
+    return words.case_label(dict(group))
