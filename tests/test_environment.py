@@ -22,6 +22,7 @@ PACKAGE = ROOT / "ktask"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 CONDA_NAMES = {"matplotlib-base": "matplotlib"}  # conda's matplotlib brings a Qt along
 PARTS_OF = {
+    "IPython": "ipykernel",
     "jupyter_client": "nbclient",
     "jupyter_core": "nbclient",
     "llvmlite": "numba",
@@ -36,8 +37,10 @@ LAYERS = [
     ("models",),
     ("lab",),
     ("workloads",),
+    ("address_space", "answers", "layouts", "radix", "store_choice", "walkers"),
     ("engine", "iterators", "thread_functions", "helpers", "worker", "conformance", "vectors"),
     ("policy", "limits", "native", "topology", "memory", "task", "trace", "live", "files"),
+    ("show", "workload_names"),
 ]
 HEIGHT = {name: -level for level, names in enumerate(LAYERS) for name in names}
 
