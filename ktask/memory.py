@@ -113,6 +113,19 @@ def require_budget(need_bytes: int, what: str) -> None:
         )
 
 
+def require_pool(size_bytes: int, page_kind: str, what: str) -> None:
+    """Raise BudgetError if there is a hugetlb pool for `page_kind` and it has not so many pages left."""
+    pool = topology.hugetlb_pools().get(PAGE_KINDS[page_kind]) if page_kind in HUGETLB_KINDS else None
+    if not pool or not pool["total"]:
+        return  # that is no matter of size: `why_not` has the reason
+    pages, left = -(-size_bytes // PAGE_KINDS[page_kind]), pool["free"] - pool.get("reserved", 0)
+    if pages > left:
+        raise BudgetError(
+            f"{what} needs {pages} pages of {page_kind}, but the pool has {left} of its {pool['total']} "
+            "left; use a smaller size, or see `ktask doctor` for a larger pool"
+        )
+
+
 def region_need(size_bytes: int, page_kind: str) -> int:
     """Return what a region takes from general memory: pages and page tables; nothing of hugetlb pages."""
     return 0 if page_kind in HUGETLB_KINDS else size_bytes + size_bytes // 512
@@ -249,6 +262,18 @@ class Region:
     def unmap(self) -> None:
         """Remove the mapping; harmless if it is gone already."""
         _libc.munmap(self.address, self.size_bytes)
+
+    def hold(self) -> bool:
+        """Set the addresses of the region aside; return whether nothing was mapped there.
+
+        For a region that was unmapped: whatever else the process maps would else be found in its place, and
+        removed with it. `unmap` and `map` take the place back.
+        """
+        try:
+            _anonymous(self.size_bytes, 0, _MAP_NORESERVE | _MAP_FIXED_NOREPLACE, self.address)
+        except UnavailableError:
+            return False
+        return True
 
     def __enter__(self) -> Region:
         """Return the region."""

@@ -1,11 +1,9 @@
 """Freeing: what each way leaves behind, and what becomes of it when memory cannot be had."""
 
 import contextlib
-import ctypes
 import errno
 import os
 import signal
-import time
 from pathlib import Path
 
 import psutil
@@ -13,7 +11,7 @@ import pytest
 
 from ktask import engine, memory, workloads
 from ktask.memory import KIB, MIB
-from ktask.workloads import Case, CheckError, exits, free
+from ktask.workloads import Case, CheckError, exits
 
 
 def state_of(method, page_kind="4KiB", size_bytes=8 * MIB, threads=2):
@@ -133,49 +131,3 @@ def test_closing_leaves_no_child():
         state.before()
         pids = [child.pid for child in state.children]
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
-
-
-# --- memory that fails in the middle ------------------------------------------------------------------------
-
-
-def hugetlb_without_reservation(pages):
-    flags = memory._MAP_NORESERVE | memory.hugetlb_flags("2MiB")
-    return memory._anonymous(pages * 2 * MIB, flags=flags)
-
-
-def test_a_pool_that_runs_dry_in_the_middle_is_an_error_and_nobody_dies():
-    free_pages = memory.free_pool_pages("2MiB")
-    if memory.why_not("2MiB", max(free_pages, 8) * 2 * MIB):
-        pytest.skip("needs a pool of which nothing is reserved")
-    hoard = memory.Region((free_pages - 2) * 2 * MIB, "2MiB")  # reserved, not touched: costs nothing
-    address = hugetlb_without_reservation(4)
-    try:
-        ctl = free.Ctl(free.populate, (address, 2 * MIB), 1, max_threads=2)
-        assert engine.run(0, 4, ctl).error in (errno.EFAULT, errno.ENOMEM)
-    finally:
-        memory._libc.munmap(address, 8 * MIB)
-        hoard.unmap()
-    end = time.monotonic() + 5
-    while memory.free_pool_pages("2MiB") < free_pages:
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-def test_a_bus_error_under_populate_is_an_error_code():
-    fd = os.memfd_create("short", os.MFD_CLOEXEC)
-    os.ftruncate(fd, 1 * MIB)
-    address = memory._libc.mmap(None, 2 * MIB, 3, memory._MAP_SHARED, fd, 0)
-    os.close(fd)
-    try:
-        result = engine.run(0, 512, free.Ctl(free.populate, (address, 4096), 16, max_threads=2))
-        assert os.strerror(result.error) == "Bad address"
-        assert result.done < 512
-    finally:
-        memory._libc.munmap(ctypes.c_void_p(address), 2 * MIB)
-
-
-def test_a_range_that_cannot_be_filled_is_no_measurement():
-    with state_of("dontneed") as state:
-        memory._libc.munmap(state.region.address + 4 * MIB, 2 * MIB)
-        with pytest.raises(CheckError, match="populating the range failed: Cannot allocate memory"):
-            state.before()

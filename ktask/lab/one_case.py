@@ -85,6 +85,7 @@ def run_one(case: Case, threads: int | None, repetitions: int, trace: Path | Non
         raise ValueError(f"threads={threads} is not allowed; use 1 to {most}, the CPUs of this process")
     if repetitions < 1:
         raise ValueError(f"repetitions={repetitions} is not allowed; use 1 or more")
+    workloads.require_memory(case)
     if reason := workloads.why_not(case):
         return {"skipped": reason}
     if trace is not None and not trace.parent.is_dir():

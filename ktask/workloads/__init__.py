@@ -226,8 +226,10 @@ def get(name: str) -> Workload:
 
 
 def require_memory(case: Case) -> None:
-    """Raise `ktask.memory.BudgetError` if the case needs more than its share of the memory."""
-    memory.require_budget(get(case.workload).memory_need(case), f"{case.workload} {case.method}")
+    """Raise `ktask.memory.BudgetError` if the case needs more than its share of the memory, or of a pool."""
+    what = f"{case.workload} {case.method}"
+    memory.require_budget(get(case.workload).memory_need(case), what)
+    memory.require_pool(case.size_bytes, case.page_kind, what)
 
 
 def why_not(case: Case) -> str | None:

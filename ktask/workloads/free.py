@@ -121,9 +121,8 @@ class Unmap(Free):
         super().before()
 
     def check(self) -> None:
+        expect(self.region.hold(), "the range, or a part of it, is still mapped")
         super().check()
-        mapped = memory.is_mapped(self.region.address)
-        expect(not mapped, "the range is still mapped")
 
 
 class UnmapAtOnce(Unmap):
