@@ -286,6 +286,13 @@ def test_a_repetition_is_the_mean_of_its_calls(bench):
     assert [(r["calls"], r["wall_s"], r["cpu_system_s"]) for r in rows] == [(2, 2.0, 2.0)] * 3
 
 
+def test_warm_ups_that_were_slow_do_not_make_repetitions_too_short(bench):
+    bench.wall = lambda threads: 1e-3 if len(bench.runs) <= 3 else 1e-4
+    rows = [r for r in bench.measure(least=3, most=3, sample_s=0.001).rows if not r["warmup"]]
+    assert [{r["calls"] for r in rows if r["round"] == number} for number in range(3)] == [{1}, {10}, {10}]
+    assert [r["round"] for r in rows if "short" in r["flags"]] == [0, 0, 0]
+
+
 def test_what_many_calls_do_not_make_long_enough_is_flagged(bench):
     bench.wall = lambda threads: 4e-6
     cell = bench.measure(least=1, most=1, sample_s=0.001)

@@ -164,8 +164,7 @@ def measure(
     state = workloads.get(case.workload).setup(case)
     try:
         _warm_up(cell, state, round_variants, protocol, clock)
-        calls = _calls(cell, protocol)
-        for done in _rounds(cell, state, round_variants, protocol, clock, calls):
+        for done in _rounds(cell, state, round_variants, protocol, clock):
             if on_round:
                 on_round(done)
         if trace:
@@ -200,11 +199,12 @@ def _warm_up(cell: Cell, state, round_variants, protocol: Protocol, clock) -> No
         _repeat(cell, state, variant, (-1, next(order)), warmup=True)
 
 
-def _rounds(cell: Cell, state, round_variants, protocol: Protocol, clock, calls: int) -> Iterator[int]:
+def _rounds(cell: Cell, state, round_variants, protocol: Protocol, clock) -> Iterator[int]:
     """Run rounds until the protocol has enough; yield how many are done."""
     random = np.random.default_rng(protocol.seed)
     end = clock() + protocol.budget_s
     for number in range(protocol.most):
+        calls = _calls(cell, protocol)  # anew each round: warm-ups were slower than what follows
         for place, k in enumerate(random.permutation(len(round_variants))):
             _repeat(cell, state, round_variants[k], (number, place), calls)
         yield number + 1
