@@ -142,7 +142,7 @@ def _sentence(limit: str, rows: pd.DataFrame) -> str:
         names = words.listed([words.path_label(row) for _, row in rows.iterrows()])
         return f"Too few repetitions to tell: {names}."
     if limit == "scales":
-        return f"It is nearly that in {words.listed(shares)} of the ideal."
+        return f"It is, or nearly: {words.listed(shares)} of the ideal."
     return f"In {words.listed(shares)} of the ideal, {LIMIT_WORDS[limit]}{_evidence(limit, rows)}."
 
 
@@ -164,6 +164,7 @@ def _span(values: pd.Series, ratio: bool = False) -> str:
     return " to ".join(dict.fromkeys(shown))
 
 
+WORTH_SHOWING = 0.005  # a loss below this on every path rounds to 0 %
 COLUMNS = {
     "start": "Before first chunk",
     "gaps": "Between chunks",
@@ -174,10 +175,10 @@ COLUMNS = {
 
 
 def table(limits: pd.DataFrame, key: str) -> Markup:
-    """Return the evidence as a table, one row per path; columns without any number are left out."""
+    """Return the evidence as a table, one row per path; columns with nothing to show are left out."""
     if limits.empty:
         return Markup("")
-    shown = {name: title for name, title in COLUMNS.items() if limits[name].notna().any()}
+    shown = {name: title for name, title in COLUMNS.items() if (limits[name].abs() >= WORTH_SHOWING).any()}
     columns = [
         "Path",
         "Size",
@@ -202,6 +203,6 @@ def table(limits: pd.DataFrame, key: str) -> Markup:
         for _, row in limits.iterrows()
     ]
     caption = "Evidence on what keeps the speedup below the number of threads; median [95 % interval]."
-    if "slower" in shown:
-        caption += " Losses are shares of threads times wall time in one traced repetition."
+    if limits["traced_s"].notna().any():
+        caption += " Losses are shares of threads times wall time in one traced repetition; 0 % is left out."
     return markup.table(columns, rows, caption=caption, key=key, numeric=columns[1:-1])

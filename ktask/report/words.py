@@ -351,7 +351,7 @@ def _cost_of_method(rows: pd.DataFrame) -> str:
 
 def percent(share: float) -> str:
     """Return a share as a percentage."""
-    return f"{100 * share:.0f} %" if np.isfinite(share) else units.NO_VALUE
+    return f"{100 * share:.0f} %".replace("-", "−") if np.isfinite(share) else units.NO_VALUE
 
 
 # --- anchors ------------------------------------------------------------------------------------------
