@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from ktask.lab.flags import flag_effects
 from ktask.lab.records import SKIPPED_COLUMNS
 from ktask.lab.stats import NoiseFloor
 from ktask.lab.traces import write_traces
@@ -28,13 +29,14 @@ from ktask.report import (
     model,
     page,
     reproduction,
+    sections,
     summary,
     tables,
     timeline,
     words,
     write_report,
 )
-from ktask.report.study import data_hash
+from ktask.report.study import Study, data_hash
 
 MIB, GIB = 1 << 20, 1 << 30
 PAGE_BYTES = {"4KiB": 4096, "THP": 2 * MIB, "2MiB": 2 * MIB, "1GiB": GIB}
@@ -982,3 +984,11 @@ def test_published_results_stand_beside_those_of_the_run(report):
     assert re.search(
         r"Free with 2 threads: published 1\.58 \(1 curve\), here 0\.[78]", report.figures["published"].caption
     )
+
+
+def test_warnings_are_shown_with_what_they_did(run):
+    text = str(sections.flags(Study(run)))
+    assert "Times as long" in text
+    effects = flag_effects(run.records).set_index(["workload", "flag"])
+    assert sections._effect(effects, "free", "steal")[0].split(" ")[0] in text
+    assert sections._effect(effects, "free", "no such flag") == ("–", "–")

@@ -49,6 +49,9 @@ cli.main()
 """
 
 
+FILES_OF_A_CELL = (("records", "parquet"), ("cells", "ipynb"), ("traces", "parquet"))
+
+
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
     """A finished run."""
@@ -439,31 +442,55 @@ def structure(path):
     return files, set(variants.index), not rows.duplicated(["cell_id", "round", "order"]).any()
 
 
+def _await_record(process, found, n_before):
+    wait_for(lambda: len(found()) > n_before or process.poll() is not None, "a new record")
+
+
 def killed_and_resumed(start, path, kills, random):
-    """Kill a sweep with everything it started, `kills` times, each time after a while; then let it finish."""
-    kept = {}
-    for _ in range(kills):
+    """Kill a sweep `kills` times, every other time after it has made a new record; then let it finish.
+
+    Returns how many records were there at each kill.
+    """
+    kept, counts = {}, []
+
+    def found():
+        return {p: p.stat().st_mtime_ns for p in path.glob("records/*.parquet")}
+
+    for k in range(kills):
         process = start("--resume --json")
-        time.sleep(random.uniform(0.2, 3.0))
+        if k % 2:
+            _await_record(process, found, len(kept))
+        time.sleep(random.uniform(0.1, 1.5))
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
-        found = {p: p.stat().st_mtime_ns for p in path.glob("records/*.parquet")}
-        assert kept.items() <= found.items(), "a record was lost or measured twice"
-        kept = found
+        assert kept.items() <= found().items(), "a record was lost, or measured twice"
+        kept = found()
+        counts.append(len(kept))
     process = start("--resume --json")
     _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
-    assert kept.items() <= {p: p.stat().st_mtime_ns for p in path.glob("records/*.parquet")}.items()
-    return len(kept)
+    assert kept.items() <= found().items()
+    return counts
 
 
 def test_a_sweep_survives_kills_at_random_moments(start, tmp_path):
-    path = tmp_path / "runs" / "slow"
-    killed_and_resumed(start, path, kills=4, random=Random(1))
-    undisturbed = tmp_path / "runs" / "undisturbed"
     content = yaml.safe_load((tmp_path / "slow.yaml").read_text())
-    sweep.sweep(parse_grid(content, "slow"), "undisturbed", root=tmp_path / "runs", quiet=True)
-    assert structure(path) == structure(undisturbed)
+    content["work"] = [WALK | {"size": ["4MiB", "5MiB", "6MiB"]}, UNFIT]
+    (tmp_path / "slow.yaml").write_text(yaml.safe_dump(content))
+    path = tmp_path / "runs" / "slow"
+    counts = killed_and_resumed(start, path, kills=3, random=Random(1))
+    assert counts[1] > 0
+    grid = parse_grid(content, "slow")
+    walks = [cell_id(case) for case in grid.cases if case.workload == "page_walk"]
+    files, variants, each_once = structure(path)
+    assert files == {
+        *("grid.yaml", "datapackage.json", f"skipped/{cell_id(grid.cases[-1])}.json"),
+        *(f"{folder}/{cell}.{end}" for folder, end in FILES_OF_A_CELL for cell in walks),
+    }
+    assert {(cell, threads) for cell, threads, *_ in variants} == {
+        (cell, n) for cell in walks for n in (1, 2)
+    }
+    assert each_once
     assert [p.name for p in path.parent.glob(".*")] == []
 
 

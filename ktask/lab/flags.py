@@ -94,7 +94,7 @@ def flag_effects(records: pd.DataFrame) -> pd.DataFrame:
         NaN where no variant has both. `shift`: the largest factor by which leaving the flagged ones out (for
         `cold_memory`: putting them in) would change a variant's median, as a factor minus one.
     """
-    rows = records[~records["warmup"].astype(bool) & (records["wall_s"] > 0)]
+    rows = records[~records["warmup"].astype(bool) & (records["wall_s"] > 0)].dropna(subset=["flags"])
     effects = [
         {"workload": workload, "flag": flag, "meaning": MEANINGS.get(flag, ""), **_effect(part, flag)}
         for workload, part in rows.groupby("workload", sort=False)

@@ -7,6 +7,7 @@ from markupsafe import Markup
 
 from ktask.lab import units
 from ktask.lab.events import MEANINGS
+from ktask.lab.flags import flag_effects
 from ktask.report import machine, tables, words
 from ktask.report.markup import join, paragraph, table
 from ktask.report.study import Study
@@ -88,16 +89,24 @@ def flags(study: Study) -> Markup:
     checked = f"{verified} of {words.count(number, 'repetition')} were checked to have done their work."
     if flagged.empty:
         return paragraph(checked, "None carries a warning.")
+    effects = flag_effects(study.run.records).set_index(["workload", "flag"])
     rows = [
-        (words.short(flag), words.workload_label(workload), marked, total, _flag_meaning(flag))
+        (
+            *(words.short(flag), words.workload_label(workload), marked, total),
+            *(*_effect(effects, workload, flag), _flag_meaning(flag)),
+        )
         for workload, flag, marked, total in flagged.itertuples(index=False)
     ]
     listing = table(
-        ("Warning", "Workload", "Repetitions", "Of", "Meaning"),
+        ("Warning", "Workload", "Repetitions", "Of", "Times as long", "Moves a median", "Meaning"),
         rows,
-        caption=Markup("{}Warnings of repetitions. All but cold ones stay in the rates.").format(study.title),
+        caption=Markup(
+            "{}Warnings of repetitions. All but cold ones stay in the rates. Times as long: the median of "
+            "the marked ones over that of the others of the same case and threads (smallest to largest). "
+            "Moves a median: by how much at most the marked ones do, or would."
+        ).format(study.title),
         key=study.key("flags"),
-        numeric=["Repetitions", "Of"],
+        numeric=["Repetitions", "Of", "Times as long", "Moves a median"],
     )
     return join([paragraph(checked), listing])
 
@@ -106,6 +115,15 @@ FLAG_MEANINGS = MEANINGS | {
     "cold_memory": f"{MEANINGS['cold_memory']}; in no rate",
     "involuntary": MEANINGS["preempted"],
 }
+
+
+def _effect(effects: pd.DataFrame, workload: str, flag: str) -> tuple[str, str]:
+    """Return what flagged repetitions did, in words; a dash where all of a kind or none are flagged."""
+    if (workload, flag) not in effects.index or pd.isna(effects.loc[(workload, flag), "slower"]):
+        return "–", "–"
+    one = effects.loc[(workload, flag)]
+    middle, low, high = (units.fmt_number(one[name]) for name in ("slower", "slower_low", "slower_high"))
+    return middle if low == high else f"{middle} ({low} to {high})", f"{one['shift']:.1%}"
 
 
 def _flag_meaning(flag: str) -> str:
