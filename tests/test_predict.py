@@ -78,6 +78,14 @@ def test_repetitions_become_their_median(written):
     assert curve.spread[0] > 0.1
 
 
+def test_tables_that_were_joined_keep_their_columns(written):
+    header = "workload,threads,threads_per_node,size_gib,memory_gib,time_s\n"
+    path = written(header + "w,1,,4,64,8\nw,2,,4,64,5\nboot,,1.0,,64,3\nboot,,4.0,,64,1\n")
+    work, boot = read_curves(path).curves
+    assert (work.threads.tolist(), work.size_bytes) == ([1, 2], 4 << 30)
+    assert (boot.threads.tolist(), boot.size_bytes) == ([1, 4], 64 << 30)
+
+
 def test_a_variant_that_names_the_point_is_no_curve_of_its_own(written):
     rows = "multiplier 1,2,1,9\nmultiplier 2,4,1,5\nmultiplier 3,6,1,4\n"
     (curve,) = read_curves(written(HEADER.replace("machine", "variant") + rows)).curves

@@ -124,9 +124,9 @@ class _Reader:
 
     path: Path
     names: list[str]
-    threads: str
+    threads: tuple[str, ...]  # where several tables were joined, the first one that is not empty
     time: str
-    size: str | None
+    size: tuple[str, ...]
     groups: list[str]
     zero_below: float | None
     seen: dict[str, tuple[str, int]] = field(default_factory=dict)  # unit by column, and its first line
@@ -209,21 +209,24 @@ def _spread(cell: Callable[[str], str], time_text: str, time_s: float, unit: flo
     return math.hypot(min(stated, 0.3), min(step / time_s, 1.0) / math.sqrt(12))
 
 
-def _size(reader: _Reader, line: int, text: str) -> int | None:
-    if reader.size is None or not text:
+def _first(row: Mapping[str, str], names: Iterable[str]) -> tuple[str, str]:
+    """Return name and text of the first cell that is not empty."""
+    return next(((name, row[name]) for name in names if row[name]), ("", ""))
+
+
+def _size(reader: _Reader, line: int, name: str, text: str) -> int | None:
+    if not text:
         return None
-    default = _unit_of(reader.size, SIZE_UNITS, "b")
-    size = reader.number(line, reader.size, text, SIZE_UNITS, default)
+    default = _unit_of(name, SIZE_UNITS, "b")
+    size = reader.number(line, name, text, SIZE_UNITS, default)
     if not 0 < size <= 1 << 60:
-        reader.fail(line, f"{reader.size} {text!r} is no size in {default}; use a positive one")
+        reader.fail(line, f"{name} {text!r} is no size in {default}; use a positive one")
     return round(size)
 
 
-def _threads(reader: _Reader, line: int, text: str) -> int:
+def _threads(reader: _Reader, line: int, name: str, text: str) -> int:
     if not re.fullmatch(r"\d+(\.0+)?", text) or int(float(text)) > MOST_THREADS:
-        reader.fail(
-            line, f"{reader.threads} {text!r} is not allowed; use a whole number up to {MOST_THREADS}"
-        )
+        reader.fail(line, f"{name} {text!r} is not allowed; use a whole number up to {MOST_THREADS}")
     return int(float(text))
 
 
@@ -264,10 +267,11 @@ def _parse(reader: _Reader, line: int, cells: list[str]) -> _Row | None:
     if cell("warmup").lower() == "true":
         reader.aside["warm-ups"].append(line)
         return None
-    if not row[reader.threads] or not row[reader.time]:
+    name, count = _first(row, reader.threads)
+    if not count or not row[reader.time]:
         reader.aside["no thread count or no time"].append(line)
         return None
-    threads = _threads(reader, line, row[reader.threads])
+    threads = _threads(reader, line, name, count)
     time_s = _time(reader, line, row[reader.time])
     if threads == 0 or time_s is None:
         reason = "0 threads: a kernel without helpers" if threads == 0 else "time below what the table prints"
@@ -282,7 +286,7 @@ def _parse(reader: _Reader, line: int, cells: list[str]) -> _Row | None:
         threads,
         time_s,
         _spread(cell, row[reader.time], time_s, unit),
-        _size(reader, line, row[reader.size]) if reader.size else None,
+        _size(reader, line, *_first(row, reader.size)),
         int(cpus) if re.fullmatch(r"[1-9]\d{0,6}", cpus) else None,
         cell("new_measurement").lower() != "no",
     )
@@ -349,20 +353,31 @@ def _curve(reader: _Reader, rows: list[_Row]) -> Curve:
     )
 
 
-def _open(path: Path, names: list[str], options: Mapping[str, Any]) -> _Reader:
+def _columns(
+    names: list[str], wanted: str | None, known: Iterable[str], what: str, path: Path, lines: list[list[str]]
+) -> tuple[str, ...]:
+    """Return the column wanted, or the first known one, and further known ones where it is empty."""
+    first = _pick(names, wanted, known, what, path)
+    at = names.index(first)
+    if wanted is not None or all(cells[at] for cells in lines if len(cells) > at):
+        return (first,)
+    return (first, *(name for name in known if name in names and name != first))
+
+
+def _open(path: Path, names: list[str], options: Mapping[str, Any], lines: list[list[str]]) -> _Reader:
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise TableError(f"{path}, line 1: two columns are called {twice!r}")
-    threads = _pick(names, options["threads"], THREADS, "threads", path)
+    threads = _columns(names, options["threads"], THREADS, "threads", path, lines)
     time = _pick(names, options["time"], TIMES, "time", path)
-    size = None
+    size: tuple[str, ...] = ()
     if options["size"] != "none":
-        size = _pick(names, options["size"], SIZES, "size", path)
+        size = _columns(names, options["size"], SIZES, "size", path, lines)
     for name in options["by"] or ():
         _pick(names, name, (), "by", path)
-    taken = {threads, time}
+    taken = {*threads, time}
     groups = [name for name in options["by"] or GROUPS if name in names and name not in taken]
-    groups += [size] if size and size not in groups else []
+    groups += [name for name in size if name not in groups]
     zero_below = 0.0 if options["skip_zero"] else _zero_below(path)
     return _Reader(path, names, threads, time, size, groups, zero_below)
 
@@ -404,10 +419,9 @@ def read_curves(
         only one thread count. The message names the line.
     """
     path = Path(path)
-    lines = iter(_rows(path))
-    _, names = next(lines, (1, []))
+    (_, names), *lines = [*_rows(path)] or [(1, [])]
     options = {"threads": threads, "size": size, "time": time, "by": list(by or ()), "skip_zero": skip_zero}
-    reader = _open(path, names, options)
+    reader = _open(path, names, options, [cells for _, cells in lines])
     parsed = [(line, _parse(reader, line, cells)) for line, cells in lines]
     rows = [row for _, row in parsed if row is not None]
     if not rows:
@@ -424,6 +438,7 @@ def read_curves(
     if len({row.threads for same in grouped.values() for row in same}) == 1:
         reader.fail(rows[0].line, f"every row has {rows[0].threads} threads; a curve needs two thread counts")
     curves = tuple(_curve(reader, same) for same in grouped.values())
-    columns = {"threads": reader.threads, "size": reader.size, "time": reader.time, "by": reader.groups}
+    columns = {"threads": reader.threads[0], "size": (*reader.size, None)[0], "time": reader.time}
+    columns["by"] = reader.groups
     notes = [f"{len(where)} rows set aside: {reason}" for reason, where in reader.aside.items() if where]
     return Table(path, curves, columns, tuple(notes))
