@@ -27,9 +27,9 @@ VARIANT = ("threads_requested", "baseline")
 FALSE_ALARMS = 0.05
 
 # Standard deviation, between processes, of the logarithm of a median time: what is assumed where two runs
-# have too few cells to tell, and the weight of that assumption in degrees of freedom. Ten runs of eight cells
-# on a KVM guest gave 0.02 to 0.28 by cell and variant, 0.08 in the middle. On the hardware itself it is less;
-# 0.03 there is a guess on the safe side.
+# have too few cells to tell, and the weight of that assumption in degrees of freedom. Ten runs of eight
+# cells, 0.3 s each, on a KVM guest gave 0.02 to 0.28 by cell and threads, 0.10 in the middle; two runs of the
+# `noise` grid, 0.5 s each, 0.07. On the hardware itself it is less; 0.03 there is a guess on the safe side.
 SPREAD_VIRTUAL, SPREAD_BARE = 0.08, 0.03
 ASSUMED_WEIGHT = 4.0
 # What Rousseeuw and Croux's Q_n knows of a standard deviation, as a share of the degrees of freedom (20,000
