@@ -6,6 +6,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 GRID ?= quick
 RUN ?=
+SCHEDULER ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -18,7 +19,8 @@ help: ## list the verbs
 	@echo "  GRID=full make report    a longer grid (quick, full, tiny, or a YAML file)"
 
 report: $(READY) ## measure this machine (3 minutes on two CPUs) and write reports/<run>.html
-	@run=$$($(BIN)/ktask sweep $(GRID) $(if $(RUN),--run $(RUN))) && $(BIN)/ktask report "$$run"
+	@runs=$$($(BIN)/ktask sweep $(GRID) $(if $(RUN),--run $(RUN)) $(if $(SCHEDULER),--scheduler $(SCHEDULER))); \
+	  mapfile -t runs <<<"$$runs"; $(BIN)/ktask report "$${runs[@]}"
 
 test: $(READY) ## run the tests
 	@$(BIN)/python -m pytest
@@ -62,4 +64,5 @@ $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.lock >&2
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e . >&2
+	@$(BIN)/python -m ktask.lab.compiling
 	@touch $(READY)

@@ -150,6 +150,7 @@ def _render_run(result: dict[str, Any]) -> str:
         "ktask sweep full --dry-run",
         "ktask sweep full --run night",
         "ktask sweep full --run night --resume",
+        "ktask sweep quick --scheduler tcp://127.0.0.1:8786",
     )
 )
 def sweep(
@@ -166,6 +167,12 @@ def sweep(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Tell what it would take, and measure nothing.")
     ] = False,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            "--scheduler", metavar="ADDR", help="Measure on every host of this Dask cluster: tcp://host:8786."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure a grid by papermill, each cell in a fresh process; print the directory of the run.
@@ -183,21 +190,31 @@ def sweep(
     if retry and not resume:
         raise ValueError("--retry needs --resume, and the --run whose failed cells to measure once more")
     run = run or sweeps.new_run_name(loaded)
-    again = f"`ktask sweep {grid} --run {run} --resume`"
+    where = f" --scheduler {scheduler}" if scheduler else ""
+    again = f"`ktask sweep {grid} --run {run} --resume{where}`"
     try:
-        path = sweeps.sweep(loaded, run, resume=resume, retry=retry)
+        if scheduler:
+            from ktask.lab.cluster import sweep_cluster  # noqa: PLC0415
+
+            paths = sweep_cluster(scheduler, grid, run, resume=resume, retry=retry)
+        else:
+            paths = [sweeps.sweep(loaded, run, resume=resume, retry=retry)]
     except KeyboardInterrupt:
         _fail(f"interrupted; the cells done so far are kept, go on with {again}", INTERRUPTED)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        where = error.filename or sweeps.RUNS
+        disk = error.filename or sweeps.RUNS
         _fail(
-            f"the disk is full ({where}); the cells done so far are kept, make room and go on with {again}",
+            f"the disk is full ({disk}); the cells done so far are kept, make room and go on with {again}",
             FOUND,
         )
-    sys.stderr.write(sweeps.summary(path) + "\n")
-    _emit({"run": str(path)}, as_json, lambda value: value["run"])
+    for path in paths:
+        sys.stderr.write((f"{path.name}: " if scheduler else "") + sweeps.summary(path) + "\n")
+    runs = [str(path) for path in paths]
+    _emit(
+        {"run": runs[0], "runs": runs} if scheduler else {"run": runs[0]}, as_json, lambda _: "\n".join(runs)
+    )
 
 
 def _emit_estimate(grid: Any, as_json: bool) -> None:

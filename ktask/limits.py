@@ -7,23 +7,26 @@ its own row of bytes from `NODE_ROW * (d + 1)` on.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import stat
 import struct
+import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 NODE_ROW = 1 << 16
+TURN = 1 << 40  # the byte of the one who measures
 ENVIRONMENT = "KTASK_LIMITS_FILE"
 
 _FLOCK = struct.Struct("hhqqi4x")
-_LOCK = 37  # F_OFD_SETLK of <linux/fcntl.h>
+_LOCK, _LOCK_WAIT = 37, 38  # F_OFD_SETLK and F_OFD_SETLKW of <linux/fcntl.h>
 
 
 @lru_cache(maxsize=4096)
@@ -171,3 +174,28 @@ def _process_only(path: Path, why: str) -> None:
 
 
 SLOTS = Slots()
+
+
+@contextlib.contextmanager
+def turn() -> Iterator[None]:
+    """Hold the machine for one measurement; wait while another process holds it.
+
+    The turn is one more byte of the slot file, so it goes on to the next when its holder dies.
+    """
+    fd = _open_private(default_path())
+    try:
+        if fd is not None:
+            _wait_for(fd, TURN)
+        yield
+    finally:
+        if fd is not None:
+            os.close(fd)
+
+
+def _wait_for(fd: int, byte: int) -> None:
+    """Lock one byte, however long it takes; say so if it takes."""
+    try:
+        fcntl.fcntl(fd, _LOCK, _request(fcntl.F_WRLCK, byte))
+    except (BlockingIOError, PermissionError):
+        sys.stderr.write("\nktask: another sweep is measuring on this machine; waiting for its turn\n")
+        fcntl.fcntl(fd, _LOCK_WAIT, _request(fcntl.F_WRLCK, byte))

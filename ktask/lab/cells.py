@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ktask import memory, topology, workloads
+from ktask import limits, memory, topology, workloads
 from ktask.lab import notebooks
 from ktask.lab.files import write_json
 from ktask.lab.grid import cell_id
@@ -74,6 +74,8 @@ class Outcome:
 def run_cell(task: CellTask, folder: Path, kernels: Kernels | None = None) -> Outcome:
     """Measure one cell in a fresh process; its files appear in `folder`, each whole or not at all.
 
+    Waits while another process measures a cell on this machine.
+
     Parameters
     ----------
     task
@@ -89,8 +91,13 @@ def run_cell(task: CellTask, folder: Path, kernels: Kernels | None = None) -> Ou
     OSError
         If the disk is full: nothing is kept of this cell, and there is no point in trying the next.
     """
+    with limits.turn():
+        return _run_alone(task, folder, kernels)
+
+
+def _run_alone(task: CellTask, folder: Path, kernels: Kernels | None) -> Outcome:
     if reason := why_not(task.case):
-        return _without_records(task, folder, reason, failed=False)
+        return without_records(task, folder, reason, failed=False)
     book = folder / "cells" / f"{task.name}.ipynb"
     kills = oom_kills()
     try:
@@ -103,7 +110,7 @@ def run_cell(task: CellTask, folder: Path, kernels: Kernels | None = None) -> Ou
             raise OSError(int(full[1]), "the disk is full", str(folder)) from None
         if oom_kills() > kills:
             reason += "; memory ran out meanwhile, and the kernel killed a process"
-        return _without_records(task, folder, reason, failed=True)
+        return without_records(task, folder, reason, failed=True)
     return Outcome(task)
 
 
@@ -144,7 +151,7 @@ def _parameters(task: CellTask, folder: Path) -> dict[str, Any]:
     }
 
 
-def _without_records(task: CellTask, folder: Path, reason: str, failed: bool) -> Outcome:
+def without_records(task: CellTask, folder: Path, reason: str, failed: bool) -> Outcome:
     """Keep why there are no records of a cell."""
     case = task.case
     write_json(

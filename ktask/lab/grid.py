@@ -90,7 +90,7 @@ def shipped() -> dict[str, Path]:
 
 
 def load_grid(name: str) -> Grid:
-    """Return the grid called `name`, shipped or a file.
+    """Return the grid called `name`, shipped or a file, as it is on this machine.
 
     Raises
     ------
@@ -98,18 +98,23 @@ def load_grid(name: str) -> Grid:
         If there is no such grid, or the file says something that is not understood: the message names the
         file, the key and what is allowed.
     """
+    data, stem = read_grid(name)
+    try:
+        return parse_grid(data, stem)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"grid {name}: {error}") from None
+
+
+def read_grid(name: str) -> tuple[Any, str]:
+    """Return the content of the file of a grid, not yet looked at, and the grid's name."""
     path = shipped().get(name, Path(name))
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(path.read_text(encoding="utf-8")), path.stem
     except FileNotFoundError:
         known = ", ".join(shipped())
         raise ValueError(f"grid {name!r} is neither a file nor one of {known}") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"grid {name}: cannot be read: {' '.join(str(error).split())}") from None
-    try:
-        return parse_grid(data, path.stem)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"grid {name}: {error}") from None
 
 
 def parse_grid(data: Any, name: str) -> Grid:

@@ -9,7 +9,7 @@ import re
 import shutil
 import sys
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,8 @@ def sweep(
     root: Path | None = None,
     quiet: bool = False,
     executor: Executor = run_here,
+    machine: Mapping[str, Any] | None = None,
+    title: str = "measuring",
 ) -> Path:
     """Measure every cell of `grid` and return the directory of the run.
 
@@ -91,6 +93,10 @@ def sweep(
         Without the progress bar on stderr.
     executor
         Runs the cells that have no result yet.
+    machine
+        What `describe_machine` returns on the machine that the executor uses, if it is not this one.
+    title
+        Of the progress bar.
 
     Raises
     ------
@@ -101,8 +107,8 @@ def sweep(
         If the disk is full. The run holds all cells done before, and can be resumed.
     """
     path = run_path(name or new_run_name(grid), root)
-    _start(path, grid, resume)
-    with _alone(path), _bar(grid, path, quiet) as bar:
+    _start(path, grid, resume, machine)
+    with _alone(path), _bar(grid, path, quiet, title) as bar:
         _tidy(path)
         if retry:
             _forget_failures(path)
@@ -135,6 +141,7 @@ def in_random_order(grid: Grid) -> list[Case]:
     return [grid.cases[k] for k in order]
 
 
+<<<<<<< HEAD
 def start_run(path: Path, grid: Grid) -> Path:
     """Make the directory of a run without any cell yet, and return it; ValueError if it exists."""
     _start(path, grid, resume=False)
@@ -142,10 +149,13 @@ def start_run(path: Path, grid: Grid) -> Path:
 
 
 def _start(path: Path, grid: Grid, resume: bool) -> None:
+=======
+def _start(path: Path, grid: Grid, resume: bool, machine: Mapping[str, Any] | None) -> None:
+>>>>>>> b806d12 (Sweeps on a Dask cluster: every host its own full grid, one cell at a time)
     """Make the directory of a run, or see that the one to resume is of the same grid and machine."""
     text = yaml.safe_dump(grid.as_dict(), sort_keys=False, allow_unicode=True)
     if not path.exists():
-        _make(path, text, grid.seed)
+        _make(path, text, (machine or describe_machine()) | {"seed": grid.seed})
         return
     if not resume:
         raise ValueError(f"run {path.name} exists in {path.parent}; use --resume, or another --run")
@@ -153,12 +163,12 @@ def _start(path: Path, grid: Grid, resume: bool) -> None:
         raise ValueError(f"{path} is not a run: it has no grid.yaml; use another --run")
     if (path / "grid.yaml").read_text(encoding="utf-8") != text:
         raise ValueError(f"run {path.name} was made with another grid; give the same one, or another --run")
-    _note_resumption(path)
+    _note_resumption(path, machine or machine_facts())
 
 
-def _note_resumption(path: Path) -> None:
+def _note_resumption(path: Path, now: Mapping[str, Any]) -> None:
     """Keep in `machine.json` when the run went on, with what may have changed since it was started."""
-    before, now = records.read_json(path / "machine.json"), machine_facts()
+    before = records.read_json(path / "machine.json")
     if before.get("host_id") != now.get("host_id"):
         raise ValueError(
             f"run {path.name} was made on another machine ({before.get('host_name')}); use another --run"
@@ -167,7 +177,13 @@ def _note_resumption(path: Path) -> None:
     write_json(path / "machine.json", before | {"resumed": [*before.get("resumed", []), facts]})
 
 
-def _make(path: Path, grid_text: str, seed: int) -> None:
+def describe_machine() -> dict[str, Any]:
+    """Return the facts of this machine and what the doctor finds."""
+    facts = machine_facts()
+    return facts | {"doctor": doctor.to_json(doctor.diagnose(facts=facts))["findings"]}
+
+
+def _make(path: Path, grid_text: str, machine: Mapping[str, Any]) -> None:
     """Make the directory of a run; it is there with all it needs, or not at all."""
     for left in path.parent.glob(f".{path.name}.*.tmp"):  # of a start that was killed
         shutil.rmtree(left, ignore_errors=True)
@@ -175,9 +191,7 @@ def _make(path: Path, grid_text: str, seed: int) -> None:
     try:
         for folder in FOLDERS:
             (partial / folder).mkdir(parents=True)
-        facts = machine_facts()
-        findings = doctor.to_json(doctor.diagnose(facts=facts))["findings"]
-        write_json(partial / "machine.json", facts | {"seed": seed, "doctor": findings})
+        write_json(partial / "machine.json", dict(machine))
         records.write_datapackage(partial, path.name)
         (partial / "grid.yaml").write_text(grid_text, encoding="utf-8")
         partial.rename(path)
@@ -214,14 +228,12 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _bar(grid: Grid, path: Path, quiet: bool) -> Iterator[Any]:
+def _bar(grid: Grid, path: Path, quiet: bool, title: str) -> Iterator[Any]:
     from tqdm import tqdm  # noqa: PLC0415
 
     done = sum(is_done(case, path) for case in grid.cases)
     form = "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} cells, {elapsed}, {remaining} left{postfix}"
-    with tqdm(
-        total=len(grid.cases), desc="measuring", file=sys.stderr, bar_format=form, disable=quiet
-    ) as bar:
+    with tqdm(total=len(grid.cases), desc=title, file=sys.stderr, bar_format=form, disable=quiet) as bar:
         bar.unit_scale = False
         bar.initial = done
         yield bar
