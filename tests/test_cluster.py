@@ -22,8 +22,11 @@ from ktask.lab.records import load_run
 ELSEWHERE = """
 import os
 from ktask.lab import sweep
-describe = sweep.machine_facts
-sweep.machine_facts = lambda: describe() | {"host_id": "0123456789ab", "host_name": "../else where"}
+here = sweep.machine_facts
+if here.__name__ != "elsewhere":  # Dask loads this twice
+    def elsewhere():
+        return here() | {"host_id": "0123456789ab", "host_name": "../else where"}
+    sweep.machine_facts = elsewhere
 """
 
 
@@ -47,12 +50,12 @@ def running(tmp_path_factory):
     """A scheduler and two workers on loopback."""
     folder = tmp_path_factory.mktemp("cluster")
     file = folder / "scheduler.json"
-    processes = [dask("scheduler", "--host", "127.0.0.1", "--port", 0, "--scheduler-file", file)]
+    scheduler = dask("scheduler", "--host", "127.0.0.1", "--port", 0, "--scheduler-file", file)
     wait_for(file.exists, "the start of the scheduler")
-    processes += [worker(folder), worker(folder)]
+    workers = [worker(folder), worker(folder)]
     address = json.loads(file.read_text())["address"]
-    yield SimpleNamespace(address=address, folder=folder, workers=processes[1:])
-    for process in reversed(processes):
+    yield SimpleNamespace(address=address, folder=folder, workers=workers)
+    for process in (*workers, scheduler):
         process.kill()
         process.wait()
 
@@ -123,26 +126,25 @@ def test_every_host_measures_the_whole_grid(running, grid, tmp_path):
 # --- robust -----------------------------------------------------------------------------------------------
 
 
+def measuring(workers):
+    """Return a worker that has a cell running, and the processes that it has started."""
+    for one in workers:
+        started = psutil.Process(one.pid).children(recursive=True)
+        if len(started) > 1:  # the warm one, and what is forked from it
+            return one, started
+    return None
+
+
 def test_a_worker_that_dies_loses_nothing(running, tmp_path):
     slow = CONTENT | {"protocol": {"least": 2, "most": 10**6, "budget_s": 1.0, "precision": 1e-9}}
     path = tmp_path / "slow.yaml"
     path.write_text(json.dumps(slow | {"work": [WALK]}))
-    victim = worker(running.folder)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        for process in running.workers:  # only the victim is left to begin with
-            psutil.Process(process.pid).suspend()
-        try:
-            run = pool.submit(
-                cluster.sweep_cluster, running.address, str(path), "r", root=tmp_path, quiet=True
-            )
-            busy = wait_for(
-                lambda: psutil.Process(victim.pid).children(recursive=True), "the start of a cell"
-            )
-            victim.kill()
-            victim.wait()
-        finally:
-            for process in running.workers:
-                psutil.Process(process.pid).resume()
+        run = pool.submit(cluster.sweep_cluster, running.address, str(path), "r", root=tmp_path, quiet=True)
+        victim, busy = wait_for(lambda: measuring(running.workers), "the start of a cell")
+        victim.kill()
+        victim.wait()
+        running.workers[running.workers.index(victim)] = worker(running.folder)
         (done,) = run.result(timeout=60)
     found = load_run(done)
     assert found.skipped.empty

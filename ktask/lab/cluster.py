@@ -148,7 +148,7 @@ def connect(address: str) -> Iterator[Client]:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         client = Client(address, timeout=CONNECT_S, set_as_default=False)
-    except (OSError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:  # TypeError: tls without certificates
         raise ClusterError(
             f"scheduler {address} does not answer ({' '.join(str(error).split())}); start one with "
             "`dask scheduler --host 127.0.0.1`, or see docs/cluster.md"
@@ -193,6 +193,8 @@ def _wait_for_workers(client: Client) -> list[str]:
 
 
 def _hosts_of(client: Client) -> set[str]:
+    if client.status != "running":
+        raise ClusterError(f"the scheduler is gone; {_GO_ON}")
     return {str(urlsplit(worker).hostname) for worker in client.nthreads()}
 
 
@@ -204,6 +206,8 @@ def _description(address: str, future: Future) -> remote.Description:
             f"the worker on {address} cannot use ktask ({error}); install this version of it there, "
             f"{__version__}, with Dask"
         ) from None
+    except (remote.RemoteError, OSError) as error:
+        raise ClusterError(f"the host {address} cannot be described: {error}") from None
     if told.version != __version__:
         raise ClusterError(
             f"the worker on {address} has ktask {told.version}, not {__version__}; install the same there"
@@ -261,6 +265,8 @@ def _outcome(
         gathered = future.result()
     except KilledWorker:
         return without_records(task, path, "every worker that tried it died", failed=True)
+    except remote.RemoteError as error:
+        raise ClusterError(f"{host.label}: {error}; {_GO_ON}") from None
     keep(gathered.files, path)
     return gathered.outcome
 
@@ -271,14 +277,11 @@ def _wait(client: Client, future: Future, host: Host, stop: threading.Event) -> 
     while not future.done():
         if stop.wait(0.05):
             raise ClusterError("stopped")
-        if time.monotonic() - seen > 2:
-            if client.status != "running":
-                raise ClusterError(f"the scheduler is gone; {_GO_ON}")
-            if set(host.addresses) & _hosts_of(client):
-                seen = time.monotonic()
+        if time.monotonic() - seen > 2 and set(host.addresses) & _hosts_of(client):
+            seen = time.monotonic()
         if time.monotonic() - seen > GATHER_S:
             raise ClusterError(f"{host.label} has had no worker for {GATHER_S} s; {_GO_ON}")
-    if future.cancelled():
+    if future.status in ("cancelled", "lost"):
         raise ClusterError(f"the scheduler is gone; {_GO_ON}")
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ktask import __version__, limits
 from ktask.lab.cells import FOLDERS, CellTask, Outcome, run_cell
@@ -16,6 +17,8 @@ from ktask.lab.sweep import describe_machine
 
 if TYPE_CHECKING:
     from ktask.lab.kernel import Kernels
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,26 @@ class Gathered:
     files: dict[str, bytes]
 
 
+class RemoteError(RuntimeError):
+    """Something raised on a machine of the cluster; the message is the reason."""
+
+
+def plainly(function: Callable[..., T]) -> Callable[..., T]:
+    """Make what `function` raises fit for the way back: one that cannot be pickled would never arrive."""
+
+    @functools.wraps(function)
+    def called(*args: Any) -> T:
+        try:
+            return function(*args)
+        except OSError:
+            raise  # a full disk, say; the caller looks at the number
+        except Exception as error:
+            raise RemoteError(f"{type(error).__name__}: {' '.join(str(error).split())}") from None
+
+    return called
+
+
+@plainly
 def describe(data: Any, name: str) -> Description:
     """Describe this machine and read the content of a grid's file on it; waits until nothing is measured."""
     grid = parse_grid(data, name)
@@ -52,6 +75,7 @@ def describe(data: Any, name: str) -> Description:
         return Description(__version__, describe_machine(), grid)
 
 
+@plainly
 def measure(task: CellTask) -> Gathered:
     """Measure one cell on this machine and hand over its files."""
     with _one_at_a_time, private_directory() as folder, _quiet_worker():
