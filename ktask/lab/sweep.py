@@ -141,17 +141,13 @@ def in_random_order(grid: Grid) -> list[Case]:
     return [grid.cases[k] for k in order]
 
 
-<<<<<<< HEAD
 def start_run(path: Path, grid: Grid) -> Path:
     """Make the directory of a run without any cell yet, and return it; ValueError if it exists."""
-    _start(path, grid, resume=False)
+    _start(path, grid, resume=False, machine=None)
     return path
 
 
-def _start(path: Path, grid: Grid, resume: bool) -> None:
-=======
 def _start(path: Path, grid: Grid, resume: bool, machine: Mapping[str, Any] | None) -> None:
->>>>>>> b806d12 (Sweeps on a Dask cluster: every host its own full grid, one cell at a time)
     """Make the directory of a run, or see that the one to resume is of the same grid and machine."""
     text = yaml.safe_dump(grid.as_dict(), sort_keys=False, allow_unicode=True)
     if not path.exists():
