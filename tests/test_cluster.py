@@ -22,8 +22,8 @@ from ktask.lab.records import load_run
 ELSEWHERE = """
 import os
 from ktask.lab import sweep
-here = sweep.machine_facts
-if here.__name__ != "elsewhere":  # Dask loads this twice
+if sweep.machine_facts.__name__ != "elsewhere":  # Dask loads this twice
+    here = sweep.machine_facts
     def elsewhere():
         return here() | {"host_id": "0123456789ab", "host_name": "../else where"}
     sweep.machine_facts = elsewhere

@@ -62,7 +62,8 @@ def plainly(function: Callable[..., T]) -> Callable[..., T]:
         except OSError:
             raise  # a full disk, say; the caller looks at the number
         except Exception as error:
-            raise RemoteError(f"{type(error).__name__}: {' '.join(str(error).split())}") from None
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise RemoteError(reason)  # out here, so that it drags no other exception along
 
     return called
 
