@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+import yaml
 from conftest import is_gone, wait_for
 from test_sweep import CONTENT, WALK, swept  # noqa: F401
 
@@ -138,7 +139,7 @@ def measuring(workers):
 def test_a_worker_that_dies_loses_nothing(running, tmp_path):
     slow = CONTENT | {"protocol": {"least": 2, "most": 10**6, "budget_s": 1.0, "precision": 1e-9}}
     path = tmp_path / "slow.yaml"
-    path.write_text(json.dumps(slow | {"work": [WALK]}))
+    path.write_text(yaml.safe_dump(slow | {"work": [WALK]}))
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         run = pool.submit(cluster.sweep_cluster, running.address, str(path), "r", root=tmp_path, quiet=True)
         victim, busy = wait_for(lambda: measuring(running.workers), "the start of a cell")
