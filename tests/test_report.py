@@ -992,3 +992,25 @@ def test_warnings_are_shown_with_what_they_did(run):
     effects = flag_effects(run.records).set_index(["workload", "flag"])
     assert sections._effect(effects, "free", "steal")[0].split(" ")[0] in text
     assert sections._effect(effects, "free", "no such flag") == ("–", "–")
+
+
+@pytest.mark.parametrize(
+    ("facts", "borders"),
+    [
+        ({"sockets": 1, "cores": 2, "threads": 2}, {}),
+        ({"sockets": 1, "cores": 4, "threads": 8}, {4: "one thread per core"}),
+        ({"sockets": 2, "cores": 8, "threads": 16}, {4: "one socket", 8: "one thread per core"}),
+        ({"sockets": "?", "cores": 2}, {}),
+        ({}, {}),
+    ],
+)
+def test_borders_of_cores_and_sockets(facts, borders):
+    assert machine.thread_borders(facts) == borders
+
+
+def test_borders_are_drawn_where_threads_go_beyond_them():
+    run = one_path({2: 1.9, 4: 2.5})
+    scaling = tables.scaling_table(run)
+    marked = figures.speedup_figure(scaling, "free", "s", 0.01, {2: "one socket", 4: "one thread per core"})
+    assert "one socket" in marked.svg
+    assert "one thread per core" not in marked.svg

@@ -177,6 +177,15 @@ def thread_axis(axis: Axes, threads: Iterable[int]) -> None:
     axis.set_xlabel("threads")
 
 
+def mark_borders(axis: Axes, borders: dict[int, str], most: int) -> None:
+    """Draw an upright line where threads begin to share a core or leave a socket, below `most`."""
+    for count, what in borders.items():
+        if count < most:
+            axis.axvline(count, color=INK, linewidth=0.6, linestyle=(0, (1, 3)))
+            place = axis.get_xaxis_transform()
+            axis.text(count, 1.0, f" {what}", transform=place, fontsize=6.5, va="top", ha="left")
+
+
 def size_axis(axis: Axes, sizes: Iterable[int]) -> None:
     """Mark up to five of the sizes (bytes) on a logarithmic axis."""
     wanted = sorted(set(sizes))

@@ -19,6 +19,7 @@ from ktask.report.charts import (
     build,
     curve,
     legend,
+    mark_borders,
     noise_band,
     panel_size,
     panels,
@@ -55,8 +56,13 @@ def speedup_data(last: pd.DataFrame) -> pd.DataFrame:
     return _columns_of(shown[shown["baseline"] | (shown["threads"] > 1)], "speedup")
 
 
-def speedup_figure(scaling: pd.DataFrame, workload: str, key: str, floor: float) -> Figure | None:
-    """Draw speedup against threads with the ideal line; None if no count above one was measured."""
+def speedup_figure(
+    scaling: pd.DataFrame, workload: str, key: str, floor: float, borders: dict[int, str] | None = None
+) -> Figure | None:
+    """Draw speedup against threads with the ideal line; None if no count above one was measured.
+
+    `borders` names thread counts at which something is used up, such as the cores of a socket.
+    """
     last = _at_largest_size(scaling[scaling["workload"] == workload])
     data = speedup_data(last)
     if data.empty:
@@ -76,6 +82,7 @@ def speedup_figure(scaling: pd.DataFrame, workload: str, key: str, floor: float)
                 curve(axis, rows, "threads", "speedup", i=curves.index(one), label=label)
             axis.set_title(words.short(f"{method} ({backend})"))
             thread_axis(axis, counts)
+            mark_borders(axis, borders or {}, counts[-1])
         for axis in axes[::COLUMNS]:
             axis.set_ylabel("speedup")
         if axes[0].get_yscale() == "linear":

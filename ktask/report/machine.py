@@ -21,6 +21,16 @@ def scope(machine: Facts) -> str:
     return f"{virtual}{model}, {_safely(_cpu_count, machine)}"
 
 
+def thread_borders(machine: Facts) -> dict[int, str]:
+    """Return the thread counts from which a second socket, or a second thread per core, is needed."""
+    try:
+        sockets, cores, threads = (int(machine[name]) for name in ("sockets", "cores", "threads"))
+    except (KeyError, TypeError, ValueError):
+        return {}
+    found = {cores // sockets: "one socket"} if sockets > 1 else {}
+    return found | ({cores: "one thread per core"} if 0 < cores < threads else {})
+
+
 def other_facts(machine: Facts) -> list[tuple[str, str]]:
     """Return every fact that is a plain value, by name; nested ones with dots. Findings are left out."""
     return sorted(_flat({name: fact for name, fact in machine.items() if name != "doctor"}))

@@ -11,7 +11,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from ktask.lab.traces import read_traces
-from ktask.report import figures, limits, model, model_figures, tables, timeline, words
+from ktask.report import figures, limits, machine, model, model_figures, tables, timeline, words
 from ktask.report.charts import Figure
 from ktask.report.tables import Run
 
@@ -83,7 +83,9 @@ class Study:
             keys = {kind: self.key(words.figure_key(kind, workload)) for kind in FIGURE_KINDS}
             floor = tables.floor_of(self.floors, workload)
             drawn = (
-                figures.speedup_figure(self.scaling, workload, keys["speedup"], floor),
+                figures.speedup_figure(
+                    self.scaling, workload, keys["speedup"], floor, machine.thread_borders(self.run.machine)
+                ),
                 timeline.timeline_figure(self.limits, self.traces, workload, keys["timeline"]),
                 figures.throughput_figure(self.scaling, workload, keys["throughput"]),
                 figures.distribution_figure(self.run, workload, keys["distribution"]),
