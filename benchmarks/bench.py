@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numba
@@ -105,6 +106,15 @@ def openmp() -> ctypes.CDLL | None:
     for function in (loaded.zero_memset, loaded.zero_stream):
         function.restype = ctypes.c_double
         function.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int]
+    for function in (loaded.walk_pagemap, loaded.walk_mincore, loaded.walk_scan):
+        function.restype = ctypes.c_double
+        function.argtypes = [
+            ctypes.c_int,
+            ctypes.c_void_p,
+            *[ctypes.c_int64] * 2,
+            ctypes.c_int,
+            ctypes.c_void_p,
+        ]
     loaded.advise.restype = ctypes.c_double
     loaded.advise.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 2, *[ctypes.c_int] * 2]
     return loaded
@@ -254,6 +264,70 @@ def kernel_path(method: str, page_kind: str, size_bytes: int, threads: int, c_pe
     return Contest(what, "ms", 1e3, contestants, f"OpenMP dynamic,1, {_threads(threads)}")
 
 
+WALKS = {"pagemap_scan": "walk_scan", "pagemap": "walk_pagemap", "mincore": "walk_mincore"}
+
+
+def page_walk(method: str, size_bytes: int, threads: int, c_peers: ctypes.CDLL) -> Contest:
+    """Return the contest for one page walk, by the same calls in the same chunks."""
+    state = workloads.get("page_walk").setup(Case("page_walk", method, "4KiB", size_bytes))
+    chunk = ktask.plan(ktask.Node(0, state.size, -1), replace(state.ctl, max_threads=threads)).chunk_size
+    found = np.zeros(1, np.int64)
+
+    def by_ktask(count: int) -> float:
+        state.before()
+        state.ctl.max_threads = count
+        seconds = ktask.run(0, state.size, state.ctl).wall_s
+        state.check()
+        return seconds
+
+    def by_c(count: int) -> float:
+        step = chunk * state.bytes_per_unit if count > 1 else size_bytes
+        where = state.process.fd, state.space.address, size_bytes, step
+        seconds = getattr(c_peers, WALKS[method])(*where, count, found.ctypes.data)
+        workloads.expect(found[0] == state.space.present, f"the peer found {found[0]} pages")
+        return seconds
+
+    contestants = {
+        f"ktask, {_threads(threads)}": lambda: by_ktask(threads),
+        f"OpenMP dynamic,1, {_threads(threads)}": lambda: by_c(threads),
+        "ktask, serial call": lambda: by_ktask(1),
+        "C, serial call": lambda: by_c(1),
+    }
+    what = f"page walk {method}, {fmt_size(size_bytes)} of 4KiB pages"
+    reference = f"OpenMP dynamic,1, {_threads(threads)}"
+    return Contest(what, "ms", 1e3, contestants, reference, close=state.close)
+
+
+def page_table_model(size_bytes: int, threads: int) -> Contest:
+    """Return the contest between walking a radix table in arrays and reading as much memory."""
+    walk, read = (
+        workloads.get("page_walk").setup(Case("page_walk", method, "4KiB", size_bytes))
+        for method in ("radix", "plain_read")
+    )
+
+    def seconds(state, count: int) -> float:
+        state.before()
+        state.ctl.max_threads = count
+        return ktask.run(0, state.size, state.ctl).wall_s
+
+    contestants = {f"walk, {_threads(n)}": partial(seconds, walk, n) for n in (1, threads)}
+    contestants |= {f"read, {_threads(n)}": partial(seconds, read, n) for n in (1, threads)}
+    what = f"radix table of {fmt_size(size_bytes)}, walked and read"
+    reference = f"read, {_threads(threads)}"
+    return Contest(what, "ms", 1e3, contestants, reference, 11, lambda: (walk.close(), read.close()))
+
+
+def page_walk_contests(short: bool) -> Iterator[Contest]:
+    """Yield the page walks, one after the other, so that one address space at a time is there."""
+    if cpu_count() < 2:
+        return
+    if c_peers := openmp():
+        for method in WALKS:
+            if workloads.why_not(Case("page_walk", method, "4KiB", MIB)) is None:
+                yield page_walk(method, 64 * MIB if short else 16 * GIB, 2, c_peers)
+    yield page_table_model(GIB if short else 512 * GIB, 2)
+
+
 def zeroing(size_bytes: int, page_kind: str, threads: int, c_peers: ctypes.CDLL | None) -> Contest:
     """Return the contest for zeroing resident memory, from the Python call to its return."""
     state = workloads.get("zeroing").setup(Case("zeroing", "auto", page_kind, size_bytes))
@@ -363,7 +437,8 @@ def main() -> None:
     if options.short:
         store_choice.SIZES = store_choice.SIZES[:4]  # a calibration of a tenth of a second
     results = []
-    for contest in itertools.chain(contests(options.short), zeroing_contests(options.short)):
+    kinds = (contests, page_walk_contests, zeroing_contests)
+    for contest in itertools.chain.from_iterable(kind(options.short) for kind in kinds):
         results.append(result_of(contest, 7 if options.short else contest.rounds))
         contest.close()
         sys.stdout.write(render(results[-1]) + "\n\n")

@@ -3,8 +3,10 @@
 #include <omp.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <time.h>
+#include <unistd.h>
 #ifdef __x86_64__
 #include <immintrin.h>
 #endif
@@ -109,3 +111,62 @@ double zero_stream(char *base, int64_t size, int threads)
     return -1;
 #endif
 }
+
+/* Page walks over one range by the same calls: pages present in `count`. Return seconds, or -1. */
+#define WALK(NAME, STATE, ...)                                                                      \
+    double NAME(int fd, char *base, int64_t size, int64_t chunk, int threads, int64_t *count)       \
+    {                                                                                               \
+        int64_t n = (size + chunk - 1) / chunk, found = 0;                                          \
+        int failed = 0;                                                                             \
+        double t0 = now();                                                                          \
+        _Pragma("omp parallel for schedule(dynamic, 1) num_threads(threads) reduction(+ : found, failed)") \
+        for (int64_t i = 0; i < n; i++)                                                             \
+        {                                                                                           \
+            STATE;                                                                                  \
+            char *at = base + i * chunk;                                                            \
+            char *end = size - i * chunk < chunk ? base + size : at + chunk;                        \
+            while (at < end && !failed)                                                             \
+                __VA_ARGS__                                                                         \
+        }                                                                                           \
+        double seconds = now() - t0;                                                                \
+        *count = found;                                                                             \
+        return failed ? -1 : seconds;                                                               \
+    }
+
+WALK(walk_pagemap, uint64_t entries[8192], {
+    int64_t pages = (end - at) / 4096 < 8192 ? (end - at) / 4096 : 8192;
+    int64_t got = pread(fd, entries, pages * 8, (uint64_t)at / 4096 * 8) / 8;
+    for (int64_t k = 0; k < got; k++)
+        found += entries[k] >> 63;
+    failed |= got <= 0;
+    at += got * 4096;
+})
+
+WALK(walk_mincore, unsigned char resident[65536], {
+    int64_t pages = (end - at) / 4096 < 65536 ? (end - at) / 4096 : 65536;
+    failed |= mincore(at, pages * 4096, resident) != 0;
+    for (int64_t k = 0; k < pages; k++)
+        found += resident[k] & 1;
+    at += pages * 4096;
+})
+
+/* As in <linux/fs.h> since Linux 6.7, which the headers here may not be. */
+struct scan_arg {
+    uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages, inverted, mask, anyof, returned;
+};
+struct region {
+    uint64_t start, end, categories;
+};
+#define PRESENT (1 << 3)
+
+WALK(walk_scan, struct region regions[2048], {
+    struct scan_arg arg = {.size = sizeof(arg), .start = (uint64_t)at, .end = (uint64_t)end,
+                           .vec = (uint64_t)regions, .vec_len = 2048, .anyof = PRESENT, .returned = PRESENT};
+    long got = ioctl(fd, 0xC0606610, &arg);
+    for (long k = 0; k < got; k++)
+        found += (regions[k].end - regions[k].start) / 4096;
+    failed |= got < 0;
+    at = (char *)arg.walk_end;
+    if (got > 0 && (char *)regions[got - 1].end > at)
+        at = (char *)regions[got - 1].end;
+})
