@@ -285,7 +285,7 @@ WORKLOAD = Workload(
     methods=(
         Method(
             "pagemap_scan",
-            "the PAGEMAP_SCAN ioctl: the kernel's walker, one call per chunk",
+            "the PAGEMAP_SCAN ioctl, one call per chunk; who maps memory waits for all of it (mmap_lock)",
             "kernel",
             ("4KiB",),
             probe=no_scan,
@@ -293,7 +293,7 @@ WORKLOAD = Workload(
         ),
         Method(
             "pagemap",
-            "reading /proc/PID/pagemap in 64 KiB pieces: the walker, and 8 bytes copied per entry",
+            "reading /proc/PID/pagemap, 8 bytes copied per entry; walkers of one table wait for its lock",
             "kernel",
             ("4KiB",),
             probe=no_pagemap,
@@ -301,28 +301,28 @@ WORKLOAD = Workload(
         ),
         Method(
             "mincore",
-            "mincore over this process: the walker, and one byte copied per entry",
+            "mincore over this process, one byte per entry; mmap_lock taken anew every 4096 pages",
             "kernel",
             ("4KiB",),
             options=(LAYOUT,),
         ),
         Method(
             "smaps",
-            "reading /proc/PID/smaps, as people do today: one thread, text per mapping",
+            "reading /proc/PID/smaps, as people do today: one file position, hence one thread",
             "kernel",
             ("4KiB",),
             options=(LAYOUT, PID),
         ),
         Method(
             "smaps_rollup",
-            "reading /proc/PID/smaps_rollup, as people do today: one thread, one sum",
+            "reading /proc/PID/smaps_rollup, as people do today: one sum, hence one thread",
             "kernel",
             ("4KiB",),
             options=(LAYOUT, PID),
         ),
         Method(
             "radix",
-            "a radix table in arrays, walked from the root down: any size, and no lock at all",
+            "a radix table in arrays, walked from the root down: no lock, the bandwidth of reading ends it",
             "model",
             ("4KiB",),
             options=(LAYOUT, PID, DEPTH, ORDER_OF_TABLES),

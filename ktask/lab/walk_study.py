@@ -1,0 +1,73 @@
+"""How page walks compare: each method on each layout, with one thread and with several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from ktask import engine, workloads
+from ktask.lab import stats
+from ktask.lab.units import parse_size
+from ktask.workloads import Case
+
+METHODS = ("pagemap_scan", "pagemap", "mincore", "radix")
+LAYOUTS = ("dense", "sparse", "fragmented", "mixed")
+
+
+def walk_rates(size: str | int, threads: Sequence[int] = (1, 2), repetitions: int = 7) -> pd.DataFrame:
+    """Return entries per second of each method on each layout, one row per thread count.
+
+    Columns method, layout, threads, entries, rate (entries/s), low, high (95 %) and speedup over one thread.
+    Thread counts take turns, so that a speedup compares neighbours in time. What this machine cannot do is
+    left out.
+    """
+    rows = []
+    for method in METHODS:
+        for layout in LAYOUTS:
+            options = () if layout == "dense" else (("layout", layout),)
+            case = Case("page_walk", method, "4KiB", parse_size(size), options=options)
+            if workloads.why_not(case) is None:
+                rows += _rates_of(case, layout, threads, repetitions)
+    return pd.DataFrame(rows)
+
+
+def _rates_of(case: Case, layout: str, threads: Sequence[int], repetitions: int) -> list[dict]:
+    state = workloads.get("page_walk").setup(case)
+    try:
+        walls = {count: [] for count in threads}
+        for _ in range(repetitions):
+            for count, found in walls.items():
+                state.ctl.max_threads = count
+                state.before()
+                found.append(engine.run(0, state.size, state.ctl).wall_s)
+                state.check()
+    finally:
+        state.close()
+    serial = stats.estimate(walls[min(threads)]).median
+    rows = []
+    for count, found in walls.items():
+        wall = stats.estimate(found)
+        rates = {"rate": wall.median, "low": wall.high, "high": wall.low}
+        rows.append(
+            {"method": case.method, "layout": layout, "threads": count, "entries": state.operations}
+            | {name: state.operations / seconds for name, seconds in rates.items()}
+            | {"speedup": serial / wall.median}
+        )
+    return rows
+
+
+def plot_rates(table: pd.DataFrame):
+    """Return a figure: entries per second by method and layout, one bar per thread count."""
+    import matplotlib.pyplot as plt  # noqa: PLC0415
+
+    methods = list(dict.fromkeys(table["method"]))
+    figure, panels = plt.subplots(
+        1, len(methods), figsize=(2.3 * len(methods), 3), layout="constrained", squeeze=False
+    )
+    for axes, method in zip(panels[0], methods, strict=True):
+        part = table[table["method"] == method].pivot(index="layout", columns="threads", values="rate") / 1e6
+        part.loc[[name for name in LAYOUTS if name in part.index]].plot.bar(ax=axes, legend=False, width=0.8)
+        axes.set(title=method, xlabel="", ylabel="million entries/s" if axes is panels[0][0] else "")
+    panels[0][-1].legend(title="threads", frameon=False)
+    return figure
