@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from ktask.lab.units import fmt_size, fmt_time
 from ktask.models.what_if import HELPERS, LAYOUTS
@@ -41,11 +41,13 @@ def _log_x(axis: Axes, values: pd.Series, text: Callable[[float], str] = "{:g}".
     axis.xaxis.set_minor_locator(NullLocator())
 
 
-def _times(axis: Axes) -> None:
-    axis.set_yscale("log")
-    for each in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
-        each(FuncFormatter(lambda value, _: fmt_time(value)))
-    axis.tick_params(axis="y", which="minor", labelsize=6)
+def _times(axis: Axes, which: str = "y") -> None:
+    """Make an axis logarithmic, in seconds."""
+    axis.set(**{f"{which}scale": "log"})
+    one = axis.yaxis if which == "y" else axis.xaxis
+    one.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    one.set_major_formatter(FuncFormatter(lambda value, _: fmt_time(value)))
+    one.set_minor_locator(NullLocator())
 
 
 def plot_balance(table: pd.DataFrame) -> Figure:
@@ -152,9 +154,7 @@ def plot_contention(table: pd.DataFrame) -> Figure:
                 edgecolors=colour,
                 label=f"{kind}{', calibrated on' if fit else ''}",
             )
-    axis.set_xscale("log")
-    axis.xaxis.set_minor_locator(NullLocator())
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: fmt_time(value)))
+    _times(axis, "x")
     _times(axis)
     _names(axis, "published", "simulated")
     axis.legend(fontsize=6, frameon=False)
