@@ -104,6 +104,11 @@ def test_siblings_share_their_core():
     assert walls == pytest.approx([12, 6, 4])
 
 
+def test_one_thread_alone_may_be_slower_than_its_share():
+    walls = [simulate(replace(QUIET, slow_start=1.25), 8 * GIB, GIB, n, "static").wall_s for n in (1, 2, 4)]
+    assert walls == [10, 4, 2]
+
+
 def test_contention_slows_everybody():
     machine = replace(QUIET, contention=0.1)
     assert simulate(machine, 8 * GIB, GIB, 2, "static").wall_s == pytest.approx(4 * 1.1)

@@ -127,6 +127,15 @@ def test_calibration_finds_the_machine_again(tmp_path):
     assert load_machine(tmp_path / "found.yaml") == found
 
 
+def test_a_superlinear_start_makes_one_thread_slow(tmp_path):
+    known = Machine("known", cores_per_node=8, core_bandwidth=8e9, slow_start=1.2)
+    work = calibrate.calibrate(run_of(known, tmp_path, [(GIB, n) for n in (1, 2, 4)])).for_work(
+        "zeroing-populate-THP"
+    )
+    assert (work.core_bandwidth, work.slow_start) == pytest.approx((8e9, 1.2), rel=1e-6)
+    assert work.contention == 0
+
+
 def test_a_plateau_is_taken_for_the_roof_of_the_node(tmp_path):
     known = Machine("known", cores_per_node=16, core_bandwidth=8e9, node_bandwidth=20e9)
     found = calibrate.calibrate(run_of(known, tmp_path, [(GIB, n) for n in (1, 2, 4, 8)]))

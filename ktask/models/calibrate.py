@@ -5,6 +5,7 @@ What is taken from where:
 * layout: `machine.json` of the run;
 * `core_bandwidth`, `task_start`: the one-thread baseline over the sizes of each kind of work, `T = start +
   size / bandwidth`, by least squares of the relative error;
+* `slow_start`: what more threads than one gain beyond their number;
 * `contention` and `node_bandwidth`: what more threads than one lose against that, such that simulated times
   come out right in the mean. Two counts of threads cannot tell the two apart; then a loss is contention,
   unless the second thread gained less than a quarter: then it is taken for the roof of the memory;
@@ -17,6 +18,7 @@ Nothing here comes from more than one node, so `remote_penalty` stays at 1 unles
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -102,22 +104,32 @@ def _work(walls: pd.DataFrame, traces: pd.DataFrame, empty: Machine) -> dict[str
     contention, roof = fit_scaling(more.threads.tolist(), rates.tolist())
     if math.isfinite(roof):
         return figures | {"contention": contention, "node_bandwidth": roof * bandwidth}
-    return figures | {"contention": simulated_contention(replace(empty, **figures), more, contention)}
+    return figures | scaled(replace(empty, **figures), more, contention)
 
 
-def simulated_contention(machine: Machine, walls: pd.DataFrame, guess: float) -> float:
-    """Return the contention at which simulated times are right in the mean.
+def scaled(machine: Machine, walls: pd.DataFrame, guess: float = 0.0) -> dict[str, float]:
+    """Return the figures at which the simulated times of several threads are right in the mean.
 
     The guess takes the whole loss for contention; noise, chunks and the start of helpers have their part in
-    it.
+    it. Where several threads gain more than their number, one alone is slower (`slow_start`), and the
+    bandwidth is that of a thread among several.
     """
     contention = guess
     for _ in range(REFINEMENTS if len(walls) else 0):
-        tried = replace(machine, contention=contention)
-        off = np.mean([math.log(case.wall_s / simulated_wall_s(tried, case)) for case in walls.itertuples()])
+        off = _mean_log_error(replace(machine, contention=contention), walls)
         slope = np.mean([(n - 1) / (1 + contention * (n - 1)) for n in walls.threads])  # of the logarithm
-        contention = float(min(max(contention + off / slope, 0.0), 1.0))
-    return contention
+        contention = float(min(max(contention - off / slope, 0.0), 1.0))
+    if contention > 0 or not len(walls):
+        return {"contention": contention}
+    slow_start = max(1.0, math.exp(_mean_log_error(machine, walls)))
+    return {"core_bandwidth": machine.core_bandwidth * slow_start, "slow_start": slow_start}
+
+
+def _mean_log_error(machine: Machine, walls: pd.DataFrame) -> float:
+    """Return by how much simulated times exceed measured ones: the mean of the logarithm of their ratio."""
+    return statistics.mean(
+        math.log(simulated_wall_s(machine, case) / case.wall_s) for case in walls.itertuples()
+    )
 
 
 def simulated_wall_s(machine: Machine, case: Any) -> float:

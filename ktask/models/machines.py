@@ -86,11 +86,15 @@ class Machine:
     smt_gain
         Work of a core with all of its hardware threads busy, over that with one.
     core_bandwidth
-        Bytes of the task per second that one thread alone gets through, on local memory.
+        Bytes of the task per second that a thread gets through that has its memory to itself, on its own
+        node.
     node_bandwidth
         Bytes per second that the memory of one node delivers to all threads together; infinite if unknown.
     remote_penalty
         How many times longer a chunk takes whose memory lies on another node.
+    slow_start
+        How many times longer than at `core_bandwidth` a task takes that has one thread only. More than 1
+        where starts are superlinear: one thread reaches across nodes, or has the cache of one core.
     contention
         Share by which each further thread of the task, while it runs, slows every thread down (shared cache
         lines, locks too short to queue for).
@@ -125,6 +129,7 @@ class Machine:
     core_bandwidth: float = 1e9
     node_bandwidth: float = math.inf
     remote_penalty: float = 1.0
+    slow_start: float = 1.0
     contention: float = 0.0
     task_start_s: float = 0.0
     helper_queue_s: float = 0.0
@@ -231,6 +236,7 @@ RULES: dict[str, Rule] = {
     "core_bandwidth": _rate(1e-6),
     "node_bandwidth": _rate(1e-6),
     "remote_penalty": Rule(1, 100, "a number from 1 to 100"),
+    "slow_start": Rule(1, 10, "a number from 1 to 10"),
     "contention": Rule(0, 1, "a number from 0 to 1"),
     "task_start": _time(),
     "helper_queue": _time(),
@@ -255,6 +261,7 @@ WORK_KEYS = (
     "core_bandwidth",
     "node_bandwidth",
     "remote_penalty",
+    "slow_start",
     "contention",
     "task_start",
     "helper_queue",

@@ -264,14 +264,16 @@ def _queues(machine: Machine, queue: np.ndarray) -> np.ndarray:
 
 
 def _costs(machine: Machine, plan: policy.Plan, hand_over: bool, loads_to_end: bool) -> event_loop.Costs:
+    slower = machine.slow_start if plan.threads == 1 else 1.0
     return event_loop.Costs(
         n_workers=plan.threads,
         n_nodes=machine.nodes,
+        core_bandwidth=machine.core_bandwidth / slower,
         hand_over=hand_over,
         loads_to_end=loads_to_end,
         **{
             name: float(getattr(machine, name))
-            for name in ("core_bandwidth", "remote_penalty", "contention", "chunk_cost_s", "claim_s")
+            for name in ("remote_penalty", "contention", "chunk_cost_s", "claim_s")
         },
         **{
             name: float(getattr(machine, name))

@@ -18,14 +18,14 @@ import pandas as pd
 
 from ktask import engine, topology, workloads
 from ktask.lab import stats
-from ktask.models.calibrate import fit_line, simulated_contention, simulated_wall_s
+from ktask.models.calibrate import fit_line, scaled, simulated_wall_s
 from ktask.models.machines import Machine
 from ktask.workloads import Case, CheckError
 
 CASES = (
     Case("zeroing", "populate", "THP", 512 << 20),
     Case("page_walk", "pagemap_scan", "4KiB", 8 << 30),
-    Case("free", "dontneed", "4KiB", 512 << 20),
+    Case("free", "dontneed", "4KiB", 2 << 30),
 )
 
 
@@ -108,7 +108,7 @@ def calibrated(rows: pd.DataFrame, cpus: int) -> Machine:
     alone, more = fit[fit.threads == 1], fit[fit.threads > 1]
     _, bandwidth = fit_line(alone.size_bytes, alone.wall_s)
     machine = Machine("this machine", cores_per_node=cpus, core_bandwidth=bandwidth)
-    return replace(machine, contention=simulated_contention(machine, more, guess=0.0))
+    return replace(machine, **scaled(machine, more))
 
 
 def medians(rows: pd.DataFrame) -> pd.DataFrame:

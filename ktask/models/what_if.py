@@ -21,7 +21,7 @@ import pandas as pd
 
 from ktask.models.machines import Load, Machine
 from ktask.models.simulator import Simulation, simulate
-from ktask.policy import ANY_NODE, Part
+from ktask.policy import ANY_NODE, MOST_CPUS, Part
 
 SEEDS = 25
 MIB = 1 << 20
@@ -129,6 +129,8 @@ def curve(
         If the description has no such work, or a policy refuses the task.
     """
     described = machine.for_work(work) if work else machine
+    if not 0 <= load_threads <= MOST_CPUS:
+        raise ValueError(f"load={load_threads} is not allowed; use 0 to {MOST_CPUS} threads")
     if load_threads:
         described = replace(described, load=(Load(load_threads),))
     table = scaling(described, parts_in(memory, size_bytes, machine), threads, **task)
