@@ -175,13 +175,13 @@ def test_a_thousand_processes_killed_at_random_leave_every_slot_free(path):
 HAMMER = """
     import sys, time
     import numpy as np, ktask
-    from ktask.workloads.zeroing import memset  # compiled on disk
+    from ktask.workloads.zeroing import STORES, zero_bytes  # compiled on disk
     buffer = np.ones(64 * 64, np.uint8)
-    ctl = ktask.Ctl(memset, (buffer.ctypes.data, 64), 1)
-    ktask.run(0, 64, ctl)
+    ctl = ktask.Ctl(zero_bytes, (buffer.ctypes.data, STORES.index("memset")), 64)
+    ktask.run(0, buffer.size, ctl)
     runs, most, end = 0, 0, time.monotonic() + 0.5
     while time.monotonic() < end:
-        most = max(most, ktask.run(0, 64, ctl).threads)
+        most = max(most, ktask.run(0, buffer.size, ctl).threads)
         runs += 1
     assert runs and not buffer.any()
     print(most, flush=True)
