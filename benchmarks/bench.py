@@ -29,7 +29,7 @@ import numpy as np
 from numba import njit, prange
 
 import ktask
-from ktask import engine, memory, store_choice, workloads
+from ktask import engine, memory, workloads
 from ktask.lab import stats
 from ktask.lab.files import write_json
 from ktask.lab.machine import machine_facts
@@ -434,8 +434,6 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="a few rounds, to see that everything runs")
     parser.add_argument("--json", type=Path, help="write the result there")
     options = parser.parse_args()
-    if options.short:
-        store_choice.SIZES = store_choice.SIZES[:4]  # a calibration of a tenth of a second
     results = []
     kinds = (contests, page_walk_contests, zeroing_contests)
     for contest in itertools.chain.from_iterable(kind(options.short) for kind in kinds):

@@ -12,7 +12,6 @@ import json
 import os
 import platform
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -24,20 +23,15 @@ from ktask.task import Ctl
 SIZES = (64 * KIB, 256 * KIB, MIB, 4 * MIB, 16 * MIB, 64 * MIB, 256 * MIB, GIB)
 ROUNDS, LARGE_ROUNDS, LARGE = 9, 3, 64 * MIB
 SMALL_CHUNK = 16 * KIB  # so that all threads share even the smallest size
-VERSION = 1
+VERSION = 2
 
-Table = dict[str, list[str]]  # threads ("one", "all") -> the fastest kind at each of SIZES
-
-
-def choose(size_bytes: int, who: str, table: Table) -> str:
-    """Return the kind of store for `size_bytes`, zeroed by "one" thread or by "all"."""
-    nearest = int(np.argmin(np.abs(np.log2(SIZES) - np.log2(max(size_bytes, 1)))))
-    return table[who][nearest]
+Pair = tuple[str, str]  # the fastest kind of store for one thread, and for all of them
 
 
-@lru_cache(maxsize=1)
-def calibration(kinds: tuple[str, ...], thread_func) -> Table:
-    """Return the fastest kinds of this machine: from its file, else measured and written there.
+def fastest(size_bytes: int, kinds: tuple[str, ...], thread_func) -> Pair:
+    """Return the fastest kinds for about `size_bytes` here: from the file, else measured and kept there.
+
+    Only the nearest of `SIZES` is measured: milliseconds for the small ones, 2 s for 1 GiB.
 
     Parameters
     ----------
@@ -46,26 +40,31 @@ def calibration(kinds: tuple[str, ...], thread_func) -> Table:
     thread_func
         `(start, end, address, kind) -> 0` over bytes; kind -1 fills them with ones.
     """
+    size = nearest(size_bytes)
     path = cache_path(kinds)
-    found = _read(path, kinds)
-    if found is None:
-        found = measure(kinds, thread_func)
-        _write(path, found)
-    return found
+    known = _read(path, kinds)
+    if size not in known:
+        known[size] = measure(size, kinds, thread_func)
+        _write(path, known)
+    return known[size]
 
 
-def measure(kinds: Sequence[str], thread_func) -> Table:
-    """Return the kind with the least median time at each size; 3 s or so."""
-    sizes = [size for size in SIZES if memory.region_need(size, "THP") <= memory.budget_bytes()]
-    page_kind = "4KiB" if memory.why_not("THP", sizes[-1]) else "THP"
-    table: Table = {"one": [], "all": []}
-    with memory.Region(sizes[-1], page_kind) as region:
+def nearest(size_bytes: int) -> int:
+    """Return the one of `SIZES` that is nearest by ratio."""
+    distances = np.abs(np.log2(SIZES) - np.log2(max(size_bytes, 1)))
+    return SIZES[int(np.argmin(distances))]
+
+
+def measure(size: int, kinds: Sequence[str], thread_func) -> Pair:
+    """Return the kinds with the least median time at `size`; of a smaller one if that does not fit."""
+    while memory.region_need(max(size, memory.THP_SIZE), "THP") > memory.budget_bytes() and size > SIZES[0]:
+        size //= 4
+    page_kind = "4KiB" if memory.why_not("THP", size) else "THP"
+    with memory.Region(size, page_kind) as region:
         region.advise(memory.MADV_POPULATE_WRITE)
-        for who, threads in (("one", 1), ("all", topology.cpu_count())):
-            best = [_fastest(region.address, size, len(kinds), threads, thread_func) for size in sizes]
-            best += best[-1:] * (len(SIZES) - len(sizes))
-            table[who] = [kinds[k] for k in best]
-    return table
+        counts = 1, topology.cpu_count()
+        best = [_fastest(region.address, size, len(kinds), threads, thread_func) for threads in counts]
+    return kinds[best[0]], kinds[best[1]]
 
 
 def _fastest(address: int, size: int, n_kinds: int, threads: int, thread_func) -> int:
@@ -91,23 +90,26 @@ def cache_path(kinds: Sequence[str]) -> Path:
     return Path(base) / "ktask" / f"stores-{key}.json"
 
 
-def _read(path: Path, kinds: Sequence[str]) -> Table | None:
-    """Return the table in a file; None if there is none, or what is there is no such table."""
+def _read(path: Path, kinds: Sequence[str]) -> dict[int, Pair]:
+    """Return the sizes in a file that have two known kinds; nothing else of what may be there."""
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-        rows = [table["one"], table["all"]]
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-    fits = all(
-        isinstance(row, list) and len(row) == len(SIZES) and all(k in kinds for k in row) for row in rows
-    )
-    return {"one": rows[0], "all": rows[1]} if fits else None
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    pairs = {size: found.get(str(size)) for size in SIZES}
+    return {
+        size: (pair[0], pair[1])
+        for size, pair in pairs.items()
+        if isinstance(pair, list) and len(pair) == 2 and all(kind in kinds for kind in pair)
+    }
 
 
-def _write(path: Path, table: Table) -> None:
-    """Keep the table; where that cannot be done, the next process measures again."""
+def _write(path: Path, known: dict[int, Pair]) -> None:
+    """Keep what is known; where that cannot be done, the next process measures again."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_text(path, json.dumps(table))
+        files.write_text(path, json.dumps(known))
     except OSError:
         return

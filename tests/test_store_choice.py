@@ -4,82 +4,79 @@ import json
 
 import pytest
 
-from ktask import store_choice
+import ktask
+from ktask import native, store_choice
 from ktask.memory import GIB, KIB, MIB
 from ktask.workloads.zeroing import STORES, zero_bytes
 
-TABLE = {"one": ["memset"] * 6 + ["nontemporal"] * 2, "all": ["rep_stosb"] * 7 + ["nontemporal"]}
+PAIR = ("memset", "nontemporal")
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch):
-    """An empty cache, and a calibration that only counts how often it is asked for."""
-    asked = []
+def measured(tmp_path, monkeypatch):
+    """An empty cache, and the list of sizes that were measured for it."""
+    sizes = []
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(store_choice, "measure", lambda *_: asked.append(1) or TABLE)
-    store_choice.calibration.cache_clear()
-    yield asked
-    store_choice.calibration.cache_clear()
+    monkeypatch.setattr(store_choice, "measure", lambda size, *_: sizes.append(size) or PAIR)
+    return sizes
 
 
 @pytest.mark.parametrize(
-    ("size", "one", "all_threads"),
-    [
-        (0, "memset", "rep_stosb"),
-        (100 * KIB, "memset", "rep_stosb"),
-        (127 * MIB, "memset", "rep_stosb"),  # nearer to 64 MiB than to 256 MiB, by ratio
-        (129 * MIB, "nontemporal", "rep_stosb"),
-        (64 * GIB, "nontemporal", "nontemporal"),
-    ],
+    ("size", "nearest"),
+    [(0, 64 * KIB), (127 * KIB, 64 * KIB), (129 * KIB, 256 * KIB), (127 * MIB, 64 * MIB), (64 * GIB, GIB)],
 )
-def test_the_nearest_measured_size_decides(size, one, all_threads):
-    assert store_choice.choose(size, "one", TABLE) == one
-    assert store_choice.choose(size, "all", TABLE) == all_threads
+def test_the_nearest_size_by_ratio_decides(size, nearest):
+    assert store_choice.nearest(size) == nearest
 
 
-def test_a_machine_is_measured_once(cache):
-    for _ in range(2):
-        assert store_choice.calibration(STORES, zero_bytes) == TABLE
-        store_choice.calibration.cache_clear()
-    assert cache == [1]
-    assert json.loads(store_choice.cache_path(STORES).read_text()) == TABLE
+def test_a_size_is_measured_once_per_machine_and_the_others_stay(measured):
+    for size in (MIB, 2 * GIB, MIB + 1, GIB):
+        assert store_choice.fastest(size, STORES, zero_bytes) == PAIR
+    assert measured == [MIB, GIB]
+    kept = json.loads(store_choice.cache_path(STORES).read_text())
+    assert kept == {str(MIB): list(PAIR), str(GIB): list(PAIR)}
 
 
-WRONG = [{"one": [], "all": []}, {"one": 3}, TABLE | {"all": ["x"] * 8}, TABLE | {"one": [["memset"]] * 8}]
+WRONG = [[], {str(MIB): 3}, {str(MIB): ["memset"]}, {str(MIB): ["memset", "x"]}, {str(MIB): ["memset", []]}]
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", *map(json.dumps, WRONG)])
-def test_a_damaged_file_is_measured_anew_and_replaced(cache, text):
+@pytest.mark.parametrize("text", ["", "{", "3", "[" * 100_000, *map(json.dumps, WRONG)], ids=range(9))
+def test_a_damaged_file_is_measured_anew_and_replaced(measured, text):
     path = store_choice.cache_path(STORES)
     path.parent.mkdir(parents=True)
     path.write_text(text)
-    assert store_choice.calibration(STORES, zero_bytes) == TABLE
-    assert json.loads(path.read_text()) == TABLE
+    assert store_choice.fastest(MIB, STORES, zero_bytes) == PAIR
+    assert json.loads(path.read_text()) == {str(MIB): list(PAIR)}
+    assert measured == [MIB]
 
 
-def test_a_cache_that_cannot_be_written_does_not_matter(cache, tmp_path, monkeypatch):
+def test_a_cache_that_cannot_be_written_does_not_matter(measured, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert store_choice.calibration(STORES, zero_bytes) == TABLE
+    assert store_choice.fastest(MIB, STORES, zero_bytes) == PAIR
 
 
-def test_another_cpu_or_another_list_of_kinds_is_another_file(cache, monkeypatch):
+def test_another_cpu_or_another_list_of_kinds_is_another_file(measured, monkeypatch):
     paths = {store_choice.cache_path(STORES), store_choice.cache_path(STORES[:2])}
     monkeypatch.setattr(store_choice.topology, "read_text", lambda _: "model name : another")
     paths.add(store_choice.cache_path(STORES))
     assert len(paths) == 3
 
 
-def test_every_size_gets_a_kind_that_was_measured(monkeypatch):
-    monkeypatch.setattr(store_choice, "SIZES", (64 * KIB, MIB))
-    table = store_choice.measure(STORES, zero_bytes)
-    assert sorted(table) == ["all", "one"]
-    assert all(len(row) == 2 and set(row) <= set(STORES) for row in table.values())
+def test_the_fastest_is_what_took_the_least_time():
+    @ktask.thread_func
+    def slow_but_for_the_second(start, end, address, kind):
+        if kind != 1:
+            for _ in range(200_000):
+                native.load(address)
+        return 0
+
+    assert store_choice.measure(64 * KIB, STORES, slow_but_for_the_second) == (STORES[1],) * 2
 
 
-def test_sizes_beyond_the_memory_take_the_largest_that_fits(monkeypatch):
-    monkeypatch.setattr(store_choice, "SIZES", (64 * KIB, 8 * GIB))
-    monkeypatch.setattr(store_choice.memory, "budget_bytes", lambda: MIB)
-    monkeypatch.setattr(store_choice.memory, "require_budget", lambda *_: None)
-    table = store_choice.measure(STORES, zero_bytes)
-    assert all(len(row) == 2 and row[0] == row[1] for row in table.values())
+def test_a_size_beyond_the_memory_is_judged_by_one_that_fits(monkeypatch):
+    seen = []
+    monkeypatch.setattr(store_choice.memory, "budget_bytes", lambda: 4 * MIB)
+    monkeypatch.setattr(store_choice, "_fastest", lambda address, size, *_: seen.append(size) or 0)
+    assert store_choice.measure(GIB, STORES, zero_bytes) == (STORES[0],) * 2
+    assert seen == [MIB, MIB]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import ktask
-from ktask import address_space, engine, memory, store_choice, topology, workloads
+from ktask import address_space, engine, memory, topology, workloads
 from ktask.lab.measure import Protocol, measure
 from ktask.memory import KIB, MIB
 from ktask.workloads import Case, CheckError, page_walk
@@ -29,12 +29,6 @@ def set_up(case):
     if reason := workloads.why_not(case):
         pytest.skip(reason)
     return workloads.get(case.workload).setup(case)
-
-
-@pytest.fixture(autouse=True)
-def short_calibration(monkeypatch):
-    """Stores are chosen at small sizes only: the full calibration takes seconds."""
-    monkeypatch.setattr(store_choice, "SIZES", (64 * KIB, MIB))
 
 
 @ktask.thread_func

@@ -51,7 +51,7 @@ def sample(state, threads: int, chunk_bytes: int | None = None) -> Sample:
     alone = threads == 1 or chunk_bytes is None
     result = engine.run(0, state.size, state.ctl, "ktask-v4" if alone else "dynamic")
     after = shootdowns()
-    workloads.expect(result.error == 0, f"freeing failed with error {result.error}")
+    workloads.expect(result.error == 0, f"the repetition failed with error {result.error}")
     state.check()
     return Sample(result.wall_s, result.cpu_user_s + result.cpu_system_s, result.n_chunks, after - before)
 

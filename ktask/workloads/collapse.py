@@ -85,6 +85,8 @@ WORKLOAD = Workload(
             ("THP",),
             probe=no_collapse,
             allocates=True,
+            limit="mmap_lock, held for writing while each huge page is filled by copying: threads take "
+            "turns, asleep in madvise_collapse.",
         ),
     ),
     setup=Collapse,

@@ -213,6 +213,8 @@ WORKLOAD = Workload(
             "kernel",
             ("4KiB",),
             probe=no_populate,
+            limit="None up to two threads, which is what was measured: every process has an mmap_lock "
+            "of its own.",
         ),
     ),
     setup=setup,

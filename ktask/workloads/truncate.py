@@ -83,9 +83,29 @@ WORKLOAD = Workload(
     about="Take the pages of a large memory file away: page cache emptied, pages freed.",
     operation="byte",
     methods=(
-        Method("punch_hole", "FALLOC_FL_PUNCH_HOLE by range of one file", "kernel", KINDS),
-        Method("ftruncate", "ftruncate of one file, all at once", "kernel", KINDS),
-        Method("ftruncate_files", f"ftruncate of {FILES} files that share the size", "kernel", KINDS),
+        Method(
+            "punch_hole",
+            "FALLOC_FL_PUNCH_HOLE by range of one file",
+            "kernel",
+            KINDS,
+            limit="The inode lock of the file, held for the whole call: threads take turns, asleep in "
+            "shmem_fallocate.",
+        ),
+        Method(
+            "ftruncate",
+            "ftruncate of one file, all at once",
+            "kernel",
+            KINDS,
+            limit="It is one call, which holds the inode lock; a range of it cannot be asked for.",
+        ),
+        Method(
+            "ftruncate_files",
+            f"ftruncate of {FILES} files that share the size",
+            "kernel",
+            KINDS,
+            limit="Spinning locks of the page allocator and the LRU lists: threads keep busy and still "
+            "lose time.",
+        ),
     ),
     setup=setup,
 )

@@ -102,8 +102,8 @@ def store_kinds(method: str, size_bytes: int) -> tuple[int, int]:
     """Return the index in `STORES` to use for `size_bytes` with one thread, and with all."""
     if method != "auto":
         return (STORES.index(method),) * 2
-    table = store_choice.calibration(STORES, zero_bytes)
-    return tuple(STORES.index(store_choice.choose(size_bytes, who, table)) for who in ("one", "all"))
+    one, all_threads = store_choice.fastest(size_bytes, STORES, zero_bytes)
+    return STORES.index(one), STORES.index(all_threads)
 
 
 class _Zeroing:
@@ -288,6 +288,8 @@ WORKLOAD = Workload(
             probe=no_populate,
             allocates=True,
             options=(SHARING, NODE),
+            limit="The memory: mmap_lock is taken for reading only, and threads slow each other down no more "
+            "than threads do in user space with `rep stosb`, which is what the kernel clears pages with.",
         ),
         Method(
             "fallocate",
@@ -295,6 +297,8 @@ WORKLOAD = Workload(
             "kernel",
             memory.HUGETLB_KINDS,
             allocates=True,
+            limit="The inode lock of the file, held from the first page of a call to the last: threads take "
+            "turns, asleep in hugetlbfs_fallocate.",
         ),
         Method(
             "fallocate_files",
@@ -302,6 +306,7 @@ WORKLOAD = Workload(
             "kernel",
             memory.HUGETLB_KINDS,
             allocates=True,
+            limit="The memory, as for populate: every file has an inode lock of its own.",
         ),
         Method("memset", "resident memory, libc memset", probe=no_populate, limit=BANDWIDTH, **RESIDENT),
         Method(
