@@ -7,11 +7,15 @@ from ktask.lab import zero_study
 from ktask.workloads import get
 
 
-@pytest.mark.parametrize("entries", [zero_study.WAYS, zero_study.NEIGHBOURS], ids=["ways", "neighbours"])
-def test_every_entry_names_a_method_and_a_page_kind_that_it_can_do(entries):
-    for workload, method, kind, options in entries.values():
+def test_every_way_names_a_method_and_a_page_kind_that_it_can_do():
+    for workload, method, kind, options in zero_study.WAYS.values():
         assert kind in get(workload).method(method).page_kinds
         assert get(workload).method(method).parse_options(dict(options)) == options
+
+
+def test_the_methods_of_a_workload_that_do_a_kind_of_page():
+    assert list(zero_study.entries_of("pin", "4KiB")) == ["io_uring", "mlock"]
+    assert zero_study.entries_of("pin", "2MiB") == {"io_uring": ("pin", "io_uring", "2MiB", ())}
 
 
 def test_a_way_has_time_speedup_and_cpu_time():

@@ -24,22 +24,14 @@ WAYS: Mapping[str, Entry] = {
     "user, rep stosb": ("zeroing", "rep_stosb", "THP", ()),
     "user, non-temporal": ("zeroing", "nontemporal", "THP", ()),
 }
-NEIGHBOURS: Mapping[str, Entry] = {
-    f"{workload}, {method}": (workload, method, kind, ())
-    for workload, method, kind in (
-        ("protect", "mprotect", "4KiB"),
-        ("protect", "uffd_wp", "4KiB"),
-        ("fork", "one_process", "4KiB"),
-        ("fork", "many_processes", "4KiB"),
-        ("pin", "mlock", "4KiB"),
-        ("pin", "io_uring", "4KiB"),
-        ("truncate", "punch_hole", "4KiB"),
-        ("truncate", "ftruncate_files", "4KiB"),
-        ("collapse", "collapse", "THP"),
-    )
-}
 SIZES = ("256KiB", "1MiB", "4MiB", "16MiB", "64MiB", "256MiB", "1GiB")
 STORES = ("stores", "rep_stosb", "memset", "nontemporal", "auto")
+
+
+def entries_of(workload: str, page_kind: str) -> dict[str, Entry]:
+    """Return the methods of a workload that do a kind of page."""
+    methods = workloads.get(workload).methods
+    return {m.name: (workload, m.name, page_kind, ()) for m in methods if page_kind in m.page_kinds}
 
 
 def ways(
