@@ -25,7 +25,7 @@ print(json.dumps({
     "pid": os.getpid(), "parent": os.getppid(), "group": os.getpgrp(), "session": os.getsid(0),
     "random": [random.random(), np.random.random()],
     "address": np.frombuffer(hole, np.uint8).ctypes.data,
-    "kinds": sorted(path.partition(":")[0] for path in fds.values()), "stdin": fds["0"],
+    "kinds": sorted({path.partition(":")[0] for path in fds.values()}), "stdin": fds["0"],
     "threads": sorted(t.name.partition("-")[0] for t in threading.enumerate()),
     "tasks": len(os.listdir("/proc/self/task")),
     "is_fork": "with_a_thread" in sys.modules,
