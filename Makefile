@@ -65,4 +65,5 @@ $(READY): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.lock >&2
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e . >&2
 	@$(BIN)/python -m ktask.lab.compiling
+	@$(BIN)/ktask simulate xeon-e7-8895v3 --json >/dev/null
 	@touch $(READY)

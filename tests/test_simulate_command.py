@@ -47,7 +47,9 @@ def test_calibrating_writes_a_description_once(ktask, tmp_path):
     run, mine = RUNS.parent / "sample", tmp_path / "mine.yaml"
     code, out, _ = ktask("simulate", mine, "--calibrate", run)
     assert (code, out) == (0, f"{mine}\n")
-    assert "zeroing-populate-THP" in load_machine(mine).work
+    work = load_machine(mine).work
+    assert "zeroing-populate-THP" in work
+    assert "free-exit-4KiB" not in work  # two of its chunks end a process, the others nothing
     code, _, err = ktask("simulate", mine, "--calibrate", run)
     assert code == 2
     assert f"{mine} exists; remove it, or name another file" in err

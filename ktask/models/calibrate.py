@@ -36,10 +36,15 @@ WORK = ["workload", "method", "page_kind", "options"]
 GAINS_LITTLE = 1.25  # speedup of two threads below which the roof is blamed
 REFINEMENTS = 4
 LEAST_CHUNKS = 4  # of equal size, to say anything about noise
+# Beyond it equal chunks do different things, and a time per byte means nothing: where processes end, one chunk
+# per thread ends one and the others do nothing (5.7).
+MOST_NOISE = 2
 
 
 def calibrate(run: Run) -> Machine:
     """Return the machine that a run was measured on, with one entry of `work` per kind of work.
+
+    Kinds whose chunks are not all alike (`MOST_NOISE`) are left out.
 
     Raises
     ------
@@ -52,7 +57,11 @@ def calibrate(run: Run) -> Machine:
     traces = read_traces(run.path)
     nodes, cores, smt = _layout(run.machine)
     empty = Machine("", nodes=nodes, cores_per_node=cores, smt=smt)
-    work = {name: _work(table, _traces_of(traces, table), empty) for name, table in walls.groupby("work")}
+    parts = {name: (table, _traces_of(traces, table)) for name, table in walls.groupby("work")}
+    alike = {name: part for name, part in parts.items() if chunk_noise(part[1]) <= MOST_NOISE}
+    if not alike:
+        raise ValueError(f"run {run.name} has no work whose chunks are alike; calibrate from another run")
+    work = {name: _work(*part, empty) for name, part in alike.items()}
     return Machine(
         name=f"calibrated from {run.name}",
         about=f"{run.machine.get('cpu_model', 'processor')}, kernel {run.machine.get('kernel_release', '?')}",
