@@ -36,8 +36,8 @@ WORK = ["workload", "method", "page_kind", "options"]
 GAINS_LITTLE = 1.25  # speedup of two threads below which the roof is blamed
 REFINEMENTS = 4
 LEAST_CHUNKS = 4  # of equal size, to say anything about noise
-# Beyond it equal chunks do different things, and a time per byte means nothing: where processes end, one chunk
-# per thread ends one and the others do nothing (5.7).
+# Beyond it equal chunks do different things, and a time per byte means nothing: where processes end, one
+# chunk per thread ends one and the others do nothing (5.7).
 MOST_NOISE = 2
 
 
