@@ -1014,3 +1014,8 @@ def test_borders_are_drawn_where_threads_go_beyond_them():
     marked = figures.speedup_figure(scaling, "free", "s", 0.01, {2: "one socket", 4: "one thread per core"})
     assert "one socket" in marked.svg
     assert "one thread per core" not in marked.svg
+
+
+def test_no_label_of_the_sample_is_left_in_tex():
+    html = (Path(__file__).parent.parent / "reports/sample.html").read_text(encoding="utf-8")
+    assert "mathdefault" not in html

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from ktask.lab import units
 from ktask.lab.stats import NoiseFloor
@@ -137,7 +137,9 @@ def throughput_figure(scaling: pd.DataFrame, workload: str, key: str) -> Figure 
             axis.set_ylabel(scale.suffix)
         if words.needs_log(data["throughput"]):
             axes[0].set_yscale("log")
+            axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes[0].yaxis.set_minor_formatter(NullFormatter())  # its own speaks TeX, which nobody reads here
         else:
             axes[0].set_ylim(bottom=0)  # of all panels, once everything is drawn
         legend(drawing, axes)
