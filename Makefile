@@ -60,7 +60,7 @@ clean: ## remove the environment, caches and measured runs
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "ktask needs Python 3.11 or later; set PYTHON=python3.12, say" >&2; exit 2; }
-	@echo "building the environment in $(VENV) (once, about a minute) ..." >&2
+	@echo "building the environment in $(VENV) (once, about a minute and a half) ..." >&2
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.lock >&2
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e . >&2
