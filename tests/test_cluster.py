@@ -212,6 +212,13 @@ def test_a_scheduler_that_does_not_answer_is_told(grid, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_tls_without_certificates_is_refused(grid, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"^scheduler tls://127\.0\.0\.1:1 needs certificates; .*docs/cluster\.md"
+    ):
+        cluster.sweep_cluster("tls://127.0.0.1:1", grid, root=tmp_path)
+
+
 @pytest.mark.parametrize(
     "name",
     ["../up", "records/../../up", "/etc/passwd", "records/.hidden", "machine.json", "cells/a/b", "x/y"],

@@ -442,12 +442,8 @@ def structure(path):
     return files, set(variants.index), not rows.duplicated(["cell_id", "round", "order"]).any()
 
 
-def _await_record(process, found, n_before):
-    wait_for(lambda: len(found()) > n_before or process.poll() is not None, "a new record")
-
-
-def killed_and_resumed(start, path, kills, random):
-    """Kill a sweep `kills` times, every other time after it has made a new record; then let it finish.
+def killed_and_resumed(start, path, kills, cells, random):
+    """Kill a sweep of `cells` cells `kills` times, at moments spread over all of it; then let it finish.
 
     Returns how many records were there at each kill.
     """
@@ -456,10 +452,9 @@ def killed_and_resumed(start, path, kills, random):
     def found():
         return {p: p.stat().st_mtime_ns for p in path.glob("records/*.parquet")}
 
-    for k in range(kills):
+    for moment in sorted(random.uniform(0, cells) for _ in range(kills)):
         process = start("--resume --json")
-        if k % 2:
-            _await_record(process, found, len(kept))
+        wait_for(lambda p=process, m=moment: len(found()) >= int(m) or p.poll() is not None, "a record")
         time.sleep(random.uniform(0.1, 1.5))
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
@@ -473,13 +468,17 @@ def killed_and_resumed(start, path, kills, random):
     return counts
 
 
-def test_a_sweep_survives_kills_at_random_moments(start, tmp_path):
+@pytest.mark.parametrize(
+    ("cells", "kills"), [(3, 2), pytest.param(60, 10, marks=pytest.mark.long)], ids=["short", "long"]
+)
+def test_a_sweep_survives_kills_at_random_moments(start, tmp_path, record_property, cells, kills):
     content = yaml.safe_load((tmp_path / "slow.yaml").read_text())
-    content["work"] = [WALK | {"size": ["4MiB", "5MiB", "6MiB"]}, UNFIT]
+    content["work"] = [WALK | {"size": [f"{4 + k}MiB" for k in range(cells)]}, UNFIT]
     (tmp_path / "slow.yaml").write_text(yaml.safe_dump(content))
     path = tmp_path / "runs" / "slow"
-    counts = killed_and_resumed(start, path, kills=2, random=Random(1))
-    assert counts[1] > 0
+    counts = killed_and_resumed(start, path, kills, cells, Random(1))
+    record_property("records at each kill", counts)
+    assert counts[-1] > cells / 2
     grid = parse_grid(content, "slow")
     walks = [cell_id(case) for case in grid.cases if case.workload == "page_walk"]
     files, variants, each_once = structure(path)

@@ -138,7 +138,7 @@ def connect(address: str) -> Iterator[Client]:
     if not _ADDRESS.fullmatch(address):
         raise ClusterError(f"scheduler {address!r} is not allowed; use tcp://host:8786 or tls://host:8786")
     try:
-        from distributed import Client  # noqa: PLC0415  (an extra)
+        from distributed import Client, Security  # noqa: PLC0415  (an extra)
     except ImportError:
         raise ClusterError(
             "--scheduler needs Dask, which is not installed; pip install 'ktask[cluster]', or "
@@ -146,9 +146,11 @@ def connect(address: str) -> Iterator[Client]:
         ) from None
     for name in ("distributed", "tornado"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    if address.startswith("tls:") and not Security().get_connection_args("client").get("ssl_context"):
+        raise ClusterError(f"scheduler {address} needs certificates; name them for Dask, see docs/cluster.md")
     try:
         client = Client(address, timeout=CONNECT_S, set_as_default=False)
-    except (OSError, TypeError, ValueError) as error:  # TypeError: tls without certificates
+    except (OSError, ValueError) as error:
         raise ClusterError(
             f"scheduler {address} does not answer ({' '.join(str(error).split())}); start one with "
             "`dask scheduler --host 127.0.0.1`, or see docs/cluster.md"
