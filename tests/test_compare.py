@@ -127,6 +127,19 @@ def test_runs_of_one_commit_are_within_noise(rounds, cells, rng):
     assert np.mean(held) >= 0.93
 
 
+def test_a_change_of_all_cells_with_threads_by_different_factors_is_no_noise(rng):
+    """As beside other load: what ran on one thread is as it was, and tells what the noise is."""
+    old, new = make_run(rng, 16, between=0.05), make_run(rng, 16, between=0.05)
+    factors = dict(zip(sorted(set(old.records["size_bytes"])), np.geomspace(1.2, 20, 16), strict=True))
+    threaded = new.records["threads_requested"] == 2
+    new.records.loc[threaded, "wall_s"] *= new.records["size_bytes"].map(factors)[threaded]
+    found = compare(old, new)
+    assert found.spread < 0.25
+    worse = {row.size_bytes for row in found.rows if row.verdict == "worse"}
+    assert worse >= {size for size, factor in factors.items() if factor > 2}
+    assert {row.threads for row in found.rows if row.verdict == "worse"} == {2}
+
+
 def test_quiet_machines_show_small_changes(rng):
     quiet = {"between": 0.005, "within": 0.005, "virtualised": False}
     old, new = make_run(rng, 30, **quiet), make_run(rng, 30, **quiet, slowed={3, 4}, factor=1.12)

@@ -3,15 +3,24 @@
 import errno
 import json
 import os
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from ktask.lab import records
-from ktask.lab.records import COLUMNS, SCHEMA, load_run, read_records, write_datapackage, write_records
+from ktask.lab.records import (
+    COLUMNS,
+    SCHEMA,
+    load_run,
+    read_records,
+    time_measuring,
+    write_datapackage,
+    write_records,
+)
 
 # In the words and the order of the design; a reader of old runs relies on them.
 # fmt: off
@@ -101,6 +110,13 @@ def test_what_is_written_is_read_again(tmp_path):
     ] == ROWS
     assert found["round"].dtype == np.int32
     assert found["warmup"].dtype == bool
+
+
+def test_time_measuring_runs_from_the_first_to_the_last_repetition_of_each_cell():
+    start = datetime(2026, 11, 23, tzinfo=UTC)
+    moments = [("a", 0, 0.5), ("a", 3, 1.0), ("b", 6, 2.0), ("b", 9, 1.0)]
+    rows = [row(cell_id=c, started_at=start + timedelta(seconds=at), wall_s=w) for c, at, w in moments]
+    assert time_measuring(pd.DataFrame(rows)) == (4 + 4, 10)
 
 
 def test_no_rows_are_a_file_too(tmp_path):

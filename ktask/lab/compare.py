@@ -222,22 +222,28 @@ def _change_of_few(old: np.ndarray, new: np.ndarray) -> _Change:
 def _spread_between_processes(changes: Mapping[tuple, _Change | None], virtual: bool) -> tuple[float, float]:
     """Return the spread that a ratio has between processes, and the degrees of freedom behind it.
 
-    The variants of a cell shared its processes, so a cell counts once. The spread is that of the cells which
-    agree best: a true change of all of them alike, or of less than half of them, does not widen it.
+    It is that of the variant (a thread count, the serial baseline) whose cells agree best, corrected for
+    being the least of several; of each variant, that of the better half of its cells. So it is not widened by
+    a true change of all cells alike, of less than half of them, or of some thread counts only.
     """
     assumed = 2 * (SPREAD_VIRTUAL if virtual else SPREAD_BARE) ** 2
-    cells: dict[tuple, list[_Change]] = {}
+    variants: dict[tuple, list[_Change]] = {}
     for key, change in changes.items():
         if change is not None:
-            cells.setdefault(key[: -len(VARIANT)], []).append(change)
-    if len(cells) < FEWEST_CELLS:
+            variants.setdefault(key[-len(VARIANT) :], []).append(change)
+    enough = [variant for variant in variants.values() if len(variant) >= FEWEST_CELLS]
+    if not enough:
         return float(np.sqrt(assumed)), ASSUMED_WEIGHT
-    middles = np.array([np.mean([c.value for c in cell]) for cell in cells.values()])
-    within = np.median([np.mean([c.error**2 for c in cell]) / len(cell) for cell in cells.values()])
-    seen = max(robust_spread(middles) ** 2 - within, 0.0)
-    freedom = Q_EFFICIENCY * (len(cells) - 1)
+    freedom = Q_EFFICIENCY * (min(map(len, enough)) - 1)
+    of_the_least = distributions.chi2.ppf(1 - 0.5 ** (1 / len(enough)), freedom) / freedom  # its median
+    seen = min(map(_variance_between, enough)) / of_the_least
     variance = (ASSUMED_WEIGHT * assumed + freedom * seen) / (ASSUMED_WEIGHT + freedom)
     return float(np.sqrt(variance)), ASSUMED_WEIGHT + freedom
+
+
+def _variance_between(cells: Sequence[_Change]) -> float:
+    within = np.median([cell.error**2 for cell in cells])
+    return float(max(robust_spread(np.array([cell.value for cell in cells])) ** 2 - within, 0.0))
 
 
 def robust_spread(values: np.ndarray) -> float:

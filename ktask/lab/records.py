@@ -113,6 +113,18 @@ def read_records(path: Path) -> pd.DataFrame:
         ) from error
 
 
+def time_measuring(records: pd.DataFrame) -> tuple[float, float]:
+    """Return the seconds that a run spent in its cells, and those it took, from first to last repetition.
+
+    A cell counts from its first repetition to the end of its last, with what a repetition needs before and
+    after it (populating, checks); starting its process, setting up its memory and its figures do not.
+    """
+    ends = records["started_at"] + pd.to_timedelta(records["wall_s"], unit="s")
+    cells = records["cell_id"]
+    inside = ends.groupby(cells).max() - records["started_at"].groupby(cells).min()
+    return inside.sum().total_seconds(), (ends.max() - records["started_at"].min()).total_seconds()
+
+
 def load_run(path: Path | str) -> Run:
     """Return the run in the directory `path`.
 

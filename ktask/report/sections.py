@@ -8,6 +8,7 @@ from markupsafe import Markup
 from ktask.lab import units
 from ktask.lab.events import MEANINGS
 from ktask.lab.flags import flag_effects
+from ktask.lab.records import time_measuring
 from ktask.report import machine, tables, words
 from ktask.report.markup import join, paragraph, table
 from ktask.report.study import Study
@@ -143,11 +144,20 @@ def design(study: Study) -> Markup:
         Markup("Run {}: {} in as many processes, {} rounds each, {} without warm-ups.").format(
             study.run.name, words.count(len(counts), "cell"), rounds, words.count(len(rows), "repetition")
         ),
+        _time(study),
         Markup("The order within rounds was random, from seed {}.").format(seed),
         _stopping(protocol) if isinstance(protocol, dict) else "",
         Markup("Policy for threads and chunks: {}.").format(words.listed(sorted(set(rows["policy"])))),
     ]
     return paragraph(*texts)
+
+
+def _time(study: Study) -> str:
+    inside_s, elapsed_s = time_measuring(study.run.records)
+    if "resumed" in study.run.machine or not 0 < inside_s <= elapsed_s:
+        return ""
+    share = inside_s / elapsed_s
+    return f"Of {elapsed_s:.0f} s from first to last repetition, cells were measuring {share:.0%}."
 
 
 def _stopping(protocol: dict[str, Any]) -> Markup:
