@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from matplotlib.figure import Figure as Drawing
 
 from ktask.lab.flags import flag_effects
 from ktask.lab.records import SKIPPED_COLUMNS
@@ -23,6 +24,7 @@ from ktask.lab.traces import write_traces
 from ktask.report import (
     Report,
     advice,
+    charts,
     figures,
     limits,
     machine,
@@ -602,7 +604,7 @@ def test_all_cold_run_reports_no_rate():
 @pytest.mark.parametrize(
     ("changes", "caveat"),
     [
-        ({}, "One machine in one state"),
+        ({}, "At most 2 threads on one machine, in one state of it"),
         ({"findings": [{"name": "thp", "level": "blocker"}]}, "found a blocker before the run: thp"),
         ({"floors": {}}, "No A/A comparison was measured"),
         ({"floors": {"free": NoiseFloor(0.1, 0.1, 0.2, 4, 3)}}, "3 A/A comparisons did not come out equal"),
@@ -611,6 +613,62 @@ def test_all_cold_run_reports_no_rate():
 def test_the_caveat_that_matters_most_is_given(scaling, changes, caveat):
     usual = {"floors": {"free": NoiseFloor(0.01, 0, 0.02, 4, 0)}, "findings": [], "skipped": 0}
     assert caveat in summary.caveat(scaling, **(usual | changes))
+
+
+@pytest.mark.parametrize(
+    ("threads", "text"),
+    [
+        ({2: 1.6}, "2 threads on every measured path, from the size and with the minimum chunk"),
+        ({2: 0.7}, "One thread everywhere: more do not pay on any of 1 path measured."),
+        ({}, "None: no path has a verdict."),
+    ],
+)
+def test_the_head_of_the_page_recommends(threads, text):
+    run = one_path(threads)
+    assert advice.in_short(advice.recommendation_table(tables.scaling_table(run), run.skipped)).startswith(
+        text
+    )
+
+
+def test_paths_that_should_stay_alone_are_named(run, scaling):
+    text = advice.in_short(advice.recommendation_table(scaling, run.skipped))
+    assert "on 8 of 9 paths" in text
+    assert text.endswith("One thread for free munmap (4 KiB).")
+
+
+def test_cpu_time_of_other_processes_is_not_taken_for_that_of_the_work():
+    run = one_path({2: 1.6})
+    run.records[["cpu_user_s", "cpu_system_s"]] *= 0.01
+    row = pick(tables.scaling_table(run), size_bytes=GIB, threads=2)
+    assert np.isnan(row.cpu_cost)
+    assert np.isnan(row.busy)
+    assert limits.limits_table(tables.scaling_table(run)).limit.tolist() == ["unknown"]
+
+
+@pytest.mark.parametrize(
+    ("count", "columns"), [(1, 1), (3, 3), (4, 4), (5, 3), (6, 3), (7, 4), (9, 3), (15, 4)]
+)
+def test_panels_leave_few_places_empty(count, columns):
+    assert charts.columns_of(count) == columns
+
+
+def test_sizes_are_labelled_where_there_is_room():
+    axis = Drawing().add_subplot()
+    charts.size_axis(axis, [8 * MIB, 64 * MIB, 256 * MIB, GIB, 2 * GIB], 1.4)
+    assert sorted(axis.get_xticks()) == [64 * MIB, 2 * GIB]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("<p>96 % of 1 GiB in 12 ms, 79%</p>", "<p>96_% of 1_GiB in 12_ms, 79_%</p>"),
+        ("<td>1.9 [1.8, 2.0] GiB/s</td>", "<td>1.9 [1.8, 2.0]_GiB/s</td>"),
+        ('<i style="width: 9%">4 sizes</i>', '<i style="width: 9%">4 sizes</i>'),
+        ("<style>a { top: 9% }</style><code>1 ms</code>", "<style>a { top: 9% }</style><code>1 ms</code>"),
+    ],
+)
+def test_numbers_and_units_stay_together(before, after):
+    assert page.with_hard_spaces(before) == after.replace("_", "\u00a0")
 
 
 @pytest.mark.parametrize(
@@ -732,6 +790,13 @@ def test_links_inside_the_page_lead_somewhere(parsed):
     assert all(re.match("#|data:text/csv|https://github.com/", link) for link in parsed.links)
 
 
+def test_the_summary_has_claims_recommendation_and_caveat(html):
+    head = html[html.index('class="summary"') : html.index("</section>")]
+    assert head.count("<li>") == 3
+    assert head.index("<b>Recommendation.</b> 2\u00a0threads") < head.index("<b>Caveat.</b>")
+    assert 'href="#advice"' in head
+
+
 def test_sections_are_numbered_and_listed(html):
     listed = re.search("<nav.*?</nav>", html, re.DOTALL)[0]
     titles = [re.sub("<[^>]+>", "", one) for one in re.findall("<h2.*?</h2>", html)]
@@ -840,14 +905,17 @@ def traced(run, *spans):
         ([(0, 0, 1), (1, 0.6, 1)], "start", "most is lost before a helper has its first chunk"),
         ([(0, 0, 1), (1, 0, 0.4)], "end", "imbalance"),
         ([(0, 0, 1), (1, 0, 0.1), (1, 0.7, 1)], "gaps", "between chunks"),
-        ([(0, 0, 1), (1, 0, 1)], "busy", "took more CPU time"),
+        ([(0, 0, 1), (1, 0, 1)], "busy", "the same work took them longer"),
     ],
 )
 def test_what_limits_is_told_from_the_trace(spans, limit, text):
     found, _ = traced(one_path({2: 1.2}), *spans)
     assert found.limit.tolist() == [limit]
     said = limits.finding(found)
-    assert said.startswith("<p><b>Why not double?</b> In dontneed (4 KiB) 60 % of the ideal, ")
+    assert said.startswith(
+        "<p><b>Why not double?</b></p>\n<ul><li><b>dontneed (4 KiB)</b>, 60 % of the ideal: "
+    )
+    assert "Known of this path:</i> The TLB shootdown" in said
     assert text in said
 
 
@@ -866,7 +934,7 @@ def test_the_timeline_shows_every_chunk_and_says_what_is_lost():
     found, trace = traced(one_path({2: 1.2}), (0, 0, 1), (1, 0, 0.4))
     figure = timeline.timeline_figure(found, trace, "free", "timeline-free")
     assert figure.data[["helper", "method"]].to_numpy().tolist() == [[0, "dontneed"], [1, "dontneed"]]
-    assert "dontneed (4 KiB): 30 % lost after the last one" in figure.caption
+    assert "Most thread time is lost after the last chunk (dontneed (4 KiB) 30 %)." in figure.caption
     assert "n = 1" in figure.caption
     assert "70 % of their time inside chunks, imbalance" in figure.alt
     assert timeline.timeline_figure(found, trace.iloc[:0], "free", "timeline-free") is None
@@ -979,7 +1047,7 @@ def test_published_speedups_start_at_one_thread():
 
 def test_published_results_stand_beside_those_of_the_run(report):
     text = report.reproduction().body
-    assert "Nothing to set beside was found in print for page walk." in text
+    assert "No published times with one thread and with several were found for page walk." in text
     assert "SPARC T7-4" in text
     assert re.search(
         r"Free with 2 threads: published 1\.58 \(1 curve\), here 0\.[78]", report.figures["published"].caption

@@ -104,7 +104,7 @@ def _skip_reasons(row: Row, skipped: pd.DataFrame) -> str:
     return "; ".join(dict.fromkeys(mine["reason"].astype(str)))
 
 
-COLUMNS = ("Path", "Threads", "Minimum chunk", "From size", "CPU time, serial = 1", "Does it pay?")
+COLUMNS = ("Path", "Threads", "Minimum chunk", "From size", "CPU time ratio", "Does it pay?")
 
 
 def recommendations(study: Study) -> Markup:
@@ -130,6 +130,28 @@ def headline(found: pd.DataFrame) -> str:
 
 
 KNOWN = ("threads", "slower", "noise", "mixed")
+MOST_NAMED = 3
+
+
+def in_short(found: pd.DataFrame) -> str:
+    """Return the advice on all paths in a sentence or two, for the head of the page."""
+    known = found[found["outcome"].isin(KNOWN)]
+    pays, rest = known[known["outcome"] == "threads"], known[known["outcome"] != "threads"]
+    if known.empty:
+        return "None: no path has a verdict."
+    if pays.empty:
+        return f"One thread everywhere: more do not pay on any of {words.count(len(known), 'path')} measured."
+    counts = sorted({int(one) for one in pays["threads"]})
+    threads = words.count(counts[0], "thread") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} threads"
+    share = f"{len(pays)} of {words.count(len(known), 'path')}" if len(rest) else "every measured path"
+    return f"{threads} on {share}, from the size and with the minimum chunk listed for each.{_leave(rest)}"
+
+
+def _leave(rows: pd.DataFrame) -> str:
+    names = [f"{row['workload']} {words.path_label(row)}" for _, row in rows.iterrows()]
+    if len(names) > MOST_NAMED:
+        return f" One thread on the other {len(names)}."
+    return f" One thread for {words.listed(names)}." if names else ""
 
 
 def minimum_chunk(row: Row) -> str:

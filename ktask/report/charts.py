@@ -56,7 +56,9 @@ STYLE = {
 }
 WIDTHS_IN = {1: 3.8, 2: 5.6}  # by number of panels beside each other
 FULL_WIDTH_IN = 7.2
-COLUMNS = 3
+MOST_COLUMNS = 4
+LONGEST_TITLE = 20  # above this, the part in parentheses goes to a line of its own
+LABEL_IN = 0.52  # width of the longest label on an axis of sizes
 MANY_THREADS = 16  # above this, thread counts are drawn on a logarithmic axis
 
 
@@ -129,11 +131,15 @@ def build(key: str, size: tuple[float, float], paint: Callable[[Drawing], None],
     return Figure(key, svg, Markup(parts["caption"]), alt, parts["data"])  # type: ignore[arg-type]  # noqa: S704
 
 
-def panels(drawing: Drawing, count: int, **shared: object) -> list[Axes]:
-    """Return `count` axes beside and below each other."""
-    columns = min(count, COLUMNS)
-    rows = math.ceil(count / columns)
-    grid = drawing.subplots(rows, columns, squeeze=False, **shared)
+def columns_of(count: int, most: int = MOST_COLUMNS) -> int:
+    """Return how many panels to put beside each other so that few places stay empty."""
+    return math.ceil(count / math.ceil(count / most))
+
+
+def panels(drawing: Drawing, count: int, most: int = MOST_COLUMNS, **shared: object) -> list[Axes]:
+    """Return `count` axes beside and below each other, at most `most` in a row."""
+    columns = columns_of(count, most)
+    grid = drawing.subplots(math.ceil(count / columns), columns, squeeze=False, **shared)
     axes = list(grid.flat)
     for spare in axes[count:]:
         spare.remove()
@@ -144,10 +150,20 @@ def panels(drawing: Drawing, count: int, **shared: object) -> list[Axes]:
     return axes[:count]
 
 
-def panel_size(count: int, height_in: float = 2.15) -> tuple[float, float]:
+def panel_size(count: int, height_in: float = 2.15, most: int = MOST_COLUMNS) -> tuple[float, float]:
     """Return width and height in inches for `count` panels."""
-    rows = math.ceil(count / COLUMNS)
-    return WIDTHS_IN.get(count, FULL_WIDTH_IN), rows * height_in + 0.35
+    columns = columns_of(count, most)
+    return WIDTHS_IN.get(columns, FULL_WIDTH_IN), math.ceil(count / columns) * height_in + 0.35
+
+
+def leftmost(axes: list[Axes], most: int = MOST_COLUMNS) -> list[Axes]:
+    """Return the first axes of each row of `panels`."""
+    return axes[:: columns_of(len(axes), most)]
+
+
+def set_title(axis: Axes, text: str) -> None:
+    """Set the title of a panel, a long one in two lines."""
+    axis.set_title(text.replace(" (", "\n(", 1) if len(text) > LONGEST_TITLE else text)
 
 
 def series_style(i: int) -> dict[str, object]:
@@ -186,16 +202,18 @@ def mark_borders(axis: Axes, borders: dict[int, str], most: int) -> None:
             axis.text(count, 1.0, f" {what}", transform=place, fontsize=6.5, va="top", ha="left")
 
 
-def size_axis(axis: Axes, sizes: Iterable[int]) -> None:
-    """Mark up to five of the sizes (bytes) on a logarithmic axis."""
-    wanted = sorted(set(sizes))
-    step = math.ceil(len(wanted) / 5)
-    shown = wanted[::-1][::step][::-1]
+def size_axis(axis: Axes, sizes: Iterable[int], width_in: float) -> None:
+    """Mark on a logarithmic axis, `width_in` wide, as many of the sizes (bytes) as have room for a label."""
+    wanted = sorted(set(sizes), reverse=True)
+    per_inch = max(math.log2(wanted[0] / wanted[-1]), 1) / (0.9 * width_in)
+    shown = wanted[:1]
+    for size in wanted[1:]:
+        if math.log2(shown[-1] / size) > LABEL_IN * per_inch:
+            shown.append(size)
     axis.set_xscale("log", base=2)
     axis.xaxis.set_major_locator(FixedLocator(shown))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: units.fmt_size(round(value))))
-    axis.tick_params(axis="x", labelrotation=30)
     axis.set_xlabel("size")
     if len(wanted) == 1:
         axis.set_xlim(wanted[0] / 2, wanted[0] * 2)
@@ -205,7 +223,7 @@ def legend(drawing: Drawing, axes: list[Axes]) -> None:
     """Put one legend above all panels."""
     found = [pair for axis in axes for pair in zip(*axis.get_legend_handles_labels(), strict=True)]
     entries = {label: handle for handle, label in found}
-    columns = int(drawing.get_figwidth() / 1.25)
+    columns = int(drawing.get_figwidth() / 1.15)
     drawing.legend(
         entries.values(), entries.keys(), loc="outside upper left", ncols=columns, handlelength=2.6
     )

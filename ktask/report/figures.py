@@ -10,26 +10,29 @@ from ktask.lab import units
 from ktask.lab.stats import NoiseFloor
 from ktask.report import words
 from ktask.report.charts import (
-    COLUMNS,
     FAINT,
     FULL_WIDTH_IN,
     INK,
     WARN,
     Figure,
     build,
+    columns_of,
     curve,
+    leftmost,
     legend,
     mark_borders,
     noise_band,
     panel_size,
     panels,
     series_style,
+    set_title,
     size_axis,
     thread_axis,
 )
 from ktask.report.limits import memory_roof
 from ktask.report.tables import PATH, Run, aa_table, at_best, repetitions, sort_cases
 
+STRIPS = 3  # panels of repetitions beside each other: their labels are wide
 FAR_OUT = 3  # repetitions this many times slower than the median need a logarithmic axis
 
 
@@ -80,10 +83,10 @@ def speedup_figure(
             for one, rows in part.groupby(kinds, sort=False):
                 label = ", ".join(filter(None, [words.kind_label(one[0]), *one[1:]]))
                 curve(axis, rows, "threads", "speedup", i=curves.index(one), label=label)
-            axis.set_title(words.short(f"{method} ({backend})"))
+            set_title(axis, words.short(f"{method} ({backend})"))
             thread_axis(axis, counts)
             mark_borders(axis, borders or {}, counts[-1])
-        for axis in axes[::COLUMNS]:
+        for axis in leftmost(axes):
             axis.set_ylabel("speedup")
         if axes[0].get_yscale() == "linear":
             axes[0].set_ylim(bottom=0)
@@ -121,6 +124,7 @@ def throughput_figure(scaling: pd.DataFrame, workload: str, key: str) -> Figure 
     groups = list(data.groupby(PATH, sort=False))
     threads = sorted(set(data["threads"]))
     roof = memory_roof(scaling) if workload == "zeroing" else None
+    size = panel_size(len(groups))
 
     def paint(drawing: Drawing) -> None:
         axes = panels(drawing, len(groups), sharex=True, sharey=True)
@@ -131,9 +135,9 @@ def throughput_figure(scaling: pd.DataFrame, workload: str, key: str) -> Figure 
             if roof:
                 line = {"color": INK, "linewidth": 0.8, "linestyle": ":", "label": "highest user-space rate"}
                 axis.axhline(roof.bytes_per_s / scale.factor, **line)
-            axis.set_title(words.path_label(dict(zip(PATH, path, strict=True))))
-            size_axis(axis, data["size_bytes"])
-        for axis in axes[::COLUMNS]:
+            set_title(axis, words.path_label(dict(zip(PATH, path, strict=True))))
+            size_axis(axis, data["size_bytes"], size[0] / columns_of(len(groups)) - 0.35)
+        for axis in leftmost(axes):
             axis.set_ylabel(scale.suffix)
         if words.needs_log(data["throughput"]):
             axes[0].set_yscale("log")
@@ -146,7 +150,7 @@ def throughput_figure(scaling: pd.DataFrame, workload: str, key: str) -> Figure 
 
     return build(
         key,
-        panel_size(len(groups), 2.3),
+        size,
         paint,
         data=data,
         caption=words.throughput_caption(data, (roof.bytes_per_s, roof.label) if roof else None),
@@ -179,16 +183,16 @@ def distribution_figure(run: Run, workload: str, key: str) -> Figure | None:
     threads = sorted(set(data["threads"]))
 
     def paint(drawing: Drawing) -> None:
-        axes = panels(drawing, len(groups))
+        axes = panels(drawing, len(groups), STRIPS)
         for axis, (path, part) in zip(axes, groups, strict=True):
             _strip(axis, part, threads)
-            axis.set_title(words.path_label(dict(zip(PATH, (*path, ""), strict=True))))
+            set_title(axis, words.path_label(dict(zip(PATH, (*path, ""), strict=True))))
         legend(drawing, axes)
 
     height = 0.95 + 0.36 * len(threads)
     return build(
         key,
-        panel_size(len(groups), height),
+        panel_size(len(groups), height, STRIPS),
         paint,
         data=data,
         caption=words.distribution_caption(data),
@@ -244,7 +248,8 @@ def aa_figure(run: Run, floors: dict[str, NoiseFloor], key: str) -> Figure | Non
             axis.axvspan(1 / band, band, color=FAINT, alpha=0.6, linewidth=0)
             _caterpillar(axis, rows.sort_values("ratio"))
             axis.set_title(words.workload_label(workload))
-            axis.set_xlabel("first over second")
+            axis.set_xlabel("first call over second")
+            axis.set_ylim(-1, max(len(rows) for _, rows in groups))
         axes[0].set_ylabel("cells, by ratio")
 
     return build(
@@ -286,6 +291,8 @@ def crossover_figure(scaling: pd.DataFrame, key: str) -> Figure | None:
     if data.empty:
         return None
     groups = list(data.groupby("workload", sort=False))
+    counts = sorted(set(data["threads"]))
+    alike = len(counts) == 1
 
     def paint(drawing: Drawing) -> None:
         axes = [drawing.add_subplot(len(groups), 1, i + 1) for i in range(len(groups))]
@@ -295,16 +302,17 @@ def crossover_figure(scaling: pd.DataFrame, key: str) -> Figure | None:
             for i, (path, rows) in enumerate(part.groupby(PATH, sort=False)):
                 label = words.path_label(dict(zip(PATH, path, strict=True)))
                 threads = words.count(int(rows["threads"].iloc[0]), "thread")
-                curve(axis, rows, "size_bytes", "speedup", i=i, label=f"{label}, {threads}")
+                label = label if alike else f"{label}, {threads}"
+                curve(axis, rows, "size_bytes", "speedup", i=i, label=label)
             axis.set_title(words.workload_label(workload))
             axis.set_ylim(bottom=0)
-            axis.set_ylabel("speedup")
-            size_axis(axis, data["size_bytes"])
+            axis.set_ylabel(f"speedup, {words.count(counts[0], 'thread')}" if alike else "speedup")
+            size_axis(axis, part["size_bytes"], 0.6 * FULL_WIDTH_IN)
             axis.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), handlelength=2.6)
 
     return build(
         key,
-        (FULL_WIDTH_IN, 2.1 * len(groups) + 0.2),
+        (FULL_WIDTH_IN, 1.8 * len(groups) + 0.2),
         paint,
         data=data,
         caption=words.crossover_caption(data),

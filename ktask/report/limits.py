@@ -98,9 +98,10 @@ LIMIT_WORDS = {
     "gaps": "most is lost between chunks: taking the next one, or being interrupted",
     "end": "most is lost after a thread's last chunk: imbalance, which smaller chunks would help",
     "roof": "the rate is that of plain user-space stores: the memory takes no more",
-    "busy": "the threads ran, but the same work took more CPU time: a lock they spin on, the fault path, or "
+    "busy": "the threads ran, but the same work took them longer: a lock they spin on, the fault path, or "
     "memory and caches that they share",
     "waiting": "the threads were off the CPU part of the time: a lock they sleep on, or scheduling",
+    "unknown": "the evidence does not decide it",
 }
 
 
@@ -115,17 +116,28 @@ def _limit(row: pd.Series) -> str:
         return largest
     if row["roof_share"] >= NEAR_ROOF:
         return "roof"
+    if np.isnan(row["busy"]):
+        return "unknown"
     return "busy" if row["busy"] >= BUSY_SHARE else "waiting"
 
 
 def finding(limits: pd.DataFrame) -> Markup:
-    """Return why the speedup is not the number of threads, from the evidence, in words."""
+    """Return why the speedup is not the number of threads: what scales, and a line per path that does not."""
     if limits.empty:
         return Markup("")
-    counts = sorted(set(limits["threads"]))
-    head = Markup("<b>Why not {}?</b>").format(_times(counts))
-    groups = limits.groupby("limit", sort=False)
-    return markup.paragraph(head, *(_sentence(str(limit), rows) for limit, rows in groups))
+    head = Markup("<b>Why not {}?</b>").format(_times(sorted(set(limits["threads"]))))
+    few = limits[limits["n"] < stats.ENOUGH]
+    rest = limits.drop(few.index)
+    good, bad = rest[rest["limit"] == "scales"], rest[rest["limit"] != "scales"]
+    lines = [Markup("<li>{}</li>").format(_reason(row)) for _, row in bad.iterrows()]
+    names = words.listed([words.path_label(row) for _, row in few.iterrows()])
+    told = [f"Too few repetitions to tell: {names}."] * bool(names)
+    return markup.join(
+        [
+            markup.paragraph(head, _scaling(good, not len(bad) and not names), *told),
+            Markup("<ul>{}</ul>").format(markup.join(lines)) if lines else "",
+        ]
+    )
 
 
 def _times(counts: list[int]) -> str:
@@ -136,32 +148,40 @@ def _times(counts: list[int]) -> str:
     )
 
 
-def _sentence(limit: str, rows: pd.DataFrame) -> str:
+def _scaling(rows: pd.DataFrame, is_all: bool) -> str:
+    """Return which paths need no explanation, with their share of the ideal."""
+    if rows.empty:
+        return ""
     shares = [f"{words.path_label(row)} {words.percent(row['efficiency'])}" for _, row in rows.iterrows()]
-    if limit == "unknown":
-        names = words.listed([words.path_label(row) for _, row in rows.iterrows()])
-        return f"Too few repetitions to tell: {names}."
-    if limit == "scales":
-        return f"It is, or nearly: {words.listed(shares)} of the ideal."
-    return f"In {words.listed(shares)} of the ideal, {LIMIT_WORDS[limit]}{_evidence(limit, rows)}."
+    head = "It is, or nearly" if is_all else "Some paths are, or nearly"
+    return f"{head}: {words.listed(shares)} of the ideal."
 
 
-def _evidence(limit: str, rows: pd.DataFrame) -> str:
+def _reason(row: pd.Series) -> Markup:
+    """Return what one path lost, the evidence for it, and what is known to end its scaling."""
+    known = words.method_limit(row["workload"], row["method"])
+    return Markup("<b>{}</b>, {} of the ideal: {}{}.{}").format(
+        words.path_label(row),
+        words.percent(row["efficiency"]),
+        LIMIT_WORDS[row["limit"]],
+        _evidence(row),
+        Markup(" <i>Known of this path:</i> {}").format(markup.with_code(known)) if known else "",
+    )
+
+
+def _evidence(row: pd.Series) -> str:
     """Return the numbers behind a verdict: the share lost there, the CPU time, the share of the roof."""
     parts = []
-    if limit in LOSSES:
-        parts.append(f"{_span(rows[limit])} of the thread time")
-    if limit in ("busy", "waiting"):
-        parts.append(f"CPU time {_span(rows['cpu_cost'], ratio=True)} times that of the serial call")
-        parts.append(f"on the CPU {_span(rows['busy'])} of the time")
-    if np.isfinite(rows["roof_share"]).any():
-        parts.append(f"{_span(rows['roof_share'])} of the highest user-space rate")
+    if row["limit"] in LOSSES:
+        parts.append(f"{words.percent(row[row['limit']])} of the thread time")
+    elif row["limit"] in ("busy", "waiting"):
+        if row["slower"] > 0:
+            parts.append(f"{words.percent(row['slower'])} of the thread time inside chunks")
+        parts.append(f"CPU time {words.value(row, 'cpu_cost')} times that of the serial call")
+        parts.append(f"on the CPU {words.percent(row['busy'])} of the time")
+    if np.isfinite(row["roof_share"]):
+        parts.append(f"{words.percent(row['roof_share'])} of the highest user-space rate")
     return f" ({', '.join(parts)})" if parts else ""
-
-
-def _span(values: pd.Series, ratio: bool = False) -> str:
-    shown = [units.fmt_number(one) if ratio else words.percent(one) for one in (values.min(), values.max())]
-    return " to ".join(dict.fromkeys(shown))
 
 
 WORTH_SHOWING = 0.005  # a loss below this on every path rounds to 0 %
@@ -184,7 +204,7 @@ def table(limits: pd.DataFrame, key: str) -> Markup:
         "Size",
         "Threads",
         "Share of ideal",
-        "CPU time, serial = 1",
+        "CPU time ratio",
         "On CPU",
         *shown.values(),
         "Limit",
@@ -202,7 +222,10 @@ def table(limits: pd.DataFrame, key: str) -> Markup:
         )
         for _, row in limits.iterrows()
     ]
-    caption = "Evidence on what keeps the speedup below the number of threads; median [95 % interval]."
+    caption = (
+        "Evidence on what keeps the speedup below the number of threads; median [95 % interval]. CPU time "
+        "ratio: of all threads over that of the serial call."
+    )
     if limits["traced_s"].notna().any():
         caption += " Losses are shares of threads times wall time in one traced repetition; 0 % is left out."
     return markup.table(columns, rows, caption=caption, key=key, numeric=columns[1:-1])

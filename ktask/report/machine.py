@@ -1,5 +1,6 @@
 """The machine table: from the facts of `machine.json` to labelled lines."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -16,9 +17,14 @@ def describe(machine: Facts) -> list[tuple[str, str]]:
 
 def scope(machine: Facts) -> str:
     """Return the machine in a few words, for the scope of a claim."""
-    model = str(machine.get("cpu_model") or "CPU of unknown model")
+    model = plain_model(str(machine.get("cpu_model") or "CPU of unknown model"))
     virtual = "virtual machine, " if machine.get("virtualised") else ""
     return f"{virtual}{model}, {_safely(_cpu_count, machine)}"
+
+
+def plain_model(name: str) -> str:
+    """Return the name of a processor without what its maker adds: "Intel Xeon E7-8895 v3"."""
+    return " ".join(re.sub(r"\((?:R|TM)\)|\bCPU\b(?! of)|@.*", " ", name).split())
 
 
 def thread_borders(machine: Facts) -> dict[int, str]:

@@ -72,3 +72,9 @@ def paragraph(*sentences: str | Markup) -> Markup:
     """Return a paragraph of the sentences that are not empty; nothing if all are."""
     body = join(sentences, " ")
     return Markup("<p>{}</p>").format(body) if body else Markup("")
+
+
+def with_code(text: str) -> Markup:
+    """Return text, escaped, with what stands between backticks as code."""
+    code = Markup("<code>{}</code>")
+    return join((code.format(part) if i % 2 else part for i, part in enumerate(text.split("`"))), "")

@@ -11,22 +11,46 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 
 from ktask.lab import units
 from ktask.report import words
-from ktask.report.charts import FULL_WIDTH_IN, INK, Figure, build, series_style, thread_axis
+from ktask.report.charts import (
+    FULL_WIDTH_IN,
+    INK,
+    Figure,
+    build,
+    leftmost,
+    legend,
+    panel_size,
+    panels,
+    series_style,
+    set_title,
+    thread_axis,
+)
 from ktask.report.model import LEVEL_PERCENT, Fitted, curves
-from ktask.report.tables import PATH
 
 MODEL_KEY, RESIDUALS_KEY = "model", "residuals"
 
 
 def model_figure(found: Sequence[Fitted], key: str) -> Figure | None:
-    """Draw measured speedups, the fitted laws and their intervals, one panel per workload."""
+    """Draw measured speedups, the fitted laws and their intervals, one panel per path."""
     data = curves(found)
     if data.empty:
         return None
+    workloads = list(dict.fromkeys(str(one.case["workload"]) for one in found))
+
+    def paint(drawing: Drawing) -> None:
+        axes = panels(drawing, len(found), sharex=True, sharey=True)
+        for axis, one in zip(axes, found, strict=True):
+            workload = str(one.case["workload"])
+            _draw_curve(axis, one, workloads.index(workload), words.workload_label(workload))
+            set_title(axis, words.path_label(one.case))
+            thread_axis(axis, sorted({n for each in found for n in each.curve["threads"]}))
+        for axis in leftmost(axes):
+            axis.set_ylabel("speedup")
+        legend(drawing, axes)
+
     return build(
         key,
-        _size(data),
-        lambda drawing: _paint(drawing, found, _draw_curve, "speedup"),
+        panel_size(len(found), 1.65),
+        paint,
         data=data,
         caption=model_caption(found, data),
         alt=model_alt(found),
@@ -34,64 +58,46 @@ def model_figure(found: Sequence[Fitted], key: str) -> Figure | None:
 
 
 def residuals_figure(found: Sequence[Fitted], key: str) -> Figure | None:
-    """Draw measured over fitted time for every measured thread count."""
+    """Draw measured over fitted time, a row per path and a mark per measured thread count."""
     data = curves(found)
     if data.empty:
         return None
     data = data[data["measured_s"].notna()].reset_index(drop=True)
+    counts = sorted(set(data["threads"]))
+
+    def paint(drawing: Drawing) -> None:
+        axis = drawing.add_subplot()
+        axis.axvline(0, color=INK, linewidth=0.8, linestyle=":")
+        for level, one in enumerate(found):
+            _draw_residuals(axis, one, level, counts)
+        names = [
+            f"{words.workload_label(str(one.case['workload']))}: {words.path_label(one.case)}"
+            for one in found
+        ]
+        axis.set_yticks(range(len(found)), names)
+        axis.set_ylim(len(found) - 0.4, -0.6)
+        axis.set_xlabel("measured over fitted time, %")
+        legend(drawing, [axis])
+
     return build(
         key,
-        _size(data),
-        lambda drawing: _paint(drawing, found, _draw_residuals, "measured over fitted, %"),
+        (FULL_WIDTH_IN, 0.23 * len(found) + 0.9),
+        paint,
         data=data,
         caption=residuals_caption(data),
         alt=f"Measured over fitted time. {_residual_words(data)}.",
     )
 
 
-def _size(data: pd.DataFrame) -> tuple[float, float]:
-    tallest = data.drop_duplicates(PATH).groupby("workload").size()
-    return FULL_WIDTH_IN, sum(max(2.1, 0.19 * count + 0.5) for count in tallest) + 0.2
-
-
-def _paint(drawing: Drawing, found: Sequence[Fitted], draw, label: str) -> None:
-    workloads = list(dict.fromkeys(one.case["workload"] for one in found))
-    for number, workload in enumerate(workloads, start=1):
-        axis = drawing.add_subplot(len(workloads), 1, number)
-        mine = [one for one in found if one.case["workload"] == workload]
-        for i, one in enumerate(mine):
-            draw(axis, one, i)
-        _marks(axis, mine, draw is _draw_curve)
-        thread_axis(axis, sorted({n for one in mine for n in one.curve["threads"]}))
-        axis.set_title(words.workload_label(str(workload)))
-        axis.set_ylabel(label)
-        axis.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), handlelength=2.6)
-
-
-def _marks(axis: Axes, mine: Sequence[Fitted], is_curve: bool) -> None:
-    """Draw what all paths of a panel share: the ideal line and the end of the measured range, or zero."""
-    if not is_curve:
-        axis.axhline(0, color=INK, linewidth=0.8, linestyle=":")
-        return
-    counts = sorted({n for one in mine for n in one.curve["threads"]})
-    axis.plot(counts, counts, color=INK, linewidth=0.8, linestyle=":", label="ideal")
-    last = max(int(one.measured["threads"].max()) for one in mine)
-    axis.axvline(last, color=INK, linewidth=0.6, linestyle="--", label="last measured")
-
-
-def _draw_curve(axis: Axes, one: Fitted, i: int) -> None:
+def _draw_curve(axis: Axes, one: Fitted, i: int, label: str) -> None:
     table, style = one.curve, series_style(i)
-    axis.plot(
-        table["threads"], table["speedup"], label=words.path_label(one.case), **style | {"markersize": 0}
-    )
-    axis.fill_between(
-        table["threads"],
-        table["speedup_low"],
-        table["speedup_high"],
-        color=style["color"],
-        alpha=0.12,
-        linewidth=0,
-    )
+    counts = sorted(table["threads"])
+    axis.plot(counts, counts, color=INK, linewidth=0.8, linestyle=":", label="ideal")
+    last = int(one.measured["threads"].max())
+    axis.axvline(last, color=INK, linewidth=0.6, linestyle="--", label="last measured")
+    axis.plot(table["threads"], table["speedup"], label=label, **style | {"markersize": 0})
+    ends = (table["speedup_low"], table["speedup_high"])
+    axis.fill_between(table["threads"], *ends, color=style["color"], alpha=0.2, linewidth=0)
     base, rows = one.measured["wall"].iloc[0], one.measured
     reach = np.vstack(
         [base / rows["wall"] - base / rows["wall_high"], base / rows["wall_low"] - base / rows["wall"]]
@@ -106,14 +112,16 @@ def _draw_curve(axis: Axes, one: Fitted, i: int) -> None:
     axis.yaxis.set_minor_locator(NullLocator())
 
 
-def _draw_residuals(axis: Axes, one: Fitted, i: int) -> None:
-    rows = one.curve[one.curve["measured_s"].notna()]
+def _draw_residuals(axis: Axes, one: Fitted, level: int, counts: Sequence[int]) -> None:
+    """Draw the residuals of one path at height `level`, those of more threads a little lower."""
+    rows = one.curve[one.curve["measured_s"].notna()].reset_index(drop=True)
     ends = one.measured.set_index("threads").loc[rows["threads"], ["wall_low", "wall_high"]].to_numpy()
-    reach = np.abs(ends - rows["measured_s"].to_numpy()[:, None]).T / rows["time_s"].to_numpy() * 100
-    axis.errorbar(
-        rows["threads"], 100 * rows["residual"], yerr=np.nan_to_num(reach), capsize=2,
-        label=words.path_label(one.case), **(series_style(i) | {"linestyle": "none"}),
-    )  # fmt: skip
+    reach = np.abs(ends - rows["measured_s"].to_numpy()[:, None]) / rows["time_s"].to_numpy()[:, None] * 100
+    for place, row in rows.iterrows():
+        i = counts.index(row["threads"])
+        height = level + 0.4 * (i / max(len(counts) - 1, 1) - 0.5)
+        style = series_style(i) | {"linestyle": "none", "label": words.count(int(row["threads"]), "thread")}
+        axis.errorbar(100 * row["residual"], height, xerr=np.nan_to_num(reach[[place]]).T, capsize=2, **style)
 
 
 def model_caption(found: Sequence[Fitted], data: pd.DataFrame) -> Markup:

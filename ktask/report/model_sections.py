@@ -41,21 +41,13 @@ def fit_table(study: Study) -> Markup:
     if not study.fits:
         return markup.paragraph(study.title, NOTHING)
     rows = [_fit_row(one) for one in study.fits]
-    columns = (
-        "Path",
-        "Size",
-        "Fitted on threads",
-        "Law",
-        "Probability",
-        "Parameters",
-        "What the times settle",
-        "Largest residual",
-    )
-    caption = Markup("{}Fitted laws; parameters as median [{} % interval].").format(
+    columns = ("Path", "Size", "Fitted on", "Law", "Probability", "Parameters", "What the times settle")
+    columns = (*columns, "Largest residual")
+    caption = Markup("{}Fitted laws, and the threads each was fitted on; median [{} % interval].").format(
         study.title, LEVEL_PERCENT
     )
     laws = dict.fromkeys(one.law for one in study.fits)
-    meanings = "; ".join(f"{law}: {ABOUT[law]}" for law in laws)
+    meanings = Markup("; ").join(Markup("the law <i>{}</i> is {}").format(law, ABOUT[law]) for law in laws)
     few = ""
     if min(len(one.fit_threads) for one in study.fits) < SPLIT_FROM - 1:
         few = (
@@ -64,7 +56,7 @@ def fit_table(study: Study) -> Markup:
         )
     numeric = (columns[1], columns[4], columns[7])
     listing = markup.table(columns, rows, caption=caption, key=study.key("fits"), numeric=numeric)
-    return markup.join([markup.paragraph(f"{meanings}.", few), listing])
+    return markup.join([markup.paragraph(meanings[:1].upper() + meanings[1:] + ".", few), listing])
 
 
 def _fit_row(one: Fitted) -> tuple[object, ...]:

@@ -19,6 +19,10 @@ TIMEOUT_S = 120
 PRELOADED = ("ktask.report.story", "seaborn", "scipy.stats")  # what the notebook imports
 HEADING = re.compile(r'<h([23])(?: id="([^"]*)")?[^>]*>(.*?)</h\1>', re.DOTALL)
 TAG = re.compile(r"<[^>]+>")
+# A number and its unit stay on one line, and a percentage has a space as all other units have.
+NOT_PROSE = re.compile(r"(<style.*?</style>|<pre.*?</pre>|<code.*?</code>|<[^>]+>)", re.DOTALL)
+PERCENT = re.compile(r"(?<=\d)%")
+UNIT = re.compile(r"(?<=[\d\]]) (?=(?:%|[KMGT]iB|B/s|[mµn]?s|threads?|CPUs?|[kMG]? ?PTE/s)\b|%)")
 
 Progress = Callable[[str], None]
 
@@ -87,7 +91,14 @@ def to_html(notebook: dict, title: str) -> str:
     )
     resources = {"page_title": title, "style": (REPORT_FOLDER / "template" / "style.css").read_text("utf-8")}
     body, _ = exporter.from_notebook_node(notebook, resources=resources)
-    return body
+    return with_hard_spaces(body)
+
+
+def with_hard_spaces(page: str) -> str:
+    """Return the page with a space that no line breaks at between each number and its unit."""
+    pieces = NOT_PROSE.split(page)
+    pieces[::2] = [UNIT.sub("\u00a0", PERCENT.sub(" %", text)) for text in pieces[::2]]
+    return "".join(pieces)
 
 
 def sectioned(body: str) -> str:

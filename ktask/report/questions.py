@@ -19,17 +19,9 @@ STANDING = (
 
 def open_questions(limits: pd.DataFrame) -> Markup:
     """Return the questions as a list; the first ones come from the evidence on each path."""
-    asked = [*_from_limits(limits), *map(_marked, STANDING)]
+    asked = [*_from_limits(limits), *map(markup.with_code, STANDING)]
     items = markup.join(Markup("<li>{}</li>").format(one) for one in asked)
     return Markup("<ol>{}</ol>").format(items)
-
-
-def _marked(text: str) -> Markup:
-    """Return text with what stands between backticks as code."""
-    marked = (
-        Markup("<code>{}</code>").format(one) if i % 2 else one for i, one in enumerate(text.split("`"))
-    )
-    return markup.join(marked, "")
 
 
 ASKED = {

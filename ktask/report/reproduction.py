@@ -11,6 +11,7 @@ from ktask.lab import units
 from ktask.models import published
 from ktask.report import markup, words
 from ktask.report.charts import INK, Figure, build, legend, panel_size, panels, series_style, thread_axis
+from ktask.report.machine import plain_model
 from ktask.report.study import Study
 from ktask.report.tables import PATH
 
@@ -47,9 +48,9 @@ def _curve(rows: pd.DataFrame) -> pd.DataFrame:
         {
             "workload": first["ours"],
             "what": first["workload"],
-            "machine": first["machine"],
+            "machine": plain_model(str(first["machine"])),
             "size_bytes": first["size_bytes"],
-            "source": f"{first['source_author']}, {first['source_date']}",
+            "source": f"{str(first['source_author']).split()[-1]}, {first['source_date']}",
             "threads": by_threads.index.astype(int),
             "speedup": (by_threads[1] / by_threads).to_numpy(),
         }
@@ -158,7 +159,8 @@ def table(studies: Sequence[Study]) -> Markup:
     data = at_common_threads(comparison(studies))
     names = dict.fromkeys(one for study in studies for one in study.workloads)
     missing = [words.workload_label(one).lower() for one in names if one not in set(data["workload"])]
-    silent = f"Nothing to set beside was found in print for {words.listed(missing)}." if missing else ""
+    silent = "No published times with one thread and with several were found for {}."
+    silent = silent.format(words.listed(missing)) if missing else ""
     if data.empty:
         return markup.paragraph(silent)
     rows = [
@@ -169,7 +171,7 @@ def table(studies: Sequence[Study]) -> Markup:
             int(row["threads"]),
             _speedup(row),
             words.percent(row["speedup"] / row["threads"]),
-            row["source"],
+            Markup('<span class="whole">{}</span>').format(row["source"]),
         )
         for _, row in data.iterrows()
     ]

@@ -10,7 +10,7 @@ from ktask.lab.events import MEANINGS
 from ktask.lab.flags import flag_effects
 from ktask.lab.records import time_measuring
 from ktask.report import machine, tables, words
-from ktask.report.markup import join, paragraph, table
+from ktask.report.markup import join, paragraph, table, with_code
 from ktask.report.study import Study
 from ktask.report.tables import PATH, Run
 
@@ -30,6 +30,7 @@ def identity(run: Run) -> dict[str, Any]:
         "processor": machine.scope(run.machine),
         "kernel": str(run.machine.get("kernel_release") or machine.UNKNOWN),
         "took": _took(run),
+        "largest": units.fmt_size(int(run.records["size_bytes"].max())) if len(run.records) else "no bytes",
         "grid": str(run.grid.get("name") or machine.UNKNOWN),
         "seed": str(run.grid.get("seed", machine.UNKNOWN)),
         "commit": commit if commit == machine.UNKNOWN else commit[:COMMIT_DIGITS],
@@ -75,9 +76,7 @@ def _mark(level: str) -> Markup:
 
 def _advice(finding: dict[str, Any]) -> Markup:
     """Return what a finding means and its remedy; text between backticks becomes code."""
-    parts = " ".join(str(finding[name]) for name in ("means", "remedy") if finding.get(name)).split("`")
-    marked = (Markup("<code>{}</code>").format(part) if i % 2 else part for i, part in enumerate(parts))
-    return join(marked, "")
+    return with_code(" ".join(str(finding[name]) for name in ("means", "remedy") if finding.get(name)))
 
 
 def flags(study: Study) -> Markup:
@@ -124,7 +123,7 @@ def _effect(effects: pd.DataFrame, workload: str, flag: str) -> tuple[str, str]:
         return "–", "–"
     one = effects.loc[(workload, flag)]
     middle, low, high = (units.fmt_number(one[name]) for name in ("slower", "slower_low", "slower_high"))
-    return middle if low == high else f"{middle} ({low} to {high})", f"{one['shift']:.1%}"
+    return middle if low == high else f"{middle} ({low} to {high})", f"{100 * one['shift']:.1f} %"
 
 
 def _flag_meaning(flag: str) -> str:
@@ -157,7 +156,7 @@ def _time(study: Study) -> str:
     if "resumed" in study.run.machine or not 0 < inside_s <= elapsed_s:
         return ""
     share = inside_s / elapsed_s
-    return f"Of {elapsed_s:.0f} s from first to last repetition, cells were measuring {share:.0%}."
+    return f"Of {elapsed_s:.0f} s from first to last repetition, cells were measuring {words.percent(share)}."
 
 
 def _stopping(protocol: dict[str, Any]) -> Markup:

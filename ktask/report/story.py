@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
+from ktask.lab import notebooks, units
 from ktask.lab.records import load_run
 from ktask.report import (
     advice,
@@ -24,11 +25,17 @@ from ktask.report import (
     words,
 )
 from ktask.report.charts import Figure
-from ktask.report.markup import Html, join, paragraph, render, table
+from ktask.report.markup import Html, join, paragraph, render, table, with_code
 from ktask.report.model_figures import MODEL_KEY, RESIDUALS_KEY
 from ktask.report.reproduction import PUBLISHED_KEY
 from ktask.report.study import FIGURE_KINDS, Study, data_hash, split_hosts
 from ktask.report.tables import Run
+
+ENDS_SCALING = "What ends its scaling"
+METHODS_CAPTION = (
+    "The measured ways through the code. What ends their scaling is from reading and profiling the code, not "
+    "from this run; what this run shows about it is in section 5."
+)
 
 
 @dataclass(frozen=True)
@@ -89,8 +96,10 @@ class Report:
     def _summary(self, study: Study) -> Markup:
         claims = summary.claims(study.scaling, machine.scope(study.run.machine))
         linked = [(claim, self._link(study.key(claim.figure))) for claim in claims]
-        caveat = summary.caveat(study.scaling, study.floors, study.findings, len(study.run.skipped))
-        return render("summary.html.j2", study=study, claims=linked, caveat=caveat)
+        run = study.run
+        caveat = summary.caveat(study.scaling, study.floors, study.findings, len(run.skipped), run.machine)
+        advised = advice.in_short(advice.recommendation_table(study.scaling, run.skipped))
+        return render("summary.html.j2", study=study, claims=linked, advice=advised, caveat=caveat)
 
     # --- what and where --------------------------------------------------------------------------------
 
@@ -103,13 +112,22 @@ class Report:
                 ", ".join(map(words.kind_label, row["page_kinds"])),
                 row["unit"],
                 words.method_about(row["workload"], row["method"]) or "not described in this version",
+                with_code(words.method_limit(row["workload"], row["method"])) or units.NO_VALUE,
             )
             for row in self._methods()
         ]
-        columns = ("Workload and method", "Who works", "Pages", "One operation", "What it does")
-        abouts = dict.fromkeys(filter(None, (words.about(one) for s in self.studies for one in s.workloads)))
-        listing = table(columns, rows, caption="The measured ways through the code.", key="methods")
-        return Html(join([paragraph(*abouts), listing if rows else paragraph("No workload was measured.")]))
+        columns = ("Workload and method", "Who works", "Pages", "Operation", "What it does", ENDS_SCALING)
+        listing = table(columns, rows, caption=METHODS_CAPTION, key="methods")
+        return Html(join([self._abouts(), listing if rows else paragraph("No workload was measured.")]))
+
+    def _abouts(self) -> Markup:
+        names = dict.fromkeys(one for study in self.studies for one in study.workloads)
+        items = [
+            Markup("<li><b>{}.</b> {}</li>").format(words.workload_label(name), words.about(name))
+            for name in names
+            if words.about(name)
+        ]
+        return Markup("<ul>{}</ul>").format(join(items)) if items else Markup("")
 
     def _methods(self) -> list[dict[str, Any]]:
         scaling = pd.concat([study.scaling for study in self.studies], ignore_index=True)
@@ -225,7 +243,7 @@ class Report:
             (one.link, f"{one.key}.csv", len(one.data), _source(one.key)) for one in self.figures.values()
         ]
         columns = ("Figure", "Data beside the caption", "Rows", "Made from, and by which notebook")
-        caption = "From figure to data; `report.ipynb` draws them all and measures nothing."
+        caption = "From figure to data; report.ipynb draws them all and measures nothing."
         figures_table = table(columns, rows, caption=caption, key="figure-data", numeric=["Rows"])
         commands = render("reproduce.html.j2", runs=[sections.identity(run) for run in self.runs])
         return Html(join([commands, figures_table if rows else ""]))
@@ -255,13 +273,14 @@ class Report:
 def _source(key: str) -> str:
     kind, _, workload = key.partition("-")
     if kind == PUBLISHED_KEY:
-        return "data/published, by `reproduction.ipynb`, and records/*.parquet"
+        return "data/published, by reproduction.ipynb, and records/*.parquet"
     folder = "traces" if kind == "timeline" else "records"
     return f"{folder}/{workload.replace('-', '_') or '*'}-*.parquet, measured by {_notebook(workload)}"
 
 
 def _notebook(workload: str) -> str:
-    return f"{workload.replace('-', '_')}.ipynb" if workload else "the notebooks of all workloads"
+    known = notebooks.for_workload(workload.replace("-", "_")).name
+    return known if workload else "the notebooks of all workloads"
 
 
 def _in_page_order(drawn: list[Figure]) -> list[Figure]:

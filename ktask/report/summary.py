@@ -45,16 +45,22 @@ def _workload_claim(part: pd.DataFrame, machine: str) -> Claim | None:
     if last["speedup"].isna().all():
         return _serial_claim(_kernel_first(part[part["baseline"]]), machine)
     best = last.sort_values("speedup", na_position="first").iloc[-1]
-    text = Markup("<b>{}:</b> with {}, {}; {} ({} serial, {} with {}).").format(
-        name,
-        words.threads_of(last),
-        words.tally(last),
-        words.extremes(last),
-        words.wall(best, "base_wall"),
-        words.wall(best),
-        words.path_label(best),
+    text = Markup("<b>{}:</b> with {}, {}. {}.").format(
+        name, words.threads_of(last), words.tally(last), _extremes(last)
     )
     return Claim(text, _scope(last, machine), words.figure_key("speedup", best["workload"]))
+
+
+def _extremes(rows: pd.DataFrame) -> str:
+    """Return the highest and, if it differs, the lowest speedup, each with the serial time it is over."""
+    known = rows[rows["speedup"].notna()].sort_values("speedup")
+    ends = known.iloc[[-1, 0]] if len(known) > 1 else known
+    texts = [
+        f"{words.path_label(row)} has a speedup of {words.value(row, 'speedup')} over "
+        f"{words.wall(row, 'base_wall')} serial"
+        for _, row in ends.iterrows()
+    ]
+    return ", ".join([texts[0], *(text.replace("has a speedup", "one") for text in texts[1:])])
 
 
 def _serial_claim(serial: pd.DataFrame, machine: str) -> Claim | None:
@@ -100,11 +106,12 @@ def _cost_claim(scaling: pd.DataFrame, machine: str) -> Claim | None:
     return Claim(text + ".", _scope(last, machine), words.figure_key("speedup", high["workload"]))
 
 
-GENERAL = "One machine in one state, and single kernel paths: no application gains this much by itself."
-
-
 def caveat(
-    scaling: pd.DataFrame, floors: dict[str, NoiseFloor], findings: Sequence[dict[str, Any]], skipped: int
+    scaling: pd.DataFrame,
+    floors: dict[str, NoiseFloor],
+    findings: Sequence[dict[str, Any]],
+    skipped: int,
+    facts: dict[str, Any] | None = None,
 ) -> str:
     """Return the one caveat that matters most for the claims."""
     problems = [str(one.get("name", "?")) for one in findings if one.get("level") == "blocker"]
@@ -128,7 +135,17 @@ def caveat(
             f"Some points rest on {words.count(smallest, 'repetition')} only: no verdict there.",
         ),
     )
-    return next((text for holds, text in checks if holds), f"{losses(scaling)}{GENERAL}")
+    return next((text for holds, text in checks if holds), f"{losses(scaling)}{_reach(scaling, facts or {})}")
+
+
+def _reach(scaling: pd.DataFrame, facts: dict[str, Any]) -> str:
+    """Return how far the numbers of a good run carry."""
+    most = words.count(int(scaling["threads"].max()), "thread") if len(scaling) else "no thread"
+    where = "in a virtual machine" if facts.get("virtualised") else "on one machine"
+    return (
+        f"At most {most} {where}, in one state of it: nothing here says what more threads or another machine "
+        "would do. And these are single kernel paths: no application gains this much by itself."
+    )
 
 
 def losses(scaling: pd.DataFrame) -> str:
@@ -137,5 +154,8 @@ def losses(scaling: pd.DataFrame) -> str:
     slower, same = (int((several["verdict"] == name).sum()) for name in ("slower", "no change"))
     if not slower + same:
         return ""
-    worse = f"slower at {slower} and " if slower else ""
-    return f"Of {words.count(len(several), 'point')} with threads, {worse}not distinguishable at {same}. "
+    parts = [f"{slower} slower"] * bool(slower) + [f"{same} not distinguishable"] * bool(same)
+    return (
+        f"Threads do not help at {slower + same} of {words.count(len(several), 'point')}: "
+        f"{words.listed(parts)}. "
+    )

@@ -19,6 +19,7 @@ PATH = ["workload", "backend", "method", "page_kind", "options", "policy"]
 CASE = [*PATH, "size_bytes"]
 WORKLOAD_ORDER = ("zeroing", "page_walk", "free")
 PAGE_KIND_ORDER = ("4KiB", "THP", "2MiB", "1GiB")
+ELSEWHERE = 0.3  # a serial call that was on the CPU for less of its time had the work done by others
 ESTIMATES = ("wall", "base_wall", "rate", "bandwidth", "speedup", "efficiency", "cpu_cost", "vs_best")
 
 
@@ -155,8 +156,10 @@ def scaling_table(run: Run, floors: dict[str, NoiseFloor] | None = None) -> pd.D
     * `cpu_cost`: CPU time over that of the serial call, for the same work;
     * `vs_best`: speedup over the fastest serial call of any method for the same pages and size.
 
-    `busy` is CPU time over wall time times threads. `n`, `n_cold` and `n_flagged` count repetitions: in the
-    estimates, left out as cold, kept with another warning. `verdict` is against the noise floor.
+    `busy` is CPU time over wall time times threads. It and `cpu_cost` are NaN where other processes do
+    most of the work, as when they exit: what this one used says nothing then. `n`, `n_cold` and `n_flagged`
+    count repetitions: in the estimates, left out as cold, kept with another warning. `verdict` is against the
+    noise floor.
 
     Parameters
     ----------
@@ -201,10 +204,12 @@ def _row(group: pd.DataFrame, base: pd.DataFrame, floors: dict[str, NoiseFloor])
     baseline = bool(first["baseline"])
     same = Estimate(1.0, 1.0, 1.0, 1.0, len(base)) if len(base) else stats.NOTHING
     speedup = same if baseline else ratio_of(base, rows, "wall_s")
-    cpu_cost = same if baseline else ratio_of(rows, base, "cpu_s")
+    is_elsewhere = base["cpu_s"].sum() < ELSEWHERE * base["wall_s"].sum()
+    cpu_cost = same if baseline else stats.NOTHING if is_elsewhere else ratio_of(rows, base, "cpu_s")
     floor = floor_of(floors, str(first["workload"]))
     operations = float(group["operations"].median())
-    busy = rows["cpu_s"].sum() / (rows["wall_s"].sum() * threads) if len(rows) else np.nan
+    has_busy = len(rows) and not is_elsewhere
+    busy = rows["cpu_s"].sum() / (rows["wall_s"].sum() * threads) if has_busy else np.nan
     return {
         **{name: first[name] for name in PATH},
         "size_bytes": int(first["size_bytes"]),

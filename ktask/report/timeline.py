@@ -12,14 +12,14 @@ from ktask.report.charts import FULL_WIDTH_IN, INK, SERIES, Figure, build
 from ktask.report.limits import LIMIT_LABELS, LOSSES
 from ktask.report.tables import PATH
 
-MOST_PANELS = 6
+MOST_PANELS = 8
 MOST_LANES = 16
 LANE_IN = 0.17
 LOSS_WORDS = {
     "start": "before the first chunk",
     "gaps": "between chunks",
-    "end": "after the last one",
-    "slower": "inside chunks beyond what the serial call needs",
+    "end": "after the last chunk",
+    "slower": "inside chunks, beyond what the serial call needs",
 }
 
 
@@ -61,13 +61,14 @@ def timeline_figure(limits: pd.DataFrame, traces: pd.DataFrame, workload: str, k
         axes.flat[-1].set_xlabel("time since the release of the threads (ms)")
 
     height = sum(lanes) * LANE_IN + 0.55 * len(groups) + 0.3
-    shown = mine[mine["traced_s"].notna()].head(MOST_PANELS)
+    traced = mine[mine["traced_s"].notna()]
+    shown = traced.head(MOST_PANELS)
     return build(
         key,
         (FULL_WIDTH_IN, height),
         paint,
         data=data,
-        caption=caption(shown),
+        caption=caption(shown, len(traced) - len(shown)),
         alt=alternative(shown, workload),
     )
 
@@ -91,20 +92,24 @@ def _lanes(axis: Axes, rows: pd.DataFrame) -> None:
 def _largest_loss(row: pd.Series) -> str:
     losses = {name: row[name] for name in LOSSES}
     name = max(losses, key=lambda one: losses[one])
-    if losses[name] <= 0:
-        return "no loss to see"
-    return f"{words.percent(losses[name])} lost {LOSS_WORDS[name]}"
+    return name if losses[name] > 0 else ""
 
 
-def caption(rows: pd.DataFrame) -> Markup:
+def caption(rows: pd.DataFrame, left_out: int = 0) -> Markup:
     """Return where the thread time of each path went, and how typical its trace is."""
-    parts = [f"{words.path_label(row)}: {_largest_loss(row)}" for _, row in rows.iterrows()]
+    parts = []
+    for loss, mine in rows.groupby(rows.apply(_largest_loss, axis=1), sort=False):
+        names = [words.path_label(row) for _, row in mine.iterrows()]
+        shares = [words.percent(row[loss]) if loss else "" for _, row in mine.iterrows()]
+        told = words.listed([f"{name} {share}".strip() for name, share in zip(names, shares, strict=True)])
+        parts.append(f"{LOSS_WORDS[loss]} ({told})" if loss else f"nowhere to see ({told})")
     ratios = rows["traced_s"] / rows["wall"]
     ends = dict.fromkeys(units.fmt_number(one, 2) for one in (ratios.min(), ratios.max()))
+    more = f" {words.count(left_out, 'path')} with a trace not drawn." if left_out else ""
     return Markup(
-        "{}. Of the thread time of one extra repetition each, n = 1, hence no interval; it took {} times the "
-        "median of the repetitions without a trace. Each bar is one chunk, the dotted line the end."
-    ).format("; ".join(parts), " to ".join(ends))
+        "Most thread time is lost {}. One extra repetition each, n = 1, hence no interval; it took {} "
+        "times the median of the repetitions without a trace. Each bar is a chunk, the dotted line the end.{}"
+    ).format("; ".join(parts), " to ".join(ends), more)
 
 
 def alternative(rows: pd.DataFrame, workload: str) -> str:

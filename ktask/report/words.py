@@ -226,7 +226,7 @@ def distribution_caption(data: pd.DataFrame) -> Markup:
     crossed = f"Cold, crossed and in no rate: {cold} of {len(data)}." if cold else "None was cold."
     return Markup(
         "{} {} All repetitions at the largest size of each path, later ones higher; times are over the "
-        "median of the warm ones, given beside them."
+        "median of the warm ones, given beside them. One thread: the two equal serial calls together."
     ).format(shape, crossed)
 
 
@@ -308,6 +308,12 @@ def method_about(workload: str, method: str) -> str:
     """Return what a method does, empty if it is not one of ours."""
     known = registry().get(workload)
     return next((one.about for one in known.methods if one.name == method), "") if known else ""
+
+
+def method_limit(workload: str, method: str) -> str:
+    """Return which lock or resource ends the scaling of a method, empty if it is not one of ours."""
+    known = registry().get(workload)
+    return next((one.limit for one in known.methods if one.name == method), "") if known else ""
 
 
 def workload_finding(rows: pd.DataFrame) -> Markup:
