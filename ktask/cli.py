@@ -313,6 +313,7 @@ def _render_vectors(result: dict[str, Any]) -> str:
         "ktask predict mine.csv --fit-threads 1,2,4 --threads 32,64 --pool",
         "ktask predict mine.csv --time-column elapsed_ms --by host,test --machine big.yaml --json",
         "ktask predict data/published      # the scores over all published tables",
+        "ktask predict data/published --held-out machine    # by laws learned from the other machines",
     )
 )
 def predict(
@@ -335,6 +336,13 @@ def predict(
     other_sizes: Annotated[
         bool, typer.Option("--other-sizes", help="Predict each size from the other sizes alone.")
     ] = False,
+    held_out: Annotated[
+        str | None,
+        typer.Option(
+            metavar="machine|workload|table",
+            help="Score the published curves by laws that were learned without the same one.",
+        ),
+    ] = None,
     threads_column: Annotated[str | None, typer.Option(help="Column of the thread count.")] = None,
     size_column: Annotated[str | None, typer.Option(help="Column of the size; none if all are one.")] = None,
     time_column: Annotated[str | None, typer.Option(help="Column of the time, such as elapsed_ms.")] = None,
@@ -353,6 +361,9 @@ def predict(
 
     known = _known_machine(machine, work)
     options = Options(_counts(fit_threads, 2), _counts(threads, 1) if threads else (), pool, known)
+    if held_out is not None:
+        _held_out(table, held_out, options, as_json)
+        return
     if table.is_dir():
         result = scores.score_folder(table, options, _progress)
         _emit(result, as_json, render.scores)
@@ -362,6 +373,14 @@ def predict(
     result = scores.predict_file(table, options, columns=columns, other_sizes=other_sizes, progress=_progress)
     _emit(result, as_json, render.predictions)
     raise typer.Exit(OK if any(curve["predictions"] for curve in result["curves"]) else FOUND)
+
+
+def _held_out(table: Path, by: str, options: Any, as_json: bool) -> None:
+    from ktask.models import published, render, scores  # noqa: PLC0415
+
+    if table.resolve() != published.FOLDER:
+        raise ValueError(f"--held-out learns from {published.FOLDER}; give that folder, not {table}")
+    _emit(scores.score_held_out(by, options, _progress), as_json, render.held_out)
 
 
 def _progress(curves: Any) -> Any:

@@ -2,7 +2,7 @@
 
 A law gives the time of n threads relative to one thread. All parameters are made from standard normal numbers
 (`Parameter.value`), so that bounds hold by construction and one sampler serves every law. The medians and
-spreads are those of the tables named in `DESIGN_TABLES`; see `docs/models.md` for how they were found.
+spreads are learned from the tables named in `DESIGN_TABLES`, by `ktask.models.learn`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from scipy.special import expit, ndtr, ndtri
 
 Array = NDArray[np.float64]
 
-# What the medians, spreads and weights below were chosen on; a score on these tables is no blind test.
+# What the medians, spreads and weights below are learned from; a score on these tables is no blind test.
 DESIGN_TABLES = (
     "hugetlb_parallel_boot_init",
     "ktask_clear_gigantic_page",
@@ -57,6 +57,21 @@ class Parameter:
 
 
 @dataclass(frozen=True)
+class SlowStart:
+    """One thread alone may be slower than its share of many: it reaches across nodes, or its caches are cold.
+
+    This happens to a part of the curves (`odds`), by a factor whose logarithm is exponentially distributed.
+    """
+
+    odds: float = 0.217
+    mean: float = 0.206
+
+    def value(self, whether: Array, how_much: Array) -> Array:
+        """Return the logarithm of the factor by which one thread is slower than the law, from two normals."""
+        return np.where(whether < ndtri(self.odds), -self.mean * np.log(ndtr(how_much)), 0.0)
+
+
+@dataclass(frozen=True)
 class Law:
     """A law of scaling.
 
@@ -75,6 +90,7 @@ class Law:
     weight: float
     parameters: tuple[Parameter, ...]
     time: Callable[..., Array]
+    slow_start: SlowStart = SlowStart()
 
 
 def amdahl(threads: Array, serial: Array) -> Array:
@@ -117,70 +133,61 @@ def lock(threads: Array, lock_share: Array, handover: Array) -> Array:
     return np.hstack([rates[1] / rates[int(n)] for n in threads])
 
 
-SERIAL = Parameter("serial", "{:.1%} of the work is serial", 0.06, 2.2, share=True)
+# What is usual over the design tables, as `ktask.models.learn` finds it: how often a law is the best one, and
+# median and spread of each of its parameters.
+USUAL: dict[str, tuple[float, dict[str, tuple[float, float]]]] = {
+    "amdahl": (0.052, {"serial": (0.064, 2.0)}),
+    "gustafson": (0.018, {"serial": (0.104, 2.78)}),
+    "usl": (0.096, {"contention": (0.0645, 2.02), "crosstalk": (0.00125, 1.52)}),
+    "roof": (0.75, {"serial": (0.128, 2.54), "roof_threads": (12.0, 0.842), "sharpness": (5.86, 0.871)}),
+    "lock": (0.084, {"lock_share": (0.0644, 1.41), "handover": (0.0129, 1.57)}),
+}
+ABOUT = {
+    "serial": "{:.1%} of the work is serial",
+    "contention": "{:.1%} of the work queues",
+    "crosstalk": "each pair of threads costs {:.3%} of the work",
+    "roof_threads": "saturates at {:.1f} threads",
+    "sharpness": "",
+    "lock_share": "{:.1%} of the work is done under one lock",
+    "handover": "each waiter lengthens a turn by {:.1%}",
+}
+SHARES = ("serial", "contention", "lock_share")
+
+
+def _law(time: Callable[..., Array], about: str, source: str) -> Law:
+    weight, usual = USUAL[time.__name__]
+    parameters = (Parameter(name, ABOUT[name], *usual[name], share=name in SHARES) for name in usual)
+    return Law(time.__name__, about, source, weight, tuple(parameters), time)
+
+
 LAWS: tuple[Law, ...] = (
-    Law(
-        "amdahl",
+    _law(
+        amdahl,
         "a serial share, the rest scales",
         "Amdahl 1967, Validity of the single processor approach",
-        0.11,
-        (SERIAL,),
-        amdahl,
     ),
-    Law(
-        "gustafson",
+    _law(
+        gustafson,
         "the work grows with the threads; a serial share does not scale",
         "Gustafson 1988, Reevaluating Amdahl's law",
-        0.01,
-        (SERIAL,),
-        gustafson,
     ),
-    Law(
-        "usl",
+    _law(
+        usl,
         "queueing for something shared, and pairwise crosstalk that turns the curve back",
         "Gunther 1993, Universal Scalability Law",
-        0.06,
-        (
-            Parameter("contention", "{:.1%} of the work queues", 0.06, 2.2, share=True),
-            Parameter("crosstalk", "each pair of threads costs {:.3%} of the work", 0.0017, 1.2),
-        ),
-        usl,
     ),
-    Law(
-        "roof",
+    _law(
+        roof,
         "a serial share, and a roof such as memory bandwidth for the rest",
         "Williams, Waterman, Patterson 2009, Roofline; corner as a p-norm",
-        0.79,
-        (
-            SERIAL,
-            Parameter("roof_threads", "saturates at {:.1f} threads", 10.0, 0.35),
-            Parameter("sharpness", "", 6.0, 0.55),
-        ),
-        roof,
     ),
-    Law(
-        "lock",
+    _law(
+        lock,
         "threads take turns at one lock, and waiters slow the turn",
         "Reiser, Lavenberg 1980, Mean value analysis of closed queues",
-        0.03,
-        (
-            Parameter("lock_share", "{:.1%} of the work is done under one lock", 0.057, 0.85, share=True),
-            Parameter("handover", "each waiter lengthens a turn by {:.1%}", 0.0155, 1.45),
-        ),
-        lock,
     ),
 )
 BY_NAME = {law.name: law for law in LAWS}
-
-# One thread alone may be slower than its share of many: it reaches across nodes, or its caches are cold.
-# This happens to a part of the curves (SLOW_START_ODDS), by an exponentially distributed factor.
-SLOW_START_ODDS = 0.43
-SLOW_START_MEAN = 0.19
-
-
-def slow_start(whether: Array, how_much: Array) -> Array:
-    """Return the logarithm of the factor by which one thread is slower than the law, from two normals."""
-    return np.where(whether < ndtri(SLOW_START_ODDS), -SLOW_START_MEAN * np.log(ndtr(how_much)), 0.0)
 
 
 def log_times(law: Law, normals: Array, threads: Array) -> Array:
@@ -189,10 +196,10 @@ def log_times(law: Law, normals: Array, threads: Array) -> Array:
     Parameters
     ----------
     normals : ndarray, shape (draws, parameters + 2)
-        Standard normal numbers: one column per parameter, then the two of `slow_start`.
+        Standard normal numbers: one column per parameter, then the two of `SlowStart`.
     threads : ndarray, shape (n,)
     """
     values = [p.value(normals[:, [i]]) for i, p in enumerate(law.parameters)]
     times = np.log(law.time(np.asarray(threads, float), *values))
-    slow = slow_start(normals[:, [-2]], normals[:, [-1]])
+    slow = law.slow_start.value(normals[:, [-2]], normals[:, [-1]])
     return times + np.where(np.asarray(threads) == 1, slow, 0.0)

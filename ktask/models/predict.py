@@ -89,6 +89,8 @@ class Options:
         Give the law at the fit threads too, where `threads` has them.
     relatives : tuple of Curve
         The other curves of the table.
+    laws : tuple of Law
+        What the laws usually are; other ones only to leave tables out of what they were learned from.
     """
 
     fit_threads: tuple[int, ...] = FIT_THREADS
@@ -97,6 +99,7 @@ class Options:
     machine: Machine | None = None
     and_fitted: bool = False
     relatives: tuple[Curve, ...] = field(default=(), repr=False)
+    laws: tuple[laws.Law, ...] = field(default=laws.LAWS, repr=False)
 
 
 def _cpus(curve: Curve, machine: Machine | None) -> int | None:
@@ -146,19 +149,23 @@ def roof_threads(machine: Machine, per_thread: float | None = None) -> float:
     return machine.node_bandwidth / (per_thread or machine.core_bandwidth)
 
 
-def _laws_for(curve: Curve, own: Rows, machine: Machine | None) -> tuple[laws.Law, ...]:
+def _laws_for(curve: Curve, own: Rows, options: Options) -> tuple[laws.Law, ...]:
     """Return the laws, with the roof of the described machine in place of the usual one."""
+    machine = options.machine
     if machine is None or not np.isfinite(machine.node_bandwidth):
-        return laws.LAWS
+        return options.laws
     measured = curve.size_bytes and curve.size_bytes / np.exp((own.log_time + np.log(own.threads)).min())
     known = max(roof_threads(machine, measured), 1.0)
+    return tuple(_roofed(law, known) for law in options.laws)
+
+
+def _roofed(law: laws.Law, known: float) -> laws.Law:
+    if law.name != "roof":
+        return replace(law, weight=UNROOFED * law.weight)
     parameters = tuple(
-        replace(p, median=known, spread=ROOF_SD) if p.name == "roof_threads" else p
-        for p in laws.BY_NAME["roof"].parameters
+        replace(p, median=known, spread=ROOF_SD) if p.name == "roof_threads" else p for p in law.parameters
     )
-    with_roof = replace(laws.BY_NAME["roof"], parameters=parameters)
-    unlikely = [replace(law, weight=UNROOFED * law.weight) for law in laws.LAWS if law.name != "roof"]
-    return (with_roof, *unlikely)
+    return replace(law, parameters=parameters)
 
 
 def _wanted(curve: Curve, options: Options) -> list[int]:
@@ -201,7 +208,7 @@ def predict_curve(curve: Curve, options: Options = Options()) -> Predicted:
         return Predicted(curve, fit_threads=fitted, reason=reason)
     own = _rows(curve, options.fit_threads, cpus)
     others = _relatives(curve, options)
-    found = fit(own, others, _laws_for(curve, own, options.machine))
+    found = fit(own, others, _laws_for(curve, own, options))
     wanted = _wanted(curve, options)
     times = found.predict(_effective(wanted, cpus), _least_sd(curve, used))
     low, middle, high = _with_sizes(curve, options, wanted, times) if options.pool else times

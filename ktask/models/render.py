@@ -61,3 +61,14 @@ def scores(result: dict[str, Any]) -> str:
     lines += [f"all, one size out    {score_line(result['sizes'])}"]
     lines += ["", f"Tables that the laws were designed on: {', '.join(result['designed_on'])}"]
     return "\n".join(lines + [f"no curves in {name}: {why}" for name, why in result["unreadable"].items()])
+
+
+def held_out(result: dict[str, Any]) -> str:
+    """Return what `scores.score_held_out` found, group by group."""
+    split = result["split"]
+    lines = [f"fit: {split['fit']} ({split['fit_threads']}); laws: {split['laws']}"]
+    for fold in result["folds"]:
+        lines += ["", f"{fold['name']}: {fold['curves']} curves"]
+        lines += [f"  {kind}   {score_line(fold[kind])}" for kind in ("times", "rates") if fold[kind]["n"]]
+    lines += ["", f"all times   {score_line(result['score'])}", f"all rates   {score_line(result['rates'])}"]
+    return "\n".join(lines)

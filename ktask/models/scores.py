@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ktask.models.laws import DESIGN_TABLES
+from ktask.models.learn import Example, Learner, examples
 from ktask.models.posterior import LEVEL
-from ktask.models.predict import Options, Predicted, predict_sizes, predict_table
+from ktask.models.predict import Options, Predicted, predict_curve, predict_sizes, predict_table
 from ktask.models.table import Table, TableError, read_curves
 
+HELD_OUT = ("machine", "workload", "table")
 Progress = Callable[[Sequence[Any]], Iterable[Any]]
 
 
@@ -146,6 +149,61 @@ def score_folder(
         "split": _split(options, False),
         "designed_on": list(DESIGN_TABLES),
     }
+
+
+def score_held_out(by: str, options: Options = Options(), progress: Progress | None = None) -> dict[str, Any]:  # noqa: B008
+    """Return the scores on the published curves, each predicted by laws that were learned without its like.
+
+    Parameters
+    ----------
+    by : {"machine", "workload", "table"}
+        All curves of one are left out together, and the usual values of the laws are learned anew from the
+        others (`ktask.models.learn`).
+    progress : callable, optional
+        Wraps the sequence of the groups.
+
+    Returns
+    -------
+    dict
+        `folds`: per group its `name`, how many `curves` could be predicted, the score of its `times`, and
+        that of its `rates` (their inverse is a time); `score` and `rates` over all folds.
+    """
+    if by not in HELD_OUT:
+        raise ValueError(f"held out {by!r} is not known; use {', '.join(HELD_OUT)}")
+    found = examples()
+    learner = Learner(found)
+    names = sorted({getattr(example, by) for example in found})
+    folds = [fold for name in (progress or iter)(names) if (fold := _fold(name, by, learner, found, options))]
+    scored = [{"name": name, "curves": len(those), **_by_kind(those)} for name, those in folds]
+    everything = [one for _, predicted in folds for one in predicted]
+    return {
+        "held_out": by,
+        "folds": scored,
+        "score": _by_kind(everything)["times"],
+        "rates": _by_kind(everything)["rates"],
+        "split": _split(options, False) | {"laws": f"learned from the curves of the other {by}s"},
+        "designed_on": list(DESIGN_TABLES),
+    }
+
+
+_Held = tuple[bool, Predicted]  # whether the curve is of rates, and what was predicted
+
+
+def _fold(
+    name: str, by: str, learner: Learner, found: list[Example], options: Options
+) -> tuple[str, list[_Held]] | None:
+    """Return the predictions for one group of curves, or None if none of them has the rows to fit on."""
+    mine = [example for example in found if getattr(example, by) == name]
+    able = [e for e in mine if len(e.curve.threads[np.isin(e.curve.threads, options.fit_threads)]) > 1]
+    if not able:
+        return None
+    learned = replace(options, laws=learner.laws(lambda example: getattr(example, by) != name))
+    return name, [(e.is_rate, predict_curve(e.curve, learned)) for e in able]
+
+
+def _by_kind(predicted: list[_Held]) -> dict[str, Any]:
+    kinds = {"times": False, "rates": True}
+    return {kind: score(one for rate, one in predicted if rate is is_rate) for kind, is_rate in kinds.items()}
 
 
 def _read_all(folder: Path) -> tuple[list[Table], dict[str, str]]:

@@ -16,12 +16,12 @@ from ktask.models.table import Curve, same_machine, same_work
 Array = NDArray[np.float64]
 
 # time = fixed + rate × size^(1 + power): the power is near 0 and much alike for all thread counts, and times
-# scatter around that. A fixed part is there in one case of three.
+# scatter around that. A fixed part is there in one case of two.
 POWERS = np.linspace(-0.2, 0.2, 9)
-POWER_SD = 0.08
-OWN_POWER_SD = 0.06
+POWER_SD = 0.03
+OWN_POWER_SD = 0.03
 SCATTER = 0.05
-FIXED_ODDS = 1 / 3
+FIXED_ODDS = 1 / 2
 # A size beside its own few rows: how far all its times may be off by one factor, and by how much single rows,
 # the one-thread row and the shape (per doubling) differ from the other sizes.
 FACTOR_SD = 0.2
