@@ -115,6 +115,8 @@ REFUSED = {
     "no time": ("machine,threads,size_gib\na,1,1\n", "line 1: no column for the time"),
     "no size": ("machine,threads,time_s\na,1,1\n", "line 1: no column for the size"),
     "empty": ("", "line 1: no column"),
+    "semicolons": ("threads;size_gib;time_s\n1;1;1\n", "line 1: no columns but one"),
+    "no time of a task": (HEADER + GOOD + "a,16,1,1e-300\n", "line 6: time_s '1e-300' is not allowed"),
     "no rows": (HEADER, "line 1: no row"),
     "zero": (HEADER + GOOD + "a,16,1,0\n", "line 6: time_s '0' is not allowed"),
     "negative": (HEADER + "a,1,1,-3\n" + GOOD, "line 2: time_s '-3' is not allowed"),
@@ -176,6 +178,11 @@ def test_the_lock_law_meets_the_closed_queue():
     assert relative(laws.lock, [1, 2], 0.5, 0.0) == pytest.approx([1, (0.5 + 0.5 * 1.5) / 2])
     # many threads: the lock is always held
     assert relative(laws.lock, [400], 0.25, 0.0) == pytest.approx([0.25], rel=1e-3)
+    # beyond what is built up thread by thread, and up to there, the two ways agree
+    for handover in (0.0, 0.01):
+        exact, crowded = relative(laws.lock, [laws.MOST_EXACT, laws.MOST_EXACT + 1], 0.1, handover)
+        assert crowded == pytest.approx(exact * (1 + bool(handover) / laws.MOST_EXACT), rel=1e-5)
+    assert relative(laws.lock, [1 << 20], 0.25, 0.0) == pytest.approx([0.25], rel=1e-5)
     # waiters that slow the turn make more threads slower than fewer
     few, many = relative(laws.lock, [8, 64], 0.25, 0.1)
     assert many > few

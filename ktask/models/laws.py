@@ -113,8 +113,9 @@ def roof(threads: Array, serial: Array, roof_threads: Array, sharpness: Array) -
 
     The corner is a p-norm: 1/n and 1/roof add up as (n^-p + roof^-p)^(1/p).
     """
-    both = (threads**-sharpness + roof_threads**-sharpness) ** (1 / sharpness)
-    return serial + (1 - serial) * both / (1 + roof_threads**-sharpness) ** (1 / sharpness)
+    far = -sharpness * np.log(roof_threads)  # logarithms throughout: 64^-300 is no number any more
+    both = np.logaddexp(-sharpness * np.log(threads), far) / sharpness
+    return serial + (1 - serial) * np.exp(both - np.logaddexp(0, far) / sharpness)
 
 
 def lock(threads: Array, lock_share: Array, handover: Array) -> Array:
@@ -124,13 +125,37 @@ def lock(threads: Array, lock_share: Array, handover: Array) -> Array:
     Lavenberg 1980); each waiter lengthens the turn by the share `handover`, as contended cache lines do.
     """
     queue = np.zeros_like(lock_share)
+    wanted = {int(n) for n in threads}
     rates = {}
-    for n in range(1, int(threads.max()) + 1):
-        turn = lock_share * (1 + handover * queue)
-        wait = turn * (1 + queue)
-        rates[n] = n / (1 - lock_share + wait)
-        queue = rates[n] * wait
+    for n in range(1, min(max(wanted), MOST_EXACT) + 1):
+        queue, rate = _turn(n, queue, lock_share, handover)
+        if n in wanted or n == 1:
+            rates[n] = rate
+    for n in wanted - rates.keys():
+        rates[n] = _crowded(n, lock_share, handover)
     return np.hstack([rates[1] / rates[int(n)] for n in threads])
+
+
+# Beyond so many threads the queue is not built up thread by thread, which would take minutes.
+MOST_EXACT = 4096
+
+
+def _turn(threads: float, queue: Array, lock_share: Array, handover: Array) -> tuple[Array, Array]:
+    """Return queue and rate of n threads, of which one finds the queue that the others make."""
+    turn = lock_share * (1 + handover * queue)
+    wait = turn * (1 + queue)
+    rate = threads / (1 - lock_share + wait)
+    return rate * wait, rate
+
+
+def _crowded(threads: int, lock_share: Array, handover: Array) -> Array:
+    """Return the rate where one thread more or less changes the queue in proportion (Schweitzer 1979)."""
+    low, high = np.zeros_like(lock_share), np.full_like(lock_share, threads)
+    for _ in range(60):
+        queue = (low + high) / 2
+        longer = _turn(threads, queue * (threads - 1) / threads, lock_share, handover)[0] > queue
+        low, high = np.where(longer, queue, low), np.where(longer, high, queue)
+    return _turn(threads, high * (threads - 1) / threads, lock_share, handover)[1]
 
 
 # What is usual over the design tables, as `ktask.models.learn` finds it: how often a law is the best one, and

@@ -51,6 +51,7 @@ GROUPS = (
 # ratio allows; 30 is far out, and the smallest mistake of unit is 1000.
 UNLIKELY = 30.0
 MOST_THREADS = 1 << 20
+SHORTEST_S, LONGEST_S = 1e-12, 1e12  # what is outside of these is no time of a task
 NUMBER = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)\s*([a-zµ]*)\s*", re.IGNORECASE)
 
 
@@ -235,7 +236,7 @@ def _time(reader: _Reader, line: int, text: str) -> float | None:
     time_s = reader.number(line, reader.time, text, TIME_UNITS, _unit_of(reader.time, TIME_UNITS, "s"))
     if time_s == 0 and reader.zero_below is not None:
         return None
-    if time_s <= 0:
+    if not 0 < time_s <= LONGEST_S or time_s < SHORTEST_S:
         hint = " (a zero by rounding: --skip-zero sets such rows aside)" if time_s == 0 else ""
         reader.fail(line, f"{reader.time} {text!r} is not allowed; use a positive time{hint}")
     return time_s
@@ -364,6 +365,16 @@ def _columns(
     return (first, *(name for name in known if name in names and name != first))
 
 
+def _check_header(names: list[str], path: Path) -> None:
+    if not names:
+        raise TableError(f"{path}, line 1: no column, the file is empty; a table has threads, size and time")
+    other = next((mark for mark in (";", "\t", "|") if len(names) == 1 and mark in names[0]), None)
+    if other:
+        raise TableError(
+            f"{path}, line 1: no columns but one, its cells are separated by {other!r}; use commas"
+        )
+
+
 def _open(path: Path, names: list[str], options: Mapping[str, Any], lines: list[list[str]]) -> _Reader:
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -420,6 +431,7 @@ def read_curves(
     """
     path = Path(path)
     (_, names), *lines = [*_rows(path)] or [(1, [])]
+    _check_header(names, path)
     options = {"threads": threads, "size": size, "time": time, "by": list(by or ()), "skip_zero": skip_zero}
     reader = _open(path, names, options, [cells for _, cells in lines])
     parsed = [(line, _parse(reader, line, cells)) for line, cells in lines]
