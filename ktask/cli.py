@@ -380,6 +380,8 @@ def _held_out(table: Path, by: str, options: Any, as_json: bool) -> None:
 
     if table.resolve() != published.FOLDER:
         raise ValueError(f"--held-out learns from {published.FOLDER}; give that folder, not {table}")
+    if options.pool or options.machine or options.threads:
+        raise ValueError("--held-out scores curves one by one; it goes with --fit-threads and --json only")
     _emit(scores.score_held_out(by, options, _progress), as_json, render.held_out)
 
 

@@ -400,6 +400,8 @@ def test_held_out_groups_are_named_and_folders_checked(tmp_path, monkeypatch, ca
     assert code == 2 and "'author' is not known; use machine, workload, table" in err
     code, _, err = typed(monkeypatch, capsys, tmp_path, "--held-out", "machine")
     assert code == 2 and "give that folder" in err
+    code, _, err = typed(monkeypatch, capsys, FOLDER, "--held-out", "machine", "--pool")
+    assert code == 2 and "--fit-threads and --json only" in err
 
 
 def test_a_size_left_out_of_the_published_tables_is_predicted(shipped):

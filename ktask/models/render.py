@@ -24,7 +24,7 @@ def predictions(result: dict[str, Any]) -> str:
     head = [f"{name}: {curves[0][name]}" for name in alike if curves[0][name] not in ("", None)]
     blocks = [_curve(curve, [name for name in by if name not in alike]) for curve in curves]
     fit = f"fit: {result['split']['fit']}; test: {result['split']['test']}"
-    design = ["The laws were designed on this table, so its score is no blind test."]
+    design = ["The laws were learned from this table, so its score is no blind test."]
     notes = result["notes"] + (design if result["used_for_design"] else [])
     return "\n".join([*head, "", *blocks, *notes, fit, score_line(result["score"])])
 
@@ -59,7 +59,8 @@ def scores(result: dict[str, Any]) -> str:
         lines += [f"  one size out    {score_line(table['sizes'])}"] if table["sizes"]["n"] else []
     lines += ["", f"all, other threads   {score_line(result['score'])}"]
     lines += [f"all, one size out    {score_line(result['sizes'])}"]
-    lines += ["", f"Tables that the laws were designed on: {', '.join(result['designed_on'])}"]
+    lines += ["", f"Tables that the laws were learned from: {', '.join(result['designed_on'])}"]
+    lines += ["--held-out machine scores them by laws that never saw the machine."]
     return "\n".join(lines + [f"no curves in {name}: {why}" for name, why in result["unreadable"].items()])
 
 
