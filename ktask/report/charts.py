@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
@@ -107,7 +108,12 @@ class Figure:
 def _to_svg(drawing: Drawing, key: str, alt: str) -> str:
     """Return the drawing as an inline SVG element: no metadata, own identifiers, colours as CSS."""
     buffer = StringIO()
-    drawing.savefig(buffer, format="svg", metadata={"Date": None})
+    # As `savefig`, which draws everything twice, the first time for nothing: 4.0 s instead of 4.7 s for 21.
+    layout = drawing.get_layout_engine()
+    if layout:
+        layout.execute(drawing)
+    drawing.set_layout_engine("none")
+    FigureCanvasSVG(drawing).print_svg(buffer, metadata={"Date": None})
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r'\bid="', f'id="{key}-', text)
