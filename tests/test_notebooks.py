@@ -11,6 +11,7 @@ import pytest
 from conftest import printed, written
 
 from ktask.lab import notebooks
+from ktask.lab.kernel import Kernels
 from ktask.lab.records import read_records
 
 NAMES = sorted(path.stem for path in notebooks.FOLDER.glob("*.ipynb") if path.stem != "report")
@@ -18,12 +19,15 @@ TINY = {
     "size": "2MiB",
     "min_chunk": "64KiB",
     "threads": [1, 2],
-    "protocol": {"least": 2, "most": 2, "budget_s": 0.1, "warmup_s": 0.5},
+    "protocol": {"least": 2, "most": 2, "budget_s": 0.1, "warmup_s": 0.1},
+    "tables": ["ktask_clear_gigantic_page"],
+    "task_size": "8GiB",
 }
 
 
-# How many figures a notebook has at least, where it is more than one.
-FIGURES = {"free": 4, "index": 2, "prediction": 3, "reproduction": 2}
+# How many figures a notebook shows. A widget is one: it degrades to a picture.
+FIGURES = {"free": 4, "index": 2, "page_walk": 2, "prediction": 3, "reproduction": 2, "simulation": 5}
+FIGURES |= {"workload": 2, "zeroing": 3}
 
 
 def cells_tagged_parameters(name):
@@ -69,18 +73,25 @@ def test_a_notebook_begins_with_its_story(name):
     assert first.source.startswith("# ")
 
 
+@pytest.fixture(scope="module")
+def kernels():
+    """One warm process for all; without matplotlib, which asks at its import where figures go."""
+    with Kernels(["ktask.lab.preloaded", "scipy.stats"]) as found:
+        yield found
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_by_hand_a_notebook_shows_its_figure(name, tmp_path):
-    done = notebooks.execute(notebooks.find(name), tmp_path / "out.ipynb", tiny(name), 60)
-    assert images(done) >= FIGURES.get(name, 1)
+def test_by_hand_a_notebook_shows_its_figures(name, tmp_path, kernels):
+    done = notebooks.execute(notebooks.find(name), tmp_path / "out.ipynb", tiny(name), 60, kernels)
+    assert images(done) == FIGURES[name]
     assert [p.name for p in tmp_path.iterdir()] == ["out.ipynb"]
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "save_as" in parameters_of(name)])
-def test_in_a_sweep_a_notebook_keeps_records_instead(name, tmp_path):
+def test_in_a_sweep_a_notebook_keeps_records_instead(name, tmp_path, kernels):
     labels = {"run_id": "r", "host_id": "h", "cell_id": "c"}
     parameters = tiny(name, save_as=str(tmp_path / "c.parquet"), labels=labels, workload="protect")
-    done = notebooks.execute(notebooks.find(name), tmp_path / "out.ipynb", parameters, 60)
+    done = notebooks.execute(notebooks.find(name), tmp_path / "out.ipynb", parameters, 60, kernels)
     assert images(done) == 0
     records = read_records(tmp_path / "c.parquet")
     assert records[list(labels)].drop_duplicates().to_dict("records") == [labels]
