@@ -579,6 +579,24 @@ def test_noise_above_the_effect_is_no_gain():
     assert "faster" not in text
 
 
+def test_what_has_no_verdict_is_not_said_to_be_no_slower():
+    caption = Report([one_path({2: 1.6}, n=2)]).figures["crossover"].caption
+    assert caption.startswith("No point has repetitions enough for a verdict.")
+    assert "do threads make" not in caption
+
+
+@pytest.mark.parametrize(
+    ("speedups", "text"),
+    [
+        ({2: 0.7}, "Threads help at none of 2 points: 2 slower. "),
+        ({2: 1.6, 4: 0.7}, "Threads do not help at 2 of 4 points: 2 slower. "),
+        ({2: 1.6}, ""),
+    ],
+)
+def test_losses_are_counted(speedups, text):
+    assert summary.losses(tables.scaling_table(one_path(speedups))) == text
+
+
 def test_one_cpu_says_nothing_about_more_threads():
     run = one_path({})
     report = Report([run])
@@ -623,7 +641,7 @@ def test_the_caveat_that_matters_most_is_given(scaling, changes, caveat):
     ("threads", "text"),
     [
         ({2: 1.6}, "2 threads on every measured path, from the size and with the minimum chunk"),
-        ({2: 0.7}, "One thread everywhere: more do not pay on any of 1 path measured."),
+        ({2: 0.7}, "One thread everywhere: more do not pay on the one measured path."),
         ({}, "None: no path has a verdict."),
     ],
 )

@@ -140,7 +140,8 @@ def in_short(found: pd.DataFrame) -> str:
     if known.empty:
         return "None: no path has a verdict."
     if pays.empty:
-        return f"One thread everywhere: more do not pay on any of {words.count(len(known), 'path')} measured."
+        paths = "the one measured path" if len(known) == 1 else f"any of {len(known)} measured paths"
+        return f"One thread everywhere: more do not pay on {paths}."
     counts = sorted({int(one) for one in pays["threads"]})
     threads = words.count(counts[0], "thread") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} threads"
     share = f"{len(pays)} of {words.count(len(known), 'path')}" if len(rest) else "every measured path"

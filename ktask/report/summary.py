@@ -155,7 +155,7 @@ def losses(scaling: pd.DataFrame) -> str:
     if not slower + same:
         return ""
     parts = [f"{slower} slower"] * bool(slower) + [f"{same} not distinguishable"] * bool(same)
-    return (
-        f"Threads do not help at {slower + same} of {words.count(len(several), 'point')}: "
-        f"{words.listed(parts)}. "
-    )
+    total = words.count(len(several), "point")
+    where = f"at none of {total}" if slower + same == len(several) else ""
+    head = f"Threads help {where}" if where else f"Threads do not help at {slower + same} of {total}"
+    return f"{head}: {words.listed(parts)}. "

@@ -271,14 +271,17 @@ def aa_alt(data: pd.DataFrame) -> str:
 
 
 def crossover_caption(data: pd.DataFrame) -> Markup:
-    """Return at how many points threads make it worse, and where."""
+    """Return at how many points threads make it worse, and where; points without a verdict do not count."""
     worse = data[data["verdict"] == "slower"]
-    total = count(len(data), "point")
-    if worse.empty:
-        finding = f"At none of {total} do threads make a path slower than the serial call."
+    judged = int((data["verdict"] != "unknown").sum())
+    if not judged:
+        finding = "No point has repetitions enough for a verdict."
+    elif worse.empty:
+        finding = f"At none of {count(judged, 'point')} do threads make a path slower than the serial call."
     else:
         names = list(dict.fromkeys(path_label(row) for _, row in worse.iterrows()))
-        finding = f"At {len(worse)} of {total} threads make it slower: {listed(names)}, at {sizes_of(worse)}."
+        finding = f"At {len(worse)} of {count(judged, 'point')} threads make it slower: "
+        finding += f"{listed(names)}, at {sizes_of(worse)}."
     return Markup("{} Grey: noise floor around 1. {}").format(finding, interval_note(data, stats.RATIO_KIND))
 
 
