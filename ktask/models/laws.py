@@ -63,8 +63,8 @@ class SlowStart:
     This happens to a part of the curves (`odds`), by a factor whose logarithm is exponentially distributed.
     """
 
-    odds: float = 0.217
-    mean: float = 0.206
+    odds: float = 0.198
+    mean: float = 0.225
 
     def value(self, whether: Array, how_much: Array) -> Array:
         """Return the logarithm of the factor by which one thread is slower than the law, from two normals."""
@@ -161,11 +161,11 @@ def _crowded(threads: int, lock_share: Array, handover: Array) -> Array:
 # What is usual over the design tables, as `ktask.models.learn` finds it: how often a law is the best one, and
 # median and spread of each of its parameters.
 USUAL: dict[str, tuple[float, dict[str, tuple[float, float]]]] = {
-    "amdahl": (0.052, {"serial": (0.064, 2.0)}),
-    "gustafson": (0.018, {"serial": (0.104, 2.78)}),
-    "usl": (0.096, {"contention": (0.0645, 2.02), "crosstalk": (0.00125, 1.52)}),
-    "roof": (0.75, {"serial": (0.128, 2.54), "roof_threads": (12.0, 0.842), "sharpness": (5.86, 0.871)}),
-    "lock": (0.084, {"lock_share": (0.0644, 1.41), "handover": (0.0129, 1.57)}),
+    "amdahl": (0.055, {"serial": (0.0647, 2.0)}),
+    "gustafson": (0.019, {"serial": (0.107, 2.79)}),
+    "usl": (0.087, {"contention": (0.0615, 2.07), "crosstalk": (0.00112, 1.54)}),
+    "roof": (0.743, {"serial": (0.118, 2.68), "roof_threads": (10.6, 0.515), "sharpness": (5.31, 0.87)}),
+    "lock": (0.096, {"lock_share": (0.0786, 1.55), "handover": (0.0112, 1.61)}),
 }
 ABOUT = {
     "serial": "{:.1%} of the work is serial",
