@@ -31,7 +31,7 @@ BEFORE = {
     "serial": (0.05, 2.0),
     "contention": (0.05, 2.0),
     "crosstalk": (0.001, 1.5),
-    "roof_threads": (10.0, 0.5),  # a core of a server reaches 1/4 to 1/23 of the bandwidth of its node
+    "roof_threads": (10.0, 0.5),  # 90 % between 4 and 23 cores for the bandwidth of a node
     "sharpness": (4.0, 0.7),
     "lock_share": (0.05, 1.5),
     "handover": (0.02, 1.5),
