@@ -29,6 +29,7 @@ from ktask.report import (
     limits,
     machine,
     model,
+    model_sections,
     page,
     reproduction,
     sections,
@@ -827,6 +828,28 @@ def test_sections_are_numbered_and_listed(html):
     assert "5.3 Free" in listed
 
 
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ("1", "no program gains as much as the path inside it"),
+        ("2", "zeroing memory that is already resident are different measurements and are never mixed"),
+        ("4", "All threads are released together, and the clock stops with the last of them"),
+        ("4", "a speedup is the ratio of two medians, never a mean of ratios"),
+        ("4", "from seed 20250301"),
+        ("5", "What they do not show about the kernel"),
+        ("9", "The points that a law was fitted to are never the ones it is tested on"),
+        *(("12", f"{kind}: ") for kind in ("Internal", "Construct", "External", "Statistical")),
+        *(("A", title) for title in ("Requirements", "Smoke run", "Full run", "Expected variation")),
+        ("B", "no free 1\u00a0GiB pages in the hugetlb pool"),
+        ("D", "Speedup against threads"),
+    ],
+)
+def test_what_a_reviewer_looks_for_is_said_where_it_belongs(html, section, said):
+    parts = [re.sub(r"\s+", " ", re.sub("<[^>]*>", "", f"<h2{one}")) for one in html.split("<h2")[1:]]
+    (text,) = [one for one in parts if one.startswith(f"{section} ")]
+    assert said.replace("\u00a0", " ") in text
+
+
 def test_code_is_hidden(html):
     assert "report.title()" not in html
     assert "runs = [" not in html
@@ -1051,6 +1074,15 @@ def test_the_roof_is_told_or_said_to_be_unknown(report):
         r"The roof, .*GiB/s \(nontemporal, 2 threads\). The kernel comes nearest", report.model().body
     )
     assert "the roof of the memory is not known" in Report([one_path({2: 1.5})]).model().body
+
+
+def test_the_calibrated_store_is_held_against_the_best_of_its_kind():
+    truths = [TRUTHS[3], TRUTHS[4], Truth("zeroing", "user", "auto", "4KiB", 11.3 * GIB, {2: 1.96})]
+    text = model_sections.choice_sentence(
+        tables.scaling_table(make_run(make_records(truths, (GIB,), noise=0)))
+    )
+    assert "auto reaches 50 % of nontemporal (22.6 GiB/s; 1 thread, 1 GiB) and 50 % of nontemporal (" in text
+    assert not model_sections.choice_sentence(tables.scaling_table(one_path({2: 1.6})))
 
 
 def test_nothing_is_fitted_to_one_thread():

@@ -32,6 +32,25 @@ def roof_sentence(scaling: pd.DataFrame, roof: Roof | None) -> Markup:
     )
 
 
+def choice_sentence(scaling: pd.DataFrame) -> Markup:
+    """Return how far `auto`, the calibrated store, is from the best single kind; nothing without both.
+
+    Compared are rates at the same size, pages and number of threads.
+    """
+    user = scaling[(scaling["workload"] == "zeroing") & (scaling["backend"] == "user") & (scaling["n"] > 0)]
+    user = user[user["baseline"] | (user["threads"] > 1)]
+    parts = []
+    for (size_bytes, _, threads), rows in user.groupby(["size_bytes", "page_kind", "threads"]):
+        ours, others = rows[rows["method"] == "auto"], rows[rows["method"] != "auto"]
+        if len(ours) and len(others):
+            best = others.loc[others["bandwidth"].idxmax()]
+            share = ours["bandwidth"].iloc[0] / best["bandwidth"]
+            where = f"{words.count(int(threads), 'thread')}, {units.fmt_size(size_bytes)}"
+            parts.append(f"{words.percent(share)} of {best['method']} ({_rate(best['bandwidth'])}; {where})")
+    told = f"Of the best single kind of store, auto reaches {words.listed(parts)}." if parts else ""
+    return markup.paragraph(told)
+
+
 def _rate(bytes_per_s: float) -> str:
     return units.fmt_rate(bytes_per_s, "byte")
 

@@ -206,7 +206,8 @@ class Report:
     def _model(self, study: Study) -> Markup:
         roof = model_sections.roof_sentence(study.scaling, limits.memory_roof(study.scaling))
         drawn = [self._figure(study.key(name)) for name in (MODEL_KEY, RESIDUALS_KEY)]
-        return join([study.title, roof, model_sections.fit_table(study), *drawn])
+        choice = model_sections.choice_sentence(study.scaling)
+        return join([study.title, roof, choice, model_sections.fit_table(study), *drawn])
 
     def reproduction(self) -> Html:
         """Return published results beside those of the runs."""
