@@ -88,6 +88,14 @@ def test_a_knob_is_a_widget_and_a_picture_at_once():
     assert plt.get_fignums() == []
 
 
+def test_long_values_come_as_a_list():
+    knob = knobs.Knob(lambda path: drawn(len(path) / 10), {"path": ["zeroing populate", "zeroing memset"]})
+    chooser, image = knob.box().children
+    assert type(chooser).__name__ == "Dropdown"
+    first, chooser.value = bytes(image.value), "zeroing memset"
+    assert bytes(image.value) not in (b"", first)
+
+
 def test_a_knob_without_widgets_is_a_picture(monkeypatch):
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
     assert set(knobs.Knob(drawn, {"height": [1]})._repr_mimebundle_()) == {"image/png", "text/plain"}

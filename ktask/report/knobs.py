@@ -22,6 +22,8 @@ from ktask.workloads import Case, CheckError
 
 Draw = Callable[..., Any]
 
+LONGEST_VALUE = 12
+
 
 class Knob:
     """A figure that follows sliders.
@@ -55,12 +57,8 @@ class Knob:
         import ipywidgets  # noqa: PLC0415  (not needed in an export)
 
         image = ipywidgets.Image(value=self._first, format="png")
-        sliders = {
-            name: ipywidgets.SelectionSlider(
-                options=values, description=name.replace("_", " "), continuous_update=False
-            )
-            for name, values in self._choices.items()
-        }
+        image.layout.align_self = "flex-start"  # a box stretches what is in it, and blurs small pictures
+        sliders = {name: _chooser(name, values) for name, values in self._choices.items()}
 
         def turned(_: Any) -> None:
             image.value = self.picture(**{name: slider.value for name, slider in sliders.items()})
@@ -149,6 +147,16 @@ def more_threads(run: str | Path) -> Knob:
         return plots.plot_forecast(table, ("workload", "method", "page_kind"))
 
     return Knob(draw, {"path": list(curves), "threads": [most << i for i in (2, 1, 3, 4, 5)]})
+
+
+def _chooser(name: str, values: Sequence[Any]) -> Any:
+    """Return a slider, or a list where the values are too long to stand beside one."""
+    import ipywidgets  # noqa: PLC0415
+
+    look = {"description": name.replace("_", " "), "style": {"description_width": "initial"}}
+    if max(len(str(value)) for value in values) > LONGEST_VALUE:
+        return ipywidgets.Dropdown(options=values, **look)
+    return ipywidgets.SelectionSlider(options=values, continuous_update=False, **look)
 
 
 def _label(group: pd.Series | dict[str, Any]) -> str:
