@@ -979,7 +979,9 @@ def test_the_timeline_shows_every_chunk_and_says_what_is_lost():
     found, trace = traced(one_path({2: 1.2}), (0, 0, 1), (1, 0, 0.4))
     figure = timeline.timeline_figure(found, trace, "free", "timeline-free")
     assert figure.data[["helper", "method"]].to_numpy().tolist() == [[0, "dontneed"], [1, "dontneed"]]
-    assert "Most thread time is lost after the last chunk (dontneed (4 KiB) 30 %)." in figure.caption
+    assert (
+        "The largest loss of thread time is after the last chunk (dontneed (4 KiB) 30 %)." in figure.caption
+    )
     assert "n = 1" in figure.caption
     assert "70 % of their time inside chunks, imbalance" in figure.alt
     assert timeline.timeline_figure(found, trace.iloc[:0], "free", "timeline-free") is None

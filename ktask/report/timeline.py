@@ -107,8 +107,8 @@ def caption(rows: pd.DataFrame, left_out: int = 0) -> Markup:
     ends = dict.fromkeys(units.fmt_number(one, 2) for one in (ratios.min(), ratios.max()))
     more = f" {words.count(left_out, 'path')} with a trace not drawn." if left_out else ""
     return Markup(
-        "Most thread time is lost {}. One extra repetition each, n = 1, hence no interval; it took {} "
-        "times the median of the repetitions without a trace. Each bar is a chunk, the dotted line the end.{}"
+        "The largest loss of thread time is {}. One extra repetition each, n = 1, hence no interval; it took "
+        "{} times the median of the repetitions without a trace. Bars are chunks, the dotted line the end.{}"
     ).format("; ".join(parts), " to ".join(ends), more)
 
 
