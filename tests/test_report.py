@@ -17,6 +17,7 @@ import pytest
 import yaml
 from matplotlib.figure import Figure as Drawing
 
+from ktask.lab import units
 from ktask.lab.flags import flag_effects
 from ktask.lab.records import SKIPPED_COLUMNS
 from ktask.lab.stats import NoiseFloor
@@ -454,8 +455,9 @@ def report(run):
 
 def test_a_run_has_all_its_figures(report):
     kinds = [f"{kind}-{name}" for name in ("zeroing", "page-walk", "free") for kind in KINDS]
-    assert list(report.figures) == ["noise", *kinds, "model", "residuals", "crossover", "published"]
-    assert [figure.number for figure in report.figures.values()] == list(range(1, 15))
+    last = ["model", "residuals", "crossover", "published", "relatives"]
+    assert list(report.figures) == ["noise", *kinds, *last]
+    assert [figure.number for figure in report.figures.values()] == list(range(1, 16))
 
 
 KINDS = ("speedup", "throughput", "distribution")
@@ -801,7 +803,7 @@ def test_the_page_can_be_read_by_machines(html, parsed):
 
 def test_every_figure_is_there_with_words(html, parsed):
     drawings = [known for tag, known in parsed.elements if tag == "svg"]
-    assert len(drawings) == parsed.tags["figure"] == parsed.tags["figcaption"] == 14
+    assert len(drawings) == parsed.tags["figure"] == parsed.tags["figcaption"] == 15
     assert all(known["role"] == "img" and len(known["aria-label"]) > 40 for known in drawings)
     assert "No description has been provided" not in html
 
@@ -1069,6 +1071,42 @@ def test_two_thread_counts_are_said_to_settle_little(report):
     assert "Two thread counts do not settle a law" in report.model().body
     assert "this tests nothing" in report.figures["residuals"].caption
     assert "No thread count was left to test the laws on." in report.prediction().body
+
+
+def test_bigger_relatives_are_simulated_beside_the_law():
+    report = Report([one_path({2: 1.8, 4: 3.0}, noise=0)])
+    figure, said = report.figures["relatives"], str(report.prediction().body)
+    table = figure.data.set_index("threads")
+    assert table.index.tolist() == [1, 2, 4, 8, 16]
+    assert table.loc[[1, 2, 4], "simulated_s"].tolist() == pytest.approx([0.1, 0.1 / 1.8, 0.1 / 3], rel=0.1)
+    assert table.loc[16, "simulated_speedup"] == pytest.approx(16 / (1 + 15 * 0.11), rel=0.1)  # contention
+    assert table["beyond"].tolist() == [False] * 4 + [True]
+    for drawn in ("measured", "fitted law", "simulated", "ideal", "beyond 2×"):
+        assert f">{drawn}</text>" in figure.svg or f"{drawn}</text>" in figure.svg
+    assert "with 8 and" in figure.caption
+    assert "simulated" in figure.alt
+    assert "a machine of this kind with 32 CPUs (1 node)" in said  # 26 at most for one task
+    assert "The run kept no timelines" in said
+    assert "bends too late" in said
+    assert f">{units.fmt_number(table.loc[16, 'simulated_speedup'])}</td>" in said
+
+
+def test_a_task_of_few_chunks_ends_where_they_do():
+    run = one_path({2: 1.9}, noise=0)
+    run.records["min_chunk_size"] = run.records["size_bytes"] // 2
+    report = Report([run])
+    assert report.figures["relatives"].data["simulated_speedup"].max() == pytest.approx(1.9, rel=0.01)
+    assert "cannot be cut into more than 2 chunks" in report.figures["relatives"].caption
+
+
+def test_a_run_that_cannot_be_calibrated_says_why_nothing_is_simulated():
+    run = one_path({2: 1.9})
+    run.records["flags"] = [["steal"]] * len(run.records)
+    report = Report([run])
+    assert "Nothing was simulated: run sample has no settled repetition" in report.prediction().body
+    assert "No simulated curve is drawn" in report.figures["relatives"].caption
+    assert report.figures["relatives"].data["simulated_s"].isna().all()
+    assert ">simulated</text>" not in report.figures["relatives"].svg
 
 
 def test_the_roof_is_told_or_said_to_be_unknown(report):

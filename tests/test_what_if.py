@@ -11,7 +11,7 @@ from ktask.lab import traces
 from ktask.lab.records import SCHEMA, Run
 from ktask.models import calibrate, contention, machines, published_machines, validation, what_if
 from ktask.models.machines import Load, Machine, load_machine
-from ktask.models.simulator import simulate
+from ktask.models.simulator import simulate, walls_s
 from ktask.workloads import Case
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -127,6 +127,24 @@ def test_calibration_finds_the_machine_again(tmp_path):
     assert load_machine(tmp_path / "found.yaml") == found
 
 
+def test_what_fits_a_cache_says_nothing_about_memory():
+    """The small size is five times as fast, the middle one has a start of 1 ms."""
+    start_s, bandwidth = calibrate.fit_line(
+        [MIB, 256 * MIB, GIB], [MIB / 40e9, 1e-3 + 256 * MIB / 8e9, 1e-3 + GIB / 8e9]
+    )
+    assert bandwidth == pytest.approx(8e9, rel=0.01)
+    assert 0 <= start_s < 1e-3
+    assert calibrate.fit_line([GIB, GIB], [0.1, 0.1]) == pytest.approx((0, GIB / 0.1))
+
+
+def test_seeds_of_a_layout_give_the_times_of_whole_simulations():
+    noisy = replace(QUIET, noise=0.2, contention=0.05, helper_queue_s=1e-4)
+    whole = [simulate(noisy, GIB, max_threads=6, seed=seed).wall_s for seed in range(3)]
+    assert walls_s(noisy, GIB, max_threads=6, seeds=range(3)) == whole
+    assert len(set(whole)) == 3
+    assert walls_s(noisy, 0) == [0.0]
+
+
 def test_a_superlinear_start_makes_one_thread_slow(tmp_path):
     known = Machine("known", cores_per_node=8, core_bandwidth=8e9, slow_start=1.2)
     work = calibrate.calibrate(run_of(known, tmp_path, [(GIB, n) for n in (1, 2, 4)])).for_work(
@@ -160,10 +178,14 @@ def test_noise_and_start_come_from_traces():
         for k in (0, 1, 2)
     ]
     table = pd.DataFrame(rows, columns=["cell_id", "helper", "start_bytes", "end_bytes", "t0_s", "t1_s"])
-    assert calibrate.helper_start_s(table) == pytest.approx(0.01)
+    table["t0_s"] += 0.005
+    assert calibrate.helper_starts(table, 1e-3) == pytest.approx(
+        {"helper_queue_s": 0.004, "helper_start_s": 0.01}
+    )
+    table["t0_s"] -= 0.005
     assert calibrate.chunk_noise(table) == pytest.approx(math.log(1.1) / 2 * math.sqrt(6 / 5))
     nothing = traces.SCHEMA.empty_table().to_pandas()
-    assert (calibrate.helper_start_s(nothing), calibrate.chunk_noise(nothing)) == (0.0, 0.0)
+    assert set(calibrate.helper_starts(nothing).values()) == {calibrate.chunk_noise(nothing)} == {0.0}
 
 
 # --- held against the engine and against published tables ------------------------------------------------

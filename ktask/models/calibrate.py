@@ -4,13 +4,14 @@ What is taken from where:
 
 * layout: `machine.json` of the run;
 * `core_bandwidth`, `task_start`: the one-thread baseline over the sizes of each kind of work, `T = start +
-  size / bandwidth`, by least squares of the relative error;
-* `slow_start`: what more threads than one gain beyond their number;
+  size / bandwidth`, through the largest size. What is small enough for a cache has a rate of its own, and
+  weighed alike it made 1 GiB of zeroing 3.6 times too fast;
+* `helper_queue`, `helper_start`, `noise`: the traces, if the run has them: when the first chunks of caller
+  and helpers began, and how far the times of equal chunks spread;
+* `slow_start`: what more threads than one gain beyond their number, at the largest size;
 * `contention` and `node_bandwidth`: what more threads than one lose against that, such that simulated times
   come out right in the mean. Two counts of threads cannot tell the two apart; then a loss is contention,
-  unless the second thread gained less than a quarter: then it is taken for the roof of the memory;
-* `helper_start`, `noise`: the traces, if the run has them: when the first chunk of a helper began, and how
-  far the times of equal chunks spread.
+  unless the second thread gained less than a quarter: then it is taken for the roof of the memory.
 
 Nothing here comes from more than one node, so `remote_penalty` stays at 1 unless somebody fills it in.
 """
@@ -25,12 +26,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import minimize_scalar, nnls
+from scipy.optimize import minimize_scalar
 
 from ktask.lab.records import Run
 from ktask.lab.traces import read_traces
 from ktask.models.machines import Machine
-from ktask.models.what_if import repeated
+from ktask.models.what_if import repeated_walls
 
 WORK = ["workload", "method", "page_kind", "options"]
 GAINS_LITTLE = 1.25  # speedup of two threads below which the roof is blamed
@@ -56,6 +57,8 @@ def calibrate(run: Run) -> Machine:
         raise ValueError(f"run {run.name} has no settled repetition; measure again with a longer warmup_s")
     traces = read_traces(run.path)
     nodes, cores, smt = _layout(run.machine)
+    # Facts may be missing, or of a container; threads that ran had CPUs to run on.
+    cores = max(cores, math.ceil(int(walls.threads.max()) / (nodes * smt)))
     empty = Machine("", nodes=nodes, cores_per_node=cores, smt=smt)
     parts = {name: (table, _traces_of(traces, table)) for name, table in walls.groupby("work")}
     alike = {name: part for name, part in parts.items() if chunk_noise(part[1]) <= MOST_NOISE}
@@ -81,8 +84,9 @@ def measured_walls(run: Run) -> pd.DataFrame:
     """
     found = run.records
     spoilt = found["flags"].map(lambda flags: bool({"cold_memory", "steal"} & set(flags)))
-    found = found[~found.warmup & ~spoilt]
-    names = ["-".join(filter(None, row)) for row in found[WORK].astype(str).itertuples(index=False)]
+    found = found[~found.warmup & ~spoilt & (found.wall_s > 0)]
+    labels = found[WORK].fillna("").astype(str)
+    names = ["-".join(filter(None, row)) for row in labels.itertuples(index=False)]
     by = ["work", "size_bytes", "policy", "min_chunk_size", "baseline", "threads", "chunk_size", "n_chunks"]
     table = found.assign(work=names).groupby(by, observed=True)
     return table.agg(
@@ -107,8 +111,10 @@ def _work(walls: pd.DataFrame, traces: pd.DataFrame, empty: Machine) -> dict[str
     alone = walls[walls.threads == 1]
     start_s, bandwidth = fit_line(alone.size_bytes, alone.wall_s)
     figures = {"core_bandwidth": bandwidth, "task_start_s": start_s}
-    figures |= {"noise": chunk_noise(traces), "helper_start_s": helper_start_s(traces)}
-    more = walls[(walls.threads > 1) & (walls.wall_s > start_s)]
+    figures |= {"noise": chunk_noise(traces), **helper_starts(traces, start_s)}
+    more = walls[
+        (walls.threads > 1) & (walls.wall_s > start_s) & (walls.size_bytes == alone.size_bytes.max())
+    ]
     rates = more.size_bytes / (more.wall_s - start_s) / bandwidth
     contention, roof = fit_scaling(more.threads.tolist(), rates.tolist())
     if math.isfinite(roof):
@@ -143,7 +149,7 @@ def _mean_log_error(machine: Machine, walls: pd.DataFrame) -> float:
 
 def simulated_wall_s(machine: Machine, case: Any) -> float:
     """Return the simulated time of a row of `measured_walls`."""
-    runs = repeated(
+    walls = repeated_walls(
         machine,
         int(case.size_bytes),
         min_chunk=int(case.min_chunk_size),
@@ -151,23 +157,24 @@ def simulated_wall_s(machine: Machine, case: Any) -> float:
         policy_name="ktask-v4" if case.baseline else case.policy,
         low_priority=False,
     )
-    return float(np.median([run.wall_s for run in runs]))
+    return float(np.median(walls))
 
 
 def fit_line(sizes: Iterable[float], walls_s: Iterable[float]) -> tuple[float, float]:
     """Return start and bandwidth of `T = start + size / bandwidth`, neither negative.
 
-    Least squares of the relative error; one size alone gives no start.
+    The line goes through the median of the largest size, and the start is that of the least relative error
+    of the others; one size alone gives no start.
     """
     sizes, walls_s = np.asarray(sizes, dtype=float), np.asarray(walls_s, dtype=float)
-    if len(np.unique(sizes)) == 1:
-        return 0.0, float(np.median(sizes / walls_s))
-    columns = np.column_stack([1 / walls_s, sizes / walls_s])
-    scale = columns.max(axis=0)  # or the solver sees one column only
-    (start_s, per_byte), _ = nnls(columns / scale, np.ones(len(sizes)))
-    if per_byte == 0:
-        return 0.0, float(np.median(sizes / walls_s))
-    return float(start_s / scale[0]), float(scale[1] / per_byte)
+    largest = sizes.max()
+    longest_s = float(np.median(walls_s[sizes == largest]))
+    left, share = sizes < largest, sizes / largest
+    factor, target = ((1 - share) / walls_s)[left], (1 - longest_s * share / walls_s)[left]
+    start_s = float(factor @ target / (factor @ factor)) if left.any() else 0.0
+    if not 0 < start_s < longest_s:
+        start_s = 0.0
+    return start_s, float(largest / (longest_s - start_s))
 
 
 def fit_scaling(threads: list[int], gains: list[float], may_have_roof: bool = True) -> tuple[float, float]:
@@ -214,11 +221,18 @@ def chunk_noise(traces: pd.DataFrame) -> float:
     return float(np.median(spreads)) if spreads else 0.0
 
 
-def helper_start_s(traces: pd.DataFrame) -> float:
-    """Return how much later than the caller a helper begins its first chunk: the median over traces."""
-    delays = []
+def helper_starts(traces: pd.DataFrame, task_start_s: float = 0.0) -> dict[str, float]:
+    """Return what starting a helper costs: medians over traces, in seconds.
+
+    `helper_queue_s` is how much later than a lone caller begins its first chunk one with helpers does, per
+    helper; `helper_start_s`, how much later than that a helper begins its own.
+    """
+    queues, delays = [], []
     for _, trace in traces.groupby("cell_id"):
         first = trace.groupby("helper").t0_s.min()
         if 0 in first.index and len(first) > 1:
+            queues.append(max(0.0, float(first[0]) - task_start_s) / (len(first) - 1))
             delays.append(max(0.0, float(first.drop(0).median() - first[0])))
-    return float(np.median(delays)) if delays else 0.0
+    if not queues:
+        return {"helper_queue_s": 0.0, "helper_start_s": 0.0}
+    return {"helper_queue_s": float(np.median(queues)), "helper_start_s": float(np.median(delays))}

@@ -7,7 +7,7 @@ from ktask.lab import units
 from ktask.models.scores import score
 from ktask.report import markup, words
 from ktask.report.limits import Roof
-from ktask.report.model import ABOUT, LEVEL_PERCENT, SPLIT_FROM, Fitted, curves
+from ktask.report.model import ABOUT, LEVEL_PERCENT, SPLIT_FROM, Fitted
 from ktask.report.study import Study
 from ktask.report.tables import at_best
 
@@ -100,14 +100,14 @@ def _parameter(ends: dict[str, float]) -> str:
 
 def prediction_table(study: Study) -> Markup:
     """Return what the laws say beyond the thread counts they were fitted on, with warnings."""
-    data = curves(study.fits)
-    if data.empty:
+    if not study.fits:
         return markup.paragraph(study.title, NOTHING)
+    data = study.relatives.table
     ahead = data[~data["fitted"]]
     rows = [_prediction_row(row) for _, row in ahead.iterrows()]
-    columns = ("Path", "Threads", "Time", "Speedup", "Measured", "Warning")
-    caption = Markup("{}Predictions; median [{} % interval].").format(study.title, LEVEL_PERCENT)
-    listing = markup.table(columns, rows, caption=caption, key=study.key("predictions"), numeric=columns[1:5])
+    columns = ("Path", "Threads", "Law: time", "Law: speedup", "Simulated speedup", "Measured", "Warning")
+    caption = Markup("{}Predictions; law as median [{} % interval].").format(study.title, LEVEL_PERCENT)
+    listing = markup.table(columns, rows, caption=caption, key=study.key("predictions"), numeric=columns[1:6])
     return markup.join([_score_sentence(study), listing])
 
 
@@ -118,7 +118,8 @@ def _prediction_row(row: pd.Series) -> tuple[object, ...]:
     speedup = f"{units.fmt_number(row['speedup'])} [{_ends(row, 'speedup', units.RATIO)}]"
     warning = Markup('<span class="bad">beyond 2×</span>') if row["beyond"] else ""
     label = f"{words.workload_label(row['workload'])}: {words.path_label(row)}"
-    return label, int(row["threads"]), time, speedup, measured, warning
+    simulated = units.fmt_number(row["simulated_speedup"])
+    return label, int(row["threads"]), time, speedup, simulated, measured, warning
 
 
 def _ends(row: pd.Series, name: str, scale: units.Scale) -> str:

@@ -17,6 +17,7 @@ from ktask.report import (
     machine,
     model_sections,
     questions,
+    relatives,
     reproduction,
     sections,
     summary,
@@ -27,6 +28,7 @@ from ktask.report import (
 from ktask.report.charts import Figure
 from ktask.report.markup import Html, join, paragraph, render, table, with_code
 from ktask.report.model_figures import MODEL_KEY, RESIDUALS_KEY
+from ktask.report.relatives import PREDICTION_KEY
 from ktask.report.reproduction import PUBLISHED_KEY
 from ktask.report.study import FIGURE_KINDS, Study, data_hash, split_hosts
 from ktask.report.tables import Run
@@ -214,8 +216,15 @@ class Report:
         return Html(join([self._figure(PUBLISHED_KEY), reproduction.table(self.studies)]))
 
     def prediction(self) -> Html:
-        """Return what the laws say about thread counts that they were not fitted on."""
-        return self._each(model_sections.prediction_table)
+        """Return what laws and simulation say about bigger machines, and what that rests on."""
+        return self._each(self._prediction)
+
+    def _prediction(self, study: Study) -> Markup:
+        listing = model_sections.prediction_table(study)
+        if not study.fits:
+            return listing
+        figure = self._figure(study.key(PREDICTION_KEY))
+        return join([study.title, relatives.rests_on(study.relatives), figure, listing])
 
     def degradations(self) -> Html:
         """Return where threads make it worse, and from which size on they pay."""
@@ -275,6 +284,8 @@ def _source(key: str) -> str:
     kind, _, workload = key.partition("-")
     if kind == PUBLISHED_KEY:
         return "data/published, by reproduction.ipynb, and records/*.parquet"
+    if kind == PREDICTION_KEY:
+        return f"records/*.parquet and traces/*.parquet, measured by {_notebook('')}"
     folder = "traces" if kind == "timeline" else "records"
     return f"{folder}/{workload.replace('-', '_') or '*'}-*.parquet, measured by {_notebook(workload)}"
 
@@ -286,7 +297,7 @@ def _notebook(workload: str) -> str:
 
 def _in_page_order(drawn: list[Figure]) -> list[Figure]:
     """Return the figures as the page shows them: noise of all runs, results, then crossovers."""
-    last = (MODEL_KEY, RESIDUALS_KEY, words.CROSSOVER_KEY, PUBLISHED_KEY)
+    last = (MODEL_KEY, RESIDUALS_KEY, words.CROSSOVER_KEY, PUBLISHED_KEY, PREDICTION_KEY)
 
     def place(figure: Figure) -> int:
         kind = figure.key.split("-")[0]

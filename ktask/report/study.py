@@ -11,7 +11,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from ktask.lab.traces import read_traces
-from ktask.report import figures, limits, machine, model, model_figures, tables, timeline, words
+from ktask.report import figures, limits, machine, model, model_figures, relatives, tables, timeline, words
 from ktask.report.charts import Figure
 from ktask.report.tables import Run
 
@@ -57,6 +57,11 @@ class Study:
         return model.fits(self.scaling)
 
     @cached_property
+    def relatives(self) -> relatives.Relatives:
+        """Laws and simulation of bigger machines of the same kind."""
+        return relatives.relatives(self.run, self.fits)
+
+    @cached_property
     def workloads(self) -> list[str]:
         """The workloads that have records, in reading order."""
         return list(dict.fromkeys(self.scaling["workload"]))
@@ -95,6 +100,7 @@ class Study:
             model_figures.model_figure(self.fits, self.key(model_figures.MODEL_KEY)),
             model_figures.residuals_figure(self.fits, self.key(model_figures.RESIDUALS_KEY)),
             figures.crossover_figure(self.scaling, self.key(words.CROSSOVER_KEY)),
+            relatives.prediction_figure(self.relatives, self.key(relatives.PREDICTION_KEY)),
         )
         yield from filter(None, modelled)
 

@@ -171,13 +171,13 @@ def scaling_table(run: Run, floors: dict[str, NoiseFloor] | None = None) -> pd.D
     table = repetitions(run)
     table = table[~table["aa"]].copy()
     known = noise_floors(aa_table(run)) if floors is None else floors
-    table["policy"] = _policy_labels(table)
+    table["policy"] = policy_labels(table)
     rows = [row for _, case in table.groupby(CASE) for row in _case_rows(case, known)]
     result = pd.DataFrame(rows, columns=None if rows else _SCALING_COLUMNS)
     return sort_cases(_against_best(result)) if rows else result
 
 
-def _policy_labels(table: pd.DataFrame) -> pd.Series | str:
+def policy_labels(table: pd.DataFrame) -> pd.Series | str:
     """Return the policy of each row, with the minimum chunk where it varies; empty if there is only one."""
     chunks = table.groupby([*CASE])["min_chunk_size"].nunique()
     labels = table["policy"]
