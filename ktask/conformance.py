@@ -112,6 +112,7 @@ def _carry_out_script(plan: Plan, first_part: int, script: tuple) -> tuple[list[
     stop = task.state.ctypes.data + worker.WORD * worker.STOP
     entry, undo = engine.bound(Ctl(_scripted, (*script, stop), undo_func=_log_undo))
     task.use(entry)
+    task.listen()
     task.workers[0, worker.W_PART] = first_part
     threads = [threading.Thread(target=worker.work_alone, args=(task.state, w)) for w in range(plan.threads)]
     for thread in threads:

@@ -7,9 +7,8 @@ stack is a new mapping.
 
 from __future__ import annotations
 
-import math
+import ctypes
 import os
-import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -17,23 +16,23 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
+import numba
 import numpy as np
-from numba import get_num_threads
 
 from ktask import iterators, topology, worker
 from ktask import policy as policies
 from ktask.helpers import (
     HELPER_NICE,
     Places,
+    are_placed,
     caller_masks,
     interrupts,
     may_renice,
     misplaced,
-    numba_threads,
     places,
     prepare,
 )
-from ktask.limits import SLOTS
+from ktask.limits import SLOTS, requests
 from ktask.live import Live
 from ktask.task import Ctl, Node, Result
 from ktask.thread_functions import require_thread_func
@@ -124,6 +123,7 @@ def _initial_state(plan: policies.Plan) -> np.ndarray:
     for w, index in enumerate((0, *plan.helper_start_index)[: plan.threads]):
         at = HEADER + ROW * (len(plan.parts) + w)
         state[at : at + 6] = index, 0, -1, -1, -1, 0x1E3779B97F4A7C15 // (w + 3)
+        state[at + worker.W_PLACE] = -1
     return state
 
 
@@ -210,10 +210,17 @@ def run(
     KeyboardInterrupt
         On Ctrl-C, within one chunk; the exception carries the `Result` so far as `.result`.
     """
+    options = PLAIN_RUN
+    if trace or live is not None or low_priority is not None:
+        options = _Options(trace, live, low_priority)
+    elif (ready := getattr(ctl, "_ready", None)) and ready.fits(start, size, ctl, policy):
+        result = ready.run()
+        if result is not None:
+            return result
     cpus = _allowed()
     topo, _ = _machine(cpus, None)
     parts = _range_part(start, size, _nid_here(topo))
-    return _run(parts, ctl, policy, (cpus, None), _Options(trace, live, low_priority))
+    return _run(parts, ctl, policy, (cpus, None), options)
 
 
 def run_numa(
@@ -250,7 +257,7 @@ class _Options(NamedTuple):
     low_priority: bool | None = False
 
 
-PLAIN = _Options()
+PLAIN, PLAIN_RUN = _Options(), _Options(low_priority=None)
 
 
 def _run(nodes: tuple[Node, ...], ctl: Ctl, name: str, where, options: _Options) -> Result:
@@ -267,31 +274,82 @@ def _run(nodes: tuple[Node, ...], ctl: Ctl, name: str, where, options: _Options)
         if ctl.iter_func:
             granted = _with_positions(granted, nodes, ctl.iter_func)
         task = Task(granted, options)
-        if not grant.slots:
-            return task.carry_out(entry, undo)
-        if options.low_priority is None and _was_short(ctl, granted.units):
-            task.state[worker.SHORT] = 1
-        elif _wants_low_priority(granted.plan.policy, options.low_priority):
-            task.renice_helpers()
-        wanted = places(topo, tuple(grant.slots), tuple(grant.nids))
-        result = _with_helpers(task, entry, undo, key[0], wanted)
-        ctl._last = result.wall_s, granted.units
-        return result
+        task.use(entry)
+        wanted = places(topo, tuple(grant.slots), tuple(grant.nids)) if grant.slots else None
+        if wanted:
+            prepare(wanted)
+            task.put_helpers_on(wanted, key[0])
+            if _wants_low_priority(granted.plan.policy, options.low_priority):
+                task.state[worker.WANTED_NICE] = HELPER_NICE
+        if options.low_priority is None:
+            task.remember_in(ctl)
+        if granted is wish and options is PLAIN_RUN and not ctl.iter_func and len(topo.nodes) == 1:
+            ctl._ready = _Ready(nodes[0], ctl, name, task, undo, grant, wanted, key[0])
+        return task.carry_out(undo)
     finally:
         SLOTS.give_back(grant)
 
 
-SHORT_S = 50e-6
+class _Ready:
+    """A task with all that can be known before it runs, for the next time that `run` is asked for the same.
 
-
-def _was_short(ctl: Ctl, units: int) -> bool:
-    """Return whether the last run of `ctl` says that this one will be over in no time.
-
-    Such a task is left without priorities, and without pinning a caller who is on a CPU of its own anyway:
-    the four system calls took 7 of the 24 us of a task with two empty chunks.
+    Two empty chunks on two threads took 6 us from the call to its return instead of 20, and 26 us instead of
+    69 with caches that hold none of it, as after writing to 8 MiB.
     """
-    wall_s, last_units = getattr(ctl, "_last", (math.inf, 1))
-    return wall_s * units < SHORT_S * last_units
+
+    def __init__(self, node: Node, ctl: Ctl, policy: str, task: Task, undo, grant, wanted, cpus):
+        self.what = node.start, node.size, policy
+        self.of = ctl.thread_func, ctl.args, ctl.undo_func, ctl.min_chunk_size, ctl.max_threads, ctl.align
+        self.task = task.on(type(task.memory).from_buffer_copy(task.memory))
+        self.undo, self.wanted = undo, wanted
+        self.slots = grant.taken
+        self.task.expect_caller_on(cpus)
+        self.task.expect_slots(self.slots)
+        self.memory, self.room = self.task.memory, type(self.task.memory)
+        self.signals, self.region = self.task.signals, self.task.region
+
+    def fits(self, start: int, size: int, ctl: Ctl, policy: str) -> bool:
+        """Return whether this is the task that is asked for."""
+        function, args, undo_func, min_chunk, max_threads, align = self.of
+        return (
+            self.what == (start, size, policy)
+            and type(start) is type(size) is int
+            and ctl.args is args
+            and ctl.thread_func is function
+            and ctl.undo_func is undo_func
+            and ctl.iter_func is None
+            and ctl.min_chunk_size is min_chunk
+            and ctl.max_threads is max_threads
+            and ctl.align is align
+        )
+
+    def run(self) -> Result | None:
+        """Return what came of it, or None if helpers, slots or CPUs are not as before and nothing has run.
+
+        What runs before and after the compiled half is kept as short as can be: with cold caches a Python
+        function costs about a microsecond.
+        """
+        signals, wanted, slots = self.signals, self.wanted, self.slots
+        if signals is not interrupts() or (wanted is not None and not are_placed(wanted)):  # after a fork
+            return None
+        if slots and not SLOTS.hold(slots):
+            return None
+        memory = self.room.from_buffer_copy(self.memory)
+        code = worker.LISTEN
+        try:
+            code = self.region(memory, _MOST_THREADS)
+            if code == worker.DONE:
+                return Result.later(self.result_of, memory)
+            return self.task.on(memory).carry_out(self.undo, code)
+        except BaseException as stop:
+            self.task.on(memory).explain(stop)
+            raise
+        finally:
+            (SLOTS.drop if code == worker.DONE else SLOTS.release)(slots)
+
+    def result_of(self, memory) -> Result:
+        """Return what came of a run, from its state."""
+        return self.task.on(memory).result()
 
 
 def _wants_low_priority(name: str, asked: bool | None) -> bool:
@@ -316,16 +374,6 @@ def _with_positions(granted: _Prepared, nodes: tuple[Node, ...], iter_func) -> _
     return replace(prepare_plan(plan), table=positions.table, translate=positions.translate)
 
 
-def _with_helpers(task: Task, entry, undo, cpus: tuple[int, ...], wanted: Places) -> Result:
-    """Carry a task out with the helpers on their CPUs and the caller off them; `cpus` are its own."""
-    prepare(wanted)
-    task.keep_caller_to(wanted.caller, cpus)
-    result = task.carry_out(entry, undo)
-    if result.cpu_of_thread[1:] != wanted.helpers:
-        misplaced()
-    return result
-
-
 def carry_out(plan: policies.Plan, ctl: Ctl, *, trace: bool = False) -> Result:
     """Run a given plan as it stands, without slots and placement.
 
@@ -333,7 +381,9 @@ def carry_out(plan: policies.Plan, ctl: Ctl, *, trace: bool = False) -> Result:
     """
     entry, undo = bound(ctl)
     _warm()
-    return Task(prepare_plan(plan), _Options(trace)).carry_out(entry, undo)
+    task = Task(prepare_plan(plan), _Options(trace))
+    task.use(entry)
+    return task.carry_out(undo)
 
 
 Bound = tuple[int, int, np.ndarray]  # addresses of a thread function and its packed arguments; these
@@ -353,11 +403,20 @@ def bound(ctl: Ctl) -> tuple[Bound, Bound | None]:
 @lru_cache(maxsize=1)
 def _warm() -> None:
     """Load or compile the engine on a task without chunks, so that no clock ever sees that."""
-    nothing = np.zeros(HEADER + 2 * ROW, dtype=np.int64)
-    nothing[[worker.N_THREADS, worker.N_PARTS]] = 1
+    nothing = np.zeros(HEADER + 3 * ROW, dtype=np.int64)
+    nothing[worker.N_PARTS] = 1
     nothing[worker.INTERRUPT] = interrupts().address
-    worker.serial_work(nothing)
-    worker.parallel_work(nothing)
+    for threads in (1, 2):
+        nothing[worker.N_THREADS] = threads
+        worker.entry()(nothing.ctypes.data, _MOST_THREADS)
+
+
+@lru_cache(maxsize=256)
+def _room(n_words: int) -> type:
+    return ctypes.c_int64 * n_words
+
+
+_MOST_THREADS = numba.config.NUMBA_NUM_THREADS
 
 
 def _stopped(result: Result, units: int) -> str:
@@ -371,24 +430,43 @@ def _stopped(result: Result, units: int) -> str:
 
 
 class Task:
-    """A running task: its state array, and what it says when it stops."""
+    """A running task: its state, and what it says when it stops."""
+
+    options, trace = PLAIN, None
 
     def __init__(self, prepared: _Prepared, options: _Options = PLAIN):
-        self.prepared, self.plan = prepared, prepared.plan
-        self.state = prepared.state.copy()
-        self.helper_nice: int | None = None
-        self.state[worker.INTERRUPT] = interrupts().address
-        self.trace = None
+        self.prepared, self.plan, self.options = prepared, prepared.plan, options
+        self.memory = _room(prepared.state.size).from_buffer_copy(prepared.state)
+        self.region, self.signals = worker.entry(), interrupts()
         if options.trace:
             self.trace = np.zeros((self.plan.n_chunks, worker.TRACE_ROW), dtype=np.int64)
             self.state[worker.TRACE] = self.trace.ctypes.data
         if prepared.table is not None:
             self.state[worker.BOUNDS] = prepared.table.ctypes.data
-        n_parts = len(self.plan.parts)
-        self.parts = self.state[HEADER : HEADER + ROW * n_parts].reshape(n_parts, ROW)
-        self.workers = self.state[HEADER + ROW * n_parts :].reshape(self.plan.threads, ROW)
         if options.live is not None:
             options.live.attach(self)
+
+    @cached_property
+    def state(self) -> np.ndarray:
+        """The words of `ktask.worker`."""
+        return np.frombuffer(self.memory, np.int64)
+
+    @cached_property
+    def parts(self) -> np.ndarray:
+        """One row per part."""
+        return self.state[HEADER : HEADER + ROW * len(self.plan.parts)].reshape(-1, ROW)
+
+    @cached_property
+    def workers(self) -> np.ndarray:
+        """One row per worker."""
+        return self.state[HEADER + ROW * len(self.plan.parts) :].reshape(-1, ROW)
+
+    def on(self, memory) -> Task:
+        """Return the same task with another state."""
+        made = object.__new__(Task)
+        made.prepared, made.plan, made.memory = self.prepared, self.plan, memory
+        made.kept, made.signals, made.region = self.kept, self.signals, self.region
+        return made
 
     def units_done(self) -> int:
         """Return the units whose chunks have ended; while workers run, those surely ended."""
@@ -396,37 +474,65 @@ class Task:
         chunks = max(int(claimed) - self.plan.threads, int(self.workers[:, worker.W_DONE].sum()))
         return self.prepared.units * chunks // self.prepared.n_chunks
 
-    def keep_caller_to(self, cpus: tuple[int, ...], own: tuple[int, ...]) -> None:
-        """Have the caller stay on `cpus` while the clock runs, and go back to its `own` afterwards."""
-        self.masks = caller_masks(cpus, own)
-        self.state[worker.CALLER_MASK : worker.CALLER_MASK + 3] = self.masks[:3]
+    def put_helpers_on(self, wanted: Places, own: tuple[int, ...]) -> None:
+        """Have the caller stay off the helpers' CPUs while the clock runs, and go back to its `own` then."""
+        masks = caller_masks(wanted.caller, own)
+        self.state[worker.CALLER_MASK : worker.CALLER_MASK + 3] = masks[:3]
+        self.workers[1:, worker.W_PLACE] = wanted.helpers
+        self.kept += (masks,)
 
-    def renice_helpers(self) -> None:
-        """Have helpers run at nice 19, and the caller hand its own level over at the end."""
-        self.helper_nice = HELPER_NICE
-        own_nice = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-        self.state[worker.HELPER_NICE], self.state[worker.CALLER_NICE] = HELPER_NICE, own_nice
+    def remember_in(self, ctl: Ctl) -> None:
+        """Keep with a control block how long this takes, and see there whether the next run will be short."""
+        last = ctl.__dict__.setdefault("_last", np.zeros(2, np.int64))
+        self.state[[worker.UNITS, worker.LAST]] = self.prepared.units, last.ctypes.data
+        self.kept += (last,)
+
+    def listen(self) -> None:
+        """Have the workers look where signals arrive."""
+        self.state[worker.INTERRUPT] = self.signals.address
+
+    def expect_caller_on(self, cpus: tuple[int, ...]) -> None:
+        """Run only if the caller may use these CPUs and no others."""
+        masks = caller_masks(cpus, cpus)
+        self.state[[worker.HOME_MASK, worker.HOME_BYTES]] = masks.after, masks.n_bytes
+        self.kept += (masks,)
+
+    def expect_slots(self, slots: tuple[int, ...]) -> None:
+        """Run only if these helper slots can be locked; leave them locked only if there is more to see."""
+        if slots and SLOTS.fd is not None:
+            wanted = requests(slots)
+            self.state[worker.SLOTS_FD : worker.SLOTS_FD + 3] = SLOTS.fd, len(slots), wanted.ctypes.data
+            self.kept += (wanted,)
 
     def use(self, entry: Bound) -> None:
         """Make `entry` what the workers call."""
-        self.entry = entry  # the packed arguments have to live as long as the task
+        self.kept = (entry,)  # the packed arguments have to live as long as the task
         self.state[worker.FUNCTION], self.state[worker.ARGS] = entry[:2]
 
-    def carry_out(self, entry: Bound, undo: Bound | None) -> Result:
-        """Run to the end, to the first error or to a signal; undo after an error."""
-        self.use(entry)
+    def carry_out(self, undo: Bound | None, code: int = worker.LISTEN) -> Result | None:
+        """Run to the end, to the first error or to a signal; undo after an error.
+
+        `code` is what the compiled half has returned so far. Returns None, and has done nothing, if CPUs or
+        slots that were expected could not be had.
+        """
         try:
-            self._work()
+            code = self._work(code)
         except BaseException as stop:
-            stop.result = self.result(finished=self._finished())
-            stop.add_note(_stopped(stop.result, self.prepared.units))
+            self.explain(stop)
             raise
+        if code == worker.DONE:
+            return Result.later(Task.result, self)
+        if code == worker.MOVED:
+            return None
+        cpu, place = self.workers[1:, worker.W_CPU], self.workers[1:, worker.W_PLACE]
+        if ((place >= 0) & (place != cpu)).any():
+            misplaced()
         return self.conclude(undo)
 
     def conclude(self, undo: Bound | None) -> Result:
         """Return what came of a task that is over, after undoing what has to be undone."""
         if not self.state[worker.ERROR]:
-            return self.result(finished=None)
+            return self.result()
         finished = self._finished()
         if undo is None:
             return self.result(finished)
@@ -435,27 +541,28 @@ class Task:
             worker.call_once(undo[0], start, end, undo[1])
         return self.result([], undone=undone)
 
-    def _work(self) -> None:
+    def explain(self, stop: BaseException) -> None:
+        """Have an exception that ended the task say how far it came."""
+        if not hasattr(stop, "result"):
+            stop.result = self.result(finished=self._finished())
+            stop.add_note(_stopped(stop.result, self.prepared.units))
+
+    def _work(self, code: int) -> int:
         """Run chunks until all are taken or one fails; let Python handle signals in between."""
-        signals = interrupts()
+        if code == worker.MOVED or self._is_over():
+            return code
+        signals = self.signals
         before = signals.arm()
+        self.listen()
         try:
-            while True:
-                self._region()
-                if not signals.take() or self._is_over():
-                    break
+            code = self.region(self.memory, _MOST_THREADS)
+            while code == worker.LOOK and not self._is_over() and signals.take():
                 time.sleep(0)  # Python runs its signal handlers here; Ctrl-C leaves by an exception
+                self.state[worker.HOME_MASK] = 0  # it goes on wherever a handler may have put the caller
+                code = self.region(self.memory, _MOST_THREADS)
         finally:
             signals.disarm(before)
-
-    def _region(self) -> None:
-        if self.plan.threads == 1:
-            worker.serial_work(self.state)
-        elif get_num_threads() == self.plan.threads:
-            worker.parallel_work(self.state)
-        else:
-            with numba_threads(self.plan.threads):
-                worker.parallel_work(self.state)
+        return code
 
     def _is_over(self) -> bool:
         if self.state[worker.STOP]:
@@ -472,7 +579,7 @@ class Task:
         claimed = np.minimum(self.parts[:, worker.P_NEXT], self.parts[:, worker.P_CHUNKS]).tolist()
         return policies.undo_ranges(self.plan, claimed, self._failed())
 
-    def result(self, finished: list[Range] | None, undone: tuple[Range, ...] = ()) -> Result:
+    def result(self, finished: list[Range] | None = None, undone: tuple[Range, ...] = ()) -> Result:
         """Return what came of the task; `finished` is None if all of it was done."""
         done = self.prepared.units if finished is None else sum(end - start for start, end in finished)
         failed = () if finished is None else sorted(self._failed())
@@ -487,7 +594,7 @@ class Task:
             wall_s=(header[worker.T1] - header[worker.T0]) / 1e9,
             cpu_user_s=header[worker.USED_USER_US] / 1e6,
             cpu_system_s=header[worker.USED_SYSTEM_US] / 1e6,
-            helper_nice=self.helper_nice,
+            helper_nice=header[worker.HELPER_NICE] or None,
             hand_overs=header[worker.HAND_OVERS],
             faults_minor=header[worker.USED_FAULTS],
             ctx_involuntary=header[worker.USED_SWITCHES],

@@ -42,10 +42,11 @@ class Interrupts:
         self._map = mmap.mmap(self.fd, mmap.PAGESIZE)
         self.page = np.frombuffer(self._map, dtype=np.uint8)
         self.address = self.page.ctypes.data
+        self.main = threading.main_thread().ident
 
     def arm(self) -> int | None:
         """Direct wakeups here; return the file they went to before, None outside the main thread."""
-        if threading.get_ident() != threading.main_thread().ident:
+        if threading.get_ident() != self.main:
             return None
         return signal.set_wakeup_fd(self.fd, warn_on_full_buffer=False)
 
@@ -54,8 +55,7 @@ class Interrupts:
         if before is None:
             return
         signal.set_wakeup_fd(before)
-        missed = self.take()
-        if missed and before >= 0:
+        if self._map[0] and (missed := self.take()) and before >= 0:
             with contextlib.suppress(OSError):
                 os.write(before, missed)
 
@@ -129,18 +129,23 @@ def places(topo: topology.Topology, slots: tuple[int, ...], nids: tuple[int, ...
 _local = threading.local()  # libgomp keeps one team of helpers per calling thread
 
 
+def are_placed(wanted: Places) -> bool:
+    """Return whether this was the last request of this thread, and its helpers are where it wanted them."""
+    return getattr(_local, "places", None) is wanted
+
+
 def prepare(wanted: Places) -> None:
     """Have one helper running on each of its CPUs.
 
     Nothing to do if that was the last request of this thread.
     """
-    if getattr(_local, "places", None) == (os.getpid(), wanted):
+    if are_placed(wanted):
         return
     n_bytes = mask_bytes(wanted.helpers)
     masks = np.stack([mask_of((cpu,), n_bytes) for cpu in (0, *wanted.helpers)])  # the caller's is not used
     with numba_threads(len(masks)):
         settle(masks, np.zeros(len(masks), dtype=np.int32))
-    _local.places = (os.getpid(), wanted)
+    _local.places = wanted
 
 
 @lru_cache(maxsize=1)
@@ -186,3 +191,6 @@ def numba_threads(count: int) -> Iterator[None]:
 def misplaced() -> None:
     """Forget where the helpers sit, because one was seen elsewhere; the next task places them anew."""
     _local.places = None
+
+
+os.register_at_fork(after_in_child=misplaced)

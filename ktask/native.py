@@ -19,8 +19,8 @@ _I64 = ir.IntType(64)
 
 CLOCK_MONOTONIC = 1
 
-# Linux calls that numba code makes. `syscall` is variadic in C; on x86-64 and aarch64 integer arguments of a
-# variadic call travel in the same registers as those of an ordinary one.
+# Linux calls that numba code makes. `syscall` and `fcntl` are variadic in C; on x86-64 and aarch64 integer
+# arguments of a variadic call travel in the same registers as those of an ordinary one.
 madvise = types.ExternalFunction("madvise", int32(int64, int64, int32))
 munmap = types.ExternalFunction("munmap", int32(int64, int64))
 pread = types.ExternalFunction("pread", int64(int32, int64, int64, int64))
@@ -33,6 +33,7 @@ mprotect = types.ExternalFunction("mprotect", int32(int64, int64, int32))
 mlock = types.ExternalFunction("mlock", int32(int64, int64))
 fallocate = types.ExternalFunction("fallocate", int32(int32, int32, int64, int64))
 ftruncate = types.ExternalFunction("ftruncate", int32(int32, int64))
+fcntl = types.ExternalFunction("fcntl", int32(int32, int32, int64))
 read = types.ExternalFunction("read", int64(int32, int64, int64))
 write = types.ExternalFunction("write", int64(int32, int64, int64))
 getpid = types.ExternalFunction("getpid", int32())
@@ -43,10 +44,15 @@ exit_now = types.ExternalFunction("_exit", types.void(int32))
 syscall4 = types.ExternalFunction("syscall", int64(int64, int64, int64, int64, int64))
 syscall5 = types.ExternalFunction("syscall", int64(int64, int64, int64, int64, int64, int64))
 sched_getcpu = types.ExternalFunction("sched_getcpu", int32())
+sched_getaffinity = types.ExternalFunction("sched_getaffinity", int32(int32, int64, int64))
 sched_setaffinity = types.ExternalFunction("sched_setaffinity", int32(int32, int64, int64))
 gettid = types.ExternalFunction("gettid", int32())
 setpriority = types.ExternalFunction("setpriority", int32(int32, int64, int32))
+getpriority = types.ExternalFunction("getpriority", int32(int32, int32))
 sched_yield = types.ExternalFunction("sched_yield", int32())
+# Of numba's threading layer, there once it has started: how many threads the caller's regions use.
+get_num_threads = types.ExternalFunction("get_num_threads", int32())
+set_num_threads = types.ExternalFunction("set_num_threads", types.void(int32))
 _getrusage = types.ExternalFunction("getrusage", int32(int32, int64))
 _clock_gettime = types.ExternalFunction("clock_gettime", int32(int32, int64))
 _errno_location = types.ExternalFunction("__errno_location", int64())
@@ -259,19 +265,25 @@ def spend(steps):
         value = _keep(value * 3 + 1)
 
 
-@intrinsic
-def stack_64k(typingctx):
-    """Return the address of 64 KiB on the stack of the calling function.
+def _stack_room(n_words: int):
+    """Return an intrinsic that returns the address of so many words on the stack of the calling function.
 
     Not from the heap: a thread's first allocation maps an arena, and mapping waits for the very lock that
     the other threads' chunks hold.
     """
 
-    def codegen(context, builder, signature, args):
-        room = cgutils.alloca_once(builder, ir.ArrayType(_I64, 8192))
-        return builder.ptrtoint(room, _I64)
+    @intrinsic
+    def room(typingctx):
+        def codegen(context, builder, signature, args):
+            words = cgutils.alloca_once(builder, ir.ArrayType(_I64, n_words))
+            return builder.ptrtoint(words, _I64)
 
-    return int64(), codegen
+        return int64(), codegen
+
+    return room
+
+
+stack_64k, stack_1k = _stack_room(8192), _stack_room(128)
 
 
 @intrinsic

@@ -5,7 +5,10 @@ A worker takes the next chunk of its part with one atomic addition, works out th
 calls the thread function by address; so one compiled engine, kept on disk, serves every task.
 """
 
-from numba import njit, prange
+from ctypes import CFUNCTYPE, c_int64, c_void_p
+from functools import lru_cache
+
+from numba import cfunc, get_num_threads, int64, njit, prange
 
 from ktask import native
 from ktask.native import call_chunk, compare_swap, fetch_add, load, load_byte, load_plain, store
@@ -19,13 +22,19 @@ SHORT = 15  # the task will be over before placement matters
 USED_USER_US, USED_SYSTEM_US, USED_FAULTS, USED_SWITCHES = range(ROW + 4, ROW + 8)  # by the process
 HAND_OVERS = ROW + 8
 ERROR, STOP = ROW, ROW + 1  # written by workers, hence on lines of their own
+PAUSE = ROW + 9  # what INTERRUPT points at while nobody listens to signals; on the same lines
 SCRATCH = ROW + 2  # two words
 USAGE = 2 * ROW  # room for getrusage: 18 words
+# The mask of CPUs that the caller is expected to have, if any; the nice level of helpers, unless the task is
+# short; the units of the task, and the address of two words: how long the last run took, of how many.
+HOME_MASK, HOME_BYTES, WANTED_NICE, UNITS, LAST = range(56, 61)
+# The file of the helper slots, how many to lock there, and the address of `ktask.limits.requests` for them.
+SLOTS_FD, N_SLOTS, SLOT_REQUESTS = range(61, 64)
 HEADER = 4 * ROW
 (P_START, P_END, P_CHUNKS, P_ORIGIN, P_OFFSET) = range(5)
 P_NEXT = 8
 (W_PART, W_DONE, W_FAILED_PART, W_FAILED_CHUNK, W_CPU, W_RANDOM, W_CLOCK) = range(7)
-(W_TID, W_OVER) = range(8, 10)  # W_CLOCK takes two words
+(W_TID, W_OVER, W_PLACE) = range(8, 11)  # W_CLOCK takes two words; W_PLACE: its CPU, or -1
 TRACE_ROW = 7
 WORD = 8
 
@@ -86,6 +95,16 @@ def _call_traced(base, row, me, w, i, start, end):
     return code
 
 
+SHORT_NS, LATE_NS = 1_000_000, 20_000_000
+
+
+@njit(cache=True, nogil=True)
+def _is_late(base, me):
+    """Return whether a task that was to be short takes so long that somebody should listen to signals."""
+    now = native.clock_ns(native.CLOCK_MONOTONIC, me + WORD * W_CLOCK)
+    return now - load_plain(base + WORD * T0) > LATE_NS
+
+
 @njit(cache=True, nogil=True)
 def _work(base, w):
     """Take and run chunks until there are none, one fails, or a signal arrives."""
@@ -94,7 +113,11 @@ def _work(base, w):
     me = base + WORD * (HEADER + ROW * (load_plain(base + WORD * N_PARTS) + w))
     part = load_plain(me + WORD * W_PART)
     done = load_plain(me + WORD * W_DONE)
+    is_watch = w == 0 and interrupt == base + WORD * PAUSE
     while load(base + WORD * STOP) == 0 and load_byte(interrupt) == 0:
+        if is_watch and _is_late(base, me):
+            store(interrupt, 1)
+            break
         row = base + WORD * (HEADER + ROW * part)
         i = fetch_add(row + WORD * P_NEXT, 1)
         if i >= load_plain(row + WORD * P_CHUNKS):
@@ -220,25 +243,155 @@ def _stop(base):
 
 
 @njit(cache=True, parallel=True, nogil=True)
-def parallel_work(state):
+def _region(base, n_threads):
     """Run every worker on a thread of its own; worker 0 is the caller.
 
     More workers than numba has threads take turns; the chunks are the same.
     """
-    base = state.ctypes.data
     _start(base)
-    for w in prange(state[N_THREADS]):
+    for w in prange(n_threads):
         _work_at_priority(base, w)
     _stop(base)
 
 
 @njit(cache=True, nogil=True)
-def serial_work(state):
+def _serial(base):
     """Run the caller alone, outside any parallel region."""
-    base = state.ctypes.data
     _start(base)
     _work(base, 0)
     _stop(base)
+
+
+@njit(cache=True, nogil=True)
+def _is_elsewhere(base):
+    """Return whether the caller may use other CPUs than expected, as far as a mask of 1 KiB tells."""
+    mask, room = load_plain(base + WORD * HOME_MASK), native.stack_1k()
+    if mask == 0:
+        return False
+    for k in range(128):
+        store(room + WORD * k, 0)
+    native.sched_getaffinity(0, 1024, room)
+    for k in range(load_plain(base + WORD * HOME_BYTES) // WORD):
+        if load_plain(room + WORD * k) != load_plain(mask + WORD * k):
+            return True
+    return False
+
+
+_OFD_SETLK = 37  # <linux/fcntl.h>
+
+
+@njit(cache=True, nogil=True)
+def _lock_slots(base):
+    """Lock the slots of the helpers in the file; return whether all could be had, else none is locked."""
+    fd, requests = load_plain(base + WORD * SLOTS_FD), load_plain(base + WORD * SLOT_REQUESTS)
+    for k in range(load_plain(base + WORD * N_SLOTS)):
+        if native.fcntl(fd, _OFD_SETLK, requests + 8 * WORD * k) != 0:
+            _unlock_slots(base, k)
+            return False
+    return True
+
+
+@njit(cache=True, nogil=True)
+def _unlock_slots(base, count):
+    fd, requests = load_plain(base + WORD * SLOTS_FD), load_plain(base + WORD * SLOT_REQUESTS)
+    for k in range(count):
+        native.fcntl(fd, _OFD_SETLK, requests + 8 * WORD * k + 4 * WORD)
+
+
+@njit(cache=True, nogil=True)
+def _was_short(base):
+    """Return whether the last run says that this one will be over before the scheduler could act.
+
+    Such a task is left without priorities, without listening to signals, which it does not outlast, and
+    without pinning a caller who is on a CPU of its own anyway. With cold caches that took 25 us.
+    """
+    last, units = load_plain(base + WORD * LAST), load_plain(base + WORD * UNITS)
+    return last != 0 and 0 < load(last) * units < SHORT_NS * load(last + WORD)
+
+
+@njit(cache=True, nogil=True)
+def _set_priorities(base):
+    """Have helpers work at the priority of helpers, and the caller lend them its own at the end."""
+    if load_plain(base + WORD * WANTED_NICE) != 0:
+        store(base + WORD * HELPER_NICE, load_plain(base + WORD * WANTED_NICE))
+        store(base + WORD * CALLER_NICE, native.getpriority(0, 0))
+
+
+@njit(cache=True, nogil=True)
+def _remember(base):
+    """Keep how long it took, for the next time."""
+    last = load_plain(base + WORD * LAST)
+    if last != 0:
+        store(last, load_plain(base + WORD * T1) - load_plain(base + WORD * T0))
+        store(last + WORD, load_plain(base + WORD * UNITS))
+
+
+@njit(cache=True, nogil=True)
+def _is_clean(base, n_threads):
+    """Return whether all was done without an error or a signal, every helper on its CPU."""
+    if load(base + WORD * STOP) != 0 or load_byte(load_plain(base + WORD * INTERRUPT)) != 0:
+        return False
+    first = base + WORD * (HEADER + ROW * load_plain(base + WORD * N_PARTS))
+    for w in range(1, n_threads):
+        row = first + WORD * ROW * w
+        place = load_plain(row + WORD * W_PLACE)
+        if place >= 0 and place != load(row + WORD * W_CPU):
+            return False
+    return True
+
+
+DONE, LOOK, MOVED, LISTEN = range(4)  # what `work` returns
+
+
+@njit(cache=True, nogil=True)
+def work(base, most_threads):
+    """Run a task whose state is at `base`, and lock the slots of its helpers if that is left to it.
+
+    Returns `DONE` if there is nothing more to see, `LOOK` if there is, with the slots still locked, `MOVED`
+    if nothing has run because the CPUs or the slots that were expected could not be had, and `LISTEN` if
+    nothing has run because it may take long, and `INTERRUPT` is not set.
+    """
+    n_threads = load_plain(base + WORD * N_THREADS)
+    is_short = _was_short(base)
+    if load_plain(base + WORD * INTERRUPT) == 0:
+        if not is_short:
+            return LISTEN
+        store(base + WORD * INTERRUPT, base + WORD * PAUSE)
+    if _is_elsewhere(base) or not _lock_slots(base):
+        return MOVED
+    if n_threads == 1:
+        _serial(base)
+    else:
+        if is_short:
+            store(base + WORD * SHORT, 1)
+        else:
+            _set_priorities(base)
+        before, wanted = native.get_num_threads(), min(n_threads, most_threads)
+        native.set_num_threads(wanted)
+        _region(base, n_threads)
+        native.set_num_threads(before)
+    _remember(base)
+    if not _is_clean(base, n_threads):
+        return LOOK
+    _unlock_slots(base, load_plain(base + WORD * N_SLOTS))
+    return DONE
+
+
+@lru_cache(maxsize=1)
+def entry():
+    """Return `work` as a function that ctypes calls, which is quicker than numba's look at the arguments.
+
+    With cold caches that took 5 of the 10 us of a parallel region.
+    """
+    get_num_threads()  # starts numba's threads; compiled code calls what that brings
+
+    @cfunc(int64(int64, int64), cache=True)
+    def enter(base, most_threads):
+        return work(base, most_threads)
+
+    call = CFUNCTYPE(c_int64, c_void_p, c_int64)(enter.address)
+    call.compiled = enter  # has to live as long
+    return call
 
 
 @njit(cache=True, nogil=True)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ktask import conformance, worker
+from ktask import conformance, engine, worker
 from ktask.policy import Machine, Part, make_plan, undo_ranges
 
 VECTORS = Path(__file__).parent / "data/ktask-vectors.csv"
@@ -34,13 +34,13 @@ def test_scripted_failures_really_happen(claimed, failed):
 
 
 def test_an_engine_that_skips_a_chunk_is_noticed(monkeypatch):
-    def one_less(state):
+    def one_less(state, most_threads):
         state[worker.HEADER + worker.P_NEXT] = 1
-        real(state)
+        return real(state, most_threads)
 
-    real = worker.serial_work
-    monkeypatch.setattr(worker, "serial_work", one_less)
-    monkeypatch.setattr(worker, "parallel_work", one_less)
+    engine._warm()
+    real = worker.entry()
+    monkeypatch.setattr(worker, "entry", lambda: one_less)
     result = conformance.check_file(VECTORS)
     assert result["passed"] < result["rows"]
     assert any("chunks run" in mismatch["column"] for mismatch in result["mismatches"])

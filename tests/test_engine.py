@@ -1,11 +1,14 @@
 """The engine: every unit once, errors, undo, signals, placement, traces."""
 
+import copy
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +18,7 @@ from numba import types
 
 import ktask
 from ktask import engine, helpers, native, policy
-from ktask.limits import SLOTS
+from ktask.limits import SLOTS, Slots
 from ktask.policy import POLICIES
 from ktask.topology import Topology, allowed_cpus
 
@@ -237,6 +240,82 @@ def test_other_signals_are_handled_and_the_task_goes_on():
         signal.signal(signal.SIGUSR1, old)
     assert seen == [1]
     assert result.done == 2_000_000
+
+
+@ktask.thread_func
+def spin_as_told(start, end, steps):
+    """Spend `steps[0]` steps on each unit."""
+    for _ in range(start, end):
+        native.spend(steps[0])
+    return 0
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_repeated_task_that_was_short_hears_an_interrupt_when_it_is_long(threads):
+    steps = np.ones(1, np.int64)
+    ctl = ktask.Ctl(spin_as_told, (steps,), 1, threads)
+    for _ in range(2):
+        assert ktask.run(0, 1000, ctl, policy="dynamic").done == 1000
+    steps[0] = 50_000_000
+    _signal_soon(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        ktask.run(0, 1000, ctl, policy="dynamic")
+    assert 0 < caught.value.result.done < 1000
+    assert signal.set_wakeup_fd(-1) == -1
+    assert not SLOTS._held
+
+
+@two_cpus
+def test_a_repeated_task_sees_what_has_changed():
+    seen, ctl = np.zeros(10, np.int64), ktask.Ctl(mark, (np.zeros(10, np.int64),), 1, 2)
+    before = os.sched_getaffinity(0)
+    assert [ktask.run(0, 10, ctl, "dynamic").threads for _ in range(3)] == [2] * 3
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        assert ktask.run(0, 10, ctl, "dynamic").threads == 1
+    finally:
+        os.sched_setaffinity(0, before)
+    assert ktask.run(0, 10, ctl, "dynamic").threads == 2
+    others = SLOTS.take([-1] * 64, 64, {})
+    assert ktask.run(0, 10, ctl, "dynamic").threads == 1
+    SLOTS.give_back(others)
+    assert ktask.run(0, 10, ctl, "dynamic").threads == 2
+    ctl.args = (seen,)
+    assert ktask.run(0, 10, ctl, "dynamic").done == seen.sum() == 10
+    ctl.max_threads = 1
+    assert ktask.run(0, 10, ctl, "dynamic").threads == 1
+    assert seen.sum() == 20
+
+
+@two_cpus
+def test_a_repeated_task_finds_the_slot_of_another_process_taken(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "SLOTS", Slots(tmp_path / "slots"))
+    ctl = ktask.Ctl(mark, (np.zeros(10, np.int64),), 1, 2)
+    assert [ktask.run(0, 10, ctl, "dynamic").threads for _ in range(2)] == [2, 2]
+    other = Slots(tmp_path / "slots")  # with a file description of its own, as another process has
+    taken = other.take([-1] * 64, 64, {})
+    assert ktask.run(0, 10, ctl, "dynamic").threads == 1
+    other.give_back(taken)
+    assert [ktask.run(0, 10, ctl, "dynamic").threads for _ in range(2)] == [2, 2]
+    assert len(other.take([-1], 1, {})) == 1  # nothing is left locked
+
+
+def test_what_the_engine_keeps_with_a_control_block_does_not_go_into_copies():
+    ctl = ktask.Ctl(mark, (np.zeros(10, np.int64),), 1)
+    ktask.run(0, 10, ctl)
+    made = copy.copy(ctl)
+    assert made == ctl
+    assert not [name for name in vars(made) if name.startswith("_")]
+
+
+def test_a_result_can_be_read_compared_and_pickled_though_it_is_made_late():
+    ctl = ktask.Ctl(mark, (np.zeros(10, np.int64),), 1)
+    first, _, again = (ktask.run(0, 10, ctl) for _ in range(3))
+    assert pickle.loads(pickle.dumps(again)) == again
+    assert "done=10" in repr(again)
+    assert replace(again, wall_s=1, cpu_of_thread=(), chunks_per_thread=()).done == first.done
+    with pytest.raises(AttributeError, match="Result has no attribute 'walls'"):
+        _ = again.walls
 
 
 def test_tasks_from_many_python_threads_at_once():
