@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import ktask
-from ktask import address_space, answers, engine, layouts, memory, radix, walkers, workloads
+from ktask import address_space, answers, engine, layouts, memory, radix, walkers, workloads, zero_space
 from ktask.lab import one_case
 from ktask.memory import BASE_PAGE, GIB, KIB, MIB, UnavailableError
 from ktask.workloads import Case, CheckError, page_walk
@@ -91,6 +91,30 @@ def test_a_space_that_fails_half_way_leaves_nothing(monkeypatch):
     assert open_files() == files
 
 
+@pytest.mark.parametrize("has_huge", [True, False])
+@pytest.mark.parametrize(("size", "left_out"), [(1, 0), (2 * BASE_PAGE, 1), (8 * MIB, 4), (3 * MIB + 1, 2)])
+def test_a_space_of_zeros_has_all_pages_but_one_of_each_table(size, left_out, has_huge, monkeypatch):
+    if not has_huge:  # advice that the kernel refuses
+        monkeypatch.setattr(zero_space, "MADV_HUGEPAGE", 9999)
+    with zero_space.ZeroSpace(size) as space, address_space.Process() as process:
+        assert space.size_bytes == -(-size // BASE_PAGE) * BASE_PAGE == space.end - space.address
+        assert space.present == space.size_bytes // BASE_PAGE - left_out
+        present = memory.scan_regions(process.fd, space.address, space.end, walkers.SCAN_PRESENT, 0x7F)
+        assert sum(end - start for start, end, _ in present) == space.present * BASE_PAGE
+        assert {seen & (walkers.SCAN_ZERO | walkers.SCAN_HUGE) for *_, seen in present} == {walkers.SCAN_ZERO}
+        address = space.address
+    assert not memory.is_mapped(address)
+
+
+def test_a_space_of_zeros_that_fails_half_way_leaves_nothing(monkeypatch):
+    made, reserve = [], memory.Reservation
+    monkeypatch.setattr(zero_space, "MADV_POPULATE_READ", 9999)
+    monkeypatch.setattr(memory, "Reservation", lambda size: made.append(reserve(size)) or made[0])
+    with pytest.raises(memory.UnavailableError, match="Invalid argument"):
+        zero_space.ZeroSpace(MIB)
+    assert not memory.is_mapped(made[0].address)
+
+
 # --- counting -------------------------------------------------------------------------------------------
 
 
@@ -106,6 +130,31 @@ def test_each_method_counts_each_layout_and_agrees_with_the_others(method, layou
         assert method == "smaps" or state.have_agreed
     finally:
         state.close()
+
+
+@pytest.mark.parametrize("method", COUNTING)
+@pytest.mark.parametrize("pages", ["zero", "file"])
+def test_pages_of_both_kinds_are_counted(method, pages):
+    state = set_up(walk_case(method, 8 * MIB, pages=pages))
+    try:
+        assert isinstance(state.space, zero_space.ZeroSpace) == (pages == "zero")
+        state.before()
+        assert engine.run(0, state.size, state.ctl).error == 0
+        state.check()
+        assert state.have_agreed
+    finally:
+        state.close()
+
+
+def test_what_the_pages_are_depends_on_method_and_layout():
+    made = {(m, k): page_walk.made_of(walk_case(m, layout=k)) for m in COUNTING for k in ("dense", "mixed")}
+    assert [key for key, kind in made.items() if kind == "zero"] == [
+        ("pagemap_scan", "dense"),
+        ("mincore", "dense"),
+    ]
+    reason = workloads.why_not(walk_case("pagemap", pages="zero", layout="sparse"))
+    assert reason == "pages=zero is for layout=dense, not for sparse; use pages=file"
+    assert page_walk.memory_need(walk_case("pagemap_scan", 1 << 40)) < 2.1 * GIB
 
 
 def test_methods_that_disagree_are_an_error(monkeypatch):

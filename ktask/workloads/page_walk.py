@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from ktask import address_space, answers, engine, layouts, memory, radix, walkers
+from ktask import address_space, answers, engine, layouts, memory, radix, walkers, zero_space
 from ktask.address_space import EVERY_ENTRY, EVERY_PAGE, Process, no_pagemap, no_scan, parse_range
 from ktask.layouts import AliasedSpace
 from ktask.memory import BASE_PAGE, MIB
 from ktask.task import Ctl
 from ktask.workloads import Case, Method, Option, Workload, expect
+from ktask.zero_space import ZeroSpace
 
 ORDER = 2
 
@@ -26,13 +27,15 @@ TEXTS = ("smaps", "smaps_rollup")
 MODEL = ("radix", "plain_read")
 ROLLUP_TOLERANCE_BYTES = 2 * MIB  # what the rest of a process gains and loses meanwhile
 
+Space = AliasedSpace | ZeroSpace
+
 
 class Walk:
     """An address space, made for the case or that of a process, and the pages that a walk must find in it."""
 
     bytes_per_unit = BASE_PAGE
 
-    def __init__(self, case: Case, process: Process, space: AliasedSpace | None):
+    def __init__(self, case: Case, process: Process, space: Space | None):
         self.case, self.method = case, case.method
         self.process, self.space = process, space
         self.count = np.zeros(1, dtype=np.int64)
@@ -96,7 +99,10 @@ class Walk:
 
     def _expect_agreement(self) -> None:
         """Raise CheckError unless all methods that there are find the same."""
-        for method in ("pagemap_scan", "pagemap", "mincore", "smaps"):
+        methods = ("pagemap_scan", "pagemap", "mincore", "smaps")
+        if isinstance(self.space, ZeroSpace):  # which smaps does not count
+            methods = methods[:-1]
+        for method in methods:
             if method != self.method and not WORKLOAD.method(method).probe():
                 found = self.counted_by(method)
                 expect(found == self.expected[0], f"{method} finds {found} pages, not {self.expected[0]}")
@@ -109,7 +115,7 @@ class Walk:
 class ReadText:
     """What people do today: one thread reads smaps or smaps_rollup, for which the kernel walks everything."""
 
-    def __init__(self, case: Case, process: Process, space: AliasedSpace | None):
+    def __init__(self, case: Case, process: Process, space: Space | None):
         self.case, self.process, self.space = case, process, space
         try:
             self.fd = os.open(f"/proc/{self.process.pid}/{case.method}", os.O_RDONLY | os.O_CLOEXEC)
@@ -228,17 +234,39 @@ def is_made(case: Case) -> bool:
     return set_to(case, "pid") == "self" and set_to(case, "range") == "whole"
 
 
-def open_space(case: Case) -> tuple[Process, AliasedSpace | None]:
+def open_space(case: Case) -> tuple[Process, Space | None]:
     """Return the process to look at, and the address space if it is made for the case."""
     process = Process(set_to(case, "pid"))
     try:
-        return process, AliasedSpace(case.size_bytes, case.option("layout")) if is_made(case) else None
+        return process, make_space(case) if is_made(case) else None
     except BaseException:
         process.close()
         raise
 
 
-def bounds_of(case: Case, space: AliasedSpace | None) -> tuple[int, int]:
+def made_of(case: Case) -> str:
+    """Return what stands behind the pages of a space that is made: `file` or `zero`."""
+    wanted = case.option("pages") if case.method in ZERO_METHODS else "file"
+    if wanted != "auto":
+        return wanted
+    return "zero" if case.option("layout") == "dense" and case.method in ZERO_BY_DEFAULT else "file"
+
+
+def make_space(case: Case) -> Space:
+    """Return the address space of a case."""
+    if made_of(case) == "zero":
+        return ZeroSpace(case.size_bytes)
+    return AliasedSpace(case.size_bytes, case.option("layout"))
+
+
+def why_not(case: Case) -> str | None:
+    """Return why the options of a case do not go together, or None."""
+    if dict(case.options).get("pages") == "zero" and (layout := case.option("layout")) != "dense":
+        return f"pages=zero is for layout=dense, not for {layout}; use pages=file"
+    return None
+
+
+def bounds_of(case: Case, space: Space | None) -> tuple[int, int]:
     """Return the range of addresses to walk."""
     return (space.address, space.end) if space else parse_range(set_to(case, "range"))
 
@@ -247,7 +275,11 @@ def memory_need(case: Case) -> int:
     """Return what the address space of a case takes; next to nothing for one that is there already."""
     if case.method in MODEL:
         return radix.memory_need(case.size_bytes)
-    return layouts.memory_need(case.option("layout"), case.size_bytes) if is_made(case) else MIB
+    if not is_made(case):
+        return MIB
+    if made_of(case) == "zero":
+        return zero_space.memory_need(case.size_bytes)
+    return layouts.memory_need(case.option("layout"), case.size_bytes)
 
 
 def _either(low: int, high: int) -> str:
@@ -266,13 +298,22 @@ def setup(case: Case) -> Any:
         raise
 
 
-def _close(process: Process, space: AliasedSpace | None) -> None:
+def _close(process: Process, space: Space | None) -> None:
     process.close()
     if space:
         space.unmap()
 
 
 LAYOUT = Option("layout", "where the pages lie", "dense", tuple(layouts.LAYOUTS))
+# Of pages of a file pagemap looks each one up, at half the rate; the others look at the entry alone.
+ZERO_METHODS, ZERO_BY_DEFAULT = ("pagemap_scan", "pagemap", "mincore"), ("pagemap_scan", "mincore")
+PAGES = Option(
+    "pages",
+    "what the pages are: those of one small file mapped over and over, or the kernel's page of zeros; "
+    "auto is zero for a dense space and a method that looks at the entries alone",
+    "auto",
+    ("auto", "file", "zero"),
+)
 PID = Option("pid", "number of a process whose page table is walked as it is", "self", least=1)
 RANGE = Option("range", "START-END in hexadecimal: these addresses only", "whole", form=parse_range)
 DEPTH = Option("levels", "levels of the table: 4 for 48 bits of address, 5 for 57", "4", ("4", "5"))
@@ -289,7 +330,7 @@ WORKLOAD = Workload(
             "kernel",
             ("4KiB",),
             probe=no_scan,
-            options=(LAYOUT, PID, RANGE),
+            options=(LAYOUT, PAGES, PID, RANGE),
         ),
         Method(
             "pagemap",
@@ -297,14 +338,14 @@ WORKLOAD = Workload(
             "kernel",
             ("4KiB",),
             probe=no_pagemap,
-            options=(LAYOUT, PID, RANGE),
+            options=(LAYOUT, PAGES, PID, RANGE),
         ),
         Method(
             "mincore",
             "mincore over this process, one byte per entry; mmap_lock taken anew every 4096 pages",
             "kernel",
             ("4KiB",),
-            options=(LAYOUT,),
+            options=(LAYOUT, PAGES),
         ),
         Method(
             "smaps",
@@ -337,4 +378,5 @@ WORKLOAD = Workload(
     ),
     setup=setup,
     memory_need=memory_need,
+    why_not=why_not,
 )
