@@ -452,6 +452,14 @@ def test_a_described_table_is_walked_as_by_hand(layout, levels):
     table.close()
 
 
+@pytest.mark.parametrize("layout", ["dense", "mixed"])
+def test_tables_counted_side_by_side_are_all_counted(layout):
+    table = radix.build(radix.described_runs(layout, 78 * MIB), scattered=True)
+    assert table.together == 8
+    assert walked(table) == table.expected == by_hand(table)
+    table.close()
+
+
 def test_shared_leaves_make_room_for_64_tebibytes(monkeypatch):
     runs = radix.described_runs("dense", 8 * GIB)
     table = radix.build(runs, 4, pool_bytes=16 * BASE_PAGE)
