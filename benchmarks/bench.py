@@ -34,7 +34,7 @@ from ktask.lab import stats
 from ktask.lab.files import write_json
 from ktask.lab.machine import machine_facts
 from ktask.lab.units import fmt_size
-from ktask.memory import GIB, KIB, MIB
+from ktask.memory import GIB, MIB
 from ktask.topology import cpu_count
 from ktask.workloads import Case
 from ktask.workloads.zeroing import zero_bytes
@@ -393,7 +393,9 @@ def contests(short: bool) -> list[Contest]:
 def zeroing_contests(short: bool) -> Iterator[Contest]:
     """Make one contest at a time, because each holds its memory."""
     c_peers, n_cpus = openmp(), cpu_count()
-    sizes = (MIB, 4 * MIB) if short else (256 * KIB, MIB, 4 * MIB, 16 * MIB, 64 * MIB, GIB, 4 * GIB)
+    sizes = (
+        (MIB, 4 * MIB) if short else (MIB, 4 * MIB, 16 * MIB, 64 * MIB, 128 * MIB, 256 * MIB, GIB, 4 * GIB)
+    )
     for size, kind, threads in itertools.product(sizes, ("THP", "4KiB"), sorted({1, n_cpus})):
         case = Case("zeroing", "auto", kind, size)
         if workloads.why_not(case) is None and memory.region_need(size, kind) < memory.budget_bytes():

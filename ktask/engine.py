@@ -554,6 +554,8 @@ class Task:
         signals = self.signals
         before = signals.arm()
         self.listen()
+        if code == worker.LOOK:  # it has begun, and goes on wherever the caller may have been put
+            self.state[worker.HOME_MASK] = 0
         try:
             code = self.region(self.memory, _MOST_THREADS)
             while code == worker.LOOK and not self._is_over() and signals.take():

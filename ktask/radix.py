@@ -26,10 +26,10 @@ TABLE_SHIFT, ENTRIES = 12, 512
 POOL_BYTES = GIB  # of distinct leaf tables; larger than a cache, so that folding does not make a walk faster
 LEVELS = (4, 5)
 # What fetches ahead in hardware stops at every page and takes a few lines to begin anew. So a walk fetches
-# lines of the next table while one is counted; and where tables are scattered it counts eight side by side, so
-# that their beginnings are waited for at once. Of the rate of reading the same memory, two threads walked tables
-# in order at 1.01 one by one with all 64 lines fetched and at 0.94 by eights; scattered ones at 0.60 one by one
-# with 8 lines, 0.70 by twos, 0.77 by fours and 0.82 by eights.
+# lines of the next table while one is counted; and where tables are scattered it counts eight side by side,
+# so that their beginnings are waited for at once. Of the rate of reading the same memory, two threads walked
+# tables in order at 1.01 one by one with all 64 lines fetched and at 0.94 by eights; scattered ones at 0.60
+# one by one with 8 lines, 0.70 by twos, 0.77 by fours and 0.82 by eights.
 TOGETHER = 8
 LINES_AHEAD = {1: 64, TOGETHER: 4}
 _FIELD = 20  # bits of each of the counts that one word carries out of a table

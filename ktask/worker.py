@@ -95,7 +95,7 @@ def _call_traced(base, row, me, w, i, start, end):
     return code
 
 
-SHORT_NS, LATE_NS = 1_000_000, 20_000_000
+SHORT_NS, LATE_NS = 3_000_000, 20_000_000  # the first about a time slice of the scheduler
 
 
 @njit(cache=True, nogil=True)

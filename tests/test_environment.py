@@ -37,7 +37,7 @@ LAYERS = [
     ("models",),
     ("lab",),
     ("workloads",),
-    ("address_space", "answers", "layouts", "radix", "store_choice", "walkers"),
+    ("address_space", "answers", "layouts", "radix", "store_choice", "walkers", "zero_space"),
     ("engine", "iterators", "thread_functions", "helpers", "worker", "conformance", "vectors"),
     ("policy", "limits", "native", "topology", "memory", "task", "trace", "live", "files"),
     ("show", "workload_names"),
