@@ -249,7 +249,7 @@ def test_the_default_policy_exists():
 
 def test_ctrl_c_ends_a_measurement_at_once(commands):
     pools = topology.hugetlb_pools()
-    process = commands.start("run page_walk --size 4GiB --repetitions 500 --trace t.csv --json")
+    process = commands.start("run page_walk --size 4GiB --set pages=file --repetitions 500 --trace t.csv")
     maps = Path(f"/proc/{process.pid}/maps")
     wait_for(lambda: "ktask-alias" in maps.read_text(), "the mapping of the region")
     os.killpg(process.pid, signal.SIGINT)
