@@ -508,12 +508,22 @@ def _render_contention(result: dict[str, Any]) -> str:
         handed = "" if "handover" in row["variant"] else handed
         lines.append(f"{line} {fmt_time(row['simulated_s']):>10} {error:>8}  {row['variant']}{handed}")
     score = result["score"]
+    abouts = {
+        "alone": "where task and load were published alone",
+        "scaled": "where those of other sizes and machines are scaled",
+        "stands in": "where one contended row says how much work there is",
+    }
+    parts = [
+        f"  {score['by_rests_on'][name]['within_15_pct']} of {score['by_rests_on'][name]['n']} {about}"
+        for name, about in abouts.items()
+    ]
     return "\n".join(
         [
             *lines,
             f"{score['within_15_pct']} of {score['n']} times within 15 %, median error "
             f"{score['median_ape_pct']:.1f} %, largest {score['max_ape_pct']:.1f} %; "
             "case/n: beside n threads of load",
+            *parts,
         ]
     )
 

@@ -114,6 +114,22 @@ def test_contention_slows_everybody():
     assert simulate(machine, 8 * GIB, GIB, 2, "static").wall_s == pytest.approx(4 * 1.1)
 
 
+def test_neighbours_meet_in_small_chunks():
+    machine = replace(QUIET, neighbour_contention=0.4, neighbour_span=float(8 * GIB))
+    for chunk, share in ((4 * GIB, 0.5), (2 * GIB, 0.75), (8 * GIB, 0.0)):
+        wall_s = simulate(machine, 2 * chunk, chunk, 2, "static").wall_s
+        assert wall_s == pytest.approx(chunk / GIB * (1 + 0.4 * share))
+    three = simulate(machine, 12 * GIB, 4 * GIB, 3, "static").wall_s  # two pairs of three are 4 GiB apart
+    assert three == pytest.approx(4 * (1 + 2 * 0.4 * (0.5 + 0.5 + 0) / 3))
+
+
+def test_a_flush_is_for_those_that_run():
+    machine = replace(QUIET, chunk_flush_s=0.25)
+    assert simulate(machine, 8 * GIB, GIB, 1, "dynamic").wall_s == 8
+    assert simulate(machine, 8 * GIB, GIB, 2, "dynamic").wall_s == pytest.approx(4 * 1.25)
+    assert simulate(machine, 3 * GIB, GIB, 2, "dynamic").wall_s == pytest.approx(1.25 + 1)
+
+
 def test_helpers_cost_time_to_queue_and_to_start():
     machine = replace(QUIET, task_start_s=1.0, helper_queue_s=0.25, helper_start_s=0.5)
     simulation = simulate(machine, 3 * GIB, GIB, 3, "static", trace=True)

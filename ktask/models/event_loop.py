@@ -100,6 +100,7 @@ class Costs(NamedTuple):
     core_bandwidth: float
     remote_penalty: float
     contention: float
+    chunk_flush_s: float
     helper_queue_s: float
     helper_start_s: float
     chunk_cost_s: float
@@ -367,6 +368,8 @@ def _start_chunk(a, c, h, m, s, w, memory, size):
     seconds = (1.0 - m.lock_share) * work / a[w].speed
     if m.chunk_cost_s > 0:
         seconds += m.chunk_cost_s / a[w].cpu
+    if m.chunk_flush_s > 0:
+        seconds += m.chunk_flush_s * max(s[CROWD] - 1.0, 0.0) / a[w].cpu
     a[w].hold_s = m.lock_share * work / m.core_bandwidth
     s[CLAIM_FREE] = max(t, s[CLAIM_FREE]) + m.claim_s
     _work(a, c, h, w, memory, seconds, s[CLAIM_FREE] - t, t)
@@ -441,7 +444,7 @@ def _mark_stale(a, q, nodes, m, s, i):
     """Remember to work out speeds anew if the coming or going of agent `i` changes those of others."""
     crowded = q[a[i].queue].live > q[a[i].queue].cpus
     doubled = m.smt > 1 and nodes[a[i].node] > m.cores_per_node
-    if crowded or doubled or (i < m.n_workers and m.contention > 0):
+    if crowded or doubled or (i < m.n_workers and m.contention + m.chunk_flush_s > 0):
         s[STALE] = 1.0
 
 

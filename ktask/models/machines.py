@@ -98,12 +98,17 @@ class Machine:
     contention
         Share by which each further thread of the task, while it runs, slows every thread down (shared cache
         lines, locks too short to queue for).
+    neighbour_contention, neighbour_span
+        Share by which another thread slows one in addition while both are within the same `neighbour_span`
+        bytes of the task, which one lock guards: a table of page-table entries is one for 2 MiB of 4 KiB
+        pages, or for 1 GiB of huge ones. Concurrent chunks are neighbours, so small ones meet more often.
     task_start_s
         Seconds before the first chunk, whatever the size.
     helper_queue_s, helper_start_s
         Seconds that the caller spends on queueing one helper, and from there to the helper's first chunk.
-    chunk_cost_s
-        Seconds per chunk besides its work.
+    chunk_cost_s, chunk_flush_s
+        Seconds per chunk besides its work: in any case, and for each other thread of the task that runs (it
+        has to be told to forget translations).
     claim_s
         Part of taking a chunk during which nobody else can take one.
     lock_share
@@ -131,10 +136,13 @@ class Machine:
     remote_penalty: float = 1.0
     slow_start: float = 1.0
     contention: float = 0.0
+    neighbour_contention: float = 0.0
+    neighbour_span: float = 0.0
     task_start_s: float = 0.0
     helper_queue_s: float = 0.0
     helper_start_s: float = 0.0
     chunk_cost_s: float = 0.0
+    chunk_flush_s: float = 0.0
     claim_s: float = 0.0
     lock_share: float = 0.0
     noise: float = 0.0
@@ -238,10 +246,13 @@ RULES: dict[str, Rule] = {
     "remote_penalty": Rule(1, 100, "a number from 1 to 100"),
     "slow_start": Rule(1, 10, "a number from 1 to 10"),
     "contention": Rule(0, 1, "a number from 0 to 1"),
+    "neighbour_contention": Rule(0, 10, "a number from 0 to 10"),
+    "neighbour_span": Rule(0, 1e18, "bytes, 0 or more and at most 1e18, such as 1GiB", _RATES),
     "task_start": _time(),
     "helper_queue": _time(),
     "helper_start": _time(),
     "chunk_cost": _time(),
+    "chunk_flush": _time(),
     "claim": _time(),
     "lock_share": Rule(0, 1, "a number from 0 to 1"),
     "noise": Rule(0, 2, "a number from 0 to 2"),
@@ -256,21 +267,8 @@ LOAD_RULES: dict[str, Rule] = {
     "busy": Rule(0.01, 1, "a number from 0.01 to 1"),
     "bandwidth": _rate(0),
 }
-WORK_KEYS = (
-    "smt_gain",
-    "core_bandwidth",
-    "node_bandwidth",
-    "remote_penalty",
-    "slow_start",
-    "contention",
-    "task_start",
-    "helper_queue",
-    "helper_start",
-    "chunk_cost",
-    "claim",
-    "lock_share",
-    "noise",
-)
+_OF_THE_MACHINE = ("nodes", "cores_per_node", "smt", "caller_nice", "helper_nice")
+WORK_KEYS = tuple(key for key in RULES if key not in _OF_THE_MACHINE)  # what may differ for a kind of work
 _TEXTS = ("name", "about", "source")
 _RUN_QUEUES = ("cpu", "node")
 KEYS = (*_TEXTS, *RULES, "run_queue", "load", "work")

@@ -323,9 +323,10 @@ def _costs(machine: Machine, plan: policy.Plan, hand_over: bool, loads_to_end: b
         core_bandwidth=machine.core_bandwidth / slower,
         hand_over=hand_over,
         loads_to_end=loads_to_end,
+        contention=machine.contention + machine.neighbour_contention * _togetherness(machine, plan),
         **{
             name: float(getattr(machine, name))
-            for name in ("remote_penalty", "contention", "chunk_cost_s", "claim_s")
+            for name in ("remote_penalty", "chunk_cost_s", "chunk_flush_s", "claim_s")
         },
         **{
             name: float(getattr(machine, name))
@@ -334,6 +335,18 @@ def _costs(machine: Machine, plan: policy.Plan, hand_over: bool, loads_to_end: b
         cores_per_node=machine.cores_per_node,
         smt=machine.smt,
     )
+
+
+def _togetherness(machine: Machine, plan: policy.Plan) -> float:
+    """Return for which share of the time two workers are within one span: the mean over all pairs.
+
+    Workers are about as far in chunks that follow each other, so two of them are whole chunks apart.
+    """
+    n, span = plan.threads, machine.neighbour_span
+    if n < 2 or span <= 0:
+        return 0.0
+    apart = np.arange(1, n)
+    return float(np.average(np.maximum(1 - apart * plan.chunk_size / span, 0.0), weights=n - apart))
 
 
 # --- what came of it ---------------------------------------------------------------------------------------

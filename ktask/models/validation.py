@@ -1,9 +1,10 @@
 """The simulator held against the engine on this machine, on rows that it was not calibrated on.
 
 One process, one region of memory, and every trial once per round in random order, because processes differ
-by more than what is to be seen here. The machine is calibrated on two trials in the even rounds: one thread
-in one call, and all threads with the policy's own chunks. It then foretells every trial of the odd rounds:
-those two, and others with chunks so few or so many that balance and costs decide.
+by more than what is to be seen here. The machine is calibrated in the even rounds on trials that are chosen
+to tell its costs apart (`costs.fit_costs`). It then foretells every trial of the odd rounds: those again, and
+others that it never saw. How far the even rounds themselves are from the odd ones is the floor: nobody can
+foretell the engine better than it repeats itself.
 """
 
 from __future__ import annotations
@@ -18,15 +19,19 @@ import pandas as pd
 
 from ktask import engine, topology, workloads
 from ktask.lab import stats
-from ktask.models.calibrate import fit_line, scaled, simulated_wall_s
+from ktask.models.calibrate import simulated_wall_s
+from ktask.models.costs import fit_costs
 from ktask.models.machines import Machine
 from ktask.workloads import Case, CheckError
 
 CASES = (
     Case("zeroing", "populate", "THP", 512 << 20),
     Case("page_walk", "pagemap_scan", "4KiB", 8 << 30),
-    Case("free", "dontneed", "4KiB", 2 << 30),
+    Case("free", "dontneed", "4KiB", 1 << 30),
+    Case("free", "dontneed", "THP", 2 << 30),
+    Case("free", "dontneed", "2MiB", 2 << 30),
 )
+TABLE_ENTRIES = 512  # of a page table, which one lock guards
 
 
 class Trial(NamedTuple):
@@ -40,15 +45,20 @@ class Trial(NamedTuple):
 
 
 def trials(threads: int) -> tuple[Trial, ...]:
-    """Return the trials for one thread and for `threads`: two to calibrate on, five to foretell."""
+    """Return the trials for one thread and for `threads`: six to calibrate on, six to foretell."""
     return (
         Trial("one call", 1, fit=True),
+        Trial("64 chunks", 1, "dynamic", 1 / 64, fit=True),
+        Trial("one chunk per thread", threads, "static", fit=True),
+        Trial("one chunk more than threads", threads, "dynamic", 1 / (threads + 1), fit=True),
         Trial("policy's own chunks", threads, fit=True),
+        Trial("32 chunks per thread", threads, "dynamic", 1 / (32 * threads), fit=True),
+        Trial("4 chunks", 1, "dynamic", 1 / 4),
         Trial("16 chunks", 1, "dynamic", 1 / 16),
-        Trial("one chunk per thread", threads, "static"),
-        Trial("one chunk more than threads", threads, "dynamic", 1 / (threads + 1)),
         Trial("five chunks per two threads", threads, "dynamic", 1 / max(2, 5 * threads // 2)),
-        Trial("32 chunks per thread", threads, "dynamic", 1 / (32 * threads)),
+        Trial("seven chunks per two threads", threads, "dynamic", 1 / max(3, 7 * threads // 2)),
+        Trial("6 chunks per thread", threads, "dynamic", 1 / (6 * threads)),
+        Trial("14 chunks per thread", threads, "dynamic", 1 / (14 * threads)),
     )
 
 
@@ -58,8 +68,9 @@ def measure_trials(case: Case, ways: Sequence[Trial], rounds: int = 20, seed: in
     Returns
     -------
     DataFrame
-        One row per repetition: round, trial, fit, threads, policy, min_chunk_size and size_bytes (bytes),
-        n_chunks, baseline, wall_s.
+        One row per repetition: round, trial, fit, threads, policy, min_chunk_size, size_bytes and span_bytes
+        (bytes), n_chunks, baseline, wall_s, caller_s and helper_s (when they began their first chunk, the
+        helpers in the median; NaN without).
 
     Raises
     ------
@@ -75,7 +86,7 @@ def measure_trials(case: Case, ways: Sequence[Trial], rounds: int = 20, seed: in
             for k in random.permutation(len(ways)):
                 row = _repeat(state, ways[k], least)
                 if number >= 0:
-                    rows.append({"round": number, **row})
+                    rows.append({"round": number, "span_bytes": TABLE_ENTRIES * case.page_size, **row})
     finally:
         state.close()
     return pd.DataFrame(rows)
@@ -85,10 +96,11 @@ def _repeat(state: workloads.State, way: Trial, least: int) -> dict:
     chunk = max(1, int(np.ceil(state.size * way.chunk_share))) if way.chunk_share else least
     state.ctl.max_threads, state.ctl.min_chunk_size = way.threads, chunk
     state.before()
-    result = engine.run(0, state.size, state.ctl, way.policy, low_priority=False)
+    result = engine.run(0, state.size, state.ctl, way.policy, low_priority=False, trace=True)
     if result.error:
         raise CheckError(f"{way.name} failed: {os.strerror(result.error)}")
     state.check()
+    first = result.trace.groupby("helper").t0_s.min()
     return {
         "trial": way.name,
         "fit": way.fit,
@@ -99,16 +111,26 @@ def _repeat(state: workloads.State, way: Trial, least: int) -> dict:
         "n_chunks": result.n_chunks,
         "baseline": False,
         "wall_s": result.wall_s,
+        "caller_s": first.get(0, np.nan),
+        "helper_s": first[first.index > 0].median(),
     }
 
 
 def calibrated(rows: pd.DataFrame, cpus: int) -> Machine:
     """Return this machine as the fit trials of the even rounds show it."""
-    fit = medians(rows[rows.fit & (rows["round"] % 2 == 0)])
-    alone, more = fit[fit.threads == 1], fit[fit.threads > 1]
-    _, bandwidth = fit_line(alone.size_bytes, alone.wall_s)
-    machine = Machine("this machine", cores_per_node=cpus, core_bandwidth=bandwidth)
-    return replace(machine, **scaled(machine, more))
+    seen = rows[rows.fit & (rows["round"] % 2 == 0)]
+    more, fit = seen[seen.threads > 1], medians(seen)
+    machine = Machine(
+        "this machine",
+        cores_per_node=cpus,
+        core_bandwidth=float((fit.size_bytes / fit.wall_s)[fit.threads == 1].max()),
+        neighbour_span=float(rows.span_bytes.iloc[0]),
+    )
+    if len(more):
+        queue_s = float((more.caller_s / (more.threads - 1)).median())
+        start_s = max(0.0, float((more.helper_s - more.caller_s).median()))
+        machine = replace(machine, helper_queue_s=queue_s, helper_start_s=start_s)
+    return fit_costs(machine, list(fit.itertuples()))
 
 
 def medians(rows: pd.DataFrame) -> pd.DataFrame:
@@ -129,10 +151,15 @@ def foretell(rows: pd.DataFrame, cpus: int) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row per trial: the columns of `medians`, simulated_s and error_pct.
+        One row per trial: the columns of `medians`, simulated_s, error_pct, and again_pct: how far the median
+        of the even rounds is from that of the odd ones.
     """
     machine = calibrated(rows, cpus)
-    table = medians(rows[rows["round"] % 2 == 1])
+    even = rows["round"] % 2 == 0
+    table = medians(rows[~even])
+    table["again_pct"] = 100 * (
+        table.trial.map(rows[even].groupby("trial").wall_s.median()) / table.wall_s - 1
+    )
     table["simulated_s"] = [simulated_wall_s(machine, case) for case in table.itertuples()]
     table["error_pct"] = 100 * (table.simulated_s / table.wall_s - 1)
     return table

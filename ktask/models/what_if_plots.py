@@ -75,17 +75,23 @@ def plot_balance(table: pd.DataFrame) -> Figure:
 
 def plot_neighbours(tables: dict[str, pd.DataFrame]) -> Figure:
     """Draw, for ways of running helpers, time of the task and loss of the neighbours over the cap."""
-    figure, (time, loss) = _axes(2)
-    for (name, table), colour in zip(tables.items(), COLOURS, strict=False):
-        time.plot(table.threads, table.wall_s, color=colour, marker="o", markersize=3, label=name)
-        loss.plot(table.threads, table.load_loss_pct, color=colour, marker="o", markersize=3, label=name)
-    for axis in (time, loss):
+    figure, axes = _time_and_loss(tables, "threads", "threads of the task")
+    for axis in axes:
         _log_x(axis, next(iter(tables.values())).threads)
-    _times(time)
-    _names(time, "threads of the task", "time of the task")
-    _names(loss, "threads of the task", "other threads lose, %")
-    loss.legend(fontsize=7, frameon=False)
     return figure
+
+
+def _time_and_loss(tables: dict[str, pd.DataFrame], x: str, what: str) -> tuple[Figure, list[Axes]]:
+    """Draw time of the task and loss of the load over a column, one line per table."""
+    figure, axes = _axes(2)
+    for (name, rows), colour in zip(tables.items(), COLOURS, strict=False):
+        for axis, y in zip(axes, ("wall_s", "load_loss_pct"), strict=True):
+            axis.plot(rows[x], rows[y], color=colour, marker="o", markersize=3, label=name)
+    _times(axes[0])
+    _names(axes[0], what, "time of the task")
+    _names(axes[1], what, "other threads lose, %")
+    axes[1].legend(fontsize=7, frameon=False)
+    return figure, axes
 
 
 def plot_memory(table: pd.DataFrame) -> Figure:
@@ -109,22 +115,14 @@ def plot_memory(table: pd.DataFrame) -> Figure:
 
 def plot_under_load(table: pd.DataFrame) -> Figure:
     """Draw time of the task and loss of the load over the threads of load, for each way of helping."""
-    figure, (time, loss) = _axes(2)
-    for name, colour in zip(HELPERS, COLOURS, strict=False):
-        rows = table[table.helpers == name]
-        time.plot(rows.load_threads, rows.wall_s, color=colour, marker="o", markersize=3, label=name)
-        loss.plot(rows.load_threads, rows.load_loss_pct, color=colour, marker="o", markersize=3, label=name)
-    _times(time)
-    _names(time, "threads of other load", "time of the task")
-    _names(loss, "threads of other load", "other threads lose, %")
-    loss.legend(fontsize=7, frameon=False)
-    return figure
+    tables = {name: table[table.helpers == name] for name in HELPERS}
+    return _time_and_loss(tables, "load_threads", "threads of other load")[0]
 
 
 def plot_validation(table: pd.DataFrame) -> Figure:
     """Draw simulated over measured time of every trial, with the interval of the measured one."""
     groups = list(table.groupby("case", sort=False))
-    figure, axes = _axes(len(groups), 3.6)
+    figure, axes = _axes(len(groups), 3.6 if len(groups) < 4 else 2.9)
     for axis, (case, rows) in zip(axes, groups, strict=True):
         at = np.arange(len(rows))
         ratio, low, high = (rows.simulated_s / rows[name] for name in ("wall_s", "high_s", "low_s"))
