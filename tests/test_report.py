@@ -22,6 +22,7 @@ from ktask.lab.flags import flag_effects
 from ktask.lab.records import SKIPPED_COLUMNS
 from ktask.lab.stats import NoiseFloor
 from ktask.lab.traces import write_traces
+from ktask.models.machines import Machine
 from ktask.report import (
     Report,
     advice,
@@ -32,6 +33,7 @@ from ktask.report import (
     model,
     model_sections,
     page,
+    relatives,
     reproduction,
     sections,
     summary,
@@ -1097,6 +1099,12 @@ def test_a_task_of_few_chunks_ends_where_they_do():
     report = Report([run])
     assert report.figures["relatives"].data["simulated_speedup"].max() == pytest.approx(1.9, rel=0.01)
     assert "cannot be cut into more than 2 chunks" in report.figures["relatives"].caption
+
+
+def test_no_machine_is_larger_than_the_simulator_can():
+    assert relatives.relative_of(Machine("two", cores_per_node=2), 8).cpus == 16
+    with pytest.raises(ValueError, match="a machine for 60000 threads has more than 65536 CPUs"):
+        relatives.relative_of(Machine("two", cores_per_node=2), 60_000)
 
 
 def test_a_run_that_cannot_be_calibrated_says_why_nothing_is_simulated():

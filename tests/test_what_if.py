@@ -171,6 +171,17 @@ def test_a_run_that_only_warmed_up_cannot_be_calibrated_on(tmp_path):
         calibrate.calibrate(run)
 
 
+@pytest.mark.parametrize(
+    "facts", [{}, {"nodes": "two", "threads": "2", "cores": -1}, {"nodes": [None, {"cpus": 3}], "threads": 0}]
+)
+def test_threads_that_ran_had_cpus_whatever_the_facts_say(tmp_path, facts):
+    known = Machine("known", cores_per_node=16, core_bandwidth=8e9, contention=0.1)
+    run = replace(run_of(known, tmp_path, [(GIB, n) for n in (1, 2, 4)]), machine=facts)
+    found = calibrate.calibrate(run)
+    assert (found.nodes, found.cores_per_node, found.smt) == (1, 4, 1)
+    assert found.for_work("zeroing-populate-THP").contention == pytest.approx(0.1, rel=0.01)
+
+
 def test_noise_and_start_come_from_traces():
     rows = [
         ("c", w, k * 10, (k + 1) * 10, 0.01 * w, 0.01 * w + t)

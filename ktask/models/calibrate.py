@@ -7,7 +7,8 @@ What is taken from where:
   size / bandwidth`, through the largest size. What is small enough for a cache has a rate of its own, and
   weighed alike it made 1 GiB of zeroing 3.6 times too fast;
 * `helper_queue`, `helper_start`, `noise`: the traces, if the run has them: when the first chunks of caller
-  and helpers began, and how far the times of equal chunks spread;
+  and helpers began, and how far the times of equal chunks spread. One count of helpers cannot tell what is
+  per helper from what is once: it is taken per helper;
 * `slow_start`: what more threads than one gain beyond their number, at the largest size;
 * `contention` and `node_bandwidth`: what more threads than one lose against that, such that simulated times
   come out right in the mean. Two counts of threads cannot tell the two apart; then a loss is contention,
@@ -32,6 +33,7 @@ from ktask.lab.records import Run
 from ktask.lab.traces import read_traces
 from ktask.models.machines import Machine
 from ktask.models.what_if import repeated_walls
+from ktask.policy import MOST_CPUS
 
 WORK = ["workload", "method", "page_kind", "options"]
 GAINS_LITTLE = 1.25  # speedup of two threads below which the roof is blamed
@@ -96,10 +98,17 @@ def measured_walls(run: Run) -> pd.DataFrame:
 
 def _layout(facts: dict[str, Any]) -> tuple[int, int, int]:
     """Return nodes with CPUs, cores of each (the largest, if they differ) and threads per core."""
-    sizes = [len(node.get("cpus", ())) for node in facts.get("nodes", ())]
-    sizes = [size for size in sizes if size] or [int(facts.get("threads") or 1)]
-    smt = max(1, round(int(facts.get("threads") or 1) / int(facts.get("cores") or 1)))
+    threads, cores = (_whole(facts.get(name)) for name in ("threads", "cores"))
+    nodes = facts.get("nodes")
+    cpus = [node.get("cpus") for node in nodes if isinstance(node, dict)] if isinstance(nodes, list) else []
+    sizes = [len(each) for each in cpus if isinstance(each, list) and each] or [threads]
+    smt = max(1, round(threads / cores))
     return len(sizes), max(1, max(sizes) // smt), smt
+
+
+def _whole(value: Any) -> int:
+    """Return a count from a file, 1 if it is none."""
+    return value if isinstance(value, int) and 1 <= value <= MOST_CPUS else 1
 
 
 def _traces_of(traces: pd.DataFrame, walls: pd.DataFrame) -> pd.DataFrame:

@@ -19,6 +19,7 @@ from ktask.lab import units
 from ktask.models.calibrate import calibrate, measured_walls
 from ktask.models.machines import Machine
 from ktask.models.what_if import repeated_walls
+from ktask.policy import MOST_CPUS
 from ktask.report import markup, tables, words
 from ktask.report.charts import (
     INK,
@@ -74,20 +75,22 @@ class Relatives:
 def relatives(run: Run, fits: Sequence[Fitted]) -> Relatives:
     """Return laws and simulation beside the measured times of a run."""
     curves = [_measured(one) for one in fits]
+    most = max((int(curve["threads"].max()) for curve in curves), default=1)
+    asked = _asked(run)
     try:
-        walls, machine = measured_walls(run), calibrate(run)
+        bigger = relative_of(calibrate(run), most)
+        told = [_simulated(bigger, curve, asked) for curve in curves]
     except ValueError as error:
         plain = [curve.assign(**dict.fromkeys(UNKNOWN, np.nan)) for curve in curves]
         return Relatives(_below(plain), None, pd.DataFrame(), str(error))
-    most = max((int(curve["threads"].max()) for curve in curves), default=1)
-    bigger = relative_of(machine, most)
-    asked = _asked(run)
-    return Relatives(_below([_simulated(bigger, curve, asked) for curve in curves]), bigger, walls)
+    return Relatives(_below(told), bigger, measured_walls(run))
 
 
 def relative_of(machine: Machine, threads: int) -> Machine:
     """Return the machine, its cores doubled until a task gets `threads`: 4/5 of the CPUs, and one."""
     while 4 * machine.cpus // 5 + 1 < threads:
+        if 2 * machine.cpus > MOST_CPUS:
+            raise ValueError(f"a machine for {threads} threads has more than {MOST_CPUS} CPUs")
         machine = replace(machine, cores_per_node=2 * machine.cores_per_node)
     return machine
 
@@ -195,7 +198,7 @@ def _warn(axis: Axes, rows: pd.DataFrame) -> None:
     """Shade and name what is more than twice the measured range away."""
     if rows["beyond"].any():
         start, end = rows.loc[~rows["beyond"], "threads"].max(), rows["threads"].max()
-        axis.axvspan(start, end, color=WARN, alpha=0.08, linewidth=0, label="a guess: beyond 2×")
+        axis.axvspan(start, end, color=WARN, alpha=0.08, linewidth=0, label="a guess")
         place = axis.get_xaxis_transform()
         axis.text(
             math.sqrt(start * end), 0.02, "beyond 2×", color=WARN, fontsize=6.5, ha="center", transform=place
@@ -211,10 +214,8 @@ def _caption(found: Relatives) -> Markup:
         "Points: measured medians with 95 % intervals, {} repetitions per point. Dotted: ideal. Shaded in "
         "the colour of warnings: more than twice the measured threads away."
     )
-    told = markup.join(
-        [*_agreement(found), rest.format(words.n_range(found.table.dropna(subset="measured_s")))], " "
-    )
-    return told
+    n = words.n_range(found.table.dropna(subset="measured_s"))
+    return markup.join([*_agreement(found), rest.format(n)], " ")
 
 
 def _agreement(found: Relatives) -> list[str]:
@@ -282,10 +283,10 @@ def _simulation(found: Relatives) -> list[str]:
     )
     counts = words.listed([str(n) for n in sorted(set(walls["threads"]))])
     roofs = sum(math.isfinite(work.node_bandwidth) for work in works)
+    roof = f", or that the memory has a roof ({words.count(roofs, 'kind')})" if roofs else ""
     told = [
         f"The simulation knows from the times of {counts} threads over {sizes} what a byte costs one thread, "
-        f"and what each further thread costs all others ({cost} % by kind of work)"
-        + (f", or that the memory has a roof ({words.count(roofs, 'kind')}).", ".")[roofs == 0]
+        f"and what each further thread costs all others ({cost} % by kind of work){roof}."
     ]
     if any(work.helper_start_s for work in works):
         told.append(
