@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import resource
+import signal
 import subprocess
 import sys
 import textwrap
@@ -185,3 +186,40 @@ def test_the_place_of_an_unmapped_range_is_held_until_it_is_mapped_anew():
         with pytest.raises(memory.UnavailableError):
             memory._anonymous(4096, 3, memory._MAP_FIXED_NOREPLACE, state.region.address + 4 * MIB)
         state.before()
+
+
+@pytest.fixture
+def storm():
+    """A signal every 0.3 ms to this process, and how many of them Python has handled."""
+    seen, before = [], signal.signal(signal.SIGALRM, lambda *_: seen.append(1))
+    signal.setitimer(signal.ITIMER_REAL, 3e-4, 3e-4)
+    yield seen
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize(
+    ("workload", "method", "page_kind", "size"),
+    [
+        ("zeroing", "populate", "4KiB", 16 * MIB),
+        ("zeroing", "fallocate", "2MiB", 64 * MIB),
+        ("free", "dontneed", "4KiB", 16 * MIB),
+        ("page_walk", "pagemap_scan", "4KiB", 2048 * MIB),
+        ("page_walk", "pagemap", "4KiB", 1024 * MIB),
+        ("page_walk", "smaps", "4KiB", 256 * MIB),
+        ("truncate", "punch_hole", "4KiB", 16 * MIB),
+    ],
+)
+def test_calls_that_signals_interrupt_are_made_again(workload, method, page_kind, size, storm):
+    case = Case(workload, method, page_kind, size)
+    if reason := workloads.why_not(case):
+        pytest.skip(reason)
+    state = workloads.get(workload).setup(case)
+    try:
+        for _ in range(3):
+            state.before()
+            assert engine.run(0, state.size, state.ctl).error == 0
+            state.check()
+    finally:
+        state.close()
+    assert storm
