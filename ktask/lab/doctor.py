@@ -559,7 +559,7 @@ def check_aslr(exam: Examination) -> Finding | None:
     if mode == 0:
         return Finding("aslr", "off", "ok", "Every process has the same page-table layout.")
     means = "Each process has another page-table layout, which adds a little spread between cells."
-    return Finding("aslr", "on", "note", means, "Start with `setarch -R ktask ...`.")
+    return Finding("aslr", "on", "note", means, "Start ktask by `setarch -R`.")
 
 
 # --- checks: what a reader has to know -----------------------------------------------------------------
