@@ -120,12 +120,15 @@ def _fragmented(n_pages: int, random: np.random.Generator) -> Pieces:
     return Pieces(at * BASE_PAGE, size * BASE_PAGE, offset * BASE_PAGE, np.zeros(size.size, bool), populated)
 
 
-def _alias_file(size_bytes: int, hole: int | None) -> int:
-    """Return a memfd (its descriptor) with all pages there, on huge folios where the kernel makes them.
+def _alias_file(size_bytes: int, hole: int | None) -> tuple[int, memory.Reservation]:
+    """Return a memfd (its descriptor) with all pages there, and the mapping that holds them there.
 
-    On huge folios an alias of 4 KiB entries took 46 ns per entry to populate and 12 to zap, against 83 and
-    74: references are counted per folio. The one with the page `hole` in it stays small, because a huge
-    folio cannot lose one page.
+    They lie on huge folios where the kernel makes them. On these an alias of 4 KiB entries took 46 ns per
+    entry to populate and 12 to zap, against 83 and 74: references are counted per folio. The one with the
+    page `hole` in it stays small, because a huge folio cannot lose one page.
+
+    They are locked where that is allowed. Else a kernel that looks for idle memory (DAMON's `pageout`) may
+    empty the entries of a folio, swap or no swap, and a walk finds 8 pages less than there were.
     """
     fd = os.memfd_create("ktask-alias", os.MFD_CLOEXEC)
     reserved = memory.Reservation(size_bytes)
@@ -137,12 +140,13 @@ def _alias_file(size_bytes: int, hole: int | None) -> int:
             for at in range(0, size_bytes, THP_SIZE):
                 if hole is None or not at <= hole < at + THP_SIZE:
                     reserved.advise(at, THP_SIZE, MADV_COLLAPSE)
+        with suppress(OSError):
+            reserved.lock()
     except BaseException:
         os.close(fd)
-        raise
-    finally:
         reserved.unmap()
-    return fd
+        raise
+    return fd, reserved
 
 
 def _require_mappings(wanted: int) -> None:
@@ -201,7 +205,7 @@ class AliasedSpace:
         what = f"the page table of {size_bytes / GIB:.2f} GiB ({layout})"
         memory.require_budget(_need(self.pieces), what)
         self.layout = layout
-        self._files: dict[bool, int] = {}
+        self._files: dict[bool, tuple[int, memory.Reservation]] = {}
         self._reserved = memory.Reservation(int((self.pieces.at + self.pieces.size).max()))
         self.address, self.end = self._reserved.address, self._reserved.address + self._reserved.size_bytes
         self._hole = self._choose_hole(random)
@@ -241,7 +245,7 @@ class AliasedSpace:
             file_bytes = -(-int((p.offset + p.size)[mine].max()) // THP_SIZE) * THP_SIZE
             self._files[huge] = _alias_file(file_bytes, None if huge else self._hole)
             for at, size, offset in zip(p.at[mine], p.size[mine], p.offset[mine], strict=True):
-                self._reserved.map_file(self._files[huge], int(offset), int(size), int(at))
+                self._reserved.map_file(self._files[huge][0], int(offset), int(size), int(at))
         # The empty ones are no mappings of the file: mincore tells of a file what is in the page cache.
         for at, size in zip(p.at[~p.populated], p.size[~p.populated], strict=True):
             self._reserved.make_readable(int(at), int(size))
@@ -262,7 +266,9 @@ class AliasedSpace:
 
     def _punch(self) -> None:
         """Take the left-out page away from the file, and so from all its mappings."""
-        if self._hole is not None and _libc.fallocate(self._files[False], _PUNCH_HOLE, self._hole, BASE_PAGE):
+        if self._hole is not None and _libc.fallocate(
+            self._files[False][0], _PUNCH_HOLE, self._hole, BASE_PAGE
+        ):
             raise memory.UnavailableError(f"punching a hole failed: {os.strerror(ctypes.get_errno())}")
 
     def unmap(self) -> None:
@@ -270,7 +276,8 @@ class AliasedSpace:
         if self._files:
             self._advise(self.pieces.populated, MADV_DONTNEED)  # on all CPUs, which munmap is not
         self._reserved.unmap()
-        for fd in self._files.values():
+        for fd, held in self._files.values():
+            held.unmap()
             os.close(fd)
         self._files = {}
 

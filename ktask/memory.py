@@ -547,6 +547,11 @@ class Reservation:
         """Call madvise over a piece; OSError if the kernel refuses."""
         _advise(self.address + at, size_bytes, advice)
 
+    def lock(self) -> None:
+        """Have the kernel leave its pages in memory; OSError if this process may not ask for so many."""
+        if _libc.mlock(ctypes.c_void_p(self.address), ctypes.c_size_t(self.size_bytes)):
+            raise _os_error(f"mlock of {self.size_bytes} bytes")
+
     def unmap(self) -> None:
         """Remove whatever lies in it; harmless if that has happened already."""
         _libc.munmap(*self._mapped)

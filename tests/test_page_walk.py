@@ -2,6 +2,8 @@
 
 import errno
 import os
+import re
+import resource
 import subprocess
 import sys
 from itertools import pairwise
@@ -404,6 +406,24 @@ def test_options_that_are_none_are_refused():
     with pytest.raises(ValueError, match="layout='round' is not allowed; use one of dense"):
         method.parse_options({"layout": "round"})
     assert method.parse_options({"range": "7f0000000000-7f0000002000"})
+
+
+def locked_kib():
+    return int(re.search(r"^VmLck:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)[1])
+
+
+@pytest.mark.skipif(
+    resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] < 16 * MIB and os.geteuid() != 0,
+    reason="may not lock so much",
+)
+@pytest.mark.parametrize("layout", layouts.LAYOUTS)
+def test_the_kernel_cannot_take_the_pages_of_a_space_away(layout):
+    before = locked_kib()
+    with layouts.AliasedSpace(8 * MIB, layout) as space:
+        held = locked_kib() - before
+        assert held * 1024 >= int(space.pieces.size.max())
+        assert held == sum(reserved.size_bytes for _, reserved in space._files.values()) // 1024
+    assert locked_kib() == before
 
 
 def test_older_kernels_without_the_ioctl_still_answer(monkeypatch):
