@@ -410,30 +410,6 @@ def start(commands, tmp_path):
     return begin
 
 
-def test_a_killed_sweep_is_resumed_and_every_cell_is_there_once(start, tmp_path):
-    path = tmp_path / "runs" / "slow"
-    process = start()
-    first = wait_for(lambda: list(path.glob("records/*.parquet")), "the first cell")
-    wait_for(lambda: descendants(process.pid), "the process of the second cell")
-    kernels = descendants(process.pid)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    wait_for(lambda: all(map(is_gone, kernels)), "the end of the orphaned cell")
-    assert process.returncode == -signal.SIGKILL
-    kept = {p: p.stat().st_mtime_ns for p in first}
-
-    resumed = start("--resume --json")
-    out, err = resumed.communicate(timeout=60)
-    assert resumed.returncode == 0, err
-    assert json.loads(out) == {"run": str(path)}
-    found = load_run(path)
-    assert found.records["cell_id"].nunique() == 2
-    assert not found.records.duplicated(["cell_id", "round", "order"]).any()
-    assert found.skipped.empty
-    assert {p: p.stat().st_mtime_ns for p in first} == kept
-    assert {p.name for p in path.rglob(".*")} == {".lock"}
-
-
 def structure(path):
     """Return what a run is made of: its files, and how many warm and kept rows each variant has at least."""
     files = {name for name in state(path) if name not in (".lock", "machine.json")}
@@ -456,14 +432,18 @@ def killed_and_resumed(start, path, kills, cells, random):
         process = start("--resume --json")
         wait_for(lambda p=process, m=moment: len(found()) >= int(m) or p.poll() is not None, "a record")
         time.sleep(random.uniform(0.1, 1.5))
+        started = descendants(process.pid)
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        wait_for(lambda left=started: all(map(is_gone, left)), "the end of the orphaned cell")
         assert kept.items() <= found().items(), "a record was lost, or measured twice"
         kept = found()
         counts.append(len(kept))
     process = start("--resume --json")
-    _, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
+    assert json.loads(out) == {"run": str(path)}
     assert kept.items() <= found().items()
     return counts
 
@@ -490,6 +470,7 @@ def test_a_sweep_survives_kills_at_random_moments(start, tmp_path, record_proper
         (cell, n) for cell in walks for n in (1, 2)
     }
     assert each_once
+    assert {p.name for p in path.rglob(".*")} == {".lock"}
     assert [p.name for p in path.parent.glob(".*")] == []
 
 

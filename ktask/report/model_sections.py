@@ -105,8 +105,10 @@ def prediction_table(study: Study) -> Markup:
     data = study.relatives.table
     ahead = data[~data["fitted"]]
     rows = [_prediction_row(row) for _, row in ahead.iterrows()]
-    columns = ("Path", "Threads", "Law: time", "Law: speedup", "Simulated speedup", "Measured", "Warning")
-    caption = Markup("{}Predictions; law as median [{} % interval].").format(study.title, LEVEL_PERCENT)
+    columns = ("Path", "Threads", "Law: time", "Law: speedup", "Simulated", "Measured", "Warning")
+    caption = Markup("{}Predictions; law as median [{} % interval], simulation as a speedup.").format(
+        study.title, LEVEL_PERCENT
+    )
     listing = markup.table(columns, rows, caption=caption, key=study.key("predictions"), numeric=columns[1:6])
     return markup.join([_score_sentence(study), listing])
 
