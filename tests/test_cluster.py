@@ -137,7 +137,7 @@ def measuring(workers):
 
 
 def test_a_worker_that_dies_loses_nothing(running, tmp_path):
-    slow = CONTENT | {"protocol": {"least": 2, "most": 10**6, "budget_s": 1.0, "precision": 1e-9}}
+    slow = CONTENT | {"protocol": {"least": 2, "most": 10**6, "budget_s": 0.5, "precision": 1e-9}}
     path = tmp_path / "slow.yaml"
     path.write_text(yaml.safe_dump(slow | {"work": [WALK]}))
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
