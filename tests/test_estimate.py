@@ -40,13 +40,13 @@ def seconds(size, earlier, **keys):
 
 
 def test_rounds_fill_the_budget_or_reach_the_most(earlier):
-    # three variants of 0.1 s: ten rounds fit into 4 s; four serial warm-ups and one of two threads
-    assert seconds("64MiB", earlier) == pytest.approx(0.5 + 10 * 0.3)
-    assert seconds("256MiB", earlier) == pytest.approx(2.0 + 3 * 1.2)  # 0.4 s each: three rounds
+    # four variants of 0.1 s: nine rounds end before 4 s; four serial warm-ups, one chunked, one of two
+    assert seconds("64MiB", earlier) == pytest.approx(0.6 + 9 * 0.4)
+    assert seconds("256MiB", earlier) == pytest.approx(2.4 + 3 * 1.6)  # 0.4 s each: three rounds
 
 
 def test_a_larger_size_takes_longer_and_a_smaller_one_no_longer(earlier):
-    assert seconds("640MiB", earlier) == pytest.approx(2.0 + 1.0 + 1.0 + 3 * 3.0)  # warm-up has its limit
+    assert seconds("640MiB", earlier) == pytest.approx(2.0 + 1.0 + 2.0 + 3 * 4.0)  # warm-up has its limit
     assert seconds("1MiB", earlier) == seconds("64MiB", earlier)
 
 
@@ -75,7 +75,7 @@ def test_what_cannot_be_measured_is_told_and_takes_no_time():
 def test_work_never_seen_is_guessed_by_its_size(earlier):
     work = {"workload": "zeroing", "method": "memset", "page_kind": "THP", "size": "2GiB"}
     (cell,) = estimate_sweep(grid_of(work), [earlier])
-    assert cell.time_s == pytest.approx(module.START_S + 2.0 + 1.0 + 1.0 + 3 * 3.0)
+    assert cell.time_s == pytest.approx(module.START_S + 2.0 + 1.0 + 2.0 + 3 * 4.0)
 
 
 def test_a_run_that_cannot_be_read_is_left_out(tmp_path):

@@ -108,6 +108,7 @@ def records(walls, flags, threads=1, cell="c"):
             "workload": "zeroing",
             "cell_id": cell,
             "threads_requested": threads,
+            "baseline": threads == 1,
             "warmup": False,
             "wall_s": walls,
             "flags": flags,

@@ -45,10 +45,10 @@ class Bench:
     """A machine whose every repetition takes the time that a script says."""
 
     def __init__(self, monkeypatch):
-        self.now, self.runs, self.states = 0.0, [], []
+        self.now, self.runs, self.least, self.states = 0.0, [], [], []
         self.wall = lambda threads: 1.0
         self.cpu = lambda wall_s: wall_s
-        self.error, self.make = 0, Toy
+        self.error, self.make, self.n_chunks = 0, Toy, 2
         fixed = sample_state()
         workload = Workload(
             "toy",
@@ -75,17 +75,24 @@ class Bench:
         assert (start, size) == (0, 100)
         self.states[-1].log.append("run")
         self.runs.append((ctl.max_threads, policy))
+        self.least.append(ctl.min_chunk_size)
         wall = self.wall(ctl.max_threads)
         if isinstance(wall, BaseException):
             raise wall
         self.now += wall
         rows = [(0, 0, 0, 0, 100, 0.0, wall)] if trace else None
         return Result(
-            self.error, ctl.max_threads, 50, 2, wall_s=wall, cpu_system_s=self.cpu(wall), trace_rows=rows
+            self.error,
+            ctl.max_threads,
+            50,
+            self.n_chunks,
+            wall_s=wall,
+            cpu_system_s=self.cpu(wall),
+            trace_rows=rows,
         )
 
-    def measure(self, case=PLAIN, threads=(1, 2), **protocol):
-        return measure(case, threads, Protocol(**protocol), clock=lambda: self.now)
+    def measure(self, case=PLAIN, threads=(1, 2), *, chunked=False, **protocol):
+        return measure(case, threads, Protocol(**protocol), chunked=chunked, clock=lambda: self.now)
 
     def script(self, *walls, then=1.0):
         """Let the next repetitions take these times, whatever they are."""
@@ -142,6 +149,27 @@ def test_default_threads_are_powers_of_two_and_all_cpus(cpus, counts, monkeypatc
 def test_the_baseline_is_the_kernels_way_and_the_others_follow_the_case(bench):
     bench.measure(CASE, least=2, most=2)
     assert Counter(bench.runs) == {(1, module.SERIAL_POLICY): 6, (2, "ktask-v3"): 3}
+
+
+def test_one_thread_gets_the_chunks_of_the_most_threads_as_a_variant_of_its_own(bench):
+    bench.wall = lambda threads: 1.0 / threads
+    cell = bench.measure(threads=(1, 2, 4), chunked=True, least=6, most=6)
+    alone = [at for at, (threads, policy) in enumerate(bench.runs) if policy == "dynamic"]
+    assert {bench.runs[at] for at in alone} == {(1, "dynamic")}
+    assert {bench.least[at] for at in alone} == {50}  # the chunks that the bench gives
+    assert {size for at, size in enumerate(bench.least) if at not in alone} == {2}
+    rows = [r for r in cell.rows if r["threads_requested"] == 1 and not r["baseline"]]
+    assert [r["warmup"] for r in rows] == [True] + [False] * 6
+    assert {r["min_chunk_size"] for r in rows} == {2 * 4096}
+    table = session.summary(cell)
+    assert list(table.index) == ["serial", "serial again (A/A)", module.CHUNKED, "2 threads", "4 threads"]
+    assert set(table["n"]) == {6}
+
+
+def test_one_chunk_is_not_measured_in_chunks(bench):
+    bench.n_chunks = 1
+    bench.measure(chunked=True, least=6, most=6)
+    assert "dynamic" not in {policy for _, policy in bench.runs}
 
 
 def test_a_repetition_is_prepared_run_and_checked_in_this_order(bench):

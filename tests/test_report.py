@@ -62,8 +62,9 @@ class Truth:
     unit: str = "byte"
 
     def wall_s(self, size_bytes: int, threads: int) -> float:
+        """Return the seconds in chunks, or of the serial call for 0 threads."""
         alone = size_bytes / self.bytes_per_s
-        return alone if threads == 1 else alone / self.scaling[threads] + self.overhead_s
+        return alone if threads == 0 else alone / self.scaling[threads] + self.overhead_s
 
 
 TRUTHS = (
@@ -100,7 +101,7 @@ def rows_of_cell(truth, size_bytes, rng, *, n, threads, noise, aa, cold):
         for order, turn in enumerate(rng.permutation(len(calls))):
             count, baseline, again = calls[turn]
             is_cold = round_ in cold and not baseline
-            wall = truth.wall_s(size_bytes, count) * np.exp(noise * rng.standard_normal())
+            wall = truth.wall_s(size_bytes, 0 if baseline else count) * np.exp(noise * rng.standard_normal())
             yield {
                 "round": round_,
                 "order": order,
@@ -279,7 +280,7 @@ def test_scaling_is_the_ratio_of_medians(run, scaling):
 
 def test_true_speedups_are_found(scaling):
     rows = scaling[(scaling.threads == 2) & (scaling.size_bytes == GIB)]
-    truth = {(t.method, t.page_kind): t.wall_s(GIB, 1) / t.wall_s(GIB, 2) for t in TRUTHS}
+    truth = {(t.method, t.page_kind): t.wall_s(GIB, 0) / t.wall_s(GIB, 2) for t in TRUTHS}
     for _, row in rows.iterrows():
         assert row.speedup == pytest.approx(truth[row.method, row.page_kind], rel=0.03)
 
@@ -339,6 +340,9 @@ def test_crossover_is_the_smallest_size_of_an_unbroken_win():
     assert row.from_size_bytes == 16 * MIB
     assert row.slower_sizes == [MIB, 4 * MIB]
     assert row.faster_sizes == [16 * MIB, GIB]
+    assert row.smallest_bytes == MIB
+    assert row.price == pytest.approx(5e-4, rel=0.02)
+    assert row.price_low < 5e-4 < row.price_high
 
 
 @pytest.mark.parametrize(
@@ -966,6 +970,27 @@ def test_what_limits_is_told_from_the_trace(spans, limit, text):
     )
     assert "Known of this path:</i> The TLB shootdown" in said
     assert text in said
+
+
+@pytest.mark.parametrize(("alone", "limit"), [(0.8, "cutting"), (0.98, "busy")])
+def test_what_chunks_alone_cost_is_told_apart_from_what_threads_cost(alone, limit):
+    run = one_path({1: alone, 2: 1.4})  # of a loss of 0.3, chunks alone explain 0.17 or 0.01
+    found, _ = traced(run, (0, 0, 1), (1, 0, 1))
+    assert found.limit.tolist() == [limits.limits_table(tables.scaling_table(run)).limit[0]] == [limit]
+    assert found.alone[0] == pytest.approx(1 / alone, rel=0.02)
+    assert found.alone_low[0] < found.alone[0] < found.alone_high[0]
+    said = f"one thread in the same chunks takes {words.value(found.iloc[0], 'alone')}"
+    assert f"Cutting alone: {said} (dontneed (4 KiB)) times the serial time." in limits.finding(found)
+    assert (f"{said} times as long" in limits.finding(found)) == (limit == "cutting")
+    assert "Chunks, 1 thread" in limits.table(found, "key")
+    scaling = tables.scaling_table(run)
+    assert scaling[scaling.size_bytes == GIB].apply(words.threads_label, axis=1).tolist() == [
+        "1 serial",
+        "1 in chunks",
+        "2",
+    ]
+    assert len(summary.claims(scaling, "here")) == 2
+    assert "slower" not in summary.losses(scaling)
 
 
 def test_a_path_at_the_roof_is_told():

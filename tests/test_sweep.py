@@ -112,7 +112,7 @@ def test_a_run_holds_every_cell_once(swept):
     per_cell = found.records.query("not warmup").groupby(["cell_id", "round", "order"]).size()
     assert sorted({cell for cell, *_ in per_cell.index}) == sorted(WALKS)
     assert (per_cell == 1).all()
-    assert len(per_cell) == 2 * 2 * 3  # cells, rounds, variants
+    assert len(per_cell) == 2 * 2 * 4  # cells, rounds, variants
     assert set(found.records["run_id"]) == {"done"}
     assert set(found.records["host_id"]) == {found.machine["host_id"]}
     assert found.records["verified"].all()

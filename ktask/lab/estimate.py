@@ -72,6 +72,7 @@ def _estimate(case: Case, grid: Grid, known: pd.DataFrame) -> CellEstimate:
 def _cell_s(case: Case, grid: Grid, known: pd.DataFrame) -> float:
     """Return the seconds of a cell: its warm-ups, then rounds until the protocol has enough."""
     protocol, n_variants = grid.protocol, len(variants(grid.threads))
+    n_variants += n_variants > 2  # one thread in chunks
     repetition_s = _repetition_s(case, known)
     round_s = n_variants * repetition_s
     rounds = np.clip(protocol.budget_s // round_s, protocol.least, protocol.most)

@@ -40,9 +40,11 @@ def mark(rows: Sequence[Row], flag: str, marked: Iterable[bool]) -> None:
 
 
 def by_variant(rows: Sequence[Row]) -> list[list[Row]]:
-    """Return the rows of each thread count, both baselines together."""
-    counts = dict.fromkeys(row["threads_requested"] for row in rows)
-    return [[row for row in rows if row["threads_requested"] == count] for count in counts]
+    """Return the rows of each thread count, both baselines together, and apart from one thread in chunks."""
+    variants: dict[tuple[int, bool], list[Row]] = {}
+    for row in rows:
+        variants.setdefault((row["threads_requested"], row["baseline"]), []).append(row)
+    return list(variants.values())
 
 
 def mark_cold(rows: Sequence[Row]) -> None:
@@ -117,7 +119,7 @@ def flag_effects(records: pd.DataFrame) -> pd.DataFrame:
 def _effect(rows: pd.DataFrame, flag: str) -> dict[str, Any]:
     has = pd.Series([flag in list(flags) for flags in rows["flags"]], index=rows.index, dtype=bool)
     factors, shifts = [], []
-    for _, variant in rows.groupby(["cell_id", "threads_requested"], sort=False):
+    for _, variant in rows.groupby(["cell_id", "threads_requested", "baseline"], sort=False):
         marked = variant.loc[has[variant.index], "wall_s"]
         others = variant.loc[~has[variant.index], "wall_s"]
         if len(marked) and len(others):

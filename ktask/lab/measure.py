@@ -1,7 +1,8 @@
 """One cell: a case measured against its own one-thread baseline, in one process.
 
 Every round runs each variant once, in random order: the serial baseline, the same baseline again (the A/A
-comparison that tells the noise floor), and each thread count. So a speedup is a ratio of neighbours in time.
+comparison that tells the noise floor), one thread in the chunks of the most threads (what cutting alone
+costs), and each thread count. So a speedup is a ratio of neighbours in time.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ class Variant(NamedTuple):
     name: str
     threads: int
     baseline: bool = False
+    chunk_size: int = 0  # units per chunk; 0: those of the policy
 
     @property
     def is_aa(self) -> bool:
@@ -70,6 +72,8 @@ class Variant(NamedTuple):
 SERIAL_POLICY = (
     "ktask-v4"  # with one thread: one call over the whole range, which is what the kernel does now
 )
+
+CHUNKED = "1 thread in chunks"
 
 MOST_CALLS = 100
 PATIENCE = 4.0
@@ -90,7 +94,7 @@ class Cell:
     def walls(self, variant: Variant) -> np.ndarray:
         """Return the wall times (seconds) of a variant that may enter a rate."""
         return np.array(
-            [r["wall_s"] for r in self.rows if _is(r, variant) and "cold_memory" not in r["flags"]]
+            [r["wall_s"] for r in self.rows if is_of(r, variant) and "cold_memory" not in r["flags"]]
         )
 
     def table(self):
@@ -100,7 +104,8 @@ class Cell:
         return pd.DataFrame(self.rows)
 
 
-def _is(row: dict[str, Any], variant: Variant) -> bool:
+def is_of(row: dict[str, Any], variant: Variant) -> bool:
+    """Return whether a row, not of a warm-up, is a repetition of `variant`."""
     same = row["threads_requested"] == variant.threads and row["baseline"] == variant.baseline
     return same and not row["warmup"] and (("aa" in row["flags"]) == variant.is_aa)
 
@@ -129,6 +134,7 @@ def measure(
     *,
     on_round: Callable[[int], None] | None = None,
     trace: bool = False,
+    chunked: bool = True,
     clock: Callable[[], float] = time.monotonic,
 ) -> Cell:
     """Measure `case` with one thread and with each of `threads`.
@@ -145,6 +151,8 @@ def measure(
         Called with the number of rounds done after each.
     trace
         Keep the chunks of one more repetition with the most threads (`Cell.traced`).
+    chunked
+        Measure one thread in the chunks of the most threads, too: what cutting the range costs by itself.
 
     Raises
     ------
@@ -160,10 +168,12 @@ def measure(
     if reason := workloads.why_not(case):
         raise workloads.memory.UnavailableError(reason)
     workloads.require_memory(case)
-    cell, round_variants = Cell(case, protocol=protocol), variants(threads)
+    cell = Cell(case, protocol=protocol)
     state = workloads.get(case.workload).setup(case)
     try:
+        round_variants = variants(threads)
         _warm_up(cell, state, round_variants, protocol, clock)
+        round_variants[2:2] = _alone(cell, state) if chunked else []
         for done in _rounds(cell, state, round_variants, protocol, clock):
             if on_round:
                 on_round(done)
@@ -199,6 +209,16 @@ def _warm_up(cell: Cell, state, round_variants, protocol: Protocol, clock) -> No
         _repeat(cell, state, variant, (-1, next(order)), warmup=True)
 
 
+def _alone(cell: Cell, state) -> list[Variant]:
+    """Return the variant of one thread in the chunks of the last repetition, none if that was one chunk."""
+    last = cell.rows[-1]
+    if last["n_chunks"] < 2:
+        return []
+    alone = Variant(CHUNKED, 1, chunk_size=last["chunk_size"] // state.bytes_per_unit)
+    _repeat(cell, state, alone, (-1, last["order"] + 1), warmup=True)
+    return [alone]
+
+
 def _rounds(cell: Cell, state, round_variants, protocol: Protocol, clock) -> Iterator[int]:
     """Run rounds until the protocol has enough; yield how many are done."""
     random = np.random.default_rng(protocol.seed)
@@ -218,15 +238,12 @@ def _traced(cell: Cell, state, variant: Variant) -> Result:
 
     It is no part of the rows: reading the clock around each chunk costs what the others do not pay.
     """
-    usual_s = float(np.median([row["wall_s"] for row in cell.rows if _is(row, variant)]))
+    usual_s = float(np.median([row["wall_s"] for row in cell.rows if is_of(row, variant)]))
     tries = []
     while len(tries) < MOST_TRACED and not any(one.wall_s < STEADY_FACTOR * usual_s for one in tries):
         state.ctl.max_threads = variant.threads
         state.before()
-        rule = SERIAL_POLICY if variant.baseline else cell.case.policy
-        tries.append(engine.run(0, state.size, state.ctl, rule, trace=True))
-        if tries[-1].error:
-            raise CheckError(f"{cell.case.workload} failed in its trace: {os.strerror(tries[-1].error)}")
+        tries.append(_call(cell.case, state, variant, trace=True))
         state.check()
     return min(tries, key=lambda one: one.wall_s)
 
@@ -274,11 +291,23 @@ def _repeat(
     return cell.rows[-1]["wall_s"]
 
 
-def _call(case: Case, state, variant: Variant) -> Result:
-    result = engine.run(0, state.size, state.ctl, SERIAL_POLICY if variant.baseline else case.policy)
+def _call(case: Case, state, variant: Variant, *, trace: bool = False) -> Result:
+    ctl = state.ctl
+    least, ctl.min_chunk_size = ctl.min_chunk_size, variant.chunk_size or ctl.min_chunk_size
+    try:
+        result = engine.run(0, state.size, ctl, _rule(case, variant), trace=trace)
+    finally:
+        ctl.min_chunk_size = least
     if result.error:
         raise CheckError(f"{case.workload} {case.method} failed: {os.strerror(result.error)}")
     return result
+
+
+def _rule(case: Case, variant: Variant) -> str:
+    """Return the policy that cuts the range as the variant wants it."""
+    if variant.chunk_size:
+        return "dynamic"
+    return SERIAL_POLICY if variant.baseline else case.policy
 
 
 def _means(results: Sequence[Result]) -> dict[str, Any]:

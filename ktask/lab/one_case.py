@@ -91,7 +91,7 @@ def run_one(case: Case, threads: int | None, repetitions: int, trace: Path | Non
     if trace is not None and not trace.parent.is_dir():
         raise ValueError(f"trace file {trace} cannot be written: {trace.parent} is not a directory")
     try:
-        cell = measure(case, [threads], Protocol(least=repetitions, most=repetitions))
+        cell = measure(case, [threads], Protocol(least=repetitions, most=repetitions), chunked=False)
     except memory.UnavailableError as error:  # found out only when mapping: limits on address space, say
         return {"skipped": str(error)}
     if trace is not None:

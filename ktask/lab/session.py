@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from ktask.lab import stats
-from ktask.lab.measure import Cell, Protocol, Variant, measure, variants
+from ktask.lab.measure import CHUNKED, Cell, Protocol, Variant, is_of, measure, variants
 from ktask.lab.records import write_records
 from ktask.lab.traces import trace_table, write_traces
 from ktask.lab.units import fmt_rate, fmt_size, fmt_time, parse_size
@@ -81,13 +81,15 @@ def _progress(rules: Protocol, quiet: bool) -> Iterator[Any]:
 def summary(cell: Cell) -> pd.DataFrame:
     """Return one row per variant: time, rate, speedup over the serial baseline, each with its interval."""
     found = variants({row["threads_requested"] for row in cell.rows})
+    found.insert(2, Variant(CHUNKED, 1))
     serial = cell.walls(found[0])
-    return pd.DataFrame([_summary_row(cell, variant, serial) for variant in found]).set_index("variant")
+    measured = [variant for variant in found if any(is_of(row, variant) for row in cell.rows)]
+    return pd.DataFrame([_summary_row(cell, variant, serial) for variant in measured]).set_index("variant")
 
 
 def _summary_row(cell: Cell, variant: Variant, serial) -> dict[str, Any]:
     walls = cell.walls(variant)
-    row = next(r for r in cell.rows if r["threads_requested"] == variant.threads)
+    row = next(r for r in cell.rows if is_of(r, variant))
     time, speedup = stats.estimate(walls), stats.ratio(serial, walls)
     return {
         "variant": "serial again (A/A)" if variant.is_aa else variant.name,

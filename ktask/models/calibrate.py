@@ -87,6 +87,7 @@ def measured_walls(run: Run) -> pd.DataFrame:
     found = run.records
     spoilt = found["flags"].map(lambda flags: bool({"cold_memory", "steal"} & set(flags)))
     found = found[~found.warmup & ~spoilt & (found.wall_s > 0)]
+    found = found[found.baseline | (found.threads_requested > 1)]  # no policy gives one thread several chunks
     labels = found[WORK].fillna("").astype(str)
     names = ["-".join(filter(None, row)) for row in labels.itertuples(index=False)]
     by = ["work", "size_bytes", "policy", "min_chunk_size", "baseline", "threads", "chunk_size", "n_chunks"]

@@ -162,6 +162,7 @@ def distribution_data(run: Run, workload: str) -> pd.DataFrame:
     """Return every repetition of the largest size of each path, cold ones marked; warm-ups are left out."""
     table = repetitions(run)
     table = table[(table["workload"] == workload) & (table["wall_s"] > 0)]
+    table = table[table["baseline"] | (table["threads"] > 1)]
     if table.empty:
         return table
     several = table[table["threads"] > 1]

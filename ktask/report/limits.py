@@ -8,12 +8,14 @@ from markupsafe import Markup
 
 from ktask.lab import stats, units
 from ktask.report import markup, words
-from ktask.report.tables import PATH, sort_cases
+from ktask.report.tables import CASE, PATH, sort_cases
 
 GOOD_EFFICIENCY = 0.9  # this much of the ideal speedup counts as "scales"
 BUSY_SHARE = 0.85  # threads that ran for this share of the wall time were not waiting
 NEAR_ROOF = 0.85  # this share of the highest user-space rate leaves nothing to gain
 LOSSES = ("start", "gaps", "end", "slower")
+ALONE = ("alone", "alone_low", "alone_high")
+MOST_OF_IT = 0.5  # a cause that explains this share of a loss is named
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,11 @@ def limits_table(scaling: pd.DataFrame, traces: pd.DataFrame | None = None) -> p
 
     With a trace of the cell, the columns of `trace_losses`, and `slower`: how much of the thread time inside
     chunks is more than the serial call took for the same work. `roof_share` is the share of `memory_roof`,
-    for zeroing only. `limit` is one of `LIMIT_LABELS`.
+    for zeroing only. `alone` is the time of one thread in the same chunks over that of the serial call, and
+    `cutting` what that is of the thread time. `limit` is one of `LIMIT_LABELS`.
     """
     several = scaling[~scaling["baseline"].astype(bool) & (scaling["threads"] > 1) & (scaling["n"] > 0)]
-    columns = ["roof_share", *LOSSES, "chunks", "spread", "traced_s"]
+    columns = ["roof_share", *LOSSES, "chunks", "spread", "traced_s", "cutting", *ALONE]
     if several.empty:
         return several.assign(limit=[], **{name: [] for name in columns})
     last = several.sort_values(["size_bytes", "threads"]).groupby(PATH, as_index=False).tail(1).copy()
@@ -69,6 +72,7 @@ def limits_table(scaling: pd.DataFrame, traces: pd.DataFrame | None = None) -> p
     last["roof_share"] = np.where(last["workload"] == "zeroing", share, np.nan)
     found = pd.DataFrame([_losses(row, traces) for _, row in last.iterrows()], index=last.index)
     last = last.join(found.reindex(columns=[*LOSSES, "chunks", "spread", "traced_s"]))
+    last = last.join(pd.DataFrame([_alone(row, scaling) for _, row in last.iterrows()], index=last.index))
     last["limit"] = [_limit(row) for _, row in last.iterrows()]
     return sort_cases(last)
 
@@ -83,12 +87,25 @@ def _losses(row: pd.Series, traces: pd.DataFrame | None) -> dict[str, float]:
     return found | {"slower": found["chunks"] - serial, "traced_s": wall_s}
 
 
+def _alone(row: pd.Series, scaling: pd.DataFrame) -> dict[str, float]:
+    """Return what one thread took for the same chunks, over the serial call; NaN if that was not measured."""
+    alone = ~scaling["baseline"].astype(bool) & (scaling["threads"] == 1) & (scaling["n"] > 0)
+    chunked = scaling[alone & (scaling[CASE] == row[CASE]).all(axis=1)]
+    if chunked.empty:
+        return dict.fromkeys(["cutting", *ALONE], np.nan)
+    one = chunked.iloc[0]
+    ends = (one["speedup"], one["speedup_high"], one["speedup_low"])  # the inverse of a speedup
+    found = {name: 1 / end for name, end in zip(ALONE, ends, strict=True)}
+    return found | {"cutting": (found["alone"] - 1) * row["base_wall"] / (row["threads"] * row["wall"])}
+
+
 LIMIT_LABELS = {
     "scales": "scales",
     "start": "late start",
     "gaps": "between chunks",
     "end": "imbalance",
     "roof": "memory roof",
+    "cutting": "cutting",
     "busy": "busy, slower",
     "waiting": "waiting",
     "unknown": "undecided",
@@ -98,6 +115,8 @@ LIMIT_WORDS = {
     "gaps": "most is lost between chunks: taking the next one, or being interrupted",
     "end": "most is lost after a thread's last chunk: imbalance, which smaller chunks would help",
     "roof": "the rate is that of plain user-space stores: the memory takes no more",
+    "cutting": "in chunks the range is dearer than in one piece for one thread already: a system call for "
+    "each, and what it ends with",
     "busy": "the threads ran, but the same work took them longer: a lock they spin on, the fault path, or "
     "memory and caches that they share",
     "waiting": "the threads were off the CPU part of the time: a lock they sleep on, or scheduling",
@@ -112,10 +131,16 @@ def _limit(row: pd.Series) -> str:
         return "scales"
     losses = {name: row[name] for name in LOSSES if np.isfinite(row[name])}
     largest = max(losses, key=lambda name: losses[name], default="slower")
-    if largest != "slower":
-        return largest
+    return largest if largest != "slower" else _limit_of_chunks(row)
+
+
+def _limit_of_chunks(row: pd.Series) -> str:
+    """Return why the threads are slower inside chunks."""
+    lost = row["slower"] if np.isfinite(row["slower"]) else 1 - row["efficiency"]
     if row["roof_share"] >= NEAR_ROOF:
         return "roof"
+    if row["alone_low"] > 1 and row["cutting"] >= MOST_OF_IT * lost:
+        return "cutting"
     if np.isnan(row["busy"]):
         return "unknown"
     return "busy" if row["busy"] >= BUSY_SHARE else "waiting"
@@ -134,7 +159,7 @@ def finding(limits: pd.DataFrame) -> Markup:
     told = [f"Too few repetitions to tell: {names}."] * bool(names)
     return markup.join(
         [
-            markup.paragraph(head, _scaling(good, not len(bad) and not names), *told),
+            markup.paragraph(head, _scaling(good, not len(bad) and not names), _cutting(limits), *told),
             Markup("<ul>{}</ul>").format(markup.join(lines)) if lines else "",
         ]
     )
@@ -155,6 +180,18 @@ def _scaling(rows: pd.DataFrame, is_all: bool) -> str:
     shares = [f"{words.path_label(row)} {words.percent(row['efficiency'])}" for _, row in rows.iterrows()]
     head = "It is, or nearly" if is_all else "Some paths are, or nearly"
     return f"{head}: {words.listed(shares)} of the ideal."
+
+
+def _cutting(rows: pd.DataFrame) -> str:
+    """Return what cutting the range costs without any second thread, empty if that was not measured."""
+    known = rows[rows["alone"].notna()].sort_values("alone")
+    if known.empty:
+        return ""
+    low, high = known.iloc[0], known.iloc[-1]
+    ends = list(
+        dict.fromkeys(f"{words.value(row, 'alone')} ({words.path_label(row)})" for row in (low, high))
+    )
+    return f"Cutting alone: one thread in the same chunks takes {' to '.join(ends)} times the serial time."
 
 
 def _reason(row: pd.Series) -> Markup:
@@ -179,9 +216,15 @@ def _evidence(row: pd.Series) -> str:
             parts.append(f"{words.percent(row['slower'])} of the thread time inside chunks")
         parts.append(f"CPU time {words.value(row, 'cpu_cost')} times that of the serial call")
         parts.append(f"on the CPU {words.percent(row['busy'])} of the time")
+    if row["limit"] == "cutting":
+        parts.append(f"one thread in the same chunks takes {_alone_text(row)} times as long as in one piece")
     if np.isfinite(row["roof_share"]):
         parts.append(f"{words.percent(row['roof_share'])} of the highest user-space rate")
     return f" ({', '.join(parts)})" if parts else ""
+
+
+def _alone_text(row: pd.Series) -> str:
+    return words.value(row, "alone") if np.isfinite(row["alone"]) else units.NO_VALUE
 
 
 WORTH_SHOWING = 0.005  # a loss below this on every path rounds to 0 %
@@ -199,6 +242,7 @@ def table(limits: pd.DataFrame, key: str) -> Markup:
     if limits.empty:
         return Markup("")
     shown = {name: title for name, title in COLUMNS.items() if (limits[name].abs() >= WORTH_SHOWING).any()}
+    has_alone = bool(limits["alone"].notna().any())
     columns = [
         "Path",
         "Size",
@@ -206,6 +250,7 @@ def table(limits: pd.DataFrame, key: str) -> Markup:
         "Share of ideal",
         "CPU time ratio",
         "On CPU",
+        *["Chunks, 1 thread"] * has_alone,
         *shown.values(),
         "Limit",
     ]
@@ -217,6 +262,7 @@ def table(limits: pd.DataFrame, key: str) -> Markup:
             words.value(row, "efficiency", units.PERCENT),
             words.value(row, "cpu_cost"),
             words.percent(row["busy"]),
+            *[_alone_text(row)] * has_alone,
             *(words.percent(row[name]) for name in shown),
             LIMIT_LABELS[row["limit"]],
         )
@@ -226,6 +272,10 @@ def table(limits: pd.DataFrame, key: str) -> Markup:
         "Evidence on what keeps the speedup below the number of threads; median [95 % interval]. CPU time "
         "ratio: of all threads over that of the serial call."
     )
+    if has_alone:
+        caption += (
+            " Chunks, 1 thread: the time of one thread in the same chunks over that of the serial call."
+        )
     if limits["traced_s"].notna().any():
         caption += " Losses are shares of threads times wall time in one traced repetition; 0 % is left out."
     return markup.table(columns, rows, caption=caption, key=key, numeric=columns[1:-1])

@@ -178,7 +178,7 @@ def results(rows: pd.DataFrame, key: str) -> Markup:
         (
             words.path_label(row),
             units.fmt_size(row["size_bytes"]),
-            f"{row['threads']}{' serial' if row['baseline'] else ''}",
+            words.threads_label(row),
             words.wall(row),
             words.rate(row),
             words.value(row, "speedup") if not row["baseline"] else "1",
@@ -201,14 +201,25 @@ def crossover(study: Study, crossover: pd.DataFrame) -> Markup:
             units.fmt_size(row["from_size_bytes"]) if pd.notna(row["from_size_bytes"]) else "none",
             ", ".join(map(units.fmt_size, row["slower_sizes"])) or "none",
             row["sizes"],
+            units.fmt_size(row["smallest_bytes"]),
+            words.value(row, "price", units.time_scale(abs(row["price"]))),
         )
         for _, row in crossover.iterrows()
     ]
-    columns = ("Path", "Threads", "Faster from", "Slower at", "Sizes with a verdict")
+    columns = (
+        "Path",
+        "Threads",
+        "Faster from",
+        "Slower at",
+        "Sizes with a verdict",
+        "Smallest",
+        "Price there",
+    )
     caption = Markup(
-        "{}Crossover: the smallest size from which threads win at every larger one, beyond the noise floor."
+        "{}Crossover: the smallest size from which threads win at every larger one, beyond the noise floor. "
+        "Price there: wall time minus that of an ideal split, at the smallest size [95 % interval]."
     ).format(study.title)
-    numeric = ["Threads", "Faster from", "Sizes with a verdict"]
+    numeric = [column for column in columns if column not in ("Path", "Slower at")]
     return table(columns, rows, caption=caption, key=study.key("crossovers"), numeric=numeric)
 
 
@@ -226,7 +237,7 @@ def _numbers_of(study: Study, workload: str, part: pd.DataFrame) -> Markup:
         (
             words.path_label(row),
             units.fmt_size(row["size_bytes"]),
-            f"{row['threads']}{' serial' if row['baseline'] else ''}",
+            words.threads_label(row),
             row["n"],
             row["n_cold"],
             row["n_flagged"],

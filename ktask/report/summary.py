@@ -76,7 +76,7 @@ def _serial_claim(serial: pd.DataFrame, machine: str) -> Claim | None:
 
 
 def _worst_claim(scaling: pd.DataFrame, machine: str) -> Claim | None:
-    worse = scaling[scaling["verdict"] == "slower"]
+    worse = scaling[(scaling["verdict"] == "slower") & (scaling["threads"] > 1)]
     if worse.empty:
         return None
     worst = worse.sort_values("speedup").iloc[0]

@@ -287,7 +287,9 @@ def crossover_table(scaling: pd.DataFrame) -> pd.DataFrame:
 
     `from_size_bytes` is the smallest measured size at which, and at all larger ones, the verdict is "faster";
     NaN if there is none. The speedup is that of the largest size with a verdict. `slower_sizes` and
-    `faster_sizes` list the sizes in bytes with that verdict; `sizes` counts those with any verdict.
+    `faster_sizes` list the sizes in bytes with that verdict; `sizes` counts those with any verdict. `price`,
+    with `_low` and `_high`, is what the wall time exceeds that of an ideal split by, at the smallest size
+    (`smallest_bytes`) in seconds: starting and joining the threads, and what the work loses to them.
     """
     several = scaling[~scaling["baseline"].astype(bool) & (scaling["threads"] > 1)]
     rows = []
@@ -304,9 +306,23 @@ def crossover_table(scaling: pd.DataFrame) -> pd.DataFrame:
                 "largest_bytes": largest["size_bytes"],
                 "n": largest["n"],
                 **{f"speedup{end}": largest[f"speedup{end}"] for end in ("", "_low", "_high", "_best")},
+                **_price(part.sort_values("size_bytes").iloc[0]),
             }
         )
     return sort_cases(pd.DataFrame(rows, columns=None if rows else [*PATH, "threads", "from_size_bytes"]))
+
+
+def _price(row: pd.Series) -> dict[str, float]:
+    """Return wall time minus the serial one over the threads; their errors are taken for independent."""
+    middle = row["wall"] - row["base_wall"] / row["threads"]
+    below = np.hypot(
+        row["wall"] - row["wall_low"], (row["base_wall_high"] - row["base_wall"]) / row["threads"]
+    )
+    above = np.hypot(
+        row["wall_high"] - row["wall"], (row["base_wall"] - row["base_wall_low"]) / row["threads"]
+    )
+    ends = {"price": middle, "price_low": middle - below, "price_high": middle + above}
+    return ends | {"smallest_bytes": row["size_bytes"]}
 
 
 def _wins_from(judged: pd.DataFrame) -> float:

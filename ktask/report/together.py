@@ -101,7 +101,7 @@ def _change_row(row: ChangeRow) -> tuple[object, ...]:
     return (
         f"{words.workload_label(row.workload)}: {words.short(f'{row.method} ({inner})')}",
         units.fmt_size(row.size_bytes),
-        "1 serial" if row.baseline else row.threads,
+        words.threads_label({"baseline": row.baseline, "threads": row.threads}),
         units.fmt_time(row.old.median),
         units.fmt_time(row.new.median),
         units.fmt_estimate(row.ratio) if row.ratio else units.NO_VALUE,

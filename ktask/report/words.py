@@ -59,6 +59,12 @@ def path_label(row: Row) -> str:
     return short(f"{row['method']} ({inner})")
 
 
+def threads_label(row: Row) -> str:
+    """Return the threads of a row, and with one which way: "1 serial", "1 in chunks", "2"."""
+    alone = "1 serial" if row["baseline"] else "1 in chunks"
+    return alone if row["threads"] == 1 else str(row["threads"])
+
+
 def case_label(row: Row) -> str:
     """Return path and size with the workload: "zeroing populate (2 MiB), 1 GiB"."""
     return f"{short(row['workload'])} {path_label(row)}, {units.fmt_size(row['size_bytes'])}"
