@@ -22,7 +22,8 @@ def bench(monkeypatch):
 
 
 def measured(bench):
-    return measure(PLAIN, (1, 2), Protocol(least=2, most=2), clock=lambda: bench.now, trace=True)
+    rules = Protocol(least=2, most=2)
+    return measure(PLAIN, (1, 2), rules, clock=lambda: bench.now, trace=True, chunked=False)
 
 
 def test_a_trace_comes_back_in_bytes(tmp_path):
