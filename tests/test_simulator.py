@@ -193,11 +193,12 @@ def test_a_caller_out_of_chunks_lends_its_priority():
     cores=st.integers(1, 4),
     threads=st.integers(1, 16),
     loads=st.integers(0, 6),
+    rounds=st.sampled_from([1, 3]),
     run_queue=st.sampled_from(["cpu", "node"]),
     lock_share=st.sampled_from([0.0, 0.1]),
     noise=st.sampled_from([0.0, 0.3]),
 )
-def test_work_is_conserved(nodes, cores, threads, loads, run_queue, lock_share, noise):
+def test_work_is_conserved(nodes, cores, threads, loads, rounds, run_queue, lock_share, noise):
     """Every byte is done once, every second of load is done, and nobody uses more CPUs than there are."""
     machine = Machine(
         "any",
@@ -209,7 +210,7 @@ def test_work_is_conserved(nodes, cores, threads, loads, run_queue, lock_share, 
         run_queue=run_queue,
         lock_share=lock_share,
         noise=noise,
-        load=(Load(loads, cpu_time_s=2.0, start_s=0.5),),
+        load=(Load(loads, cpu_time_s=2.0, start_s=0.5, rounds=rounds, pause_s=0.1 * (rounds - 1)),),
     )
     parts = [Part(k * 100 * GIB, (k + 1) * GIB, k) for k in range(nodes)]
     simulation = simulate(machine, parts, 8 * MIB, threads, loads_to_end=True, trace=True)
@@ -218,10 +219,24 @@ def test_work_is_conserved(nodes, cores, threads, loads, run_queue, lock_share, 
     assert (trace.t1_s >= trace.t0_s).all()
     assert trace.t1_s.max() == pytest.approx(simulation.wall_s)
     assert simulation.workers.chunks.sum() == len(trace)
-    assert simulation.loads.done_s.sum() == pytest.approx(2.0 * loads)
+    assert simulation.loads.done_s.sum() == pytest.approx(2.0 * loads + (0.6 if rounds == 3 and loads else 0))
     end_s = max(simulation.wall_s, simulation.loads.end_s.max() if loads else 0)
     used_s = simulation.workers.cpu_s.sum() + simulation.loads.cpu_s.sum()
     assert used_s <= end_s * machine.cpus * (1 + 1e-9)
+
+
+def test_load_sleeps_while_one_of_its_threads_ends_the_round():
+    """Four seconds in two rounds, and a second of one after each, in which the task has a CPU for itself."""
+    load = Load(2, cpu_time_s=4.0, start_s=-1e-9, rounds=2, pause_s=1.0)
+    machine = replace(QUIET, cores_per_node=2, run_queue="node", caller_nice=19, load=(load,))
+    alone = simulate(machine, 0, loads_to_end=True).loads
+    assert alone.end_s.tolist() == pytest.approx([6.0, 6.0])
+    assert alone.cpu_s.sum() == pytest.approx(2 * 4 + 2)
+    beside = simulate(machine, 4 * GIB, 4 * GIB, 1, loads_to_end=True)
+    starved = 2 * 15 / (2 * 1024 + 15)  # of a CPU, for the task
+    round_s = 2 / (1 - starved / 2)
+    assert beside.loads.end_s.max() == pytest.approx(2 * (round_s + 1))
+    assert beside.wall_s == pytest.approx(2 * (round_s + 1) + 4 - 2 * (starved * round_s + 1))
 
 
 def test_noise_is_reproducible_and_of_mean_one():

@@ -1,7 +1,8 @@
 """The simulator's compiled half: who finishes next, and what follows from it.
 
 Agents share the machine: the workers of the task (0 is the caller) and the threads of other load. An agent
-is absent, waiting for its moment, working, held up (by the lock, or by queueing helpers), or over.
+is absent, waiting for its moment, working, held up (by the lock, or by queueing helpers), asleep
+between rounds of load, or over.
 
 Work flows. How fast an agent works is its `speed`, in bytes per second (CPU seconds per second for load),
 on a memory that has bandwidth to spare. Where the agents of one memory ask for more than it delivers, all
@@ -41,7 +42,7 @@ from ktask.worker import (
     other_part,
 )
 
-ABSENT, WAITING, WORKING, HELD, OVER = range(5)
+ABSENT, WAITING, WORKING, HELD, ASLEEP, OVER = range(6)
 WALL = 0  # the clock of real time
 TRACE_COLUMNS = 6  # part, worker, start, end, t0, t1
 
@@ -56,7 +57,11 @@ AGENT = np.dtype(
         ("weight", np.float64),  # of its nice level
         ("busy", np.float64),  # share of its turn that it computes
         ("traffic", np.float64),  # bytes that a unit of its work takes from memory
-        ("work", np.float64),  # CPU seconds of a load thread, and of the caller before its first chunk
+        ("work", np.float64),  # CPU seconds of a round of load, and of the caller before its first chunk
+        ("entry", np.int64),  # entry of load that it belongs to
+        ("rounds", np.int64),  # rounds of load that it has still to end
+        ("pause", np.float64),  # CPU seconds of one thread of the entry after each round
+        ("alone", np.int64),  # whether it is that thread now
         ("due", np.float64),  # when it is done, on the clock of its memory
         ("speed", np.float64),  # work per second, while its memory has bandwidth to spare
         ("share", np.float64),  # share of a CPU that it gets
@@ -319,7 +324,7 @@ def _rescale(a, c, h, q, members, m, s):
     for k in range(1, c.size):
         c[k].pace = 1.0 if c[k].demand <= c[k].bandwidth else c[k].bandwidth / c[k].demand
     for i in range(a.size):
-        if a[i].phase != OVER and a[i].phase != ABSENT:
+        if a[i].phase == WORKING or a[i].phase == HELD or a[i].phase == WAITING:
             _push(a, c, h, a[i].memory if a[i].phase == WORKING else WALL, i)
 
 
@@ -430,6 +435,43 @@ def _leave(a, c, h, q, nodes, m, s, i):
 
 
 @njit(cache=True)
+def _end_round(a, c, h, q, nodes, m, s, i):
+    """Have load thread `i` sleep after its round; the last one does what one does alone and wakes all."""
+    _account(a, c, i, s[T])
+    is_last = True
+    for j in range(m.n_workers, a.size):
+        is_last = is_last and (j == i or a[j].entry != a[i].entry or a[j].phase >= ASLEEP)
+    if not is_last:
+        a[i].phase, a[i].share, s[STALE] = ASLEEP, 0.0, 1.0
+        q[a[i].queue].live -= 1
+        nodes[a[i].node] -= 1
+    elif a[i].pause > 0 and a[i].alone == 0:
+        a[i].alone = 1
+        _work(a, c, h, i, a[i].memory, a[i].pause / a[i].speed, 0.0, s[T])
+    else:
+        a[i].alone = 0
+        for j in range(m.n_workers, a.size):
+            if j == i or (a[j].entry == a[i].entry and a[j].phase == ASLEEP):
+                _begin_round(a, c, h, q, nodes, m, s, j)
+
+
+@njit(cache=True)
+def _begin_round(a, c, h, q, nodes, m, s, i):
+    """Have load thread `i` begin its next round, or leave after the last."""
+    if a[i].phase == ASLEEP:
+        a[i].phase, a[i].speed, a[i].booked_s, s[STALE] = WORKING, 1.0, s[T], 1.0
+        a[i].seen = _now(c, a[i].memory, s[T])
+        q[a[i].queue].live += 1
+        nodes[a[i].node] += 1
+        _ask(a, c, h, a[i].memory, a[i].traffic, s[T])
+    a[i].rounds -= 1
+    if a[i].rounds == 0:
+        _leave(a, c, h, q, nodes, m, s, i)
+    else:
+        _work(a, c, h, i, a[i].memory, a[i].work / a[i].speed, 0.0, s[T])
+
+
+@njit(cache=True)
 def _lend_priority(a, m, s):
     """Give the caller's weight to the first unfinished helper: exactly one thread of the task runs at it."""
     for w in range(1, m.n_workers):
@@ -472,6 +514,9 @@ def _step(base, part_memory, a, c, h, q, nodes, m, s, i, trace):
         _arrive(a, c, h, q, nodes, m, s, i)
         if i == 0 or not is_worker:
             return
+    elif not is_worker and (a[i].rounds > 1 or a[i].pause > 0):
+        _end_round(a, c, h, q, nodes, m, s, i)
+        return
     elif is_worker and phase == WORKING and a[i].memory == WALL:
         _queue_helpers(a, c, h, m, s)
         return

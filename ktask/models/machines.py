@@ -56,6 +56,10 @@ class Load:
         Their nice level.
     cpu_time_s
         CPU seconds that each needs; infinite for one that never ends.
+    rounds
+        In how many equal rounds it spends them. A thread sleeps after its round until all are done with it.
+    pause_s
+        CPU seconds that one of them works alone after each round, such as freeing the memory of all.
     start_s
         When they start; the task starts at 0, and one that started earlier has a negative time.
     busy
@@ -71,6 +75,8 @@ class Load:
     start_s: float = 0.0
     busy: float = 1.0
     bandwidth: float = 0.0
+    rounds: int = 1
+    pause_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -266,6 +272,8 @@ LOAD_RULES: dict[str, Rule] = {
     "start": _time(-1e9),
     "busy": Rule(0.01, 1, "a number from 0.01 to 1"),
     "bandwidth": _rate(0),
+    "rounds": _count(1_000_000),
+    "pause": _time(),
 }
 _OF_THE_MACHINE = ("nodes", "cores_per_node", "smt", "caller_nice", "helper_nice")
 WORK_KEYS = tuple(key for key in RULES if key not in _OF_THE_MACHINE)  # what may differ for a kind of work

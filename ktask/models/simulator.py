@@ -181,6 +181,7 @@ class _Stage:
         if self.prepared.table is not None:
             self.prepared.state[worker.BOUNDS] = self.prepared.table.ctypes.data
         self.agents, self.clocks = _agents(_crew(machine, plan, low_priority)), _clocks(machine)
+        self.agents["entry"][plan.threads :] = _entries(machine)
         if plan.threads:
             self.agents["phase"][0], self.agents["work"][0] = event_loop.WAITING, machine.task_start_s
         self.costs = _costs(machine, plan, hand_over and low_priority, loads_to_end)
@@ -291,10 +292,17 @@ def _agents(crew: list[_Member]) -> np.ndarray:
         agent["weight"], agent["due"] = member.weight, member.start_s
         if member.load is not None:
             agent["phase"] = event_loop.WAITING
-            agent["busy"], agent["work"] = member.load.busy, member.load.cpu_time_s
+            agent["busy"], agent["rounds"] = member.load.busy, member.load.rounds
+            agent["work"] = member.load.cpu_time_s / member.load.rounds
+            agent["pause"] = member.load.pause_s
             agent["traffic"] = member.load.bandwidth
             agent["memory"] = 1 + member.node if member.load.bandwidth else event_loop.WALL
     return agents
+
+
+def _entries(machine: Machine) -> np.ndarray:
+    """Return the entry of load that each of its threads belongs to."""
+    return np.repeat(np.arange(len(machine.load)), [load.threads for load in machine.load])
 
 
 def _clocks(machine: Machine) -> np.ndarray:
@@ -363,10 +371,9 @@ def _simulation(machine: Machine, plan: policy.Plan, played: _Played) -> Simulat
             "cpu_s": agents["used_s"][:n],
         }
     )
-    entry = np.repeat(np.arange(len(machine.load)), [load.threads for load in machine.load])
     loads = pd.DataFrame(
         {
-            "entry": entry,
+            "entry": _entries(machine),
             "node": agents["node"][n:],
             "cpu_s": agents["used_s"][n:],
             "end_s": agents["end_s"][n:] - offset_s,
