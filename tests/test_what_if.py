@@ -99,6 +99,7 @@ def run_of(machine, tmp_path, cases):
             "min_chunk_size": 2 * MIB,
             "baseline": threads == 1,
             "threads": one.plan.threads,
+            "threads_requested": threads,
             "chunk_size": one.plan.chunk_size,
             "n_chunks": one.plan.n_chunks,
             "wall_s": one.wall_s,
