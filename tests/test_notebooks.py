@@ -21,6 +21,7 @@ TINY = {
     "threads": [1, 2],
     "protocol": {"least": 2, "most": 2, "budget_s": 0.1, "warmup_s": 0.1},
     "tables": ["ktask_clear_gigantic_page"],
+    "learned_from": ["ktask_clear_gigantic_page"],
     "task_size": "8GiB",
 }
 

@@ -161,8 +161,21 @@ def test_a_plateau_is_taken_for_the_roof_of_the_node(tmp_path):
     work = found.for_work("zeroing-populate-THP")
     assert work.node_bandwidth == pytest.approx(20e9, rel=0.02)
     assert work.contention == pytest.approx(0, abs=1e-3)
-    two = calibrate.calibrate(run_of(replace(known, node_bandwidth=8e9), tmp_path, [(GIB, 1), (GIB, 2)]))
-    assert two.for_work("zeroing-populate-THP").node_bandwidth == pytest.approx(8e9, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "costs", [{"lock_share": 0.9}, {"lock_share": 1.0}, {"lock_share": 1.0, "contention": 0.1}]
+)
+def test_where_no_thread_gains_they_take_turns_at_a_lock(tmp_path, costs):
+    """Their chunks wait for each other, which is no noise; two threads come out as they were measured."""
+    known = Machine("known", cores_per_node=16, core_bandwidth=8e9, **costs)
+    run = run_of(known, tmp_path, [(GIB, 1), (GIB, 2)])
+    work = calibrate.calibrate(run).for_work("zeroing-populate-THP")
+    assert work.noise == 0 and math.isinf(work.node_bandwidth)
+    assert work.lock_share == pytest.approx(known.lock_share, abs=0.01)
+    assert work.contention == pytest.approx(known.contention, abs=1e-3)
+    case = calibrate.measured_walls(run).query("threads == 2").iloc[0]
+    assert calibrate.simulated_wall_s(work, case) == pytest.approx(case.wall_s, rel=1e-3)
 
 
 def test_a_run_that_only_warmed_up_cannot_be_calibrated_on(tmp_path):

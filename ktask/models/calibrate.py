@@ -11,8 +11,10 @@ What is taken from where:
   per helper from what is once: it is taken per helper;
 * `slow_start`: what more threads than one gain beyond their number, at the largest size;
 * `contention` and `node_bandwidth`: what more threads than one lose against that, such that simulated times
-  come out right in the mean. Two counts of threads cannot tell the two apart; then a loss is contention,
-  unless the second thread gained less than a quarter: then it is taken for the roof of the memory.
+  come out right in the mean. Two counts of threads cannot tell the two apart; then a loss is contention;
+* `lock_share`, where no number of threads gained a quarter: they are taken to take turns at one lock, with
+  `contention` for what the handing over costs. Chunks that wait for a lock take unequal times, which is no
+  noise then.
 
 Nothing here comes from more than one node, so `remote_penalty` stays at 1 unless somebody fills it in.
 """
@@ -27,7 +29,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import minimize_scalar
+from scipy.optimize import brentq, minimize_scalar
 
 from ktask.lab.records import Run
 from ktask.lab.traces import read_traces
@@ -36,7 +38,7 @@ from ktask.models.what_if import repeated_walls
 from ktask.policy import MOST_CPUS
 
 WORK = ["workload", "method", "page_kind", "options"]
-GAINS_LITTLE = 1.25  # speedup of two threads below which the roof is blamed
+GAINS_LITTLE = 1.25  # speedup below which a lock is blamed, or the roof where no lock is thought of
 REFINEMENTS = 4
 LEAST_CHUNKS = 4  # of equal size, to say anything about noise
 # Beyond it equal chunks do different things, and a time per byte means nothing: where processes end, one
@@ -126,6 +128,9 @@ def _work(walls: pd.DataFrame, traces: pd.DataFrame, empty: Machine) -> dict[str
         (walls.threads > 1) & (walls.wall_s > start_s) & (walls.size_bytes == alone.size_bytes.max())
     ]
     rates = more.size_bytes / (more.wall_s - start_s) / bandwidth
+    if len(more) and rates.max() < GAINS_LITTLE:
+        figures["noise"] = 0.0
+        return figures | taking_turns(replace(empty, **figures), more)
     contention, roof = fit_scaling(more.threads.tolist(), rates.tolist())
     if math.isfinite(roof):
         return figures | {"contention": contention, "node_bandwidth": roof * bandwidth}
@@ -148,6 +153,20 @@ def scaled(machine: Machine, walls: pd.DataFrame, guess: float = 0.0) -> dict[st
         return {"contention": contention}
     slow_start = max(1.0, math.exp(_mean_log_error(machine, walls)))
     return {"core_bandwidth": machine.core_bandwidth * slow_start, "slow_start": slow_start}
+
+
+def taking_turns(machine: Machine, walls: pd.DataFrame) -> dict[str, float]:
+    """Return the share of the work under one lock at which the simulated times of several threads are right.
+
+    Where all of it under the lock is still too fast, each thread that waits slows the one that holds it.
+    """
+
+    def off(share: float) -> float:
+        return _mean_log_error(replace(machine, lock_share=share), walls)
+
+    if off(1.0) > 0:
+        return {"lock_share": float(brentq(off, 0.0, 1.0, xtol=1e-4))} if off(0.0) < 0 else {}
+    return {"lock_share": 1.0, **scaled(replace(machine, lock_share=1.0), walls)}
 
 
 def _mean_log_error(machine: Machine, walls: pd.DataFrame) -> float:

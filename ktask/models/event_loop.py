@@ -375,7 +375,8 @@ def _start_chunk(a, c, h, m, s, w, memory, size):
         seconds += m.chunk_cost_s / a[w].cpu
     if m.chunk_flush_s > 0:
         seconds += m.chunk_flush_s * max(s[CROWD] - 1.0, 0.0) / a[w].cpu
-    a[w].hold_s = m.lock_share * work / m.core_bandwidth
+    slower = 1.0 + m.contention * max(s[CROWD] - 1.0, 0.0)  # who waits slows the one that holds it
+    a[w].hold_s = m.lock_share * work / m.core_bandwidth * slower
     s[CLAIM_FREE] = max(t, s[CLAIM_FREE]) + m.claim_s
     _work(a, c, h, w, memory, seconds, s[CLAIM_FREE] - t, t)
 

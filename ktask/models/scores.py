@@ -151,7 +151,12 @@ def score_folder(
     }
 
 
-def score_held_out(by: str, options: Options = Options(), progress: Progress | None = None) -> dict[str, Any]:  # noqa: B008
+def score_held_out(
+    by: str,
+    options: Options = Options(),  # noqa: B008 (frozen)
+    progress: Progress | None = None,
+    tables: Sequence[str] = DESIGN_TABLES,
+) -> dict[str, Any]:
     """Return the scores on the published curves, each predicted by laws that were learned without its like.
 
     Parameters
@@ -161,6 +166,8 @@ def score_held_out(by: str, options: Options = Options(), progress: Progress | N
         others (`ktask.models.learn`).
     progress : callable, optional
         Wraps the sequence of the groups.
+    tables : sequence of str
+        Names of the published tables to learn from and to score on; by default all that were learned from.
 
     Returns
     -------
@@ -170,7 +177,7 @@ def score_held_out(by: str, options: Options = Options(), progress: Progress | N
     """
     if by not in HELD_OUT:
         raise ValueError(f"held out {by!r} is not known; use {', '.join(HELD_OUT)}")
-    found = examples()
+    found = [example for example in examples() if example.table in tables]
     learner = Learner(found)
     names = sorted({getattr(example, by) for example in found})
     folds = [fold for name in (progress or iter)(names) if (fold := _fold(name, by, learner, found, options))]
@@ -182,7 +189,7 @@ def score_held_out(by: str, options: Options = Options(), progress: Progress | N
         "score": _by_kind(everything)["times"],
         "rates": _by_kind(everything)["rates"],
         "split": _split(options, False) | {"laws": f"learned from the curves of the other {by}s"},
-        "designed_on": list(DESIGN_TABLES),
+        "designed_on": list(tables),
     }
 
 

@@ -282,8 +282,11 @@ def _simulation(found: Relatives) -> list[str]:
         dict.fromkeys(units.fmt_size(end) for end in (walls.size_bytes.min(), walls.size_bytes.max()))
     )
     counts = words.listed([str(n) for n in sorted(set(walls["threads"]))])
-    roofs = sum(math.isfinite(work.node_bandwidth) for work in works)
-    roof = f", or that the memory has a roof ({words.count(roofs, 'kind')})" if roofs else ""
+    ends = {
+        "that the memory has a roof": sum(math.isfinite(work.node_bandwidth) for work in works),
+        "that threads take turns at a lock": sum(work.lock_share > 0 for work in works),
+    }
+    roof = "".join(f", or {said} ({words.count(n, 'kind')})" for said, n in ends.items() if n)
     told = [
         f"The simulation knows from the times of {counts} threads over {sizes} what a byte costs one thread, "
         f"and what each further thread costs all others ({cost} % by kind of work){roof}."
