@@ -75,7 +75,7 @@ class Bar(Live):
 
     def __enter__(self) -> Bar:
         """Start to draw."""
-        from tqdm import tqdm  # noqa: PLC0415  (not needed without a bar)
+        from tqdm.auto import tqdm  # noqa: PLC0415  (not needed without a bar)
 
         self._bar = tqdm(unit_scale=True, **self._options)
         self._thread = threading.Thread(target=self._draw, daemon=True)

@@ -1,7 +1,9 @@
 """The committed report and the notebooks in a real browser that reaches nothing but this machine."""
 
+import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -135,12 +137,14 @@ def test_the_page_prints_on_a4(page):
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """A JupyterLab on the notebooks, and its address."""
+    """A JupyterLab on a copy of the notebooks, since it saves what it runs; yield its address."""
     home = tmp_path_factory.mktemp("lab")
+    shutil.copytree(ROOT / "notebooks", home / "notebooks")
+    (home / "data").symlink_to(ROOT / "data")
     environment = os.environ | {f"JUPYTER_{name}_DIR": str(home) for name in ("CONFIG", "DATA", "RUNTIME")}
     command = [
         *(sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", "--port=0"),
-        *("--allow-root", "--expose-app-in-browser", f"--notebook-dir={ROOT / 'notebooks'}"),
+        *("--allow-root", "--expose-app-in-browser", f"--notebook-dir={home / 'notebooks'}"),
         *(f"--LabApp.{name}_dir={home}" for name in ("user_settings", "workspaces")),
     ]
     log = home / "log"
@@ -160,6 +164,16 @@ def lab(tmp_path_factory):
 NOTEBOOK = "[...(window.jupyterapp?.shell.widgets('main') ?? [])].find(one => one.content?.model?.cells)"
 
 
+STILL = ".jp-OutputArea-child:has(.noUi-handle) ~ .jp-OutputArea-child img"
+# Turns the first knob by a key, and returns the picture as it was before.
+TURN = f"""(() => {{
+  const handle = document.querySelector('.noUi-handle'), before = document.querySelector('{STILL}').src;
+  handle.focus();
+  handle.dispatchEvent(new KeyboardEvent('keydown', {{key: 'Right', bubbles: true, cancelable: true}}));
+  return before;
+}})()"""
+
+
 def test_jupyterlab_opens_a_notebook_and_runs_it(new_page, lab):
     page = new_page()
     page.resize(1200)
@@ -170,6 +184,8 @@ def test_jupyterlab_opens_a_notebook_and_runs_it(new_page, lab):
     cells = page.run(f"""{NOTEBOOK}.content.model.toJSON().cells
       .filter(cell => cell.cell_type == 'code').map(cell => [cell.execution_count, cell.outputs])""")
     page.picture(SCREENS / "jupyterlab.png", 1200)
+    before = page.run(TURN)
+    page.wait_for(f"document.querySelector('{STILL}').src != {json.dumps(before)}")
     assert cells
     assert all(count for count, _ in cells)
     assert [one for _, outputs in cells for one in outputs if one["output_type"] == "error"] == []

@@ -2,15 +2,17 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from test_measure import PLAIN, Bench
 
 import ktask
 from ktask import show
-from ktask.lab import keep
+from ktask.lab import keep, session
 from ktask.lab.measure import Protocol, measure
 from ktask.lab.records import load_run
 from ktask.lab.traces import read_traces
@@ -68,6 +70,15 @@ def test_none_of_this_is_imported_with_ktask():
     assert done.stdout.strip() == "set()"
 
 
+def test_tables_are_shown_with_three_digits_and_sizes():
+    table = pd.DataFrame(
+        {"wall_ms": [12.34567, np.nan], "n": [7, 7]}, index=pd.Index([4096, 8192], name="chunk_bytes")
+    )
+    text = session.shown(table).to_html()
+    assert [part in text for part in ("12.3<", "4 KiB", ">7<", "12.34")] == [True, True, True, False]
+    assert session.shown(None) is None
+
+
 # --- knobs ------------------------------------------------------------------------------------------------
 
 
@@ -76,29 +87,45 @@ def drawn(height):
     return figure
 
 
-def test_a_knob_is_a_widget_and_a_picture_at_once():
-    knob = knobs.Knob(drawn, {"height": [1, 2]})
-    bundle = knob._repr_mimebundle_()
-    assert {"application/vnd.jupyter.widget-view+json", "image/png"} <= set(bundle)
-    slider, image = knob.box().children
-    first = bytes(image.value)
+@pytest.fixture
+def shown(monkeypatch):
+    """Return what a notebook is given to show; `shown.now` is the picture as it was last."""
+
+    class Shown(list):
+        def display(self, one, display_id=False):
+            self.append(one)
+            self.now = bytes(getattr(one, "data", b""))
+            return SimpleNamespace(update=lambda new: setattr(self, "now", bytes(new.data)))
+
+    found = Shown()
+    monkeypatch.setattr("IPython.display.display", found.display)
+    return found
+
+
+def test_a_knob_is_a_slider_and_a_picture_that_an_export_keeps(shown):
+    knobs.Knob(drawn, {"height": [1, 2]})._ipython_display_()
+    box, image = shown
+    (slider,) = box.children
+    assert type(image).__name__ == "Image"
+    first = shown.now
     assert first.startswith(PNG)
     slider.value = 2
-    assert bytes(image.value) not in (b"", first)
+    assert shown.now not in (b"", first)
     assert plt.get_fignums() == []
 
 
-def test_long_values_come_as_a_list():
-    knob = knobs.Knob(lambda path: drawn(len(path) / 10), {"path": ["zeroing populate", "zeroing memset"]})
-    chooser, image = knob.box().children
+def test_long_values_come_as_a_list(shown):
+    knobs.Knob(lambda path: drawn(len(path) / 10), {"path": ["zeroing populate", "zeroing memset"]}).show()
+    (chooser,) = shown[0].children
     assert type(chooser).__name__ == "Dropdown"
-    first, chooser.value = bytes(image.value), "zeroing memset"
-    assert bytes(image.value) not in (b"", first)
+    first, chooser.value = shown.now, "zeroing memset"
+    assert shown.now not in (b"", first)
 
 
-def test_a_knob_without_widgets_is_a_picture(monkeypatch):
+def test_a_knob_without_widgets_is_a_picture(shown, monkeypatch):
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
-    assert set(knobs.Knob(drawn, {"height": [1]})._repr_mimebundle_()) == {"image/png", "text/plain"}
+    knobs.Knob(drawn, {"height": [1]}).show()
+    assert [type(one).__name__ for one in shown] == ["Image"]
 
 
 def test_chunk_sizes_run_the_case_itself():

@@ -13,7 +13,7 @@ from ktask.lab import stats
 from ktask.lab.measure import CHUNKED, Cell, Protocol, Variant, is_of, measure, variants
 from ktask.lab.records import write_records
 from ktask.lab.traces import trace_table, write_traces
-from ktask.lab.units import fmt_rate, fmt_size, fmt_time, parse_size
+from ktask.lab.units import NO_VALUE, fmt_number, fmt_rate, fmt_size, fmt_time, parse_size
 from ktask.workloads import Case, get
 
 
@@ -72,7 +72,7 @@ def _progress(rules: Protocol, quiet: bool) -> Iterator[Any]:
     if quiet:
         yield None
         return
-    from tqdm import tqdm  # noqa: PLC0415
+    from tqdm.auto import tqdm  # noqa: PLC0415
 
     with tqdm(total=rules.most, desc="rounds", leave=False, delay=1) as bar:
         yield lambda done: bar.update(done - bar.n)
@@ -103,6 +103,16 @@ def _summary_row(cell: Cell, variant: Variant, serial) -> dict[str, Any]:
         "speedup high": round(speedup.high, 3),
         "n": time.n,
     }
+
+
+def shown(table: pd.DataFrame | None):
+    """Return a table as people read it: three significant digits, `_bytes` as sizes; None for none."""
+    if table is None:
+        return None
+    forms: dict[str, Any] = {name: fmt_number for name in table.select_dtypes("float")}
+    forms |= {name: fmt_size for name in table.columns if str(name).endswith("_bytes")}
+    style = table.style.format(forms, na_rep=NO_VALUE)
+    return style.format_index(fmt_size) if str(table.index.name).endswith("_bytes") else style
 
 
 def plot(cell: Cell):

@@ -1,8 +1,7 @@
-"""Figures with a knob to turn; where nobody can turn it, in an export, the same figure as it stands first."""
+"""Figures with a knob to turn; where nobody can turn it, in an export, the figure as it was left."""
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,8 +27,7 @@ LONGEST_VALUE = 12
 class Knob:
     """A figure that follows sliders.
 
-    A live notebook shows the sliders. A saved or exported one shows the picture of the first choices, since
-    both go into the same output.
+    A live notebook shows the sliders. A saved or exported one shows the picture as it was last.
 
     Parameters
     ----------
@@ -52,27 +50,32 @@ class Knob:
         plt.close(figure)
         return buffer.getvalue()
 
-    def box(self) -> Any:
-        """Return sliders above the picture, as a widget."""
-        import ipywidgets  # noqa: PLC0415  (not needed in an export)
+    def show(self) -> None:
+        """Show sliders, and the picture as an output of its own: what an export keeps is the picture."""
+        from IPython.display import Image, display  # noqa: PLC0415  (only a notebook shows knobs)
 
-        image = ipywidgets.Image(value=self._first, format="png")
-        image.layout.align_self = "flex-start"  # a box stretches what is in it, and blurs small pictures
-        sliders = {name: _chooser(name, values) for name, values in self._choices.items()}
+        sliders = self.sliders()
+        if sliders:
+            from ipywidgets import VBox  # noqa: PLC0415
+
+            display(VBox(list(sliders.values())))
+        shown = display(Image(self._first), display_id=True)
 
         def turned(_: Any) -> None:
-            image.value = self.picture(**{name: slider.value for name, slider in sliders.items()})
+            chosen = {name: slider.value for name, slider in sliders.items()}
+            shown.update(Image(self.picture(**chosen)))
 
         for slider in sliders.values():
             slider.observe(turned, "value")
-        return ipywidgets.VBox([*sliders.values(), image])
 
-    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
-        still = {"image/png": base64.b64encode(self._first).decode()}
+    def sliders(self) -> dict[str, Any]:
+        """Return the sliders by name; none where ipywidgets is missing."""
         try:
-            return self.box()._repr_mimebundle_() | still
+            return {name: _chooser(name, values) for name, values in self._choices.items()}
         except ImportError:
-            return still | {"text/plain": "a figure with knobs; ipywidgets would show them"}
+            return {}
+
+    _ipython_display_ = show
 
 
 # --- chunk size against the timeline ----------------------------------------------------------------------
