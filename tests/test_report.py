@@ -469,6 +469,15 @@ def test_a_run_has_all_its_figures(report):
 KINDS = ("speedup", "throughput", "distribution")
 
 
+def test_the_roof_stands_in_the_scaling_figure_where_it_is_in_sight(report):
+    caption, svg = (getattr(report.figures["speedup-zeroing"], name) for name in ("caption", "svg"))
+    assert re.search(
+        r"The memory roof, [\d.]+ GiB/s, stands at a speedup of [\d.]+ for nontemporal \(4 KiB\) to ", caption
+    )
+    assert svg.count("memory roof") == 1  # in the legend
+    assert "memory roof" not in report.figures["speedup-free"].svg + report.figures["speedup-free"].caption
+
+
 def test_drawings_are_text_in_the_colour_of_the_page(report):
     for figure in report.figures.values():
         assert "<text" in figure.svg
@@ -564,7 +573,7 @@ def test_claims_carry_number_interval_scope_and_figure(scaling, report):
         assert re.search(r"speedup of \d\.\d+ \[\d\.\d+, \d\.\d+\]", claim.text)
         assert claim.scope.startswith("1 GiB, 2 threads, n = 7 per point")
         assert claim.figure in report.figures
-    assert "of 2 paths, 1 is faster than the serial call and 1 is slower than it" in claims[2].text
+    assert "of 2 kernel paths, 1 is faster than the serial call and 1 is slower than it" in claims[2].text
 
 
 def test_claims_fill_up_from_cost_and_losses():
@@ -575,7 +584,7 @@ def test_claims_fill_up_from_cost_and_losses():
         "<b>Where it gets worse:",
         "<b>CPU time:",
     ]
-    assert "the one measured path is slower than the serial call" in texts[0]
+    assert "the one measured kernel path is slower than the serial call" in texts[0]
     assert "faster" not in "".join(texts)
 
 
@@ -941,6 +950,7 @@ def test_thread_time_is_accounted_for(spans, start, gaps, end):
     found = limits.trace_losses(chunks(*spans))
     assert [found["start"], found["gaps"], found["end"]] == pytest.approx([start, gaps, end])
     assert sum(found[name] for name in ("start", "gaps", "end", "chunks")) == pytest.approx(1)
+    assert found["apart"] == pytest.approx(2 * end)  # of two threads, one of which ends with the task
 
 
 def traced(run, *spans):

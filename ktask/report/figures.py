@@ -29,7 +29,7 @@ from ktask.report.charts import (
     size_axis,
     thread_axis,
 )
-from ktask.report.limits import memory_roof
+from ktask.report.limits import Roof, memory_roof
 from ktask.report.tables import PATH, Run, aa_table, at_best, repetitions, sort_cases
 
 STRIPS = 3  # panels of repetitions beside each other: their labels are wide
@@ -59,6 +59,15 @@ def speedup_data(last: pd.DataFrame) -> pd.DataFrame:
     return _columns_of(shown[shown["baseline"] | (shown["threads"] > 1)], "speedup")
 
 
+ROOF_IN_SIGHT = 1.05  # of the ideal speedup: a roof above that stands outside the panel
+
+
+def roof_speedups(last: pd.DataFrame, roof: Roof | None) -> pd.Series:
+    """Return, by path, the speedup at which a path would reach the roof; empty without a roof."""
+    serial = last[last["baseline"]].set_index(PATH)["bandwidth"]
+    return roof.bytes_per_s / serial if roof else serial.iloc[:0]
+
+
 def speedup_figure(
     scaling: pd.DataFrame, workload: str, key: str, floor: float, borders: dict[int, str] | None = None
 ) -> Figure | None:
@@ -71,6 +80,8 @@ def speedup_figure(
     if data.empty:
         return None
     groups = list(data.groupby(["backend", "method"], sort=False))
+    roof = memory_roof(scaling) if workload == "zeroing" else None
+    allowed = roof_speedups(last, roof)
     kinds = ["page_kind", "options", "policy"]
     curves = list(dict.fromkeys(map(tuple, data[kinds].to_numpy())))
 
@@ -83,6 +94,9 @@ def speedup_figure(
             for one, rows in part.groupby(kinds, sort=False):
                 label = ", ".join(filter(None, [words.kind_label(one[0]), *one[1:]]))
                 curve(axis, rows, "threads", "speedup", i=curves.index(one), label=label)
+            lowest = allowed.loc[(slice(None), backend, method)].min() if len(allowed) else np.inf
+            if lowest <= ROOF_IN_SIGHT * counts[-1]:
+                axis.axhline(lowest, color=INK, linewidth=0.8, linestyle="-.", label="memory roof")
             set_title(axis, words.short(f"{method} ({backend})"))
             thread_axis(axis, counts)
             mark_borders(axis, borders or {}, counts[-1])
@@ -97,7 +111,7 @@ def speedup_figure(
         panel_size(len(groups)),
         paint,
         data=data,
-        caption=words.speedup_caption(data, at_best(last)),
+        caption=words.speedup_caption(data, at_best(last)) + words.roof_note(allowed, roof),
         alt=words.speedup_alt(data, workload),
     )
 

@@ -14,6 +14,7 @@ GOOD_EFFICIENCY = 0.9  # this much of the ideal speedup counts as "scales"
 BUSY_SHARE = 0.85  # threads that ran for this share of the wall time were not waiting
 NEAR_ROOF = 0.85  # this share of the highest user-space rate leaves nothing to gain
 LOSSES = ("start", "gaps", "end", "slower")
+TRACED = ("chunks", "spread", "apart", "traced_s")
 ALONE = ("alone", "alone_low", "alone_high")
 MOST_OF_IT = 0.5  # a cause that explains this share of a loss is named
 
@@ -41,7 +42,8 @@ def trace_losses(trace: pd.DataFrame) -> dict[str, float]:
 
     `start`: before the first chunk of each thread, all of it for a thread that got none; `gaps`: between
     chunks; `end`: after the last one; `chunks`: inside chunks. They add up to 1. `spread` is the longest
-    time inside chunks of any thread over the mean.
+    time inside chunks of any thread over the mean, and `apart` the share of the wall time between the first
+    and the last thread to end.
     """
     threads, wall_s = int(trace["threads"].iloc[0]), float(trace["wall_s"].iloc[0])
     found = trace.groupby("helper").agg(first=("t0_s", "min"), last=("t1_s", "max"))
@@ -51,7 +53,8 @@ def trace_losses(trace: pd.DataFrame) -> dict[str, float]:
     gaps = ((found["last"] - found["first"]) - spent).sum()
     parts = {"start": start, "gaps": gaps, "end": end, "chunks": spent.sum()}
     shares = {name: float(part / total_s) for name, part in parts.items()}
-    return shares | {"spread": float(spent.max() / (spent.sum() / threads))}
+    apart = float(np.ptp(found["last"]) / wall_s)
+    return shares | {"spread": float(spent.max() / (spent.sum() / threads)), "apart": apart}
 
 
 def limits_table(scaling: pd.DataFrame, traces: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -63,7 +66,7 @@ def limits_table(scaling: pd.DataFrame, traces: pd.DataFrame | None = None) -> p
     `cutting` what that is of the thread time. `limit` is one of `LIMIT_LABELS`.
     """
     several = scaling[~scaling["baseline"].astype(bool) & (scaling["threads"] > 1) & (scaling["n"] > 0)]
-    columns = ["roof_share", *LOSSES, "chunks", "spread", "traced_s", "cutting", *ALONE]
+    columns = ["roof_share", *LOSSES, *TRACED, "cutting", *ALONE]
     if several.empty:
         return several.assign(limit=[], **{name: [] for name in columns})
     last = several.sort_values(["size_bytes", "threads"]).groupby(PATH, as_index=False).tail(1).copy()
@@ -71,7 +74,7 @@ def limits_table(scaling: pd.DataFrame, traces: pd.DataFrame | None = None) -> p
     share = last["bandwidth"] / roof.bytes_per_s if roof else np.nan
     last["roof_share"] = np.where(last["workload"] == "zeroing", share, np.nan)
     found = pd.DataFrame([_losses(row, traces) for _, row in last.iterrows()], index=last.index)
-    last = last.join(found.reindex(columns=[*LOSSES, "chunks", "spread", "traced_s"]))
+    last = last.join(found.reindex(columns=[*LOSSES, *TRACED]))
     last = last.join(pd.DataFrame([_alone(row, scaling) for _, row in last.iterrows()], index=last.index))
     last["limit"] = [_limit(row) for _, row in last.iterrows()]
     return sort_cases(last)

@@ -62,9 +62,15 @@ def fit_table(study: Study) -> Markup:
     rows = [_fit_row(one) for one in study.fits]
     columns = ("Path", "Size", "Fitted on", "Law", "Probability", "Parameters", "What the times settle")
     columns = (*columns, "Largest residual")
+    numeric = (columns[1], columns[4], columns[7])
     caption = Markup("{}Fitted laws, and the threads each was fitted on; median [{} % interval].").format(
         study.title, LEVEL_PERCENT
     )
+    if len({row[2] for row in rows}) == 1:  # said once
+        caption = Markup("{}Fitted laws, each on {} threads; median [{} % interval].").format(
+            study.title, rows[0][2], LEVEL_PERCENT
+        )
+        rows, columns = [row[:2] + row[3:] for row in rows], columns[:2] + columns[3:]
     laws = dict.fromkeys(one.law for one in study.fits)
     meanings = Markup("; ").join(Markup("the law <i>{}</i> is {}").format(law, ABOUT[law]) for law in laws)
     few = ""
@@ -73,7 +79,6 @@ def fit_table(study: Study) -> Markup:
             "Two thread counts do not settle a law: what they leave open comes from what published curves "
             "usually are, and the intervals say how much that is."
         )
-    numeric = (columns[1], columns[4], columns[7])
     listing = markup.table(columns, rows, caption=caption, key=study.key("fits"), numeric=numeric)
     return markup.join([markup.paragraph(meanings[:1].upper() + meanings[1:] + ".", few), listing])
 

@@ -172,7 +172,7 @@ def _stopping(protocol: dict[str, Any]) -> Markup:
 
 def results(rows: pd.DataFrame, key: str) -> Markup:
     """Return times, rates and speedups of one workload at the largest size of each path."""
-    usable = rows[rows["n"] > 0]
+    usable = rows[(rows["n"] > 0) & (rows["baseline"] | (rows["threads"] > 1))]
     last = usable[usable["size_bytes"] == usable.groupby(PATH)["size_bytes"].transform("max")]
     cells = [
         (

@@ -45,8 +45,9 @@ def _workload_claim(part: pd.DataFrame, machine: str) -> Claim | None:
     if last["speedup"].isna().all():
         return _serial_claim(_kernel_first(part[part["baseline"]]), machine)
     best = last.sort_values("speedup", na_position="first").iloc[-1]
+    kind = "kernel " if (last["backend"] == "kernel").all() else ""
     text = Markup("<b>{}:</b> with {}, {}. {}.").format(
-        name, words.threads_of(last), words.tally(last), _extremes(last)
+        name, words.threads_of(last), words.tally(last, kind), _extremes(last)
     )
     return Claim(text, _scope(last, machine), words.figure_key("speedup", best["workload"]))
 

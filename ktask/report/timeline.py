@@ -105,11 +105,13 @@ def caption(rows: pd.DataFrame, left_out: int = 0) -> Markup:
         parts.append(f"{LOSS_WORDS[loss]} ({told})" if loss else f"nowhere to see ({told})")
     ratios = rows["traced_s"] / rows["wall"]
     ends = dict.fromkeys(units.fmt_number(one, 2) for one in (ratios.min(), ratios.max()))
+    apart = dict.fromkeys(words.percent(one) for one in (rows["apart"].min(), rows["apart"].max()))
     more = f" {words.count(left_out, 'path')} with a trace not drawn." if left_out else ""
     return Markup(
-        "The largest loss of thread time is {}. One extra repetition each, n = 1, hence no interval; it took "
-        "{} times the median of the repetitions without a trace. Bars are chunks, the dotted line the end.{}"
-    ).format("; ".join(parts), " to ".join(ends), more)
+        "The largest loss of thread time is {}. The threads of a path end {} of its time apart. One extra "
+        "repetition each, n = 1, hence no interval; it took {} times the median of the repetitions without "
+        "a trace. Bars are chunks, the dotted line the end.{}"
+    ).format("; ".join(parts), " to ".join(apart), " to ".join(ends), more)
 
 
 def alternative(rows: pd.DataFrame, workload: str) -> str:

@@ -114,19 +114,22 @@ VERDICT_WORDS = {
 }
 
 
-def tally(rows: pd.DataFrame) -> str:
-    """Return how many rows are faster, slower or neither, in words; the verdict counts, not the median."""
+def tally(rows: pd.DataFrame, kind: str = "") -> str:
+    """Return how many rows are faster, slower or neither, in words; the verdict counts, not the median.
+
+    `kind` and a blank may stand before "path".
+    """
     counts = rows["verdict"].value_counts()
     found = {name: int(counts[name]) for name in VERDICT_WORDS if name in counts}
     texts = [VERDICT_WORDS[name] for name in found]
     texts = [text.format("it" if i else "the serial call") for i, text in enumerate(texts)]
     if len(found) == 1:
         total = len(rows)
-        wholes = {1: "the one measured path is", 2: "both paths are"}
-        return f"{wholes.get(total, f'all {total} paths are')} {texts[0]}"
+        wholes = {1: f"the one measured {kind}path is", 2: f"both {kind}paths are"}
+        return f"{wholes.get(total, f'all {total} {kind}paths are')} {texts[0]}"
     numbers = [f"{number} {'is' if number == 1 else 'are'}" for number in found.values()]
     parts = [" ".join(pair) for pair in zip(numbers, texts, strict=True)]
-    return f"of {count(len(rows), 'path')}, {listed(parts)}"
+    return f"of {count(len(rows), f'{kind}path')}, {listed(parts)}"
 
 
 def extremes(rows: pd.DataFrame) -> Markup:
@@ -164,6 +167,18 @@ def speedup_caption(data: pd.DataFrame, best: pd.DataFrame) -> Markup:
     return Markup("With {}, {}; {}. Size: {}. Dotted: ideal line. {}").format(
         threads_of(best), tally(best), extremes(best), sizes_of(data), interval_note(data, stats.RATIO_KIND)
     )
+
+
+def roof_note(allowed: pd.Series, roof: Any) -> str:
+    """Return at which speedup the first and the last path would reach the memory roof; empty without one."""
+    if allowed.empty:
+        return ""
+    ends = [
+        f"{units.fmt_number(allowed[key])} for {path_label(dict(zip(PATH, key, strict=True)))}"
+        for key in dict.fromkeys([allowed.idxmin(), allowed.idxmax()])
+    ]
+    rate_text = units.fmt_rate(roof.bytes_per_s, "byte")
+    return f" The memory roof, {rate_text}, stands at a speedup of {' to '.join(ends)}; drawn where in sight."
 
 
 def speedup_alt(data: pd.DataFrame, workload: str) -> str:
