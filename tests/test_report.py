@@ -623,6 +623,9 @@ def test_one_cpu_says_nothing_about_more_threads():
     assert "there is no comparison with more" in text
     assert "Only one thread was measured" in text
     assert "No thread count above one was measured, so there is no crossover." in text
+    assert "Nothing was measured with several threads, so there is nothing to compare." in text
+    assert "No published times" not in text
+    assert "At the largest size, the rate is " in text
     assert "faster than the serial call" not in text
 
 
@@ -631,6 +634,7 @@ def test_a_run_where_everything_was_skipped():
     report = Report([run])
     text = page_text(report)
     assert not report.figures
+    assert "Nothing was measured with several threads, so there is nothing to compare." in text
     assert "Nothing was measured: 1 case skipped, with the reason in appendix B." in text
     assert NO_POOL[-1] in text
     assert "times as fast" not in text

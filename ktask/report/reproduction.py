@@ -158,6 +158,8 @@ def table(studies: Sequence[Study]) -> Markup:
     """Return published and own speedups at the thread counts that both have."""
     data = at_common_threads(comparison(studies))
     names = dict.fromkeys(one for study in studies for one in study.workloads)
+    if not any((study.scaling["threads"] > 1).any() for study in studies if len(study.scaling)):
+        return markup.paragraph("Nothing was measured with several threads, so there is nothing to compare.")
     missing = [words.workload_label(one).lower() for one in names if one not in set(data["workload"])]
     silent = "No published times with one thread and with several were found for {}."
     silent = silent.format(words.listed(missing)) if missing else ""

@@ -201,9 +201,11 @@ def throughput_caption(data: pd.DataFrame, roof: tuple[float, str] | None) -> Ma
             units.fmt_rate(roof[0], "byte"), roof[1]
         )
     scale = " Both axes are logarithmic." if needs_log(data["throughput"]) else ""
-    return Markup("At the largest sizes, rates lie between {} ({}, {}) and {} ({}, {}).{}{} {}").format(
-        *_throughput_end(low, unit), *_throughput_end(high, unit), line, scale, interval_note(data)
-    )
+    ends = "At the largest sizes, rates lie between {} ({}, {}) and {} ({}, {})."
+    if len(last) == 1:
+        ends = "At the largest size, the rate is {} ({}, {})."
+    finding = Markup(ends).format(*_throughput_end(low, unit), *_throughput_end(high, unit))  # noqa: S704
+    return Markup("{}{}{} {}").format(finding, line, scale, interval_note(data))
 
 
 def needs_log(values: pd.Series) -> bool:
