@@ -351,7 +351,7 @@ def zeroing(size_bytes: int, page_kind: str, threads: int, c_peers: ctypes.CDLL 
 
     contestants = {name: in_use(call) for name, call in calls.items()}
     what = f"zeroing {fmt_size(size_bytes)} of resident {page_kind} memory, {_threads(threads)}"
-    rounds = 31 if size_bytes <= GIB else 9
+    rounds = 9 if size_bytes > GIB else 31 if size_bytes > 128 * MIB else 151  # a cache shared with others
     return Contest(what, "us", US, contestants, own, rounds, state.close)
 
 

@@ -95,12 +95,14 @@ def _call_traced(base, row, me, w, i, start, end):
     return code
 
 
-SHORT_NS, LATE_NS = 3_000_000, 20_000_000  # the first about a time slice of the scheduler
+# A task that takes less than about a time slice of the scheduler is short; one that is over before a person
+# who presses Ctrl-C can tell is brief; if it is not over late, somebody should listen to signals after all.
+SHORT_NS, BRIEF_NS, LATE_NS = 3_000_000, 15_000_000, 20_000_000
 
 
 @njit(cache=True, nogil=True)
 def _is_late(base, me):
-    """Return whether a task that was to be short takes so long that somebody should listen to signals."""
+    """Return whether a task that was to be brief takes so long that somebody should listen to signals."""
     now = native.clock_ns(native.CLOCK_MONOTONIC, me + WORD * W_CLOCK)
     return now - load_plain(base + WORD * T0) > LATE_NS
 
@@ -299,14 +301,15 @@ def _unlock_slots(base, count):
 
 
 @njit(cache=True, nogil=True)
-def _was_short(base):
-    """Return whether the last run says that this one will be over before the scheduler could act.
+def _is_over_in(base, limit_ns):
+    """Return whether the last run says that this one will take less.
 
-    Such a task is left without priorities, without listening to signals, which it does not outlast, and
-    without pinning a caller who is on a CPU of its own anyway. With cold caches that took 25 us.
+    A short task is left without priorities, and without pinning a caller who is on a CPU of its own anyway;
+    a brief one without listening to signals, which it does not outlast by much. With cold caches the first
+    took 25 us, the second 50.
     """
     last, units = load_plain(base + WORD * LAST), load_plain(base + WORD * UNITS)
-    return last != 0 and 0 < load(last) * units < SHORT_NS * load(last + WORD)
+    return last != 0 and 0 < load(last) * units < limit_ns * load(last + WORD)
 
 
 @njit(cache=True, nogil=True)
@@ -352,9 +355,9 @@ def work(base, most_threads):
     nothing has run because it may take long, and `INTERRUPT` is not set.
     """
     n_threads = load_plain(base + WORD * N_THREADS)
-    is_short = _was_short(base)
+    is_short = _is_over_in(base, SHORT_NS)
     if load_plain(base + WORD * INTERRUPT) == 0:
-        if not is_short:
+        if not _is_over_in(base, BRIEF_NS):
             return LISTEN
         store(base + WORD * INTERRUPT, base + WORD * PAUSE)
     if _is_elsewhere(base) or not _lock_slots(base):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from test_workloads import set_up
 
-from ktask import engine, memory, native, topology, workloads
+from ktask import engine, memory, native, store_learning, topology, workloads
 from ktask.memory import MIB
 from ktask.workloads import Case, CheckError, zeroing
 
@@ -18,6 +18,63 @@ def test_every_kind_of_store_zeroes_exactly_its_range(kind):
     assert not buffer[first + 8 : first + 72].any()
     assert (buffer[: first + 8] == 7).all()
     assert (buffer[first + 72 :] == 7).all()
+
+
+def chosen(costs, turns):
+    """Return what is chosen in turn, given what both kinds cost (ns for 1 KiB)."""
+    note, made = np.zeros(store_learning.WORDS, np.int64), []
+    for turn in range(turns):
+        kind = store_learning.choose(note.ctypes.data)
+        store_learning.learn(note.ctypes.data, kind, 1024, costs(turn)[kind])
+        made.append(kind)
+    return np.array(made)
+
+
+@pytest.mark.parametrize("faster", [0, 1])
+def test_the_faster_kind_of_store_is_learnt_and_the_other_looked_at_again_now_and_then(faster):
+    made = chosen(lambda _: (100, 150) if faster == 0 else (150, 100), 450)
+    assert made[:16].tolist() == [0, 1] * 8
+    assert (made[16:] != faster).sum() == 4  # every hundredth time: 50 % more, half a percent
+
+
+def test_a_kind_of_store_that_becomes_faster_is_found_out():
+    made = chosen(lambda turn: (200, 150 if turn < 100 else 300), 200)
+    assert (made[16:100] == 1).mean() > 0.9
+    assert (made[110:] == 0).mean() > 0.8
+
+
+def test_stores_that_leave_nothing_to_write_back_win_when_equal():
+    assert chosen(lambda _: (90, 100), 200)[16:].mean() > 0.9
+
+
+def test_an_interruption_does_not_change_the_choice():
+    made = chosen(lambda turn: (200, 2000 if turn == 40 else 100), 60)
+    assert (made[16:] == 1).all()
+
+
+@pytest.mark.parametrize(("size_mib", "largest_mib"), [(64, 480), (4, 32), (512, 32), (960, 480), (64, None)])
+def test_sizes_about_that_of_the_largest_cache_are_learnt(monkeypatch, size_mib, largest_mib):
+    found = [{"size_bytes": largest_mib * MIB}, {"size_bytes": MIB}] if largest_mib else []
+    monkeypatch.setattr(store_learning.topology, "caches", lambda: found)
+    least = (largest_mib or 128) // 8
+    assert store_learning.is_learnt(size_mib * MIB)
+    assert not store_learning.is_learnt(least * MIB - 4096)
+    assert not store_learning.is_learnt(1025 * MIB)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_auto_learns_from_every_piece_and_zeroes_all_of_them(monkeypatch, threads):
+    monkeypatch.setattr(store_learning, "is_learnt", lambda _: True)
+    state = set_up(Case("zeroing", "auto", "4KiB", 8 * MIB + 4096))
+    state.ctl.max_threads = threads
+    for _ in range(3):
+        state.before()
+        result = engine.run(0, state.size, state.ctl)
+        state.check()
+    note = state._notes[0 if result.threads == 1 else 1]
+    assert note[store_learning.TURN] >= 3 * 9  # pieces of 1 MiB, and one of 4 KiB
+    assert (note[:2] > 0).all()
+    state.close()
 
 
 @pytest.mark.parametrize("kind", ["4KiB", "2MiB"])

@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from numba import njit
 
-from ktask import engine, memory, native, store_choice, topology
+from ktask import engine, memory, native, store_choice, store_learning, topology
 from ktask.task import Ctl
 from ktask.thread_functions import thread_func
 from ktask.workloads import Case, Method, Option, Workload, expect
@@ -85,6 +85,25 @@ def zero(start, end, base, page_size, n_pages, alone, together):
     """Zero resident pages by one kind of store if the chunk is all there is, by another if it is a part."""
     kind = alone if end - start == n_pages else together
     _zero(base + start * page_size, base + end * page_size, kind)
+    return 0
+
+
+LEARNT = (STORES.index("memset"), STORES.index("nontemporal"))
+
+
+@thread_func(cache=True)
+def zero_learning(start, end, base, page_size, n_pages, notes, piece):
+    """Zero resident pages in pieces of some bytes, by memset or by non-temporal stores, as these do here."""
+    note = notes if end - start == n_pages else notes + 8 * store_learning.WORDS
+    at, last = base + start * page_size, base + end * page_size
+    clock = native.stack_1k()
+    before = native.clock_ns(native.CLOCK_MONOTONIC, clock)
+    while at < last:
+        stop, choice = min(last, at + piece), store_learning.choose(note)
+        _zero(at, stop, LEARNT[choice])
+        after = native.clock_ns(native.CLOCK_MONOTONIC, clock)
+        store_learning.learn(note, choice, stop - at, after - before)
+        at, before = stop, after
     return 0
 
 
@@ -185,9 +204,14 @@ class Resident(_Zeroing):
     def __init__(self, case: Case):
         super().__init__(case)
         self.region.advise(memory.MADV_POPULATE_WRITE)
-        kinds = store_kinds(case.method, self.region.size_bytes)
-        args = (self.region.address, case.page_size, self.size, *kinds)
-        self.ctl = Ctl(zero, args, case.min_chunk_pages)
+        where = self.region.address, case.page_size, self.size
+        if case.method == "auto" and store_learning.is_learnt(self.operations):
+            self._notes = store_learning.notes()
+            args = (*where, self._notes.ctypes.data, store_learning.piece_bytes(self.operations))
+            self.ctl = Ctl(zero_learning, args, case.min_chunk_pages)
+        else:
+            kinds = store_kinds(case.method, self.operations)
+            self.ctl = Ctl(zero, (*where, *kinds), case.min_chunk_pages)
 
     def before(self) -> None:
         self._dirty()
