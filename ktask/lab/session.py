@@ -76,6 +76,7 @@ def _progress(rules: Protocol, quiet: bool) -> Iterator[Any]:
 
     with tqdm(total=rules.most, desc="rounds", leave=False, delay=1) as bar:
         yield lambda done: bar.update(done - bar.n)
+        bar.total = bar.n  # enough, before the most: nothing that a notebook should paint red
 
 
 def summary(cell: Cell) -> pd.DataFrame:
