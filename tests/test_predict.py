@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.special import ndtri
 
 from ktask import cli
 from ktask.models import laws, learn, published, scores
@@ -376,6 +377,12 @@ def test_machines_are_predicted_by_laws_that_never_saw_them(learner, monkeypatch
     assert result["score"]["p90_ape_pct"] <= 25
     assert result["score"]["coverage"] >= 0.85 and result["rates"]["coverage"] >= 0.85
     assert "other machines" in result["split"]["laws"]
+
+
+def test_one_thread_alone_may_be_slower_or_faster_than_its_share():
+    start = laws.SlowStart(odds=0.2, mean=0.3, fast_odds=0.1, fast_mean=0.2)
+    size_one = np.full(3, ndtri(math.exp(-1)))
+    assert start.value(np.array([-9.0, 0.0, 9.0]), size_one) == pytest.approx([0.3, 0.0, -0.2])
 
 
 def test_the_usual_values_are_those_learned_from_the_design_tables(learner):

@@ -61,14 +61,20 @@ class SlowStart:
     """One thread alone may be slower than its share of many: it reaches across nodes, or its caches are cold.
 
     This happens to a part of the curves (`odds`), by a factor whose logarithm is exponentially distributed.
+    To some (`fast_odds`) the opposite happens: with nobody beside it, one thread waits for no lock, and
+    what the second one costs tells nothing about the third.
     """
 
-    odds: float = 0.198
-    mean: float = 0.225
+    odds: float = 0.207
+    mean: float = 0.207
+    fast_odds: float = 0.2
+    fast_mean: float = 0.1
 
     def value(self, whether: Array, how_much: Array) -> Array:
         """Return the logarithm of the factor by which one thread is slower than the law, from two normals."""
-        return np.where(whether < ndtri(self.odds), -self.mean * np.log(ndtr(how_much)), 0.0)
+        size = -np.log(ndtr(how_much))
+        fast = np.where(whether > ndtri(1 - self.fast_odds), -self.fast_mean * size, 0.0)
+        return np.where(whether < ndtri(self.odds), self.mean * size, fast)
 
 
 @dataclass(frozen=True)
@@ -161,11 +167,11 @@ def _crowded(threads: int, lock_share: Array, handover: Array) -> Array:
 # What is usual over the design tables, as `ktask.models.learn` finds it: how often a law is the best one, and
 # median and spread of each of its parameters.
 USUAL: dict[str, tuple[float, dict[str, tuple[float, float]]]] = {
-    "amdahl": (0.055, {"serial": (0.0647, 2.0)}),
-    "gustafson": (0.019, {"serial": (0.107, 2.79)}),
-    "usl": (0.087, {"contention": (0.0615, 2.07), "crosstalk": (0.00112, 1.54)}),
-    "roof": (0.743, {"serial": (0.118, 2.68), "roof_threads": (10.6, 0.515), "sharpness": (5.31, 0.87)}),
-    "lock": (0.096, {"lock_share": (0.0786, 1.55), "handover": (0.0112, 1.61)}),
+    "amdahl": (0.058, {"serial": (0.0627, 1.98)}),
+    "gustafson": (0.016, {"serial": (0.0964, 2.72)}),
+    "usl": (0.097, {"contention": (0.0587, 2.05), "crosstalk": (0.00106, 1.53)}),
+    "roof": (0.72, {"serial": (0.115, 2.63), "roof_threads": (10.4, 0.486), "sharpness": (5.5, 0.901)}),
+    "lock": (0.109, {"lock_share": (0.0866, 1.57), "handover": (0.0104, 1.61)}),
 }
 ABOUT = {
     "serial": "{:.1%} of the work is serial",

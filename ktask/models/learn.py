@@ -133,7 +133,7 @@ class _Draws(NamedTuple):
     ----------
     normals : ndarray, shape (examples, draws, parameters)
     slow : ndarray, shape (examples, draws)
-        Logarithm of the factor by which one thread is slower; 0 if it is not.
+        Logarithm of the factor by which one thread is slower; 0 if it is not, or faster.
     log_evidence : ndarray, shape (examples,)
     """
 
@@ -153,7 +153,7 @@ def _draws(law: Law, curves: Sequence[Curve]) -> _Draws:
         evidence.append(found.log_evidence)
     all_normals = np.array(normals)
     slow = law.slow_start.value(all_normals[..., -2], all_normals[..., -1])
-    return _Draws(all_normals[..., :-2], slow, np.array(evidence))
+    return _Draws(all_normals[..., :-2], np.maximum(slow, 0), np.array(evidence))
 
 
 @dataclass

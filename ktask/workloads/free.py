@@ -81,10 +81,10 @@ class Free:
         self.operations = self.region.size_bytes
         args = (self.region.address, case.page_size)
         self.ctl = Ctl(self.thread_func, args, case.min_chunk_pages)
-        self._fill = Ctl(populate, args, case.min_chunk_pages, max_threads=1 << 16)
+        self.fill = Ctl(populate, args, case.min_chunk_pages, max_threads=1 << 16)
 
     def before(self) -> None:
-        result = engine.run(0, self.size, self._fill)
+        result = engine.run(0, self.size, self.fill)
         expect(result.error == 0, f"populating the range failed: {os.strerror(result.error)}")
         present = self.region.present()
         expect(bool(present.all()), f"{np.count_nonzero(~present)} pages were missing before the free")
