@@ -51,6 +51,30 @@ def test_findings_are_well_formed(tmp_path, name):
             assert finding.remedy
 
 
+@pytest.mark.parametrize(
+    ("state", "action", "module", "expected"),
+    [
+        ("on", "pageout", "N", ("warning", "on: pageout")),
+        ("on", "stat", "N", ("note", "on: stat")),
+        ("on", None, "N", ("note", "on: stat")),
+        ("off", "pageout", "N", None),
+        ("off", None, "Y", ("warning", "on: pageout")),
+    ],
+)
+def test_a_watcher_of_memory_that_takes_pages_away_is_found(tmp_path, state, action, module, expected):
+    kdamond = tmp_path / "sys/kernel/mm/damon/admin/kdamonds/0"
+    scheme = kdamond / "contexts/0/schemes/0"
+    switch = tmp_path / "sys/module/damon_reclaim/parameters/enabled"
+    for file, text in ((kdamond / "state", state), (scheme / "action", action), (switch, module)):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text + "\n") if text else None
+    found = {finding.name: finding for finding in diagnose(tmp_path)}.get("damon")
+    assert (found and level_and_value(found)) == expected
+    if action == "pageout" and found:
+        assert "takes away" in found.means
+        assert "kdamonds" in found.remedy
+
+
 def test_diagnosis_changes_nothing(tmp_path):
     root = plant("laptop", tmp_path)
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}

@@ -210,3 +210,10 @@ def test_unknown_names_list_what_there_is():
     with pytest.raises(ValueError, match="page kind '3KiB' is unknown"):
         workloads.why_not(Case("zeroing", "populate", "3KiB", MIB))
     assert "works on 4KiB pages, not on THP" in workloads.why_not(Case("page_walk", "pagemap", "THP", MIB))
+
+
+def test_every_method_says_what_ends_its_scaling():
+    silent = [
+        (name, m.name) for name, known in workloads.registry().items() for m in known.methods if not m.limit
+    ]
+    assert silent == []

@@ -551,6 +551,22 @@ def check_numa_balancing(exam: Examination) -> Finding | None:
     )
 
 
+def check_damon(exam: Examination) -> Finding | None:
+    """Look for the kernel's watcher of memory accesses, and for one that takes pages away."""
+    actions = exam.facts.get("damon")
+    if not actions:
+        return None
+    means = (
+        "The kernel (kdamond) samples which pages are in use, on CPU time of its own, and follows every "
+        "mapping of a page: beside 1 TiB of mappings of one file it took up to a whole CPU."
+    )
+    if "pageout" in actions:
+        means += " What is not touched for a while it takes away: file pages, and with swap all others."
+    level = "note" if actions == ["stat"] else "warning"
+    remedy = "`echo off | sudo tee /sys/kernel/mm/damon/admin/kdamonds/*/state` while measuring"
+    return Finding("damon", f"on: {', '.join(actions)}", level, means, remedy)
+
+
 def check_aslr(exam: Examination) -> Finding | None:
     """Look for random addresses: another page-table layout in each process."""
     mode = exam.facts.get("aslr")
@@ -612,6 +628,7 @@ CHECKS: tuple[Callable[[Examination], Finding | None], ...] = (
     check_cold_memory,
     check_swap,
     check_numa_balancing,
+    check_damon,
     check_aslr,
     check_mitigations,
     check_virtualisation,

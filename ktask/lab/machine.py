@@ -359,6 +359,22 @@ def collect_settings(root: Path) -> Facts:
 # --- process -------------------------------------------------------------------------------------------
 
 
+def collect_damon(root: Path) -> Facts:
+    """Record what the kernel's watcher of memory accesses, DAMON, does where it runs."""
+    kdamonds = [path for _, path in numbered(root / "sys/kernel/mm/damon/admin/kdamonds", "")]
+    running = [path for path in kdamonds if read_text(path / "state") == "on"]
+    contexts = [context for path in running for _, context in numbered(path / "contexts", "")]
+    actions = [
+        read_text(scheme / "action")
+        for context in contexts
+        for _, scheme in numbered(context / "schemes", "")
+    ]
+    modules = {"damon_reclaim": "pageout", "damon_lru_sort": "lru_prio", "damon_stat": "stat"}
+    switches = {name: root / "sys/module" / name / "parameters/enabled" for name in modules}
+    actions += [modules[name] for name, switch in switches.items() if read_text(switch) == "Y"]
+    return {"damon": sorted({text for text in actions if text}) or (["stat"] if running else None)}
+
+
 def collect_load(root: Path) -> Facts:
     """Record the load averages over 1, 5 and 15 minutes."""
     match = re.match(r"([0-9.]+) ([0-9.]+) ([0-9.]+) ", read_text(root / "proc/loadavg") or "")
@@ -454,6 +470,7 @@ COLLECTORS: tuple[Callable[[Path], Facts], ...] = (
     collect_memory,
     collect_huge_pages,
     collect_settings,
+    collect_damon,
     collect_load,
     collect_limits,
     collect_python,
