@@ -374,8 +374,8 @@ WORKLOAD = Workload(
             "a radix table in arrays, walked from the root down: no lock, the bandwidth of reading ends it",
             "model",
             ("4KiB",),
-            limit="The memory: there is no lock. Scattered tables wait for the first lines of each, which "
-            "nothing but the walk itself fetches ahead.",
+            limit="The memory: there is no lock. If tables are scattered, counting: seven instructions "
+            "per cache line, so that fewer lines are waited for at once.",
             options=(LAYOUT, PID, DEPTH, ORDER_OF_TABLES),
         ),
         Method(

@@ -356,7 +356,7 @@ WORKLOAD = Workload(
         ),
         Method(
             "auto",
-            "resident memory, by the kind of store that a calibration found fastest at this size",
+            "resident memory, by what store is fastest at the size: calibrated, or learnt on the way",
             probe=no_populate,
             limit=BANDWIDTH,
             **RESIDENT,
