@@ -138,7 +138,7 @@ WORKLOAD = Workload(
             tuple(memory.PAGE_KINDS),
             probe=no_populate,
             limit="mmap_lock, held for writing from the search for the mapping to the last entry: threads "
-            "take turns, asleep in do_mprotect_pkey.",
+            "take turns, spinning while the holder runs (rwsem) and else asleep in do_mprotect_pkey.",
         ),
         Method(
             "uffd_wp",
