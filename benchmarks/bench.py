@@ -439,7 +439,7 @@ def main() -> None:
     results = []
     kinds = (contests, page_walk_contests, zeroing_contests)
     for contest in itertools.chain.from_iterable(kind(options.short) for kind in kinds):
-        results.append(result_of(contest, 5 if options.short else contest.rounds))
+        results.append(result_of(contest, 3 if options.short else contest.rounds))
         contest.close()
         sys.stdout.write(render(results[-1]) + "\n\n")
         sys.stdout.flush()
