@@ -18,7 +18,7 @@ help: ## list the verbs
 	@echo
 	@echo "  GRID=full make report    a longer grid (quick, full, tiny, or a YAML file)"
 
-report: $(READY) ## measure this machine (3 minutes on two CPUs) and write reports/<run>.html
+report: $(READY) ## measure this machine (3 to 4 minutes on two CPUs) and write reports/<run>.html
 	@runs=$$($(BIN)/ktask sweep $(GRID) $(if $(RUN),--run $(RUN)) $(if $(SCHEDULER),--scheduler $(SCHEDULER))); \
 	  mapfile -t runs <<<"$$runs"; $(BIN)/ktask report "$${runs[@]}"
 

@@ -419,6 +419,14 @@ def test_what_limits_is_told_from_cpu_time(cpu_share, expected):
     assert limits.limits_table(tables.scaling_table(run)).limit.tolist() == [expected]
 
 
+def test_a_lock_that_is_spun_on_is_told_from_one_that_is_slept_on():
+    run = one_path({2: 0.95})
+    run.records.loc[~run.records.baseline, ["cpu_user_s", "cpu_system_s"]] *= 0.83
+    row = limits.limits_table(tables.scaling_table(run)).iloc[0]
+    assert (row.busy, row.cpu_cost) == (pytest.approx(0.8, abs=0.02), pytest.approx(1.75, abs=0.05))
+    assert row.limit == "busy"  # 34 % of the thread time is more CPU time, 20 % were spent off the CPU
+
+
 def test_the_roof_is_the_highest_user_space_rate(scaling):
     roof = limits.memory_roof(scaling)
     assert roof.label == "nontemporal, 2 threads"

@@ -11,7 +11,6 @@ from ktask.report import markup, words
 from ktask.report.tables import CASE, PATH, sort_cases
 
 GOOD_EFFICIENCY = 0.9  # this much of the ideal speedup counts as "scales"
-BUSY_SHARE = 0.85  # threads that ran for this share of the wall time were not waiting
 NEAR_ROOF = 0.85  # this share of the highest user-space rate leaves nothing to gain
 LOSSES = ("start", "gaps", "end", "slower")
 TRACED = ("chunks", "spread", "apart", "traced_s")
@@ -144,9 +143,10 @@ def _limit_of_chunks(row: pd.Series) -> str:
         return "roof"
     if row["alone_low"] > 1 and row["cutting"] >= MOST_OF_IT * lost:
         return "cutting"
-    if np.isnan(row["busy"]):
+    if np.isnan(row["busy"]) or np.isnan(row["cpu_cost"]):
         return "unknown"
-    return "busy" if row["busy"] >= BUSY_SHARE else "waiting"
+    more_cpu = row["busy"] * (1 - 1 / row["cpu_cost"])  # of the thread time, as is what was spent off the CPU
+    return "busy" if more_cpu >= 1 - row["busy"] else "waiting"
 
 
 def finding(limits: pd.DataFrame) -> Markup:
