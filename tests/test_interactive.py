@@ -12,7 +12,7 @@ from test_measure import PLAIN, Bench
 
 import ktask
 from ktask import show
-from ktask.lab import keep, session
+from ktask.lab import keep, progress, session
 from ktask.lab.measure import Protocol, measure
 from ktask.lab.records import load_run
 from ktask.lab.traces import read_traces
@@ -77,6 +77,16 @@ def test_tables_are_shown_with_three_digits_and_sizes():
     text = session.shown(table).to_html()
     assert [part in text for part in ("12.3<", "4 KiB", ">7<", "12.34")] == [True, True, True, False]
     assert session.shown(None) is None
+
+
+def test_loops_that_people_wait_for_have_a_bar_that_goes(monkeypatch, capsys):
+    assert list(progress.watched([1, 2], "ways")) == [1, 2]
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(progress, "DELAY_S", 0)
+    assert list(progress.watched({1: 2}.items(), "ways")) == [(1, 2)]
+    shown = capsys.readouterr().err
+    assert "ways: 100%" in shown or "ways:   0%" in shown
+    assert shown.endswith("\r")
 
 
 # --- knobs ------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import pandas as pd
 
 from ktask import engine, memory, topology, workloads
 from ktask.lab import stats
+from ktask.lab.progress import watched
 from ktask.lab.units import fmt_size, parse_size
 from ktask.workloads import Case
 
@@ -62,7 +63,7 @@ def interleaved(
     """Call each once per round, in random order; return the samples without those of the first round."""
     random, names = np.random.default_rng(seed), list(calls)
     found: dict[Any, list[Sample]] = {name: [] for name in names}
-    for _ in range(rounds + 1):
+    for _ in watched(range(rounds + 1), "rounds"):
         for k in random.permutation(len(names)):
             found[names[k]].append(calls[names[k]]())
     return {name: samples[1:] for name, samples in found.items()}
@@ -111,7 +112,7 @@ def ways(size: str | int, page_kind: str, threads: int | None = None, rounds: in
     """
     threads = threads or topology.cpu_count()
     rows = []
-    for method in WAYS:
+    for method in watched(WAYS, "ways"):
         case = _case(method, size, page_kind)
         if workloads.why_not(case) is None:
             chunk = max(2 * MIB, case.size_bytes // (16 * threads))
@@ -162,7 +163,8 @@ def zone_lock(
         even if handing the lock over were free), `contended` (share of the takings that found it taken).
     """
     threads = threads or topology.cpu_count()
-    return pd.DataFrame([_lock_row(size, setting, threads, rounds, work) for setting in settings])
+    rows = [_lock_row(size, one, threads, rounds, work) for one in watched(settings, "settings")]
+    return pd.DataFrame(rows)
 
 
 def _lock_row(

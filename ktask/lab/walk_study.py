@@ -8,6 +8,7 @@ import pandas as pd
 
 from ktask import engine, workloads
 from ktask.lab import stats
+from ktask.lab.progress import watched
 from ktask.lab.units import parse_size
 from ktask.workloads import Case
 
@@ -23,7 +24,7 @@ def walk_rates(size: str | int, threads: Sequence[int] = (1, 2), repetitions: in
     left out.
     """
     rows = []
-    for method in METHODS:
+    for method in watched(METHODS, "methods"):
         for layout in LAYOUTS:
             options = () if layout == "dense" else (("layout", layout),)
             case = Case("page_walk", method, "4KiB", parse_size(size), options=options)

@@ -10,6 +10,7 @@ import pandas as pd
 
 from ktask import memory, topology, workloads
 from ktask.lab.free_study import Sample, interleaved, row_of, sample
+from ktask.lab.progress import watched
 from ktask.lab.units import fmt_size, parse_size
 from ktask.memory import GIB, MIB
 from ktask.workloads import Case
@@ -49,7 +50,7 @@ def ways(
     """
     threads = threads or topology.cpu_count()
     rows = []
-    for label, (workload, method, kind, options) in entries.items():
+    for label, (workload, method, kind, options) in watched(entries.items(), "ways"):
         case = Case(workload, method, kind, parse_size(size), options=options)
         if workloads.why_not(case) is None:
             found = _samples(case, (1, threads), rounds)
@@ -87,7 +88,7 @@ def stores(
     """
     threads = threads or topology.cpu_count()
     rows = []
-    for size in map(parse_size, sizes):
+    for size in map(parse_size, watched(sizes, "sizes")):
         for method in STORES:
             case = Case("zeroing", method, page_kind, size)
             if workloads.why_not(case) is not None or size > memory.budget_bytes():
