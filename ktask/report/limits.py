@@ -220,14 +220,12 @@ def _evidence(row: pd.Series) -> str:
         parts.append(f"CPU time {words.value(row, 'cpu_cost')} times that of the serial call")
         parts.append(f"on the CPU {words.percent(row['busy'])} of the time")
     if row["limit"] == "cutting":
-        parts.append(f"one thread in the same chunks takes {_alone_text(row)} times as long as in one piece")
+        parts.append(
+            f"one thread in the same chunks takes {words.value(row, 'alone')} times as long as in one piece"
+        )
     if np.isfinite(row["roof_share"]):
         parts.append(f"{words.percent(row['roof_share'])} of the highest user-space rate")
     return f" ({', '.join(parts)})" if parts else ""
-
-
-def _alone_text(row: pd.Series) -> str:
-    return words.value(row, "alone") if np.isfinite(row["alone"]) else units.NO_VALUE
 
 
 WORTH_SHOWING = 0.005  # a loss below this on every path rounds to 0 %
@@ -265,7 +263,7 @@ def table(limits: pd.DataFrame, key: str) -> Markup:
             words.value(row, "efficiency", units.PERCENT),
             words.value(row, "cpu_cost"),
             words.percent(row["busy"]),
-            *[_alone_text(row)] * has_alone,
+            *[words.value(row, "alone")] * has_alone,
             *(words.percent(row[name]) for name in shown),
             LIMIT_LABELS[row["limit"]],
         )
