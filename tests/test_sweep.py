@@ -449,7 +449,7 @@ def killed_and_resumed(start, path, kills, cells, random):
     for moment in sorted(random.uniform(0, cells) for _ in range(kills)):
         process = start("--resume --json")
         wait_for(lambda p=process, m=moment: len(found()) >= int(m) or p.poll() is not None, "a record")
-        time.sleep(random.uniform(0.1, 1.0))
+        time.sleep(random.uniform(0.1, 1.5))
         started = descendants(process.pid)
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
