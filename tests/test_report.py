@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import yaml
 from matplotlib.figure import Figure as Drawing
+from nbformat import v4
 
 from ktask.lab import units
 from ktask.lab.flags import flag_effects
@@ -911,6 +912,16 @@ def test_the_same_run_gives_the_same_bytes(run_path, html_path, tmp_path):
     assert again.read_bytes() == html_path.read_bytes()
     assert len(steps) == 3
     assert [file.name for file in tmp_path.iterdir()] == ["again.html"]
+
+
+def test_a_progress_bar_is_not_in_the_page():
+    bar = {"application/vnd.jupyter.widget-view+json": {"model_id": "ab"}, "text/plain": "figures: 18%"}
+    line = v4.new_output("stream", name="stderr", text="figures: 20%")
+    drawing = v4.new_code_cell(outputs=[v4.new_output("display_data", bar), line])
+    cells = [drawing, v4.new_markdown_cell("## Method")]
+    html = page.to_html(v4.new_notebook(cells=cells), "title")
+    assert "figures" not in html
+    assert html.count("Method") == 1
 
 
 def test_two_machines_in_one_report():

@@ -1,8 +1,8 @@
 """The report as a notebook calls it: one method per place in the story, each returns a piece of the page."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from ktask.lab import notebooks, units
+from ktask.lab.progress import watched
 from ktask.lab.records import load_run
 from ktask.report import (
     advice,
@@ -70,8 +71,9 @@ class Report:
     @cached_property
     def figures(self) -> dict[str, Figure]:
         """All figures by key, numbered in the order of the page."""
-        drawn = [figure for study in self.studies for figure in study.figures()]
-        drawn += filter(None, [reproduction.published_figure(self.studies)])
+        todo = [draw for study in self.studies for draw in study.drawings()]
+        todo.append(partial(reproduction.published_figure, self.studies))
+        drawn = filter(None, [draw() for draw in watched(todo, "figures")])
         return {figure.key: replace(figure, number=i) for i, figure in enumerate(_in_page_order(drawn), 1)}
 
     def _figure(self, key: str) -> Markup:
@@ -295,7 +297,7 @@ def _notebook(workload: str) -> str:
     return known if workload else "the notebooks of all workloads"
 
 
-def _in_page_order(drawn: list[Figure]) -> list[Figure]:
+def _in_page_order(drawn: Iterable[Figure]) -> list[Figure]:
     """Return the figures as the page shows them: noise of all runs, results, then crossovers."""
     last = (MODEL_KEY, RESIDUALS_KEY, words.CROSSOVER_KEY, PUBLISHED_KEY, PREDICTION_KEY)
 

@@ -1,9 +1,9 @@
 """One run on one machine with everything the report derives from it."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -81,28 +81,28 @@ class Study:
         """Return an anchor that no other run has."""
         return f"{name}-{words.figure_key('run', self.label)}" if self.label else name
 
-    def figures(self) -> Iterator[Figure]:
-        """Draw everything there is data for, in the order of the page."""
-        yield from filter(None, [figures.aa_figure(self.run, self.floors, self.key(words.NOISE_KEY))])
+    def drawings(self) -> list[Callable[[], Figure | None]]:
+        """Return one function per figure, in the order of the page; it gives None without data."""
+        floors, borders = self.floors, machine.thread_borders(self.run.machine)
+        found = [partial(figures.aa_figure, self.run, floors, self.key(words.NOISE_KEY))]
         for workload in self.workloads:
-            keys = {kind: self.key(words.figure_key(kind, workload)) for kind in FIGURE_KINDS}
-            floor = tables.floor_of(self.floors, workload)
-            drawn = (
-                figures.speedup_figure(
-                    self.scaling, workload, keys["speedup"], floor, machine.thread_borders(self.run.machine)
-                ),
-                timeline.timeline_figure(self.limits, self.traces, workload, keys["timeline"]),
-                figures.throughput_figure(self.scaling, workload, keys["throughput"]),
-                figures.distribution_figure(self.run, workload, keys["distribution"]),
+            speedup, lanes, throughput, distribution = (
+                self.key(words.figure_key(kind, workload)) for kind in FIGURE_KINDS
             )
-            yield from filter(None, drawn)
-        modelled = (
-            model_figures.model_figure(self.fits, self.key(model_figures.MODEL_KEY)),
-            model_figures.residuals_figure(self.fits, self.key(model_figures.RESIDUALS_KEY)),
-            figures.crossover_figure(self.scaling, self.key(words.CROSSOVER_KEY)),
-            relatives.prediction_figure(self.relatives, self.key(relatives.PREDICTION_KEY)),
-        )
-        yield from filter(None, modelled)
+            floor = tables.floor_of(floors, workload)
+            found += [
+                partial(figures.speedup_figure, self.scaling, workload, speedup, floor, borders),
+                partial(timeline.timeline_figure, self.limits, self.traces, workload, lanes),
+                partial(figures.throughput_figure, self.scaling, workload, throughput),
+                partial(figures.distribution_figure, self.run, workload, distribution),
+            ]
+        return [
+            *found,
+            partial(model_figures.model_figure, self.fits, self.key(model_figures.MODEL_KEY)),
+            partial(model_figures.residuals_figure, self.fits, self.key(model_figures.RESIDUALS_KEY)),
+            partial(figures.crossover_figure, self.scaling, self.key(words.CROSSOVER_KEY)),
+            partial(relatives.prediction_figure, self.relatives, self.key(relatives.PREDICTION_KEY)),
+        ]
 
 
 def split_hosts(run: Run) -> list[Run]:
