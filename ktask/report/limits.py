@@ -248,24 +248,24 @@ def table(limits: pd.DataFrame, key: str) -> Markup:
         "Path",
         "Size",
         "Threads",
+        "Limit",
         "Share of ideal",
         "CPU time ratio",
         "On CPU",
         *["Chunks, 1 thread"] * has_alone,
         *shown.values(),
-        "Limit",
     ]
     rows = [
         (
             words.path_label(row),
             units.fmt_size(row["size_bytes"]),
             row["threads"],
+            LIMIT_LABELS[row["limit"]],
             words.value(row, "efficiency", units.PERCENT),
             words.value(row, "cpu_cost"),
             words.percent(row["busy"]),
             *[words.value(row, "alone")] * has_alone,
             *(words.percent(row[name]) for name in shown),
-            LIMIT_LABELS[row["limit"]],
         )
         for _, row in limits.iterrows()
     ]
@@ -279,4 +279,6 @@ def table(limits: pd.DataFrame, key: str) -> Markup:
         )
     if limits["traced_s"].notna().any():
         caption += " Losses are shares of threads times wall time in one traced repetition; 0 % is left out."
-    return markup.table(columns, rows, caption=caption, key=key, numeric=columns[1:-1])
+    return markup.table(
+        columns, rows, caption=caption, key=key, numeric=[one for one in columns[1:] if one != "Limit"]
+    )
