@@ -46,7 +46,8 @@ def test_the_true_law_wins_where_it_was_not_shown():
     roof = explain.compare_laws(curve_of(laws.roof, 0.01, 6.0, 8.0))
     assert roof.law[0] == "roof" and roof.held_out_pct[0] < 2
     assert roof.says[0].endswith("of the work is serial; saturates at 6.0 threads")
-    assert float(roof.says[0].partition("%")[0]) == pytest.approx(1.0, abs=0.15)
+    assert roof.says[0].startswith("at most ")  # a hundredth is too little to be told from nothing
+    assert 1.0 < float(roof.says[0].split()[2].rstrip("%")) < 5.0
     amdahl = explain.compare_laws(curve_of(laws.amdahl, 0.2)).set_index("law")
     assert amdahl.held_out_pct["amdahl"] < 1 < amdahl.held_out_pct["gustafson"]
     assert amdahl["share"].sum() == pytest.approx(1)

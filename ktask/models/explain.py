@@ -14,17 +14,26 @@ from ktask.models.predict import curve_rows
 from ktask.models.table import Curve
 
 SLOW_START_WORTH_SAYING = 1.05
+WIDE = 3.0  # an interval whose ends are farther apart than this tells a bound, and no value
 # To explain, all laws start with the same odds: with those of the published curves a serial share alone would
 # be told as a far roof, which is 14 times as usual.
 EVEN = tuple(replace(law, weight=1 / len(LAWS)) for law in LAWS)
 
 
 def say(found: LawFit, slow_start: float = 1.0) -> str:
-    """Return what a law says about a curve: "2.1% of the work is serial; saturates at 9.3 threads"."""
+    """Return what a law says about a curve: "2.1% of the work is serial; saturates at 9.3 threads".
+
+    A share of which only the upper end is known is told as "at most"; other such parameters are not told.
+    """
     parts = []
     for parameter in found.law.parameters:
-        if parameter.about and found.settled(parameter.name):
-            parts.append(parameter.about.format(found.parameters()[parameter.name]["value"]))
+        if not (parameter.about and found.settled(parameter.name)):
+            continue
+        known = found.parameters()[parameter.name]
+        if known["high"] <= WIDE * known["low"]:
+            parts.append(parameter.about.format(known["value"]))
+        elif parameter.share:
+            parts.append("at most " + parameter.about.format(known["high"]))
     if slow_start > SLOW_START_WORTH_SAYING:
         parts.append(f"one thread alone is {slow_start:.2f} times slower than its share")
     return "; ".join(parts) or "the times do not settle its parameters"
