@@ -499,14 +499,17 @@ def _calibrate(run: str, out: str | None, as_json: bool) -> None:
 
 
 def _render_contention(result: dict[str, Any]) -> str:
-    lines = [f"{'case':5} {'of':10} {'threads':>7} {'published':>10} {'simulated':>10} {'error':>8}  variant"]
+    head = f"{'case':5} {'of':10} {'threads':>7} {'published':>10} {'± sd':>7} {'simulated':>10} {'error':>8}"
+    lines = [f"{head}  variant"]
     for row in result["rows"]:
         threads = "–" if row["kernel_threads"] is None else f"{row['kernel_threads']:.0f}"
         error = "fit" if row["calibrated_on"] else f"{row['error_pct']:+.1f} %"
+        spread = "–" if row["spread_pct"] is None else f"{row['spread_pct']:.1f} %"
         line = f"{row['setting']:5} {row['kind']:10} {threads:>7} {fmt_time(row['published_s']):>10}"
         handed = {"yes": ", handed over", "no": ", not handed over"}.get(row["renice"], "")
         handed = "" if "handover" in row["variant"] else handed
-        lines.append(f"{line} {fmt_time(row['simulated_s']):>10} {error:>8}  {row['variant']}{handed}")
+        simulated = fmt_time(row["simulated_s"])
+        lines.append(f"{line} {spread:>7} {simulated:>10} {error:>8}  {row['variant']}{handed}")
     score = result["score"]
     abouts = {
         "alone": "where task and load were published alone",
@@ -524,6 +527,7 @@ def _render_contention(result: dict[str, Any]) -> str:
             f"{score['median_ape_pct']:.1f} %, largest {score['max_ape_pct']:.1f} %; "
             "case/n: beside n threads of load",
             *parts,
+            "± sd: as published; in case 3 a spread whose kind is not defined",
         ]
     )
 
