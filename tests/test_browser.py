@@ -96,6 +96,13 @@ def test_nothing_sticks_out(page, width, scheme):
     assert page.run(STICKING_OUT) == []
 
 
+def test_in_a_wide_window_only_the_appendix_scrolls(page):
+    page.resize(1200)
+    cut_off = """[...document.querySelectorAll('.scroll')]
+      .filter(one => one.scrollWidth > one.clientWidth + 1).map(one => one.getAttribute('aria-label'))"""
+    assert all("every case and thread count" in label for label in page.run(cut_off))
+
+
 def test_narrow_columns_of_text_stay_readable(page):
     page.resize(320)
     thin = """[...document.querySelectorAll('td:not(.number)')].filter(cell =>
