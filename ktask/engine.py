@@ -26,6 +26,7 @@ from ktask.helpers import (
     Places,
     are_placed,
     caller_masks,
+    helper_tids,
     interrupts,
     may_renice,
     misplaced,
@@ -494,7 +495,9 @@ class Task:
         masks = caller_masks(wanted.caller, own)
         self.state[worker.CALLER_MASK : worker.CALLER_MASK + 3] = masks[:3]
         self.workers[1:, worker.W_PLACE] = wanted.helpers
-        self.kept += (masks,)
+        tids = helper_tids()
+        self.state[worker.HELPER_TIDS] = tids.ctypes.data
+        self.kept += (masks, tids)
 
     def remember_in(self, ctl: Ctl) -> None:
         """Keep with a control block how long this takes, and see there whether the next run will be short."""
@@ -617,6 +620,7 @@ class Task:
             ctx_involuntary=header[worker.USED_SWITCHES],
             chunks_per_thread=chunks_done,
             cpu_of_thread=cpus,
+            ended_s=tuple((end - header[worker.T0]) / 1e9 for end in self.workers[:, worker.W_END].tolist()),
             undone=undone,
             failed=tuple(self.prepared.translate(self.plan.chunk_bounds(p, i)) for p, i in failed),
             done=done,

@@ -129,6 +129,13 @@ def places(topo: topology.Topology, slots: tuple[int, ...], nids: tuple[int, ...
 _local = threading.local()  # libgomp keeps one team of helpers per calling thread
 
 
+def helper_tids() -> np.ndarray:
+    """Return where the thread numbers of the helpers of this thread are kept, always the same place."""
+    if not hasattr(_local, "tids"):
+        _local.tids = np.zeros(numba.config.NUMBA_NUM_THREADS, dtype=np.int64)
+    return _local.tids
+
+
 def are_placed(wanted: Places) -> bool:
     """Return whether this was the last request of this thread, and its helpers are where it wanted them."""
     return getattr(_local, "places", None) is wanted
@@ -144,7 +151,7 @@ def prepare(wanted: Places) -> None:
     n_bytes = mask_bytes(wanted.helpers)
     masks = np.stack([mask_of((cpu,), n_bytes) for cpu in (0, *wanted.helpers)])  # the caller's is not used
     with numba_threads(len(masks)):
-        settle(masks, np.zeros(len(masks), dtype=np.int32))
+        settle(masks, np.zeros(len(masks), dtype=np.int32), helper_tids())
     _local.places = wanted
 
 

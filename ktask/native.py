@@ -246,6 +246,12 @@ def clock_ns(clock, scratch):
     return load_plain(scratch) * 1_000_000_000 + load_plain(scratch + 8)
 
 
+@njit(cache=True, nogil=True)
+def thread_ns(tid, scratch):
+    """Return the CPU time of a thread of this process in nanoseconds (CPUCLOCK_SCHED | PERTHREAD)."""
+    return clock_ns((~tid << 3) | 6, scratch)
+
+
 @intrinsic
 def _keep(typingctx, value):
     """Have the compiler believe that `value` is needed, and changed."""

@@ -37,6 +37,10 @@ def _listed(values: Iterable[object], most: int = MOST_CHUNKS) -> str:
     return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")
 
 
+def _apart(result: Result) -> str:
+    return f", threads end {_seconds(result.apart_s)} apart" if result.apart_s > 0 else ""
+
+
 def result_html(result: Result) -> str:
     """Return what came of a task as an HTML table."""
     cpu_s = result.cpu_user_s + result.cpu_system_s
@@ -46,7 +50,7 @@ def result_html(result: Result) -> str:
             "outcome",
             "done" if not result.error else f"error {result.error}, {len(result.failed)} failed stretches",
         ),
-        ("wall time", _seconds(result.wall_s)),
+        ("wall time", _seconds(result.wall_s) + _apart(result)),
         ("CPU time", _seconds(cpu_s) + (f", {busy:.0%} of the threads' time" if busy == busy else "")),  # noqa: PLR0124
         ("threads", result.threads),
         ("chunks", f"{result.n_chunks} of up to {result.chunk_size} units"),

@@ -117,6 +117,8 @@ class Result(_Later):
         the whole process over the same span.
     chunks_per_thread, cpu_of_thread
         Chunks run by each thread, the caller first, and the CPU each ended on.
+    ended_s
+        When each thread found no more chunks, in seconds since the release.
     undone
         The stretches handed to `undo_func`, in order.
     done, finished
@@ -140,6 +142,7 @@ class Result(_Later):
     cpu_system_s: float = 0.0
     chunks_per_thread: tuple[int, ...] = ()
     cpu_of_thread: tuple[int, ...] = ()
+    ended_s: tuple[float, ...] = ()
     undone: tuple[tuple[Any, Any], ...] = ()
     failed: tuple[tuple[Any, Any], ...] = ()
     done: int = 0
@@ -149,6 +152,11 @@ class Result(_Later):
     faults_minor: int = 0
     ctx_involuntary: int = 0
     trace_rows: Sequence | None = field(default=None, repr=False)
+
+    @property
+    def apart_s(self) -> float:
+        """Seconds between the first thread that found no more chunks and the last; 0 for one alone."""
+        return max(self.ended_s, default=0.0) - min(self.ended_s, default=0.0)
 
     def _repr_html_(self) -> str:
         from ktask.show import result_html  # noqa: PLC0415  (not needed to run anything)

@@ -87,6 +87,36 @@ def test_two_threads_run_at_once_on_cpus_of_their_own():
     assert len(set(result.cpu_of_thread)) == 2
 
 
+@ktask.thread_func
+def count_up(start, end, sums):
+    for unit in range(start, end):
+        native.store(sums.ctypes.data, unit)
+    return 0
+
+
+@two_cpus
+def test_cpu_time_of_helpers_that_have_just_ended_is_counted():
+    sums = np.zeros(1, np.int64)
+    used = {}
+    for threads in (1, 2):
+        ctl = ktask.Ctl(count_up, (sums,), 1, max_threads=threads)
+        results = [ktask.run(0, 4_000_000, ctl) for _ in range(30)]
+        used[threads] = [r.cpu_user_s + r.cpu_system_s for r in results]
+    assert np.median(used[2]) > 0.8 * min(used[1])
+
+
+@two_cpus
+def test_threads_say_when_they_ended():
+    seen = np.zeros(100, np.int64)
+    result = ktask.run(0, 100, ktask.Ctl(mark, (seen,), 1, max_threads=2), trace=True)
+    last = result.trace.groupby("helper")["t1_s"].max()
+    assert len(result.ended_s) == result.threads
+    assert all(result.ended_s[w] >= end for w, end in last.items())
+    assert max(result.ended_s) <= result.wall_s
+    assert result.apart_s == max(result.ended_s) - min(result.ended_s)
+    assert ktask.run(0, 1, ktask.Ctl(mark, (seen,), 1)).apart_s == 0
+
+
 @two_cpus
 def test_affinity_of_the_caller_is_as_before():
     before = os.sched_getaffinity(0)

@@ -31,7 +31,7 @@ PROMISED = [
     "cpu_user_s", "cpu_system_s", "faults_minor", "ctx_involuntary", "steal_s", "verified",
     "flags", "started_at",
 ]
-ADDED = ["options", "calls"]  # since 1.1 and 1.2, at the end
+ADDED = ["options", "calls", "apart_s"]  # since 1.1, 1.2 and 1.3, at the end
 # fmt: on
 
 
@@ -69,6 +69,7 @@ def row(**changes):
         "started_at": datetime(2026, 11, 23, 5, 6, 7, 890123, tzinfo=UTC),
         "options": "layout=sparse",
         "calls": 3,
+        "apart_s": 0.02,
     } | changes
 
 
@@ -99,6 +100,7 @@ def test_files_from_before_options_are_read_as_having_none(tmp_path):
     pq.write_table(pq.read_table(tmp_path / "c.parquet").drop_columns(ADDED), tmp_path / "old.parquet")
     old = read_records(tmp_path / "old.parquet")
     assert (set(old["options"]), set(old["calls"])) == ({""}, {1})
+    assert old["apart_s"].isna().all()
 
 
 def test_what_is_written_is_read_again(tmp_path):

@@ -973,7 +973,7 @@ def test_thread_time_is_accounted_for(spans, start, gaps, end):
     found = limits.trace_losses(chunks(*spans))
     assert [found["start"], found["gaps"], found["end"]] == pytest.approx([start, gaps, end])
     assert sum(found[name] for name in ("start", "gaps", "end", "chunks")) == pytest.approx(1)
-    assert found["apart"] == pytest.approx(2 * end)  # of two threads, one of which ends with the task
+    assert found["traced_apart"] == pytest.approx(2 * end)  # of two threads, one of which ends with the task
 
 
 def traced(run, *spans):
@@ -988,7 +988,7 @@ def traced(run, *spans):
 @pytest.mark.parametrize(
     ("spans", "limit", "text"),
     [
-        ([(0, 0, 1), (1, 0.6, 1)], "start", "most is lost before a helper has its first chunk"),
+        ([(0, 0, 1), (1, 0.6, 1)], "start", "the largest loss is before a helper has its first chunk"),
         ([(0, 0, 1), (1, 0, 0.4)], "end", "imbalance"),
         ([(0, 0, 1), (1, 0, 0.1), (1, 0.7, 1)], "gaps", "between chunks"),
         ([(0, 0, 1), (1, 0, 1)], "busy", "the same work took them longer"),
@@ -1024,6 +1024,44 @@ def test_what_chunks_alone_cost_is_told_apart_from_what_threads_cost(alone, limi
     ]
     assert len(summary.claims(scaling, "here")) == 2
     assert "slower" not in summary.losses(scaling)
+
+
+@pytest.mark.parametrize(
+    ("speedup", "limit", "text"),
+    [
+        (1.98, "scales", "It is, or nearly: dontneed (4 KiB) 97 % of the ideal."),
+        (1.84, "near", "Not decided, as the interval holds 90 %: dontneed (4 KiB) 90.1 [88.9, 90.6] % of"),
+        (1.6, "busy", "the same work took them longer"),
+    ],
+)
+def test_what_scales_is_decided_by_the_whole_interval(speedup, limit, text):
+    found = limits.limits_table(tables.scaling_table(one_path({2: speedup}, noise=0.02)))
+    assert found.limit.tolist() == [limit]
+    assert text in limits.finding(found)
+
+
+def test_spinning_or_sleeping_is_left_open_where_the_intervals_do():
+    run = one_path({2: 1.2})
+    run.records.loc[~run.records.baseline, ["cpu_user_s", "cpu_system_s"]] *= 0.835
+    shaken = run.records.loc[~run.records.baseline, "cpu_system_s"]
+    run.records["cpu_system_s"] = run.records["cpu_system_s"].where(
+        run.records.baseline, shaken * np.resize([0.9, 1.1], len(run.records))[shaken.index]
+    )
+    found = limits.limits_table(tables.scaling_table(run))
+    assert found.limit.tolist() == ["both"]
+    assert "which of them costs more is not decided" in limits.finding(found)
+
+
+def test_how_far_apart_threads_end_is_told_over_all_repetitions():
+    run = one_path({2: 1.2})
+    run.records["apart_s"] = run.records["wall_s"] * np.where(run.records.baseline, 0, 0.04)
+    found, trace = traced(run, (0, 0, 1), (1, 0, 0.4))
+    caption = timeline.timeline_figure(found, trace, "free", "timeline-free").caption
+    told = "threads end 4.00 [4.00, 4.00] % (dontneed (4 KiB)) of the wall time apart."
+    assert f"Over all repetitions, n = 7, {told}" in caption
+    old, trace = traced(one_path({2: 1.2}), (0, 0, 1), (1, 0, 0.4))
+    caption = timeline.timeline_figure(old, trace, "free", "timeline-free").caption
+    assert "In the trace, the threads of a path end 60 % of its time apart." in caption
 
 
 def test_a_path_at_the_roof_is_told():

@@ -316,6 +316,7 @@ def _means(results: Sequence[Result]) -> dict[str, Any]:
     return {
         "calls": calls,
         "wall_s": sum(r.wall_s for r in results) / calls,
+        "apart_s": sum(r.apart_s for r in results) / calls,
         "cpu_user_s": sum(r.cpu_user_s for r in results) / calls,
         "cpu_system_s": sum(r.cpu_system_s for r in results) / calls,
         "faults_minor": round(sum(r.faults_minor for r in results) / calls),

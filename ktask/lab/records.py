@@ -23,7 +23,7 @@ from ktask.files import whole
 from ktask.lab import traces
 from ktask.lab.files import read_json, write_json
 
-SCHEMA_VERSION = "1.2"
+SCHEMA_VERSION = "1.3"
 
 # name, Frictionless type, Arrow type, what it is
 COLUMNS: tuple[tuple[str, str, pa.DataType, str], ...] = (
@@ -64,12 +64,17 @@ COLUMNS: tuple[tuple[str, str, pa.DataType, str], ...] = (
         pa.int32(),
         "calls in a row that the repetition is the mean of; steal, switches: all",
     ),
+    ("apart_s", "number", pa.float64(), "seconds from the first thread without more chunks to the last"),
 )
 SCHEMA = pa.schema([pa.field(name, kind) for name, _, kind, _ in COLUMNS])
 SKIPPED_COLUMNS = (
     *("cell_id", "workload", "backend", "method", "page_kind", "size_bytes", "reason", "failed", "options"),
 )
-_SINCE = {"options": "", "calls": 1}  # columns that older files lack, with what stands for them
+_SINCE = {
+    "options": "",
+    "calls": 1,
+    "apart_s": None,
+}  # columns that older files lack, with what stands for them
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,11 @@ from ktask.lab import stats, units
 from ktask.report import markup, words
 from ktask.report.tables import CASE, PATH, sort_cases
 
+# What is said of a path depends on these only where the whole interval is on one side.
 GOOD_EFFICIENCY = 0.9  # this much of the ideal speedup counts as "scales"
 NEAR_ROOF = 0.85  # this share of the highest user-space rate leaves nothing to gain
 LOSSES = ("start", "gaps", "end", "slower")
-TRACED = ("chunks", "spread", "apart", "traced_s")
+TRACED = ("chunks", "spread", "traced_apart", "traced_s")
 ALONE = ("alone", "alone_low", "alone_high")
 MOST_OF_IT = 0.5  # a cause that explains this share of a loss is named
 
@@ -41,8 +42,8 @@ def trace_losses(trace: pd.DataFrame) -> dict[str, float]:
 
     `start`: before the first chunk of each thread, all of it for a thread that got none; `gaps`: between
     chunks; `end`: after the last one; `chunks`: inside chunks. They add up to 1. `spread` is the longest
-    time inside chunks of any thread over the mean, and `apart` the share of the wall time between the first
-    and the last thread to end.
+    time inside chunks of any thread over the mean, and `traced_apart` the share of the wall time between the
+    first and the last thread to end.
     """
     threads, wall_s = int(trace["threads"].iloc[0]), float(trace["wall_s"].iloc[0])
     found = trace.groupby("helper").agg(first=("t0_s", "min"), last=("t1_s", "max"))
@@ -53,7 +54,7 @@ def trace_losses(trace: pd.DataFrame) -> dict[str, float]:
     parts = {"start": start, "gaps": gaps, "end": end, "chunks": spent.sum()}
     shares = {name: float(part / total_s) for name, part in parts.items()}
     apart = float(np.ptp(found["last"]) / wall_s)
-    return shares | {"spread": float(spent.max() / (spent.sum() / threads)), "apart": apart}
+    return shares | {"spread": float(spent.max() / (spent.sum() / threads)), "traced_apart": apart}
 
 
 def limits_table(scaling: pd.DataFrame, traces: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -62,7 +63,8 @@ def limits_table(scaling: pd.DataFrame, traces: pd.DataFrame | None = None) -> p
     With a trace of the cell, the columns of `trace_losses`, and `slower`: how much of the thread time inside
     chunks is more than the serial call took for the same work. `roof_share` is the share of `memory_roof`,
     for zeroing only. `alone` is the time of one thread in the same chunks over that of the serial call, and
-    `cutting` what that is of the thread time. `limit` is one of `LIMIT_LABELS`.
+    `cutting` what that is of the thread time, at the least that its interval allows. `limit` is one of
+    `LIMIT_LABELS`.
     """
     several = scaling[~scaling["baseline"].astype(bool) & (scaling["threads"] > 1) & (scaling["n"] > 0)]
     columns = ["roof_share", *LOSSES, *TRACED, "cutting", *ALONE]
@@ -72,6 +74,7 @@ def limits_table(scaling: pd.DataFrame, traces: pd.DataFrame | None = None) -> p
     roof = memory_roof(scaling)
     share = last["bandwidth"] / roof.bytes_per_s if roof else np.nan
     last["roof_share"] = np.where(last["workload"] == "zeroing", share, np.nan)
+    last["roof_share_low"] = last["roof_share"] * last["bandwidth_low"] / last["bandwidth"]
     found = pd.DataFrame([_losses(row, traces) for _, row in last.iterrows()], index=last.index)
     last = last.join(found.reindex(columns=[*LOSSES, *TRACED]))
     last = last.join(pd.DataFrame([_alone(row, scaling) for _, row in last.iterrows()], index=last.index))
@@ -98,11 +101,13 @@ def _alone(row: pd.Series, scaling: pd.DataFrame) -> dict[str, float]:
     one = chunked.iloc[0]
     ends = (one["speedup"], one["speedup_high"], one["speedup_low"])  # the inverse of a speedup
     found = {name: 1 / end for name, end in zip(ALONE, ends, strict=True)}
-    return found | {"cutting": (found["alone"] - 1) * row["base_wall"] / (row["threads"] * row["wall"])}
+    least = (found["alone_low"] - 1) * row["base_wall"] / (row["threads"] * row["wall"])
+    return found | {"cutting": least}
 
 
 LIMIT_LABELS = {
     "scales": "scales",
+    "near": "about 90 %",
     "start": "late start",
     "gaps": "between chunks",
     "end": "imbalance",
@@ -110,18 +115,21 @@ LIMIT_LABELS = {
     "cutting": "cutting",
     "busy": "busy, slower",
     "waiting": "waiting",
+    "both": "busy or waiting",
     "unknown": "undecided",
 }
 LIMIT_WORDS = {
-    "start": "most is lost before a helper has its first chunk: start-up, for this little work",
-    "gaps": "most is lost between chunks: taking the next one, or being interrupted",
-    "end": "most is lost after a thread's last chunk: imbalance, which smaller chunks would help",
+    "start": "the largest loss is before a helper has its first chunk: start-up, for this little work",
+    "gaps": "the largest loss is between chunks: taking the next one, or being interrupted",
+    "end": "the largest loss is after a thread's last chunk: imbalance, which smaller chunks may help",
     "roof": "the rate is that of plain user-space stores: the memory takes no more",
     "cutting": "in chunks the range is dearer than in one piece for one thread already: a system call for "
     "each, and what it ends with",
     "busy": "the threads ran, but the same work took them longer: a lock they spin on, the fault path, or "
     "memory and caches that they share",
     "waiting": "the threads were off the CPU part of the time: a lock they sleep on, or scheduling",
+    "both": "the same work took more CPU time, and the threads were off the CPU part of the time; which of "
+    "them costs more is not decided",
     "unknown": "the evidence does not decide it",
 }
 
@@ -129,8 +137,8 @@ LIMIT_WORDS = {
 def _limit(row: pd.Series) -> str:
     if np.isnan(row["efficiency"]) or row["n"] < stats.ENOUGH:
         return "unknown"
-    if row["efficiency"] >= GOOD_EFFICIENCY:
-        return "scales"
+    if row["efficiency_high"] >= GOOD_EFFICIENCY:
+        return "scales" if row["efficiency_low"] >= GOOD_EFFICIENCY else "near"
     losses = {name: row[name] for name in LOSSES if np.isfinite(row[name])}
     largest = max(losses, key=lambda name: losses[name], default="slower")
     return largest if largest != "slower" else _limit_of_chunks(row)
@@ -139,14 +147,20 @@ def _limit(row: pd.Series) -> str:
 def _limit_of_chunks(row: pd.Series) -> str:
     """Return why the threads are slower inside chunks."""
     lost = row["slower"] if np.isfinite(row["slower"]) else 1 - row["efficiency"]
-    if row["roof_share"] >= NEAR_ROOF:
+    if row["roof_share_low"] >= NEAR_ROOF:
         return "roof"
-    if row["alone_low"] > 1 and row["cutting"] >= MOST_OF_IT * lost:
+    if row["cutting"] >= MOST_OF_IT * lost:
         return "cutting"
     if np.isnan(row["busy"]) or np.isnan(row["cpu_cost"]):
         return "unknown"
-    more_cpu = row["busy"] * (1 - 1 / row["cpu_cost"])  # of the thread time, as is what was spent off the CPU
-    return "busy" if more_cpu >= 1 - row["busy"] else "waiting"
+    if _more_cpu(row, "_low") >= 1 - row["busy_low"]:
+        return "busy"
+    return "waiting" if _more_cpu(row, "_high") < 1 - row["busy_high"] else "both"
+
+
+def _more_cpu(row: pd.Series, end: str) -> float:
+    """Return how much of the thread time is more CPU time than the serial call took."""
+    return row[f"busy{end}"] * (1 - 1 / row[f"cpu_cost{end}"])
 
 
 def finding(limits: pd.DataFrame) -> Markup:
@@ -156,13 +170,16 @@ def finding(limits: pd.DataFrame) -> Markup:
     head = Markup("<b>Why not {}?</b>").format(_times(sorted(set(limits["threads"]))))
     few = limits[limits["n"] < stats.ENOUGH]
     rest = limits.drop(few.index)
-    good, bad = rest[rest["limit"] == "scales"], rest[rest["limit"] != "scales"]
+    good, near = (rest[rest["limit"] == name] for name in ("scales", "near"))
+    bad = rest.drop(good.index).drop(near.index)
     lines = [Markup("<li>{}</li>").format(_reason(row)) for _, row in bad.iterrows()]
     names = words.listed([words.path_label(row) for _, row in few.iterrows()])
     told = [f"Too few repetitions to tell: {names}."] * bool(names)
     return markup.join(
         [
-            markup.paragraph(head, _scaling(good, not len(bad) and not names), _cutting(limits), *told),
+            markup.paragraph(
+                head, _scaling(good, len(good) == len(limits)), _undecided(near), _cutting(limits), *told
+            ),
             Markup("<ul>{}</ul>").format(markup.join(lines)) if lines else "",
         ]
     )
@@ -183,6 +200,18 @@ def _scaling(rows: pd.DataFrame, is_all: bool) -> str:
     shares = [f"{words.path_label(row)} {words.percent(row['efficiency'])}" for _, row in rows.iterrows()]
     head = "It is, or nearly" if is_all else "Some paths are, or nearly"
     return f"{head}: {words.listed(shares)} of the ideal."
+
+
+def _undecided(rows: pd.DataFrame) -> str:
+    """Return which paths have the limit of what counts as scaling in their interval."""
+    if rows.empty:
+        return ""
+    shares = [
+        f"{words.path_label(row)} {words.value(row, 'efficiency', units.PERCENT)}"
+        for _, row in rows.iterrows()
+    ]
+    limit = words.percent(GOOD_EFFICIENCY)
+    return f"Not decided, as the interval holds {limit}: {words.listed(shares)} of the ideal."
 
 
 def _cutting(rows: pd.DataFrame) -> str:
@@ -213,12 +242,12 @@ def _evidence(row: pd.Series) -> str:
     """Return the numbers behind a verdict: the share lost there, the CPU time, the share of the roof."""
     parts = []
     if row["limit"] in LOSSES:
-        parts.append(f"{words.percent(row[row['limit']])} of the thread time")
-    elif row["limit"] in ("busy", "waiting"):
+        parts.append(f"{words.percent(row[row['limit']])} of the thread time in the traced repetition")
+    elif row["limit"] in ("busy", "waiting", "both"):
         if row["slower"] > 0:
             parts.append(f"{words.percent(row['slower'])} of the thread time inside chunks")
         parts.append(f"CPU time {words.value(row, 'cpu_cost')} times that of the serial call")
-        parts.append(f"on the CPU {words.percent(row['busy'])} of the time")
+        parts.append(f"on the CPU {words.value(row, 'busy', units.PERCENT)} of the time")
     if row["limit"] == "cutting":
         parts.append(
             f"one thread in the same chunks takes {words.value(row, 'alone')} times as long as in one piece"
@@ -243,7 +272,7 @@ def table(limits: pd.DataFrame, key: str) -> Markup:
     if limits.empty:
         return Markup("")
     shown = {name: title for name, title in COLUMNS.items() if (limits[name].abs() >= WORTH_SHOWING).any()}
-    has_alone = bool(limits["alone"].notna().any())
+    has_alone, has_apart = (bool(limits[name].notna().any()) for name in ("alone", "apart"))
     columns = [
         "Path",
         "Size",
@@ -252,6 +281,7 @@ def table(limits: pd.DataFrame, key: str) -> Markup:
         "Share of ideal",
         "CPU time ratio",
         "On CPU",
+        *["Threads end apart"] * has_apart,
         *["Chunks, 1 thread"] * has_alone,
         *shown.values(),
     ]
@@ -264,6 +294,7 @@ def table(limits: pd.DataFrame, key: str) -> Markup:
             words.value(row, "efficiency", units.PERCENT),
             words.value(row, "cpu_cost"),
             words.percent(row["busy"]),
+            *[words.percent(row["apart"])] * has_apart,
             *[words.value(row, "alone")] * has_alone,
             *(words.percent(row[name]) for name in shown),
         )
@@ -273,6 +304,10 @@ def table(limits: pd.DataFrame, key: str) -> Markup:
         "Evidence on what keeps the speedup below the number of threads; median [95 % interval]. CPU time "
         "ratio: of all threads over that of the serial call."
     )
+    if has_apart:
+        caption += (
+            " Threads end apart: the time from the first thread that is done to the last, over the wall time."
+        )
     if has_alone:
         caption += (
             " Chunks, 1 thread: the time of one thread in the same chunks over that of the serial call."

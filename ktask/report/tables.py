@@ -20,7 +20,10 @@ CASE = [*PATH, "size_bytes"]
 WORKLOAD_ORDER = ("zeroing", "page_walk", "free")
 PAGE_KIND_ORDER = ("4KiB", "THP", "2MiB", "1GiB")
 ELSEWHERE = 0.3  # a serial call that was on the CPU for less of its time had the work done by others
-ESTIMATES = ("wall", "base_wall", "rate", "bandwidth", "speedup", "efficiency", "cpu_cost", "vs_best")
+ESTIMATES = (
+    *("wall", "base_wall", "rate", "bandwidth", "speedup", "efficiency", "cpu_cost", "vs_best"),
+    *("busy", "apart"),
+)
 
 
 class Run(Protocol):
@@ -80,6 +83,7 @@ def repetitions(run: Run) -> pd.DataFrame:
     table["flagged"] = pd.Series(warnings, index=table.index, dtype=bool)
     table["cpu_s"] = table["cpu_user_s"] + table["cpu_system_s"]
     table["in_rates"] = ~table["cold"] & (table["wall_s"] > 0)
+    table["apart"] = table.get("apart_s", np.nan) / table["wall_s"]
     return table
 
 
@@ -156,8 +160,10 @@ def scaling_table(run: Run, floors: dict[str, NoiseFloor] | None = None) -> pd.D
     * `cpu_cost`: CPU time over that of the serial call, for the same work;
     * `vs_best`: speedup over the fastest serial call of any method for the same pages and size.
 
-    `busy` is CPU time over wall time times threads. It and `cpu_cost` are NaN where other processes do
-    most of the work, as when they exit: what this one used says nothing then. `n`, `n_cold` and `n_flagged`
+    `apart` is the share of the wall time between the first thread that found no more chunks and the last;
+    NaN for one thread, and where it was not kept. `busy` is CPU time over wall time times threads. It and
+    `cpu_cost` are NaN where other processes do most of the work, as when they exit: what this one used says
+    nothing then. `n`, `n_cold` and `n_flagged`
     count repetitions: in the estimates, left out as cold, kept with another warning. `verdict` is against the
     noise floor.
 
@@ -208,8 +214,9 @@ def _row(group: pd.DataFrame, base: pd.DataFrame, floors: dict[str, NoiseFloor])
     cpu_cost = same if baseline else stats.NOTHING if is_elsewhere else ratio_of(rows, base, "cpu_s")
     floor = floor_of(floors, str(first["workload"]))
     operations = float(group["operations"].median())
-    has_busy = len(rows) and not is_elsewhere
-    busy = rows["cpu_s"].sum() / (rows["wall_s"].sum() * threads) if has_busy else np.nan
+    shares = rows["cpu_s"] / (rows["wall_s"] * threads)
+    busy = stats.NOTHING if is_elsewhere else stats.estimate(shares.to_numpy())
+    apart = rows["apart"].dropna().to_numpy() if threads > 1 else []
     return {
         **{name: first[name] for name in PATH},
         "size_bytes": int(first["size_bytes"]),
@@ -230,7 +237,8 @@ def _row(group: pd.DataFrame, base: pd.DataFrame, floors: dict[str, NoiseFloor])
         **_columns("speedup", speedup),
         **_columns("efficiency", _scaled(speedup, 1 / threads)),
         **_columns("cpu_cost", cpu_cost),
-        "busy": float(busy),
+        **_columns("busy", busy),
+        **_columns("apart", stats.estimate(apart)),
         "involuntary": float(rows["ctx_involuntary"].mean()) if len(rows) else np.nan,
         "noise_floor": floor,
         "verdict": "baseline" if baseline else stats.verdict(speedup, floor),
@@ -278,7 +286,7 @@ _SCALING_COLUMNS = [
         "n_verified",
     ),
     *(column for name in ESTIMATES for column in _columns(name, stats.NOTHING)),
-    *("busy", "involuntary", "noise_floor", "verdict"),
+    *("involuntary", "noise_floor", "verdict"),
 ]
 
 

@@ -105,13 +105,27 @@ def caption(rows: pd.DataFrame, left_out: int = 0) -> Markup:
         parts.append(f"{LOSS_WORDS[loss]} ({told})" if loss else f"nowhere to see ({told})")
     ratios = rows["traced_s"] / rows["wall"]
     ends = dict.fromkeys(units.fmt_number(one, 2) for one in (ratios.min(), ratios.max()))
-    apart = dict.fromkeys(words.percent(one) for one in (rows["apart"].min(), rows["apart"].max()))
     more = f" {words.count(left_out, 'path')} with a trace not drawn." if left_out else ""
     return Markup(
-        "The largest loss of thread time is {}. The threads of a path end {} of its time apart. One extra "
-        "repetition each, n = 1, hence no interval; it took {} times the median of the repetitions without "
-        "a trace. Bars are chunks, the dotted line the end.{}"
-    ).format("; ".join(parts), " to ".join(apart), " to ".join(ends), more)
+        "The largest loss of thread time is {}. {} One extra repetition each, n = 1, hence no interval; it "
+        "took {} times the median of the repetitions without a trace. Bars are chunks, the dotted line the "
+        "end.{}"
+    ).format("; ".join(parts), _apart(rows), " to ".join(ends), more)
+
+
+def _apart(rows: pd.DataFrame) -> str:
+    """Return how far apart the threads of a path end: over all repetitions, or in the trace alone."""
+    known = rows[rows["apart"].notna()].sort_values("apart")
+    if len(known):
+        ends = [
+            f"{words.value(row, 'apart', units.PERCENT)} ({words.path_label(row)})"
+            for _, row in known.iterrows()
+        ]
+        reach = " to ".join(dict.fromkeys([ends[0], ends[-1]]))
+        return f"Over all repetitions, {words.n_range(known)}, threads end {reach} of the wall time apart."
+    traced = rows["traced_apart"]
+    ends = dict.fromkeys(words.percent(one) for one in (traced.min(), traced.max()))
+    return f"In the trace, the threads of a path end {' to '.join(ends)} of its time apart."
 
 
 def alternative(rows: pd.DataFrame, workload: str) -> str:
