@@ -312,8 +312,10 @@ WORKLOAD = Workload(
             probe=no_populate,
             allocates=True,
             options=(SHARING, NODE),
-            limit="The memory: mmap_lock is taken for reading only, and threads slow each other down no more "
-            "than threads do in user space with `rep stosb`, which is what the kernel clears pages with.",
+            limit="The memory: mmap_lock is taken for reading only, and threads slow each other down as they "
+            "do in user space with `rep stosb`, which is what the kernel clears pages with. Hugetlb pages "
+            "share a table of mutexes, too, eight per CPU, held while a page is cleared: faults that meet in "
+            "one take turns.",
         ),
         Method(
             "fallocate",
@@ -330,7 +332,8 @@ WORKLOAD = Workload(
             "kernel",
             memory.HUGETLB_KINDS,
             allocates=True,
-            limit="The memory, as for populate: every file has an inode lock of its own.",
+            limit="The memory and the table of fault mutexes, as for populate: every file has an inode lock "
+            "of its own.",
         ),
         Method("memset", "resident memory, libc memset", probe=no_populate, limit=BANDWIDTH, **RESIDENT),
         Method(
