@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 from datetime import UTC, datetime, timedelta
 
@@ -112,6 +113,13 @@ def test_what_is_written_is_read_again(tmp_path):
     ] == ROWS
     assert found["round"].dtype == np.int32
     assert found["warmup"].dtype == bool
+
+
+@pytest.mark.parametrize("bad", [{"wall_s": math.inf}, {"cpu_user_s": math.nan}, {"size_bytes": 0}])
+def test_numbers_that_no_measurement_gives_are_refused(tmp_path, bad):
+    write_records(tmp_path / "c.parquet", [row(), row(**bad)])
+    with pytest.raises(ValueError, match=f"row 1 has {next(iter(bad))} = .*delete it and resume"):
+        read_records(tmp_path / "c.parquet")
 
 
 def test_time_measuring_runs_from_the_first_to_the_last_repetition_of_each_cell():

@@ -102,7 +102,7 @@ def read_records(path: Path) -> pd.DataFrame:
     Raises
     ------
     ValueError
-        If the file is damaged or has other columns; the message names it.
+        If the file is damaged, has other columns or impossible numbers; the message names it.
     """
     try:
         table = pq.read_table(path)
@@ -110,12 +110,26 @@ def read_records(path: Path) -> pd.DataFrame:
             table = table.append_column(name, pa.array([_SINCE[name]] * len(table), SCHEMA.field(name).type))
         if missing := [name for name in SCHEMA.names if name not in table.column_names]:
             raise pa.ArrowInvalid(f"it lacks the columns {', '.join(missing)}")
-        return table.select(SCHEMA.names).cast(SCHEMA).to_pandas()
+        return _plausible(table.select(SCHEMA.names).cast(SCHEMA).to_pandas())
     except (pa.ArrowException, OSError, KeyError) as error:
         reason = str(error).partition("\n")[0]  # what follows is a dump of the schema
         raise ValueError(
             f"{path} is not a readable record file ({reason}); delete it and resume the run"
         ) from error
+
+
+LONGEST_S = 1e8  # three years
+
+
+def _plausible(records: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows, or say which number no measurement can have given."""
+    for name in ("wall_s", "cpu_user_s", "cpu_system_s"):
+        if len(wrong := records.loc[~records[name].between(-LONGEST_S, LONGEST_S), name]):
+            raise pa.ArrowInvalid(f"row {wrong.index[0]} has {name} = {wrong.iloc[0]:g}")
+    for name in ("size_bytes", "threads", "operations"):
+        if len(wrong := records.loc[records[name] < 1, name]):
+            raise pa.ArrowInvalid(f"row {wrong.index[0]} has {name} = {wrong.iloc[0]}")
+    return records
 
 
 def time_measuring(records: pd.DataFrame) -> tuple[float, float]:

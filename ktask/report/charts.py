@@ -8,7 +8,7 @@ import base64
 import math
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 
 import matplotlib as mpl
@@ -89,6 +89,12 @@ class Figure:
     alt: str
     data: pd.DataFrame
     number: int = 0
+
+    def of(self, run: str) -> "Figure":
+        """Return the figure with the name of its run before caption and alternative text."""
+        alt = f"{run}: {self.alt}"
+        svg = self.svg.replace(str(Markup.escape(self.alt)), str(Markup.escape(alt)), 1)
+        return replace(self, svg=svg, alt=alt, caption=Markup("{}: {}").format(run, self.caption))
 
     @property
     def link(self) -> Markup:

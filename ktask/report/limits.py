@@ -16,6 +16,7 @@ NEAR_ROOF = 0.85  # this share of the highest user-space rate leaves nothing to 
 LOSSES = ("start", "gaps", "end", "slower")
 TRACED = ("chunks", "spread", "traced_apart", "traced_s")
 ALONE = ("alone", "alone_low", "alone_high")
+TYPICAL = 1.25  # a traced repetition that took more, or less, by this factor is no evidence on the others
 MOST_OF_IT = 0.5  # a cause that explains this share of a loss is named
 
 
@@ -139,14 +140,19 @@ def _limit(row: pd.Series) -> str:
         return "unknown"
     if row["efficiency_high"] >= GOOD_EFFICIENCY:
         return "scales" if row["efficiency_low"] >= GOOD_EFFICIENCY else "near"
-    losses = {name: row[name] for name in LOSSES if np.isfinite(row[name])}
+    losses = {name: row[name] for name in LOSSES if _has_typical_trace(row)}
     largest = max(losses, key=lambda name: losses[name], default="slower")
     return largest if largest != "slower" else _limit_of_chunks(row)
 
 
+def _has_typical_trace(row: pd.Series) -> bool:
+    """Return whether there is a traced repetition that took about as long as the others."""
+    return bool(1 / TYPICAL < row["traced_s"] / row["wall"] < TYPICAL)
+
+
 def _limit_of_chunks(row: pd.Series) -> str:
     """Return why the threads are slower inside chunks."""
-    lost = row["slower"] if np.isfinite(row["slower"]) else 1 - row["efficiency"]
+    lost = row["slower"] if _has_typical_trace(row) else 1 - row["efficiency"]
     if row["roof_share_low"] >= NEAR_ROOF:
         return "roof"
     if row["cutting"] >= MOST_OF_IT * lost:
@@ -165,6 +171,7 @@ def _more_cpu(row: pd.Series, end: str) -> float:
 
 def finding(limits: pd.DataFrame) -> Markup:
     """Return why the speedup is not the number of threads: what scales, and a line per path that does not."""
+    limits = limits[limits["efficiency"].notna()]
     if limits.empty:
         return Markup("")
     head = Markup("<b>Why not {}?</b>").format(_times(sorted(set(limits["threads"]))))
@@ -244,7 +251,7 @@ def _evidence(row: pd.Series) -> str:
     if row["limit"] in LOSSES:
         parts.append(f"{words.percent(row[row['limit']])} of the thread time in the traced repetition")
     elif row["limit"] in ("busy", "waiting", "both"):
-        if row["slower"] > 0:
+        if _has_typical_trace(row) and row["slower"] > 0:
             parts.append(f"{words.percent(row['slower'])} of the thread time inside chunks")
         parts.append(f"CPU time {words.value(row, 'cpu_cost')} times that of the serial call")
         parts.append(f"on the CPU {words.value(row, 'busy', units.PERCENT)} of the time")

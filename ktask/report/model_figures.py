@@ -134,7 +134,7 @@ def model_caption(found: Sequence[Fitted], data: pd.DataFrame) -> Markup:
         ends = sorted(twice["speedup"])
         reach = " to ".join(dict.fromkeys(map(units.fmt_number, (ends[0], ends[-1]))))
         counts = words.listed([str(n) for n in sorted(set(twice["threads"]))])
-        ahead = f" With {counts} threads, which were not measured, they say {reach}."
+        ahead = f" With {counts} threads, which were not measured, they say a speedup of {reach}."
     n = words.n_range(pd.concat([one.measured for one in found]))
     return Markup(
         "The most probable law is {}.{} Points: medians with 95 % intervals, {} repetitions per point. "

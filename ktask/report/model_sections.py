@@ -18,17 +18,19 @@ def roof_sentence(scaling: pd.DataFrame, roof: Roof | None) -> Markup:
     """Return how near kernel zeroing comes to the highest user-space rate of the run."""
     if roof is None:
         return markup.paragraph(
-            "User code zeroed no memory in this run, so the roof of the memory is not known."
+            "No rate of user code that zeroes memory is known of this run, and so no roof of the memory."
         )
-    head = f"The roof, the highest rate of user code that zeroes memory, is {_rate(roof.bytes_per_s)}"
+    rate = _rate(roof.bytes_per_s)
+    head = f"The roof, the highest rate of user code that zeroes memory at the largest size, is {rate}"
     best = at_best(scaling)
     kernel = best[(best["workload"] == "zeroing") & (best["backend"] == "kernel")]
     if kernel.empty:
         return markup.paragraph(f"{head} ({roof.label}).")
     near = kernel.sort_values("bandwidth").iloc[-1]
     return markup.paragraph(
-        f"{head} ({roof.label}). The kernel comes nearest to it with {words.path_label(near)}, "
-        f"{_rate(near['bandwidth'])}, {words.percent(near['bandwidth'] / roof.bytes_per_s)}."
+        f"{head} ({roof.label}). The highest median rate of the kernel is "
+        f"{words.value(near, 'bandwidth', units.rate_scale(near['bandwidth'], 'byte'))} with "
+        f"{words.path_label(near)}, {words.percent(near['bandwidth'] / roof.bytes_per_s)} of it."
     )
 
 

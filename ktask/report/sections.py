@@ -108,7 +108,16 @@ def flags(study: Study) -> Markup:
         key=study.key("flags"),
         numeric=["Repetitions", "Of", "Times as long", "Moves a median"],
     )
-    return join([paragraph(checked), listing])
+    return join([paragraph(checked, _cold_ones(study.repetitions)), listing])
+
+
+def _cold_ones(rows: pd.DataFrame) -> str:
+    """Return how the cold repetitions divide over one thread and several, empty if none was cold."""
+    if not rows["cold"].any():
+        return ""
+    several = rows["threads"] > 1
+    parts = [f"{int(rows['cold'][mask].sum())} of {int(mask.sum())}" for mask in (several, ~several)]
+    return f"Cold were {parts[0]} with several threads and {parts[1]} with one."
 
 
 FLAG_MEANINGS = MEANINGS | {
@@ -273,7 +282,7 @@ def _skipped(study: Study) -> Markup:
             words.workload_label(str(row["workload"])),
             words.path_label({name: str(row[name]) for name in PATH[:-1]}),
             units.fmt_size(row["size_bytes"]),
-            "failed" if row.get("failed") else "skipped",
+            "missing" if row["missing"] else "failed" if row.get("failed") else "skipped",
             str(row["reason"]),
         )
         for row in skipped.to_dict("records")

@@ -31,7 +31,7 @@ from ktask.report.markup import Html, join, paragraph, render, table, with_code
 from ktask.report.model_figures import MODEL_KEY, RESIDUALS_KEY
 from ktask.report.relatives import PREDICTION_KEY
 from ktask.report.reproduction import PUBLISHED_KEY
-from ktask.report.study import FIGURE_KINDS, Study, data_hash, split_hosts
+from ktask.report.study import FIGURE_KINDS, Study, completed, data_hash, split_hosts
 from ktask.report.tables import Run
 
 ENDS_SCALING = "What ends its scaling"
@@ -65,7 +65,7 @@ class Report:
     @cached_property
     def studies(self) -> list[Study]:
         """The studies, one per run and machine."""
-        single = [one for run in self.runs for one in split_hosts(run)]
+        single = [completed(one) for run in self.runs for one in split_hosts(run)]
         return [Study(run, run.name if len(single) > 1 else "") for run in single]
 
     @cached_property
@@ -101,7 +101,9 @@ class Report:
         claims = summary.claims(study.scaling, machine.scope(study.run.machine))
         linked = [(claim, self._link(study.key(claim.figure))) for claim in claims]
         run = study.run
-        caveat = summary.caveat(study.scaling, study.floors, study.findings, len(run.skipped), run.machine)
+        missing = int(run.skipped["missing"].sum())
+        counted = (len(run.skipped), run.machine, missing)
+        caveat = summary.caveat(study.scaling, study.floors, study.findings, *counted)
         advised = advice.in_short(advice.recommendation_table(study.scaling, run.skipped))
         return render("summary.html.j2", study=study, claims=linked, advice=advised, caveat=caveat)
 
@@ -170,7 +172,7 @@ class Report:
         """Return a subsection per workload: finding, speedup, limits, throughput, distribution."""
         sections = [(study, workload) for study in self.studies for workload in study.workloads]
         if not sections:
-            return Html(paragraph("Nothing was measured; appendix B lists what was skipped and why."))
+            return Html(paragraph("Nothing was measured; appendix B lists the cases of the grid, and why."))
         return Html(join(self._result(study, one, i) for i, (study, one) in enumerate(sections, start=1)))
 
     def _result(self, study: Study, workload: str, number: int) -> Markup:

@@ -96,13 +96,18 @@ class Study:
                 partial(figures.throughput_figure, self.scaling, workload, throughput),
                 partial(figures.distribution_figure, self.run, workload, distribution),
             ]
-        return [
-            *found,
+        found += [
             partial(model_figures.model_figure, self.fits, self.key(model_figures.MODEL_KEY)),
             partial(model_figures.residuals_figure, self.fits, self.key(model_figures.RESIDUALS_KEY)),
             partial(figures.crossover_figure, self.scaling, self.key(words.CROSSOVER_KEY)),
             partial(relatives.prediction_figure, self.relatives, self.key(relatives.PREDICTION_KEY)),
         ]
+        return [partial(self._named, draw) for draw in found]
+
+    def _named(self, draw: Callable[[], Figure | None]) -> Figure | None:
+        """Return the figure, in whose words the run has its name where there are several."""
+        figure = draw()
+        return figure.of(self.label) if figure and self.label else figure
 
 
 def split_hosts(run: Run) -> list[Run]:
@@ -120,6 +125,27 @@ def split_hosts(run: Run) -> list[Run]:
         )
         for host in hosts
     ]
+
+
+def completed(run: Run) -> Run:
+    """Return the run, the cells of its grid that it knows nothing of among the skipped ones (`missing`)."""
+    cells = run.grid.get("cells")
+    known = {*run.records["cell_id"], *run.skipped["cell_id"]}
+    missing = [
+        {name: one.get(name, "") for name in ("cell_id", "workload", "method", "page_kind", "size_bytes")}
+        | {"backend": words.backend_of(one.get("workload", ""), one.get("method", ""))}
+        | {"options": _options(one), "reason": "the run ended before it", "failed": False, "missing": True}
+        for one in (cells if isinstance(cells, list) else [])
+        if isinstance(one, dict) and "cell_id" in one and one["cell_id"] not in known
+    ]
+    skipped = run.skipped.assign(missing=False).to_dict("records") + missing
+    columns = [*run.skipped.columns, "missing"]
+    return replace(run, skipped=pd.DataFrame(skipped, columns=columns))  # type: ignore[type-var]
+
+
+def _options(cell: dict[str, Any]) -> str:
+    options = cell.get("options")
+    return ",".join(f"{name}={value}" for name, value in options.items()) if isinstance(options, dict) else ""
 
 
 def data_hash(path: Path) -> str:

@@ -28,6 +28,9 @@ def claims(scaling: pd.DataFrame, machine: str) -> list[Claim]:
     return [claim for claim in found if claim][:3]
 
 
+NOISY = 0.2  # a noise floor above this is the caveat to tell
+
+
 def _scope(rows: pd.DataFrame, machine: str) -> str:
     counts = sorted(set(rows["threads"]))
     threads = words.count(counts[0], "thread") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} threads"
@@ -113,23 +116,42 @@ def caveat(
     findings: Sequence[dict[str, Any]],
     skipped: int,
     facts: dict[str, Any] | None = None,
+    missing: int = 0,
 ) -> str:
     """Return the one caveat that matters most for the claims."""
     problems = [str(one.get("name", "?")) for one in findings if one.get("level") == "blocker"]
     cold, kept = int(scaling["n_cold"].sum()), int(scaling["n"].sum())
     unequal = sum(floor.unequal for floor in floors.values())
     smallest = int(scaling["n"].min()) if len(scaling) else 0
+    most = int(scaling["threads"].max()) if len(scaling) else 0
+    loudest = max(floors, key=lambda name: floors[name].floor, default="")
     checks = (
         (
             not len(scaling),
-            f"Nothing was measured: {words.count(skipped, 'case')} skipped, with the reason in appendix B.",
+            "Nothing was measured"
+            + (
+                f": {words.count(skipped, 'case')} skipped, with the reason in appendix B."
+                if skipped
+                else "."
+            ),
         ),
         (bool(problems), f"The machine check found a blocker before the run: {words.listed(problems)}."),
+        (
+            bool(missing),
+            f"The run is not complete: {words.count(missing, 'cell')} of its grid "
+            f"{'was' if missing == 1 else 'were'} not measured.",
+        ),
+        (most == 1, "Only one thread was measured: nothing here says whether splitting pays."),
         (cold > 0.1 * (cold + kept), f"{cold} of {cold + kept} repetitions were cold and are in no rate."),
         (not floors, "No A/A comparison was measured, so the noise of this machine is unknown."),
         (
             unequal > 0.2 * sum(floor.cells for floor in floors.values()),
             f"{words.count(unequal, 'A/A comparison')} did not come out equal; small effects may be drift.",
+        ),
+        (
+            bool(loudest) and floors[loudest].floor > NOISY,
+            f"The machine is noisy: equal calls of {words.workload_label(loudest).lower()} differ by up to "
+            f"{words.percent(floors[loudest].floor if loudest else 0)}, and smaller effects are not seen.",
         ),
         (
             smallest < stats.ENOUGH,
@@ -145,7 +167,7 @@ def _reach(scaling: pd.DataFrame, facts: dict[str, Any]) -> str:
     where = "in a virtual machine" if facts.get("virtualised") else "on one machine"
     return (
         f"At most {most} {where}, in one state of it: nothing here says what more threads or another machine "
-        "would do. And these are single kernel paths: no application gains this much by itself."
+        "would do. And these are single paths: no application gains this much by itself."
     )
 
 

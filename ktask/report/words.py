@@ -91,11 +91,16 @@ def n_range(data: pd.DataFrame) -> str:
     return f"n = {low}" if low == high else f"n = {low} to {high}"
 
 
+def repetitions(data: pd.DataFrame) -> str:
+    """Return "n = 1 repetition" or "n = 5 to 7 repetitions"."""
+    return f"{n_range(data)} repetition{'s' * bool(data['n'].max() != 1)}"
+
+
 def interval_note(data: pd.DataFrame, kind: str = stats.INTERVAL_KIND) -> str:
     """Return what points and bars are: kind of interval, n, and the level of repetition."""
     few = data["n"].min() < stats.ENOUGH
     tail = f" Below n = {stats.ENOUGH} they are ranges, and there is no verdict." if few else ""
-    return f"Bars: {kind}, {n_range(data)} repetitions per point, all inside the process of their case.{tail}"
+    return f"Bars: {kind}, {repetitions(data)} per point, all inside the process of their case.{tail}"
 
 
 def duration(seconds: float) -> str:
@@ -197,7 +202,7 @@ def throughput_caption(data: pd.DataFrame, roof: tuple[float, str] | None) -> Ma
     low, high = last.sort_values("throughput").iloc[[0, -1]].to_dict("records")
     line = Markup("")
     if roof:
-        line = Markup(" Dotted: the highest user-space zeroing rate of this run, {} ({}).").format(
+        line = Markup(" Dotted: the highest user-space zeroing rate at the largest size, {} ({}).").format(
             units.fmt_rate(roof[0], "byte"), roof[1]
         )
     scale = " Both axes are logarithmic." if needs_log(data["throughput"]) else ""
@@ -230,6 +235,9 @@ def throughput_alt(data: pd.DataFrame, workload: str) -> str:
     return f"{title}. At the largest size: {'; '.join(ends)}."
 
 
+TWO_GROUPS = "a gap wider than either group, and than 5 % of the median"
+
+
 def two_groups(data: pd.DataFrame) -> list[str]:
     """Return the labels of the samples of a distribution that fall apart into two groups."""
     warm = data[~data["cold"]]
@@ -244,7 +252,11 @@ def two_groups(data: pd.DataFrame) -> list[str]:
 def distribution_caption(data: pd.DataFrame) -> Markup:
     """Return whether the repetitions form one group, how many were cold, and how to read the strip."""
     split = two_groups(data)
-    shape = f"Two groups: {'; '.join(split)}." if split else "No sample falls apart into two groups."
+    shape = (
+        f"Two groups: {'; '.join(split)}."
+        if split
+        else f"No sample falls apart into two groups ({TWO_GROUPS})."
+    )
     cold = int(data["cold"].sum())
     crossed = f"Cold, crossed and in no rate: {cold} of {len(data)}." if cold else "None was cold."
     return Markup(
@@ -276,7 +288,9 @@ def aa_caption(data: pd.DataFrame, floors: dict[str, NoiseFloor]) -> Markup:
     """Return how far equal measurements differ, and whether any pair is not equal."""
     unequal = sum(floor.unequal for floor in floors.values())
     finding = (
-        f"{unequal} of {count(len(data), 'interval')} {'exclude' if unequal != 1 else 'excludes'} 1"
+        "Too few repetitions to tell whether the same measurement twice comes out equal."
+        if data["n"].min() < stats.ENOUGH
+        else f"{unequal} of {count(len(data), 'interval')} {'exclude' if unequal != 1 else 'excludes'} 1"
         f" (chance alone: about 1 in 20)."
         if unequal
         else f"The same measurement twice comes out equal: all {count(len(data), 'interval')} include 1."
@@ -330,6 +344,12 @@ def about(workload: str) -> str:
     return known.about if known else ""
 
 
+def backend_of(workload: str, method: str) -> str:
+    """Return who does the work of a method, empty if it is not one of ours."""
+    known = registry().get(workload)
+    return next((one.backend for one in known.methods if one.name == method), "") if known else ""
+
+
 def method_about(workload: str, method: str) -> str:
     """Return what a method does, empty if it is not one of ours."""
     known = registry().get(workload)
@@ -352,6 +372,8 @@ def workload_finding(rows: pd.DataFrame) -> Markup:
     best = at_best(usable)
     if best.empty:
         return markup.paragraph("Only one thread was measured, so nothing is said about more.")
+    if best["speedup"].isna().all():
+        return markup.paragraph("The serial call has no warm repetition, so no speedup is known.")
     where = "At the largest size" + (" with a verdict" if (best["verdict"] != "unknown").any() else "")
     head = Markup("{}, with {}, {}: {}.").format(where, threads_of(best), tally(best), extremes(best))
     return markup.paragraph(head, past_the_best(usable, best), _cost_of_method(best))
