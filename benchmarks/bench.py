@@ -1,6 +1,6 @@
 """The engine beside its peers, interleaved in one run: medians and ratios with their intervals.
 
-    python benchmarks/bench.py [--short] [--json FILE]
+    python benchmarks/bench.py [--short] [--only TEXT] [--json FILE]
 
 Five questions. What does an empty chunk cost? What does a task of two chunks cost, from the Python call to
 its return? How well is uneven work balanced? Do paths of the kernel scale as when C enters them? Is resident
@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -142,7 +143,7 @@ def timed(call: Callable[[], object]) -> Callable[[], float]:
 # --- contests --------------------------------------------------------------------------------------------
 
 
-def empty_chunks(threads: int, n_chunks: int, c_peers: ctypes.CDLL | None) -> Contest:
+def empty_chunks(name: str, threads: int, n_chunks: int, c_peers: ctypes.CDLL | None) -> Contest:
     """Return the contest for the cost of one chunk that does nothing."""
     ctl = ktask.Ctl(nothing, (1,), 1, max_threads=threads)
     (address, packed, _), _ = engine.bound(ctl)
@@ -154,7 +155,7 @@ def empty_chunks(threads: int, n_chunks: int, c_peers: ctypes.CDLL | None) -> Co
         contestants["OpenMP static"] = lambda: c_peers.run_static(*args) / n_chunks
     contestants["numba prange"] = lambda: _prange(threads, out, n_chunks) / n_chunks
     reference = "OpenMP dynamic,1" if c_peers else "numba prange"
-    return Contest(f"one empty chunk, {_threads(threads)}", "ns", NS, contestants, reference)
+    return Contest(name, "ns", NS, contestants, reference)
 
 
 def _prange(threads: int, out: np.ndarray, n_chunks: int) -> float:
@@ -167,7 +168,7 @@ def _prange(threads: int, out: np.ndarray, n_chunks: int) -> float:
     return seconds
 
 
-def small_task(threads: int, calls: int, c_peers: ctypes.CDLL | None) -> Contest:
+def small_task(name: str, threads: int, calls: int, c_peers: ctypes.CDLL | None) -> Contest:
     """Return the contest for a task of `threads` empty chunks, from the Python call to its return."""
     from joblib import Parallel, delayed  # noqa: PLC0415
 
@@ -193,12 +194,10 @@ def small_task(threads: int, calls: int, c_peers: ctypes.CDLL | None) -> Contest
     if c_peers:
         args = (address, threads, 1, packed, threads)
         contestants["OpenMP by ctypes"] = median_of(timed(lambda: c_peers.run_dynamic(*args)))
-    return Contest(
-        f"a task of {threads} empty chunks, {_threads(threads)}", "us", US, contestants, "ktask.run"
-    )
+    return Contest(name, "us", US, contestants, "ktask.run")
 
 
-def balance(threads: int, steps: int, c_peers: ctypes.CDLL | None) -> Contest:
+def balance(name: str, threads: int, steps: int, c_peers: ctypes.CDLL | None) -> Contest:
     """Return the contest for work whose last tenth is ten times as dear per unit."""
     size = 1000
     costs = np.full(size, steps, np.int64)
@@ -224,7 +223,6 @@ def balance(threads: int, steps: int, c_peers: ctypes.CDLL | None) -> Contest:
         (address, packed, _), _ = engine.bound(ctl)
         args = (address, size, plan.chunk_size, packed, threads)
         contestants["OpenMP dynamic,1, same chunks"] = lambda: c_peers.run_dynamic(*args)
-    name = f"the last tenth ten times as dear, {_threads(threads)}"
     return Contest(name, "us", US, contestants, "ktask-v4 chunks, in order, no overhead")
 
 
@@ -234,13 +232,22 @@ KERNEL_PATHS = {
     "lazyfree": ("free", 8),
     "munmap": ("free", -1),
 }
+PATHS = [("populate", "THP"), ("populate", "4KiB"), ("populate", "2MiB"), ("populate", "1GiB")]
+PATHS += [
+    ("dontneed", "4KiB"),
+    ("dontneed", "THP"),
+    ("lazyfree", "4KiB"),
+    ("munmap", "4KiB"),
+    ("munmap", "THP"),
+]
 
 
-def kernel_path(method: str, page_kind: str, size_bytes: int, threads: int, c_peers: ctypes.CDLL) -> Contest:
+def kernel_path(
+    name: str, method: str, page_kind: str, size_bytes: int, threads: int, c_peers: ctypes.CDLL
+) -> Contest:
     """Return the contest for one path of the kernel, entered by the same calls in the same chunks."""
-    name, advice = KERNEL_PATHS[method]
-    case = Case(name, method, page_kind, size_bytes)
-    state = workloads.get(name).setup(case)
+    workload, advice = KERNEL_PATHS[method]
+    state = workloads.get(workload).setup(Case(workload, method, page_kind, size_bytes))
     plan = ktask.plan(ktask.Node(0, state.size, -1), replace(state.ctl, max_threads=threads))
     chunk = plan.chunk_size * state.bytes_per_unit
 
@@ -254,20 +261,24 @@ def kernel_path(method: str, page_kind: str, size_bytes: int, threads: int, c_pe
         step = chunk if count > 1 else size_bytes
         return c_peers.advise(state.region.address, size_bytes, step, advice, count)
 
+    return _beside_c(name, threads, by_ktask, by_c, state.close)
+
+
+def _beside_c(name: str, threads: int, by_ktask, by_c, close) -> Contest:
+    """Return the contest between the engine and C, each by several threads and by one call over all."""
     contestants = {
         f"ktask, {_threads(threads)}": lambda: by_ktask(threads),
         f"OpenMP dynamic,1, {_threads(threads)}": lambda: by_c(threads),
         "ktask, serial call": lambda: by_ktask(1),
         "C, serial call": lambda: by_c(1),
     }
-    what = f"{name} {method}, {fmt_size(size_bytes)} of {page_kind} pages"
-    return Contest(what, "ms", 1e3, contestants, f"OpenMP dynamic,1, {_threads(threads)}")
+    return Contest(name, "ms", 1e3, contestants, f"OpenMP dynamic,1, {_threads(threads)}", close=close)
 
 
 WALKS = {"pagemap_scan": "walk_scan", "pagemap": "walk_pagemap", "mincore": "walk_mincore"}
 
 
-def page_walk(method: str, size_bytes: int, threads: int, c_peers: ctypes.CDLL) -> Contest:
+def page_walk(name: str, method: str, size_bytes: int, threads: int, c_peers: ctypes.CDLL) -> Contest:
     """Return the contest for one page walk, by the same calls in the same chunks."""
     state = workloads.get("page_walk").setup(Case("page_walk", method, "4KiB", size_bytes))
     chunk = ktask.plan(ktask.Node(0, state.size, -1), replace(state.ctl, max_threads=threads)).chunk_size
@@ -287,21 +298,14 @@ def page_walk(method: str, size_bytes: int, threads: int, c_peers: ctypes.CDLL) 
         workloads.expect(found[0] == state.space.present, f"the peer found {found[0]} pages")
         return seconds
 
-    contestants = {
-        f"ktask, {_threads(threads)}": lambda: by_ktask(threads),
-        f"OpenMP dynamic,1, {_threads(threads)}": lambda: by_c(threads),
-        "ktask, serial call": lambda: by_ktask(1),
-        "C, serial call": lambda: by_c(1),
-    }
-    what = f"page walk {method}, {fmt_size(size_bytes)} of 4KiB pages"
-    reference = f"OpenMP dynamic,1, {_threads(threads)}"
-    return Contest(what, "ms", 1e3, contestants, reference, close=state.close)
+    return _beside_c(name, threads, by_ktask, by_c, state.close)
 
 
-def page_table_model(size_bytes: int, threads: int) -> Contest:
+def page_table_model(name: str, size_bytes: int, tables: str, threads: int) -> Contest:
     """Return the contest between walking a radix table in arrays and reading as much memory."""
+    options = (("tables", tables),)
     walk, read = (
-        workloads.get("page_walk").setup(Case("page_walk", method, "4KiB", size_bytes))
+        workloads.get("page_walk").setup(Case("page_walk", method, "4KiB", size_bytes, options=options))
         for method in ("radix", "plain_read")
     )
 
@@ -312,23 +316,11 @@ def page_table_model(size_bytes: int, threads: int) -> Contest:
 
     contestants = {f"walk, {_threads(n)}": partial(seconds, walk, n) for n in (1, threads)}
     contestants |= {f"read, {_threads(n)}": partial(seconds, read, n) for n in (1, threads)}
-    what = f"radix table of {fmt_size(size_bytes)}, walked and read"
     reference = f"read, {_threads(threads)}"
-    return Contest(what, "ms", 1e3, contestants, reference, 11, lambda: (walk.close(), read.close()))
+    return Contest(name, "ms", 1e3, contestants, reference, 15, lambda: (walk.close(), read.close()))
 
 
-def page_walk_contests(short: bool) -> Iterator[Contest]:
-    """Yield the page walks, one after the other, so that one address space at a time is there."""
-    if cpu_count() < 2:
-        return
-    if c_peers := openmp():
-        for method in WALKS:
-            if workloads.why_not(Case("page_walk", method, "4KiB", MIB)) is None:
-                yield page_walk(method, 64 * MIB if short else 16 * GIB, 2, c_peers)
-    yield page_table_model(GIB if short else 512 * GIB, 2)
-
-
-def zeroing(size_bytes: int, page_kind: str, threads: int, c_peers: ctypes.CDLL | None) -> Contest:
+def zeroing(name: str, size_bytes: int, page_kind: str, threads: int, c_peers: ctypes.CDLL | None) -> Contest:
     """Return the contest for zeroing resident memory, from the Python call to its return."""
     state = workloads.get("zeroing").setup(Case("zeroing", "auto", page_kind, size_bytes))
     state.ctl.max_threads = threads
@@ -349,10 +341,9 @@ def zeroing(size_bytes: int, page_kind: str, threads: int, c_peers: ctypes.CDLL 
         measure = timed(call)
         return lambda: (ktask.run(0, size, fill), measure())[1]
 
-    contestants = {name: in_use(call) for name, call in calls.items()}
-    what = f"zeroing {fmt_size(size_bytes)} of resident {page_kind} memory, {_threads(threads)}"
+    contestants = {peer: in_use(call) for peer, call in calls.items()}
     rounds = 9 if size_bytes > GIB else 31 if size_bytes > 128 * MIB else 151  # a cache shared with others
-    return Contest(what, "us", US, contestants, own, rounds, state.close)
+    return Contest(name, "us", US, contestants, own, rounds, state.close)
 
 
 def makespan(shares: list[float], threads: int) -> float:
@@ -370,36 +361,60 @@ def _threads(count: int) -> str:
 # --- the run ---------------------------------------------------------------------------------------------
 
 
-def contests(short: bool) -> list[Contest]:
-    """Return all contests; the short form only proves that they run."""
-    c_peers, n_cpus = openmp(), cpu_count()
-    if c_peers is None:
-        sys.stderr.write("no gcc with OpenMP here: its rows are left out\n")
+Named = Iterator[tuple[str, Callable[[str], Contest]]]  # the name, and what sets the contest up
+
+
+def engine_contests(short: bool, c_peers: ctypes.CDLL | None) -> Named:
+    """Yield what the engine itself costs."""
     n_chunks, calls, steps = (20_000, 20, 200) if short else (1_000_000, 300, 20_000)
-    counts = sorted({1, min(2, n_cpus), n_cpus})
-    found = [empty_chunks(threads, n_chunks, c_peers) for threads in counts]
+    n_cpus = cpu_count()
+    for n in sorted({1, min(2, n_cpus), n_cpus}):
+        yield f"one empty chunk, {_threads(n)}", lambda name, n=n: empty_chunks(name, n, n_chunks, c_peers)
     if n_cpus > 1:
-        found += [small_task(2, calls, c_peers), balance(2, steps, c_peers)]
-    if c_peers and n_cpus > 1:
-        size_bytes = 64 * MIB if short else GIB
-        paths = [("populate", "THP"), ("populate", "4KiB"), ("dontneed", "4KiB"), ("dontneed", "THP")]
-        paths += [("lazyfree", "4KiB"), ("munmap", "4KiB"), ("munmap", "THP")]
-        for method, kind in paths:
-            if workloads.why_not(Case("zeroing", "populate", kind, size_bytes)) is None:
-                found.append(kernel_path(method, kind, size_bytes, 2, c_peers))
-    return found
+        yield "a task of 2 empty chunks", lambda name: small_task(name, 2, calls, c_peers)
+        yield "the last tenth ten times as dear", lambda name: balance(name, 2, steps, c_peers)
 
 
-def zeroing_contests(short: bool) -> Iterator[Contest]:
-    """Make one contest at a time, because each holds its memory."""
-    c_peers, n_cpus = openmp(), cpu_count()
-    sizes = (
-        (MIB, 4 * MIB) if short else (MIB, 4 * MIB, 16 * MIB, 64 * MIB, 128 * MIB, 256 * MIB, GIB, 4 * GIB)
-    )
-    for size, kind, threads in itertools.product(sizes, ("THP", "4KiB"), sorted({1, n_cpus})):
+def kernel_contests(short: bool, c_peers: ctypes.CDLL | None) -> Named:
+    """Yield the paths of the kernel."""
+    if not c_peers or cpu_count() < 2:
+        return
+    for method, kind in PATHS:
+        size = 64 * MIB if short else 2 * GIB if kind == "1GiB" else GIB
+        if workloads.why_not(Case("zeroing", "populate", kind, size)) is None:
+            what = f"{KERNEL_PATHS[method][0]} {method}, {fmt_size(size)} of {kind} pages, 2 threads"
+            yield (
+                what,
+                partial(
+                    kernel_path, method=method, page_kind=kind, size_bytes=size, threads=2, c_peers=c_peers
+                ),
+            )
+
+
+def page_walk_contests(short: bool, c_peers: ctypes.CDLL | None) -> Named:
+    """Yield the page walks, of the kernel and of the model."""
+    if cpu_count() < 2:
+        return
+    size = 64 * MIB if short else 16 * GIB
+    for method in WALKS if c_peers else ():
+        if workloads.why_not(Case("page_walk", method, "4KiB", MIB)) is None:
+            what = f"page walk {method}, {fmt_size(size)} of 4KiB pages, 2 threads"
+            yield what, partial(page_walk, method=method, size_bytes=size, threads=2, c_peers=c_peers)
+    size = GIB if short else 512 * GIB
+    for tables in ("in_order", "scattered"):
+        what = f"page walk by radix table of {fmt_size(size)}, {tables}, walked and read"
+        yield what, partial(page_table_model, size_bytes=size, tables=tables, threads=2)
+
+
+def zeroing_contests(short: bool, c_peers: ctypes.CDLL | None) -> Named:
+    """Yield the sizes of resident memory."""
+    sizes = (1, 4) if short else (1, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+    for size_mib, kind, n in itertools.product(sizes, ("THP", "4KiB"), sorted({1, cpu_count()})):
+        size = size_mib * MIB
         case = Case("zeroing", "auto", kind, size)
         if workloads.why_not(case) is None and memory.region_need(size, kind) < memory.budget_bytes():
-            yield zeroing(size, kind, threads, c_peers)
+            what = f"zeroing {fmt_size(size)} of resident {kind} memory, {_threads(n)}"
+            yield what, partial(zeroing, size_bytes=size, page_kind=kind, threads=n, c_peers=c_peers)
 
 
 def result_of(contest: Contest, rounds: int) -> dict:
@@ -435,12 +450,17 @@ def main() -> None:
     )
     parser.add_argument("--short", action="store_true", help="a few rounds, to see that everything runs")
     parser.add_argument("--json", type=Path, help="write the result there")
+    parser.add_argument("--only", default="", help="contests with this in their name, such as 'page walk'")
     options = parser.parse_args()
-    results = []
-    kinds = (contests, page_walk_contests, zeroing_contests)
-    for contest in itertools.chain.from_iterable(kind(options.short) for kind in kinds):
-        results.append(result_of(contest, 3 if options.short else contest.rounds))
-        contest.close()
+    c_peers, results = openmp(), []
+    if c_peers is None:
+        sys.stderr.write("no gcc with OpenMP here: its rows are left out\n")
+    kinds = (engine_contests, kernel_contests, page_walk_contests, zeroing_contests)
+    for name, make in itertools.chain.from_iterable(kind(options.short, c_peers) for kind in kinds):
+        if options.only not in name:
+            continue
+        with closing(make(name)) as contest:  # one at a time, because each holds its memory
+            results.append(result_of(contest, 3 if options.short else contest.rounds))
         sys.stdout.write(render(results[-1]) + "\n\n")
         sys.stdout.flush()
     if options.json:

@@ -475,8 +475,20 @@ def test_a_described_table_is_walked_as_by_hand(layout, levels):
 @pytest.mark.parametrize("layout", ["dense", "mixed"])
 def test_tables_counted_side_by_side_are_all_counted(layout):
     table = radix.build(radix.described_runs(layout, 78 * MIB), scattered=True)
-    assert table.together == 8
     assert walked(table) == table.expected == by_hand(table)
+    table.close()
+
+
+@pytest.mark.parametrize("levels", radix.LEVELS)
+@pytest.mark.parametrize("seed", [None, 1, 2])
+def test_whatever_is_in_the_entries_is_counted_as_numpy_counts_it(levels, seed):
+    """Flags of entries that are not present do not count; without a seed, all bits of all entries are set."""
+    table = radix.build(radix.described_runs("dense", 38 * MIB), levels, scattered=True)
+    leaves = table.tables[: table.n_leaves]
+    bounds = np.iinfo(np.int64)
+    leaves[:] = np.random.default_rng(seed).integers(bounds.min, bounds.max, leaves.shape) if seed else -1
+    flags = (radix.PRESENT, radix.PRESENT | radix.ACCESSED, radix.PRESENT | radix.DIRTY)
+    assert walked(table) == tuple(np.count_nonzero(leaves & bits == bits) for bits in flags)
     table.close()
 
 

@@ -374,13 +374,12 @@ WORKLOAD = Workload(
             "a radix table in arrays, walked from the root down: no lock, the bandwidth of reading ends it",
             "model",
             ("4KiB",),
-            limit="The memory: there is no lock. If tables are scattered, counting: seven instructions "
-            "per cache line, so that fewer lines are waited for at once.",
+            limit="The memory: there is no lock; tables in any order are walked as fast as they are read.",
             options=(LAYOUT, PID, DEPTH, ORDER_OF_TABLES),
         ),
         Method(
             "plain_read",
-            "the memory of that table read from start to end: the rate that no walk can exceed",
+            "the memory of that table read from start to end: the bandwidth that a walk is held against",
             "model",
             ("4KiB",),
             limit="The memory: reading is all that is done.",
