@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ktask import engine, memory, walkers
+from ktask import engine, memory, topology, walkers
 from ktask.memory import BASE_PAGE, MIB, UnavailableError
 from ktask.task import Ctl, Result
 
@@ -87,7 +87,12 @@ class Process:
 
     def maps(self, start: int = 0, end: int = _NO_END) -> list[Mapping]:
         """Return its mappings in `[start, end)`, cut to it."""
-        return parse_maps(Path(f"/proc/{self.pid}/maps").read_text(errors="replace"), start, end)
+        try:
+            text = Path(f"/proc/{self.pid}/maps").read_text(errors="replace")
+        except OSError:
+            self.require_alive()
+            raise
+        return parse_maps(text, start, end)
 
     def has_ended(self) -> bool:
         """Return whether the process has ended; its page table is gone then, and walks find nothing."""
@@ -125,13 +130,26 @@ def _number(pid: int | str) -> int:
 
 def _why_no_process(pid: int, error: OSError) -> str:
     if error.errno in (errno.ESRCH, errno.ENOENT):
-        return f"process {pid} does not exist"
+        return f"process {pid} {_why_without_table(pid)}"
     if error.errno in (errno.EACCES, errno.EPERM):
         return (
             f"process {pid} may not be looked at from here ({error.strerror}); "
             "that takes the same user, or CAP_SYS_PTRACE"
         )
     return f"process {pid} cannot be looked at: {error.strerror}"
+
+
+def _why_without_table(pid: int) -> str:
+    """Return why a process has no page table to look at."""
+    status = topology.read_text(Path(f"/proc/{pid}/status"))
+    if not status:
+        return "does not exist; use the number of one that does"
+    facts = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    if facts.get("Tgid") != str(pid):
+        return f"is a thread; use the number of its process, {facts.get('Tgid')}"
+    if facts.get("State", "")[:1] in ("Z", "X"):
+        return "has ended and waits to be reaped; its page table is gone"
+    return "is a thread of the kernel and has no page table of its own; use a process"
 
 
 def parse_range(text: str) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from ktask.lab.units import fmt_number, fmt_rate, fmt_size, fmt_time
+from ktask.lab.warm_process import NO_THREADS
 from ktask.workload_names import workload_names
 
 OK, FOUND, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -552,12 +554,16 @@ def _render_simulate(result: dict[str, Any]) -> str:
 
 def main() -> None:
     """Run the command line; bad input ends with exit 2 and one line."""
+    for name, value in NO_THREADS.items():
+        os.environ.setdefault(name, value)  # OpenBLAS ends a process whose threads cannot start, as by Ctrl-C
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED
     except (ValueError, OSError) as error:
         _fail(str(error), BAD_INPUT)
+    except MemoryError:
+        _fail("memory has run out; raise what limits it (`ulimit -v`, `ulimit -d`), or use less", FOUND)
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise

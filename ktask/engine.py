@@ -32,6 +32,7 @@ from ktask.helpers import (
     misplaced,
     places,
     prepare,
+    require_threads,
 )
 from ktask.limits import SLOTS, requests
 from ktask.live import Live
@@ -422,6 +423,7 @@ def _warm() -> None:
     nothing = np.zeros(HEADER + 3 * ROW, dtype=np.int64)
     nothing[worker.N_PARTS] = 1
     nothing[worker.INTERRUPT] = interrupts().address
+    require_threads(min(2, _MOST_THREADS) - 1)
     for threads in (1, 2):
         nothing[worker.N_THREADS] = threads
         worker.entry()(nothing.ctypes.data, _MOST_THREADS)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
@@ -150,9 +152,46 @@ def prepare(wanted: Places) -> None:
         return
     n_bytes = mask_bytes(wanted.helpers)
     masks = np.stack([mask_of((cpu,), n_bytes) for cpu in (0, *wanted.helpers)])  # the caller's is not used
+    require_threads(len(wanted.helpers))
     with numba_threads(len(masks)):
         settle(masks, np.zeros(len(masks), dtype=np.int32), helper_tids())
     _local.places = wanted
+
+
+def require_threads(count: int) -> None:
+    """Raise OSError (EAGAIN) unless the caller can have `count` helpers; those it has had count as there.
+
+    Tried with threads that do nothing: libgomp ends the whole process when it cannot start one.
+    """
+    missing = count - getattr(_local, "n_helpers", 0)
+    if missing <= 0:
+        return
+    before, gate, tried = _n_threads(), threading.Event(), []
+    try:
+        for _ in range(missing):
+            tried.append(threading.Thread(target=gate.wait))
+            tried[-1].start()
+    except RuntimeError:
+        tried.pop()
+        words = f"{count} helper threads cannot be started: no more threads are allowed"
+        raise OSError(errno.EAGAIN, words) from None
+    finally:
+        gate.set()
+        for thread in tried:
+            thread.join()
+        _wait_for_the_end_of_threads(before)
+    _local.n_helpers = count
+
+
+def _n_threads() -> int:
+    return len(os.listdir("/proc/self/task"))  # noqa: PTH208
+
+
+def _wait_for_the_end_of_threads(left: int) -> None:
+    """Wait until the kernel counts no more than `left`: one that was joined still counts for a moment."""
+    end = time.monotonic() + 0.1
+    while _n_threads() > left and time.monotonic() < end:
+        time.sleep(0.0001)
 
 
 @lru_cache(maxsize=1)
@@ -175,7 +214,10 @@ def may_renice() -> bool:
         able.append(True)
 
     thread = threading.Thread(target=probe)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError:  # no thread to be had: there will be no helper either
+        return False
     thread.join()
     return bool(able)
 
@@ -200,4 +242,10 @@ def misplaced() -> None:
     _local.places = None
 
 
-os.register_at_fork(after_in_child=misplaced)
+def _without_helpers() -> None:
+    """Forget all helpers: a fork has the calling thread alone."""
+    misplaced()
+    _local.n_helpers = 0
+
+
+os.register_at_fork(after_in_child=_without_helpers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import platform
@@ -54,7 +55,9 @@ def _anonymous(
     flags |= (_MAP_SHARED if shared else _MAP_PRIVATE) | _MAP_ANONYMOUS
     got = _libc.mmap(address or None, size_bytes, protection, flags, -1, 0)
     if got in (None, ctypes.c_void_p(-1).value):
-        raise UnavailableError(str(_os_error(f"mmap of {size_bytes} bytes")))
+        code = ctypes.get_errno()
+        step = "; raise `ulimit -v` or `ulimit -d`, or use a smaller size" if code == errno.ENOMEM else ""
+        raise UnavailableError(f"mapping {size_bytes / MIB:.2f} MiB is refused: {os.strerror(code)}{step}")
     return got
 
 
@@ -159,7 +162,7 @@ def _why_no_hugetlb(page_kind: str, size_bytes: int) -> str | None:
         return f"the machine has no pool of {page_kind} hugetlb pages"
     free = pool["free"] - pool.get("reserved", 0)
     if size_bytes % page_size:
-        return f"the size is no multiple of {page_kind}"
+        return f"{size_bytes / MIB:g} MiB are no multiple of {page_kind}; use one"
     if size_bytes // page_size > free:
         return f"needs {size_bytes // page_size} pages of {page_kind}, the pool has {free} free"
     return None
@@ -249,7 +252,10 @@ class Region:
 
     def _mmap(self, size: int, extra_flags: int) -> int:
         fixed = _MAP_FIXED_NOREPLACE if self.address else 0
-        return _anonymous(size, flags=extra_flags | fixed, address=self.address, shared=self.shared)
+        try:
+            return _anonymous(size, flags=extra_flags | fixed, address=self.address, shared=self.shared)
+        except UnavailableError as error:  # of a pool, the numbers say more than the error does
+            raise UnavailableError(why_not(self.page_kind, size, self.shared) or str(error)) from error
 
     def advise(self, advice: int) -> None:
         """Call madvise over the whole region."""

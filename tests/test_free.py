@@ -81,6 +81,14 @@ def test_there_are_as_many_children_as_threads_and_they_share_the_range(threads)
         assert len(state.children) == threads
         assert state._rows()[:, 0].tolist() == [state.size * (k + 1) // threads for k in range(threads)]
         assert len({tuple(psutil.Process(c.pid).cpu_affinity()) for c in state.children}) == threads
+        # when memory runs out, they are to go, and not the process that can tell of it
+        assert {Path(f"/proc/{c.pid}/oom_score_adj").read_text() for c in state.children} == {"1000\n"}
+
+
+def test_a_child_that_the_kernel_kills_once_it_has_its_memory_is_an_error(monkeypatch):
+    monkeypatch.setattr(exits, "_wait_until_ready", lambda child: (child.kill(), child.wait()))
+    with state_of("exit") as state, pytest.raises(CheckError, match=r"until its exit: it was killed .*"):
+        state.before()
 
 
 def test_a_child_that_was_killed_before_its_time_is_no_measurement():

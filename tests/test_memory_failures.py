@@ -1,6 +1,7 @@
 """Memory that is not there: refused with the numbers, or the failure of one case; nothing is left."""
 
 import contextlib
+import errno
 import os
 import re
 import resource
@@ -8,13 +9,14 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import uuid
 from pathlib import Path
 
 import pytest
 
-from ktask import cli, engine, memory, topology, workloads
-from ktask.lab import one_case
+from ktask import cli, engine, helpers, memory, topology, workloads
+from ktask.lab import cells, one_case
 from ktask.memory import KIB, MIB
 from ktask.task import Ctl
 from ktask.workloads import Case, CheckError, free, zeroing
@@ -161,6 +163,69 @@ def test_an_error_of_the_kernel_ends_a_case_with_its_name_and_leaves_nothing(mon
     with pytest.raises(CheckError, match="free dontneed failed: Invalid argument"):
         one_case.run_one(FREE, 1, 1)
     assert not memory.is_mapped(state.region.address)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.ENOMEM, errno.EMFILE, errno.EFBIG, errno.EAGAIN, None])
+def test_what_the_kernel_refuses_is_a_failure_of_the_case_with_the_next_step(code, monkeypatch, capsys):
+    """As when another process takes the pool: no bad input (exit 2), no full disk, which ends a sweep."""
+
+    def refuse(*_):
+        raise OSError(code, os.strerror(code)) if code else MemoryError
+
+    monkeypatch.setattr(memory.Files, "allocate", refuse)
+    monkeypatch.setattr(sys, "argv", ["ktask", "run", "truncate", "--size", "1MiB"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 1
+    said = capsys.readouterr().err
+    name = os.strerror(code or errno.ENOMEM)
+    assert re.search(rf"not done as it should: truncate punch_hole failed: {name}; \w.*: \w", said)
+    assert said.count("\n") == 1
+    assert not cells._FULL.search(said)
+
+
+def test_a_pool_that_another_process_took_meanwhile_is_told_with_the_numbers(monkeypatch):
+    pools = {2 * MIB: {"total": 9, "free": 2, "reserved": 0}}
+    region = memory.Region.__new__(memory.Region)
+    region.page_kind, region.shared, region.address, region.size_bytes = "2MiB", False, 0, 1 << 50
+    monkeypatch.setattr(topology, "hugetlb_pools", lambda: pools)
+    with pytest.raises(memory.UnavailableError, match="needs 536870912 pages of 2MiB, the pool has 2 free"):
+        region.map()
+
+
+def test_helpers_that_cannot_be_started_are_an_error_and_not_the_end_of_the_process(monkeypatch):
+    """libgomp ends the process when a thread does not start, as under `ulimit -u`."""
+    before, start, started = threading.active_count(), threading.Thread.start, []
+
+    def start_two(thread):
+        if len(started) == 2:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(helpers._local, "n_helpers", 1)
+    monkeypatch.setattr(threading.Thread, "start", start_two)
+    helpers.require_threads(1)
+    with pytest.raises(OSError, match="9 helper threads cannot be started") as refused:
+        helpers.require_threads(9)
+    assert refused.value.errno == errno.EAGAIN
+    assert len(started) == 2
+    assert threading.active_count() == before
+    monkeypatch.undo()
+    helpers.require_threads(2)
+
+
+def test_memory_that_runs_out_on_the_way_is_one_line(monkeypatch, capsys):
+    def refuse(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(cli, "app", refuse)
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 1
+    assert re.fullmatch(r"ktask: memory has run out; raise .*`ulimit -v`.*\n", capsys.readouterr().err)
+    assert os.environ["OPENBLAS_NUM_THREADS"] == "1"  # else a thread that does not start looks like Ctrl-C
 
 
 # --- the place of what was unmapped -------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import re
 import resource
 import subprocess
 import sys
+import threading
 from itertools import pairwise
 from pathlib import Path
 
@@ -379,13 +380,38 @@ def test_a_process_that_ends_in_the_middle_is_told(holder, method):
     state.close()
 
 
-def test_a_process_that_does_not_exist_is_skipped_with_the_reason():
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    files = open_files()
-    skipped = one_case.run_one(walk_case(pid=gone.pid), 1, 1)
-    assert skipped == {"skipped": f"process {gone.pid} does not exist"}
+@pytest.fixture
+def ended():
+    """The number of a process that has ended and is not reaped."""
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    yield child.pid
+    child.wait()
+
+
+def test_a_process_without_a_page_table_is_skipped_with_the_reason(ended):
+    files, released = open_files(), threading.Event()
+    thread = threading.Thread(target=released.wait)
+    thread.start()
+    ending = {
+        ended: "has ended and waits to be reaped; its page table is gone",
+        thread.native_id: f"is a thread; use the number of its process, {os.getpid()}",
+        1 << 30: "does not exist; use the number of one that does",
+    }
+    if Path("/proc/2/comm").read_text() == "kthreadd\n":
+        ending[2] = "is a thread of the kernel and has no page table of its own; use a process"
+    try:
+        for pid, words in ending.items():
+            assert one_case.run_one(walk_case(pid=pid), 1, 1) == {"skipped": f"process {pid} {words}"}
+    finally:
+        released.set()
     assert open_files() == files
+
+
+@pytest.mark.parametrize("method", ["pagemap", "pagemap_scan"])
+def test_a_range_where_nothing_is_mapped_is_a_reason(method):
+    skipped = one_case.run_one(walk_case(method, range="1000-2000"), 1, 1)["skipped"]
+    assert skipped.startswith(f"process {os.getpid()} has nothing mapped in range=1000-2000; use addresses")
 
 
 def test_a_process_of_somebody_else_is_skipped_with_the_reason(monkeypatch):

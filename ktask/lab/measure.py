@@ -7,6 +7,7 @@ costs), and each thread count. So a speedup is a ratio of neighbours in time.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
@@ -20,8 +21,9 @@ import numpy as np
 
 from ktask import engine, policy, topology, workloads
 from ktask.lab import doctor, flags, stats
+from ktask.lab.failures import as_check_errors
 from ktask.task import Result
-from ktask.workloads import Case, CheckError
+from ktask.workloads import Case
 
 
 @dataclass(frozen=True)
@@ -169,8 +171,7 @@ def measure(
         raise workloads.memory.UnavailableError(reason)
     workloads.require_memory(case)
     cell = Cell(case, protocol=protocol)
-    state = workloads.get(case.workload).setup(case)
-    try:
+    with as_check_errors(case), contextlib.closing(workloads.get(case.workload).setup(case)) as state:
         round_variants = variants(threads)
         _warm_up(cell, state, round_variants, protocol, clock)
         round_variants[2:2] = _alone(cell, state) if chunked else []
@@ -179,8 +180,6 @@ def measure(
                 on_round(done)
         if trace:
             cell.traced, cell.bytes_per_unit = _traced(cell, state, round_variants[-1]), state.bytes_per_unit
-    finally:
-        state.close()
     _mark_cold(cell)
     flags.mark_outliers(cell.rows)
     flags.mark_short(cell.rows, protocol.sample_s)
@@ -292,6 +291,7 @@ def _repeat(
 
 
 def _call(case: Case, state, variant: Variant, *, trace: bool = False) -> Result:
+    """Run the task; OSError with the code of its thread function if that is not 0."""
     ctl = state.ctl
     least, ctl.min_chunk_size = ctl.min_chunk_size, variant.chunk_size or ctl.min_chunk_size
     try:
@@ -299,7 +299,7 @@ def _call(case: Case, state, variant: Variant, *, trace: bool = False) -> Result
     finally:
         ctl.min_chunk_size = least
     if result.error:
-        raise CheckError(f"{case.workload} {case.method} failed: {os.strerror(result.error)}")
+        raise OSError(result.error, os.strerror(result.error))
     return result
 
 

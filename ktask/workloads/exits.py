@@ -77,6 +77,9 @@ class Exit:
         return self._table[1:].reshape(-1, _ROW)[: len(self.children)]
 
     def _expect_populated(self) -> None:
+        for child in self.children:
+            if (code := child.poll()) is not None:
+                raise CheckError(f"a child did not live until its exit: {_ending(code)}")
         held = sum(held_bytes(child.pid, self.case.page_kind) for child in self.children)
         expect(
             held >= self.operations, f"the children hold {held} of {self.operations} bytes before they exit"

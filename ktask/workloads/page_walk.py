@@ -50,6 +50,11 @@ class Walk:
         unit = UNITS.get(self.method, EVERY_PAGE)
         self.stretches = address_space.find_stretches(self.process, self.mappings, unit)
         self.size = self.operations = self.stretches.n_units
+        if not self.size:
+            pid, where = self.process.pid, set_to(self.case, "range")
+            raise memory.UnavailableError(
+                f"process {pid} has nothing mapped in range={where}; use addresses of /proc/{pid}/maps"
+            )
         self.ctl = self._task(self.method, self.stretches)
 
     def _task(self, method: str, stretches) -> Ctl:

@@ -7,6 +7,7 @@ does not survive a fork. It needs nothing but the standard library, says `ready`
 ends with whoever started it, because its standard input does.
 """
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -31,9 +32,16 @@ def populated(size_bytes: int, flags: int, advice: int) -> mmap.mmap:
         return mapping
 
 
+def be_first_to_go() -> None:
+    """When memory runs out, have the kernel end this process, and not the one that can tell of it."""
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123
+        file.write("1000")
+
+
 def main() -> None:
     """Populate, say so, wait."""
     size_bytes, flags, advice, cpu = map(int, sys.argv[1:])
+    be_first_to_go()
     os.sched_setaffinity(0, {cpu})
     try:
         kept = populated(size_bytes, flags, advice)
