@@ -1065,6 +1065,14 @@ def test_how_far_apart_threads_end_is_told_over_all_repetitions():
     assert "In the trace, the threads of a path end 60 % of its time apart." in caption
 
 
+def test_a_drift_with_the_rounds_is_said():
+    run = one_path({2: 1.5}, n=20)
+    assert "Drift" not in figures.distribution_figure(run, "free", "d").caption
+    run.records.loc[run.records.baseline, "wall_s"] *= 1 - 0.002 * run.records["round"]
+    caption = figures.distribution_figure(run, "free", "d").caption
+    assert "Drift with the rounds: dontneed (4 KiB) with 1 thread, faster." in caption
+
+
 def test_a_trace_unlike_the_other_repetitions_is_no_evidence():
     found, _ = traced(one_path({2: 1.2}), (0, 0, 1), (1, 0, 0.4))
     slow = found.assign(traced_s=1.3 * found["wall"]).iloc[0]

@@ -116,6 +116,8 @@ def _cold_ones(rows: pd.DataFrame) -> str:
     if not rows["cold"].any():
         return ""
     several = rows["threads"] > 1
+    if not several.any():
+        return f"Cold were {int(rows['cold'].sum())}."
     parts = [f"{int(rows['cold'][mask].sum())} of {int(mask.sum())}" for mask in (several, ~several)]
     return f"Cold were {parts[0]} with several threads and {parts[1]} with one."
 

@@ -149,13 +149,13 @@ def caveat(
             f"{words.count(unequal, 'A/A comparison')} did not come out equal; small effects may be drift.",
         ),
         (
+            smallest < stats.ENOUGH,
+            f"Some points rest on {words.count(smallest, 'repetition')} only: no verdict there.",
+        ),
+        (
             bool(loudest) and floors[loudest].floor > NOISY,
             f"The machine is noisy: equal calls of {words.workload_label(loudest).lower()} differ by up to "
             f"{words.percent(floors[loudest].floor if loudest else 0)}, and smaller effects are not seen.",
-        ),
-        (
-            smallest < stats.ENOUGH,
-            f"Some points rest on {words.count(smallest, 'repetition')} only: no verdict there.",
         ),
     )
     return next((text for holds, text in checks if holds), f"{losses(scaling)}{_reach(scaling, facts or {})}")

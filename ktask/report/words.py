@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
+from scipy.stats import spearmanr
 
 from ktask.lab import stats, units
 from ktask.lab.stats import NoiseFloor
@@ -249,6 +250,24 @@ def two_groups(data: pd.DataFrame) -> list[str]:
     ]
 
 
+SURE = 0.001  # how probable a drift as clear as one that is told may be by chance
+
+
+def drifting(data: pd.DataFrame) -> list[str]:
+    """Return the labels of the samples of a distribution whose times rise or fall with the rounds."""
+    told = []
+    for (*_, threads, _, _), rows in data[~data["cold"]].groupby(
+        [*PATH[:-1], "threads", "baseline", "aa"], sort=False
+    ):
+        if len(rows) < stats.ENOUGH or rows["wall_s"].nunique() == 1:
+            continue
+        found = spearmanr(rows["round"], rows["wall_s"])
+        if found.pvalue < SURE:
+            how = "slower" if found.statistic > 0 else "faster"
+            told.append(f"{path_label(rows.iloc[0])} with {count(threads, 'thread')}, {how}")
+    return list(dict.fromkeys(told))
+
+
 def distribution_caption(data: pd.DataFrame) -> Markup:
     """Return whether the repetitions form one group, how many were cold, and how to read the strip."""
     split = two_groups(data)
@@ -259,6 +278,8 @@ def distribution_caption(data: pd.DataFrame) -> Markup:
     )
     cold = int(data["cold"].sum())
     crossed = f"Cold, crossed and in no rate: {cold} of {len(data)}." if cold else "None was cold."
+    drift = drifting(data)
+    shape += f" Drift with the rounds: {'; '.join(drift)}." if drift else ""
     return Markup(
         "{} {} All repetitions at the largest size of each path, later ones higher; times are over the "
         "median of the warm ones, given beside them. One thread: the two equal serial calls together."
