@@ -275,15 +275,21 @@ COLUMNS = {
 
 
 def table(limits: pd.DataFrame, key: str) -> Markup:
-    """Return the evidence as a table, one row per path; columns with nothing to show are left out."""
+    """Return the evidence as a table, one row per path; columns with nothing to show are left out.
+
+    What is the same for all rows, size or threads, is in the caption.
+    """
     if limits.empty:
         return Markup("")
     shown = {name: title for name, title in COLUMNS.items() if (limits[name].abs() >= WORTH_SHOWING).any()}
     has_alone, has_apart = (bool(limits[name].notna().any()) for name in ("alone", "apart"))
+    has_sizes, has_counts = (limits[name].nunique() > 1 for name in ("size_bytes", "threads"))
+    told = "" if has_counts else f", {words.count(int(limits['threads'].iloc[0]), 'thread')}"
+    told += "" if has_sizes else f", {words.sizes_of(limits)}"
     columns = [
         "Path",
-        "Size",
-        "Threads",
+        *["Size"] * has_sizes,
+        *["Threads"] * has_counts,
         "Limit",
         "Share of ideal",
         "CPU time ratio",
@@ -295,8 +301,8 @@ def table(limits: pd.DataFrame, key: str) -> Markup:
     rows = [
         (
             words.path_label(row),
-            units.fmt_size(row["size_bytes"]),
-            row["threads"],
+            *[units.fmt_size(row["size_bytes"])] * has_sizes,
+            *[row["threads"]] * has_counts,
             LIMIT_LABELS[row["limit"]],
             words.value(row, "efficiency", units.PERCENT),
             words.value(row, "cpu_cost"),
@@ -308,8 +314,8 @@ def table(limits: pd.DataFrame, key: str) -> Markup:
         for _, row in limits.iterrows()
     ]
     caption = (
-        "Evidence on what keeps the speedup below the number of threads; median [95 % interval]. CPU time "
-        "ratio: of all threads over that of the serial call."
+        f"Evidence on what keeps the speedup below the number of threads{told}; median [95 % interval]. "
+        "CPU time ratio: of all threads over that of the serial call."
     )
     if has_apart:
         caption += (
