@@ -369,6 +369,16 @@ class _Ready:
         return self.task.on(memory).result()
 
 
+def _cpu_time(header: list[int]) -> tuple[float, float]:
+    """Return the seconds in user mode and in the kernel: of the threads, in the ratio of the process."""
+    user_s, system_s = header[worker.USED_USER_US] / 1e6, header[worker.USED_SYSTEM_US] / 1e6
+    if header[worker.NOT_ALL_KNOWN]:
+        return user_s, system_s
+    used_s, both_s = header[worker.USED_NS] / 1e9, user_s + system_s
+    in_user_s = used_s * user_s / both_s if both_s > 0 else 0.0
+    return in_user_s, used_s - in_user_s
+
+
 def _wants_low_priority(name: str, asked: bool | None) -> bool:
     """Return whether helpers are to run at low priority; warn if that was asked for and cannot be."""
     wanted = policies.POLICIES[name].low_priority if asked is None else asked
@@ -605,7 +615,8 @@ class Task:
         """Return what came of the task; `finished` is None if all of it was done."""
         done = self.prepared.units if finished is None else sum(end - start for start, end in finished)
         failed = () if finished is None else sorted(self._failed())
-        header = self.state[: 2 * ROW].tolist()
+        header = self.state[:HEADER].tolist()
+        cpu_user_s, cpu_system_s = _cpu_time(header)
         chunks_done, *_, cpus = zip(*self.workers[:, worker.W_DONE : worker.W_CPU + 1].tolist(), strict=True)
         return Result(
             error=header[worker.ERROR],
@@ -614,8 +625,8 @@ class Task:
             n_chunks=self.prepared.n_chunks,
             policy=self.plan.policy,
             wall_s=(header[worker.T1] - header[worker.T0]) / 1e9,
-            cpu_user_s=header[worker.USED_USER_US] / 1e6,
-            cpu_system_s=header[worker.USED_SYSTEM_US] / 1e6,
+            cpu_user_s=cpu_user_s,
+            cpu_system_s=cpu_system_s,
             helper_nice=header[worker.HELPER_NICE] or None,
             hand_overs=header[worker.HAND_OVERS],
             faults_minor=header[worker.USED_FAULTS],

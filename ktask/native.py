@@ -17,7 +17,7 @@ binding.initialize_native_asmparser()  # numba itself has no use for inline asse
 
 _I64 = ir.IntType(64)
 
-CLOCK_MONOTONIC = 1
+CLOCK_MONOTONIC, CLOCK_THREAD_CPUTIME_ID = 1, 3
 
 # Linux calls that numba code makes. `syscall` and `fcntl` are variadic in C; on x86-64 and aarch64 integer
 # arguments of a variadic call travel in the same registers as those of an ordinary one.
@@ -248,8 +248,14 @@ def clock_ns(clock, scratch):
 
 @njit(cache=True, nogil=True)
 def thread_ns(tid, scratch):
-    """Return the CPU time of a thread of this process in nanoseconds (CPUCLOCK_SCHED | PERTHREAD)."""
-    return clock_ns((~tid << 3) | 6, scratch)
+    """Return the CPU time of a thread of this process in nanoseconds, -1 if there is none of that number.
+
+    The clock of a thread by its number is made as in glibc's pthread_getcpuclockid (CPUCLOCK_SCHED and
+    PERTHREAD_MASK of <linux/posix-timers.h>). `scratch` as in `clock_ns`.
+    """
+    if tid == 0 or _clock_gettime((~tid << 3) | 6, scratch) != 0:
+        return -1
+    return load_plain(scratch) * 1_000_000_000 + load_plain(scratch + 8)
 
 
 @intrinsic

@@ -114,7 +114,7 @@ class Result(_Later):
         The plan as carried out; `threads` counts the caller.
     wall_s, cpu_user_s, cpu_system_s
         From just before the threads are released to the return of the last one; the CPU time is that of
-        the whole process over the same span.
+        the caller and its helpers over the same span, of the whole process for a task of less than 50 us.
     chunks_per_thread, cpu_of_thread
         Chunks run by each thread, the caller first, and the CPU each ended on.
     ended_s

@@ -20,6 +20,7 @@ ROW = 16
 (HELPER_NICE, CALLER_NICE) = range(13, 15)  # equal: priorities are left alone
 SHORT = 15  # the task will be over before placement matters
 USED_USER_US, USED_SYSTEM_US, USED_FAULTS, USED_SWITCHES = range(ROW + 4, ROW + 8)  # by the process
+USED_NS, NOT_ALL_KNOWN = 53, 54  # CPU time of caller and helpers, unless that of one was not to be had
 HAND_OVERS = ROW + 8
 ERROR, STOP = ROW, ROW + 1  # written by workers, hence on lines of their own
 PAUSE = ROW + 9  # what INTERRUPT points at while nobody listens to signals; on the same lines
@@ -99,7 +100,7 @@ def _call_traced(base, row, me, w, i, start, end):
 # A task that takes less than about a time slice of the scheduler is short; one that is over before a person
 # who presses Ctrl-C can tell is brief; if it is not over late, somebody should listen to signals after all.
 SHORT_NS, BRIEF_NS, LATE_NS = 3_000_000, 15_000_000, 20_000_000
-TINY_NS = 50_000  # below that, the CPU time of helpers is what the kernel happens to know
+TINY_NS = 50_000  # below that, the CPU time is what the kernel happens to know of the process
 
 
 @njit(cache=True, nogil=True)
@@ -220,18 +221,34 @@ def _add_usage(base, sign):
 
 
 @njit(cache=True, nogil=True)
-def _account(base):
-    """Have the kernel bring the CPU time of each helper up to date, by asking for it.
+def _add_threads(base, sign):
+    """Add the CPU time of caller and helpers so far, or take it away, so that a difference is left.
 
-    For a process it adds up what the last tick or switch left of its other threads. Helpers that still spin
-    at the end of a task were short of up to a tick each: of two threads that freed 1 GiB in 1.6 ms, at 250
-    ticks per second, half of the repetitions had used no CPU time but the caller's. It takes 0.2 us, which
-    a task of 6 us goes without.
+    The kernel keeps that of a process less well: it adds up what the last tick or switch left of the other
+    threads. Of two threads that freed 1 GiB in 1.6 ms, at 250 ticks per second, half of the repetitions had
+    used no CPU time but the caller's; and a helper that still spins after the task before adds to the next.
+    Asking for one thread takes 0.2 us, which a task of 6 us goes without.
     """
-    tids = load_plain(base + WORD * HELPER_TIDS)
-    if tids != 0 and load_plain(base + WORD * T1) - load_plain(base + WORD * T0) > TINY_NS:
-        for w in range(load_plain(base + WORD * N_THREADS) - 1):
-            native.thread_ns(load_plain(tids + WORD * w), base + WORD * SCRATCH)
+    tids, scratch = load_plain(base + WORD * HELPER_TIDS), base + WORD * SCRATCH
+    used_ns = native.clock_ns(native.CLOCK_THREAD_CPUTIME_ID, scratch)
+    for w in range(load_plain(base + WORD * N_THREADS) - 1):
+        helper_ns = native.thread_ns(load_plain(tids + WORD * w), scratch) if tids != 0 else -1
+        if helper_ns < 0:
+            store(base + WORD * NOT_ALL_KNOWN, 1)
+        used_ns += helper_ns
+    fetch_add(base + WORD * USED_NS, sign * used_ns)
+
+
+@njit(cache=True, nogil=True)
+def _is_over_in(base, limit_ns):
+    """Return whether the last run says that this one will take less.
+
+    A short task is left without priorities, and without pinning a caller who is on a CPU of its own anyway;
+    a brief one without listening to signals, which it does not outlast by much. With cold caches the first
+    took 25 us, the second 50.
+    """
+    last, units = load_plain(base + WORD * LAST), load_plain(base + WORD * UNITS)
+    return last != 0 and 0 < load(last) * units < limit_ns * load(last + WORD)
 
 
 @njit(cache=True, nogil=True)
@@ -248,6 +265,10 @@ def _start(base):
         store(base + WORD * CALLER_MASK, 0)
         store(base + WORD * OWN_MASK, 0)
     _keep_to(base, load_plain(base + WORD * CALLER_MASK))
+    if _is_over_in(base, TINY_NS):
+        store(base + WORD * NOT_ALL_KNOWN, 1)
+    else:
+        _add_threads(base, -1)
     _add_usage(base, -1)
     if load_plain(base + WORD * T0) == 0:  # a task that paused for a signal goes on with its first start
         store(base + WORD * T0, native.clock_ns(native.CLOCK_MONOTONIC, base + WORD * SCRATCH))
@@ -257,7 +278,8 @@ def _start(base):
 def _stop(base):
     """Stop the clock, read the counters, and give the caller its CPUs back."""
     store(base + WORD * T1, native.clock_ns(native.CLOCK_MONOTONIC, base + WORD * SCRATCH))
-    _account(base)
+    if load_plain(base + WORD * NOT_ALL_KNOWN) == 0:
+        _add_threads(base, 1)
     _add_usage(base, 1)
     _restore_priorities(base)
     _keep_to(base, load_plain(base + WORD * OWN_MASK))
@@ -317,18 +339,6 @@ def _unlock_slots(base, count):
     fd, requests = load_plain(base + WORD * SLOTS_FD), load_plain(base + WORD * SLOT_REQUESTS)
     for k in range(count):
         native.fcntl(fd, _OFD_SETLK, requests + 8 * WORD * k + 4 * WORD)
-
-
-@njit(cache=True, nogil=True)
-def _is_over_in(base, limit_ns):
-    """Return whether the last run says that this one will take less.
-
-    A short task is left without priorities, and without pinning a caller who is on a CPU of its own anyway;
-    a brief one without listening to signals, which it does not outlast by much. With cold caches the first
-    took 25 us, the second 50.
-    """
-    last, units = load_plain(base + WORD * LAST), load_plain(base + WORD * UNITS)
-    return last != 0 and 0 < load(last) * units < limit_ns * load(last + WORD)
 
 
 @njit(cache=True, nogil=True)

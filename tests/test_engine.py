@@ -106,6 +106,17 @@ def test_cpu_time_of_helpers_that_have_just_ended_is_counted():
 
 
 @two_cpus
+def test_helpers_that_still_spin_are_no_part_of_the_next_task():
+    sums = np.zeros(1, np.int64)
+    both, alone = (ktask.Ctl(count_up, (sums,), 1, max_threads=n) for n in (2, 1))
+    ktask.run(0, 20_000_000, alone)
+    for _ in range(30):
+        ktask.run(0, 200_000, both)
+        result = ktask.run(0, 20_000_000, alone)
+        assert result.cpu_user_s + result.cpu_system_s < result.wall_s + 50e-6
+
+
+@two_cpus
 def test_threads_say_when_they_ended():
     seen = np.zeros(100, np.int64)
     result = ktask.run(0, 100, ktask.Ctl(mark, (seen,), 1, max_threads=2), trace=True)

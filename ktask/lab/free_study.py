@@ -16,7 +16,7 @@ from ktask.lab.units import fmt_size, parse_size
 from ktask.workloads import Case
 
 MIB = memory.MIB
-LEAST_S = 0.010  # the CPU time of a thread that keeps running is brought up to date every few milliseconds
+LEAST_S = 0.0001  # a shorter task has no CPU time of its threads alone
 WAYS = ("dontneed", "lazyfree", "munmap", "munmap_at_once", "exit")
 LOCK_SETTINGS: tuple[dict[str, Any], ...] = (
     *({"batch": batch} for batch in (1, 8, 63, 512)),
@@ -107,7 +107,7 @@ def ways(size: str | int, page_kind: str, threads: int | None = None, rounds: in
     -------
     pandas.DataFrame
         One row per way: `serial_ms`, `wall_ms`, `speedup` with `low` and `high` (95 %), `busy` (the CPU time
-        of this process over the time of its threads: the rest was spent waiting; NaN below 10 ms, where it is
+        of the threads over the time they had: the rest was spent waiting; NaN below 0.1 ms, where it is
         not exact, and for `exit`, whose children work), and `shootdowns_per_chunk`.
     """
     threads = threads or topology.cpu_count()
