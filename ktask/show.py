@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ktask.policy import Plan
     from ktask.task import Result
+    from ktask.workloads import Case
 
 MOST_CHUNKS = 6
 
@@ -35,6 +36,26 @@ def _seconds(value: float) -> str:
 def _listed(values: Iterable[object], most: int = MOST_CHUNKS) -> str:
     shown = [str(value) for value in values]
     return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")
+
+
+def case_html(case: Case) -> str:
+    """Return a case as an HTML table."""
+    options = ", ".join(f"{name}={value}" for name, value in case.options)
+    rows = [
+        ("pages", case.page_kind),
+        ("size", _size(case.size_bytes)),
+        ("minimum chunk", _size(case.min_chunk_bytes)),
+        ("policy", case.policy),
+        *([("options", options)] if options else []),
+    ]
+    return _table(f"{case.workload} {case.method}", rows)
+
+
+def _size(size_bytes: int) -> str:
+    for factor, unit in ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if size_bytes >= factor:
+            return f"{size_bytes / factor:.4g} {unit}"
+    return f"{size_bytes} B"
 
 
 def _apart(result: Result) -> str:

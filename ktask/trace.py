@@ -65,7 +65,7 @@ def write_figure(result: Result, path: Path | str) -> None:
 def plot(result: Result, axes: Any = None) -> Any:
     """Draw one line per thread with a bar per chunk, neighbours in two shades; return the axes.
 
-    The dashed line marks the end of the last chunk, so idle time at the end of a thread is what lies between.
+    The dashed line marks the end of the task, so idle time at the end of a thread is what lies between.
     """
     import matplotlib.pyplot as plt  # noqa: PLC0415
 
@@ -78,7 +78,7 @@ def plot(result: Result, axes: Any = None) -> Any:
         spans = [(t0 * 1e3, (t1 - t0) * 1e3) for t0, t1 in zip(part["t0_s"], part["t1_s"], strict=True)]
         shades = ["#0173b2", "#56b4e9"] * (len(spans) // 2 + 1)
         axes.broken_barh(spans, (helper - 0.35, 0.7), facecolors=shades[: len(spans)])
-    axes.axvline(table["t1_s"].max() * 1e3, color="0.4", linestyle="--", linewidth=1)
+    axes.axvline(result.wall_s * 1e3, color="0.4", linestyle="--", linewidth=1)
     axes.set_yticks(range(result.threads), [_name(w) for w in range(result.threads)])
     axes.invert_yaxis()
     axes.set_xlabel("time since the release (ms)")

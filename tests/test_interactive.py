@@ -47,6 +47,12 @@ def test_a_failed_result_says_so_and_escapes():
     assert "<i>" not in text
 
 
+def test_a_case_is_a_table_with_units():
+    text = Case("free", "exit", "4KiB", 3 << 29, options=(("name", "<b>"),))._repr_html_()
+    for part in ("free exit", "4KiB", "1.5 GiB", "2 MiB", "name=&lt;b&gt;"):
+        assert part in text
+
+
 def test_a_plan_shows_its_first_chunks():
     text = Plan("ktask-v4", (Part(0, 1000),), 2, 125, 10, want=2)._repr_html_()
     assert "Plan of a task, policy ktask-v4" in text

@@ -107,13 +107,21 @@ def _summary_row(cell: Cell, variant: Variant, serial) -> dict[str, Any]:
 
 
 def shown(table: pd.DataFrame | None):
-    """Return a table as people read it: three significant digits, `_bytes` as sizes; None for none."""
+    """Return a table as people read it: three significant digits, `_bytes` as sizes; None for none.
+
+    What ends with `_per_s` are entries per second.
+    """
     if table is None:
         return None
     forms: dict[str, Any] = {name: fmt_number for name in table.select_dtypes("float")}
     forms |= {name: fmt_size for name in table.columns if str(name).endswith("_bytes")}
+    forms |= {name: _entries for name in table.columns if str(name).endswith("_per_s")}
     style = table.style.format(forms, na_rep=NO_VALUE)
     return style.format_index(fmt_size) if str(table.index.name).endswith("_bytes") else style
+
+
+def _entries(per_second: float) -> str:
+    return fmt_rate(per_second, "entry")
 
 
 def plot(cell: Cell):

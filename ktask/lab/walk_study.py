@@ -19,9 +19,9 @@ LAYOUTS = ("dense", "sparse", "fragmented", "mixed")
 def walk_rates(size: str | int, threads: Sequence[int] = (1, 2), repetitions: int = 7) -> pd.DataFrame:
     """Return entries per second of each method on each layout, one row per thread count.
 
-    Columns method, layout, threads, entries, rate (entries/s), low, high (95 %) and speedup over one thread.
-    Thread counts take turns, so that a speedup compares neighbours in time. What this machine cannot do is
-    left out.
+    Columns method, layout, threads, entries, entries_per_s, low_per_s, high_per_s (95 %) and speedup over
+    one thread. Thread counts take turns, so that a speedup compares neighbours in time. What this machine
+    cannot do is left out.
     """
     rows = []
     for method in watched(METHODS, "methods"):
@@ -49,7 +49,7 @@ def _rates_of(case: Case, layout: str, threads: Sequence[int], repetitions: int)
     rows = []
     for count, found in walls.items():
         wall = stats.estimate(found)
-        rates = {"rate": wall.median, "low": wall.high, "high": wall.low}
+        rates = {"entries_per_s": wall.median, "low_per_s": wall.high, "high_per_s": wall.low}
         rows.append(
             {"method": case.method, "layout": layout, "threads": count, "entries": state.operations}
             | {name: state.operations / seconds for name, seconds in rates.items()}
@@ -67,7 +67,10 @@ def plot_rates(table: pd.DataFrame):
         1, len(methods), figsize=(2.3 * len(methods), 3), layout="constrained", squeeze=False
     )
     for axes, method in zip(panels[0], methods, strict=True):
-        part = table[table["method"] == method].pivot(index="layout", columns="threads", values="rate") / 1e6
+        part = (
+            table[table["method"] == method].pivot(index="layout", columns="threads", values="entries_per_s")
+            / 1e6
+        )
         part.loc[[name for name in LAYOUTS if name in part.index]].plot.bar(ax=axes, legend=False, width=0.8)
         axes.set(title=method, xlabel="", ylabel="million entries/s" if axes is panels[0][0] else "")
     panels[0][-1].legend(title="threads", frameon=False)

@@ -51,6 +51,11 @@ class Case:
     policy: str = "ktask-v4"
     options: tuple[tuple[str, str], ...] = ()
 
+    def _repr_html_(self) -> str:
+        from ktask.show import case_html  # noqa: PLC0415  (not needed to run anything)
+
+        return case_html(self)
+
     def option(self, name: str) -> str:
         """Return what the option `name` of the method is set to; its default if it is not."""
         return dict(self.options).get(name, get(self.workload).method(self.method).named_option(name).default)
