@@ -54,7 +54,7 @@ def test_the_true_law_wins_where_it_was_not_shown():
 
 
 def test_residuals_are_small_for_the_true_law_only():
-    table = explain.residuals(curve_of(laws.lock, 0.25, 0.05))
+    table = explain.residuals(curve_of(laws.lock, 0.25, 0.05, 8.0))
     worst = table.groupby("law").residual_pct.apply(lambda errors: errors.abs().max())
     assert worst["lock"] < 2 < worst["gustafson"]
     assert len(table) == len(laws.LAWS) * len(THREADS)

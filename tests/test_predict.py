@@ -14,7 +14,7 @@ from ktask.models import laws, learn, published, scores
 from ktask.models.machines import Machine
 from ktask.models.posterior import Rows, fit, weighted_quantiles
 from ktask.models.predict import Options, predict_curve, predict_size, predict_table
-from ktask.models.table import TableError, read_curves
+from ktask.models.table import Curve, TableError, read_curves
 
 HEADER = "machine,threads,size_gib,time_s\n"
 GOOD = "a,1,1,10.0\na,2,1,5.2\na,4,1,2.9\na,8,1,1.8\n"
@@ -176,17 +176,17 @@ def test_laws_say_what_their_formulas_say():
 
 def test_the_lock_law_meets_the_closed_queue():
     # One job never waits; of two, with shares Z = 0.5 and S = 0.5, X(2) = 2 / (Z + S (1 + Q(1))), Q(1) = 0.5
-    assert relative(laws.lock, [1, 2], 0.5, 0.0) == pytest.approx([1, (0.5 + 0.5 * 1.5) / 2])
+    assert relative(laws.lock, [1, 2], 0.5, 0.0, 8.0) == pytest.approx([1, (0.5 + 0.5 * 1.5) / 2])
     # many threads: the lock is always held
-    assert relative(laws.lock, [400], 0.25, 0.0) == pytest.approx([0.25], rel=1e-3)
+    assert relative(laws.lock, [400], 0.25, 0.0, 8.0) == pytest.approx([0.25], rel=1e-3)
     # beyond what is built up thread by thread, and up to there, the two ways agree
     for handover in (0.0, 0.01):
-        exact, crowded = relative(laws.lock, [laws.MOST_EXACT, laws.MOST_EXACT + 1], 0.1, handover)
+        exact, crowded = relative(laws.lock, [laws.MOST_EXACT, laws.MOST_EXACT + 1], 0.1, handover, 1e12)
         assert crowded == pytest.approx(exact * (1 + bool(handover) / laws.MOST_EXACT), rel=1e-5)
-    assert relative(laws.lock, [1 << 20], 0.25, 0.0) == pytest.approx([0.25], rel=1e-5)
-    # waiters that slow the turn make more threads slower than fewer
-    few, many = relative(laws.lock, [8, 64], 0.25, 0.1)
-    assert many > few
+    assert relative(laws.lock, [1 << 20], 0.25, 0.0, 8.0) == pytest.approx([0.25], rel=1e-5)
+    # waiters that slow the turn make more threads slower than fewer, up to what a crowd of them does
+    few, many, most = relative(laws.lock, [8, 64, 4096], 0.25, 0.1, 8.0)
+    assert few < many < most == pytest.approx(0.25 * (1 + 0.1 * 8), rel=0.01)
 
 
 @pytest.mark.parametrize("law", laws.LAWS, ids=lambda law: law.name)
@@ -222,7 +222,7 @@ def test_a_fit_finds_the_law_and_its_parameters():
     roof = fit(rows_of(laws.roof, [0.01, 9.0, 8.0], many))
     assert roof.best().law.name == "roof"
     assert roof.best().parameters()["roof_threads"]["value"] == pytest.approx(9.0, rel=0.05)
-    lock = fit(rows_of(laws.lock, [0.2, 0.1], many))
+    lock = fit(rows_of(laws.lock, [0.2, 0.1, 8.0], many))
     assert lock.shares()["lock"] > 0.9
 
 
@@ -239,6 +239,18 @@ def test_a_superlinear_start_does_not_bend_the_rest(written):
     assert found.fit.slow_start() > 1.4
     (eight,) = found.predictions
     assert eight.covered and eight.ape_pct < 15 and eight.high_s / eight.low_s < 2
+
+
+@pytest.mark.parametrize(
+    "times", [(1, 1.3, 1.7), (1, 0.3, 0.35), (1, 0.4, 0.35), (1, 0.7, 0.72), (1, 1.2, 0.6), (1, 0.3, 0.06)]
+)
+def test_a_start_that_turns_back_does_not_explode(times):
+    curve = Curve({}, np.array([1, 2, 4]), np.array(times, float), np.zeros(3))
+    least = min(n * t for n, t in zip((1, 2, 4), times, strict=True))
+    for far in predict_curve(curve, Options(threads=(8, 32, 128))).predictions:
+        # no faster than each thread ever was, no slower than twice the worst one; and it is not thought known
+        assert 0.95 * least / far.threads < far.time_s < 2.5 * max(times)
+        assert far.threads < 128 or far.high_s > 2 * far.low_s
 
 
 # --- predictions ------------------------------------------------------------------------------------------

@@ -65,8 +65,8 @@ class SlowStart:
     what the second one costs tells nothing about the third.
     """
 
-    odds: float = 0.207
-    mean: float = 0.207
+    odds: float = 0.211
+    mean: float = 0.2
     fast_odds: float = 0.2
     fast_mean: float = 0.1
 
@@ -124,21 +124,22 @@ def roof(threads: Array, serial: Array, roof_threads: Array, sharpness: Array) -
     return serial + (1 - serial) * np.exp(both - np.logaddexp(0, far) / sharpness)
 
 
-def lock(threads: Array, lock_share: Array, handover: Array) -> Array:
+def lock(threads: Array, lock_share: Array, handover: Array, crowd: Array) -> Array:
     """Return the time of threads that take turns at one lock.
 
     A closed queue with one server and think time 1 - lock_share, solved by mean value analysis (Reiser and
-    Lavenberg 1980); each waiter lengthens the turn by the share `handover`, as contended cache lines do.
+    Lavenberg 1980); each waiter lengthens the turn by the share `handover`, as contended cache lines do, but
+    all together by no more than `crowd` of them: queued locks have only so many spin on the line of the lock.
     """
     queue = np.zeros_like(lock_share)
     wanted = {int(n) for n in threads}
     rates = {}
     for n in range(1, min(max(wanted), MOST_EXACT) + 1):
-        queue, rate = _turn(n, queue, lock_share, handover)
+        queue, rate = _turn(n, queue, lock_share, handover, crowd)
         if n in wanted or n == 1:
             rates[n] = rate
     for n in wanted - rates.keys():
-        rates[n] = _crowded(n, lock_share, handover)
+        rates[n] = _crowded(n, lock_share, handover, crowd)
     return np.hstack([rates[1] / rates[int(n)] for n in threads])
 
 
@@ -146,32 +147,34 @@ def lock(threads: Array, lock_share: Array, handover: Array) -> Array:
 MOST_EXACT = 4096
 
 
-def _turn(threads: float, queue: Array, lock_share: Array, handover: Array) -> tuple[Array, Array]:
+def _turn(
+    threads: float, queue: Array, lock_share: Array, handover: Array, crowd: Array
+) -> tuple[Array, Array]:
     """Return queue and rate of n threads, of which one finds the queue that the others make."""
-    turn = lock_share * (1 + handover * queue)
+    turn = lock_share * (1 + handover * queue / (1 + queue / crowd))
     wait = turn * (1 + queue)
     rate = threads / (1 - lock_share + wait)
     return rate * wait, rate
 
 
-def _crowded(threads: int, lock_share: Array, handover: Array) -> Array:
+def _crowded(threads: int, lock_share: Array, handover: Array, crowd: Array) -> Array:
     """Return the rate where one thread more or less changes the queue in proportion (Schweitzer 1979)."""
     low, high = np.zeros_like(lock_share), np.full_like(lock_share, threads)
     for _ in range(60):
         queue = (low + high) / 2
-        longer = _turn(threads, queue * (threads - 1) / threads, lock_share, handover)[0] > queue
+        longer = _turn(threads, queue * (threads - 1) / threads, lock_share, handover, crowd)[0] > queue
         low, high = np.where(longer, queue, low), np.where(longer, high, queue)
-    return _turn(threads, high * (threads - 1) / threads, lock_share, handover)[1]
+    return _turn(threads, high * (threads - 1) / threads, lock_share, handover, crowd)[1]
 
 
 # What is usual over the design tables, as `ktask.models.learn` finds it: how often a law is the best one, and
 # median and spread of each of its parameters.
 USUAL: dict[str, tuple[float, dict[str, tuple[float, float]]]] = {
-    "amdahl": (0.058, {"serial": (0.0627, 1.98)}),
-    "gustafson": (0.016, {"serial": (0.0964, 2.72)}),
-    "usl": (0.097, {"contention": (0.0587, 2.05), "crosstalk": (0.00106, 1.53)}),
-    "roof": (0.72, {"serial": (0.115, 2.63), "roof_threads": (10.4, 0.486), "sharpness": (5.5, 0.901)}),
-    "lock": (0.109, {"lock_share": (0.0866, 1.57), "handover": (0.0104, 1.61)}),
+    "amdahl": (0.057, {"serial": (0.0627, 1.99)}),
+    "gustafson": (0.016, {"serial": (0.0966, 2.72)}),
+    "usl": (0.102, {"contention": (0.0649, 2.05), "crosstalk": (0.00118, 1.54)}),
+    "roof": (0.705, {"serial": (0.0993, 2.87), "roof_threads": (10.5, 0.564), "sharpness": (5.1, 0.889)}),
+    "lock": (0.12, {"lock_share": (0.0815, 1.52), "handover": (0.0267, 1.62), "crowd": (7.85, 0.722)}),
 }
 ABOUT = {
     "serial": "{:.1%} of the work is serial",
@@ -181,6 +184,7 @@ ABOUT = {
     "sharpness": "",
     "lock_share": "{:.1%} of the work is done under one lock",
     "handover": "each waiter lengthens a turn by {:.1%}",
+    "crowd": "",
 }
 SHARES = ("serial", "contention", "lock_share")
 

@@ -26,15 +26,16 @@ from ktask.models.table import Curve, TableError, read_curves
 
 Array = NDArray[np.float64]
 
-# What is supposed before any table: medians and spreads, all but that of the roof wide enough for any curve.
+# What is supposed before any table: medians and spreads, wide enough for almost any curve.
 BEFORE = {
     "serial": (0.05, 2.0),
     "contention": (0.05, 2.0),
     "crosstalk": (0.001, 1.5),
-    "roof_threads": (10.0, 0.5),  # 90 % between 4 and 23 cores for the bandwidth of a node
+    "roof_threads": (10.0, 0.65),  # 90 % between 3 and 29 cores for the bandwidth of a node
     "sharpness": (4.0, 0.7),
     "lock_share": (0.05, 1.5),
     "handover": (0.02, 1.5),
+    "crowd": (8.0, 0.75),
 }
 # Gustafson's law is for work that grows with the threads, which no curve of one size does.
 ODDS_BEFORE = {"amdahl": 0.25, "gustafson": 0.01, "usl": 0.24, "roof": 0.25, "lock": 0.25}

@@ -32,7 +32,7 @@ MOST_RELATIVES = 8  # more of them say little more, and each costs as much as th
 # A known roof: how far the measured saturation may be off the described one.
 ROOF_SD = 0.2
 # ... and how much less the laws without a roof count then.
-UNROOFED = 0.1
+UNROOFED = 0.07
 EXTRAPOLATED = 2
 
 
