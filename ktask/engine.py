@@ -215,7 +215,13 @@ def run(
     options = PLAIN_RUN
     if trace or live is not None or low_priority is not None:
         options = _Options(trace, live, low_priority)
-    elif (ready := getattr(ctl, "_ready", None)) and ready.fits(start, size, ctl, policy):
+    elif (ready := getattr(ctl, "_ready", None)) and ready.what == (
+        start,
+        size,
+        policy,
+        type(start),
+        type(size),
+    ):
         result = ready.run()
         if result is not None:
             return result
@@ -286,7 +292,7 @@ def _run(nodes: tuple[Node, ...], ctl: Ctl, name: str, where, options: _Options)
         if options.low_priority is None:
             task.remember_in(ctl)
         if granted is wish and options is PLAIN_RUN and not ctl.iter_func and len(topo.nodes) == 1:
-            ctl._ready = _Ready(nodes[0], ctl, name, task, undo, grant, wanted, key[0])
+            ctl._ready = _Ready(nodes[0], name, task, undo, grant, wanted, key[0])
         return task.carry_out(undo)
     finally:
         SLOTS.give_back(grant)
@@ -299,9 +305,8 @@ class _Ready:
     69 with caches that hold none of it, as after writing to 8 MiB.
     """
 
-    def __init__(self, node: Node, ctl: Ctl, policy: str, task: Task, undo, grant, wanted, cpus):
-        self.what = node.start, node.size, policy
-        self.of = ctl.thread_func, ctl.args, ctl.undo_func, ctl.min_chunk_size, ctl.max_threads, ctl.align
+    def __init__(self, node: Node, policy: str, task: Task, undo, grant, wanted, cpus):
+        self.what = node.start, node.size, policy, int, int
         self.task = task.on(type(task.memory).from_buffer_copy(task.memory))
         self.undo, self.wanted = undo, wanted
         self.slots = grant.taken
@@ -309,21 +314,6 @@ class _Ready:
         self.task.expect_slots(self.slots)
         self.memory, self.room = self.task.memory, type(self.task.memory)
         self.signals, self.region = self.task.signals, self.task.region
-
-    def fits(self, start: int, size: int, ctl: Ctl, policy: str) -> bool:
-        """Return whether this is the task that is asked for."""
-        function, args, undo_func, min_chunk, max_threads, align = self.of
-        return (
-            self.what == (start, size, policy)
-            and type(start) is type(size) is int
-            and ctl.args is args
-            and ctl.thread_func is function
-            and ctl.undo_func is undo_func
-            and ctl.iter_func is None
-            and ctl.min_chunk_size is min_chunk
-            and ctl.max_threads is max_threads
-            and ctl.align is align
-        )
 
     def run(self) -> Result | None:
         """Return what came of it, or None if helpers, slots or CPUs are not as before and nothing has run.

@@ -64,6 +64,12 @@ class Ctl:
         if not isinstance(self.args, tuple):
             self.args = (self.args,)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set a field; what the engine has made ready for the fields as they were goes."""
+        if name[0] != "_" and self.__dict__.get(name, self) is not value:
+            self.__dict__.pop("_ready", None)
+        self.__dict__[name] = value
+
     def __getstate__(self) -> dict[str, Any]:
         """Return the fields alone: what the engine keeps beside them holds for this process and object."""
         return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
