@@ -39,6 +39,7 @@ from ktask.report.tables import PATH, Run
 
 PREDICTION_KEY = "relatives"  # "prediction" is the section
 SEEDS = 9
+ROOM_BELOW = 0.6
 UNKNOWN = ("simulated_s", "simulated_low_s", "simulated_high_s", "simulated_speedup", "most_chunks")
 
 
@@ -168,6 +169,7 @@ def _paint(drawing: Drawing, paths: Sequence[pd.DataFrame]) -> None:
         _draw(axis, rows)
         axis.set_xlabel("threads")
         set_title(axis, f"{words.workload_label(rows.workload.iloc[0])}, {words.path_label(rows.iloc[0])}")
+    first.set_ylim(bottom=ROOM_BELOW * first.get_ylim()[0])  # for the words at the bottom of each panel
     for axis in leftmost(axes):
         axis.set_ylabel("speedup")
     legend(drawing, axes)
