@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 MOST_CHUNKS = 6
 
 
-def _table(title: str, rows: Iterable[tuple[str, object]]) -> str:
+def fact_table(title: str, rows: Iterable[tuple[str, object]]) -> str:
+    """Return names and values as an HTML table, escaped."""
     body = "".join(
         f'<tr><th scope="row" style="text-align:left">{escape(name)}</th>'
         f'<td style="text-align:left">{escape(str(value))}</td></tr>'
@@ -48,7 +49,7 @@ def case_html(case: Case) -> str:
         ("policy", case.policy),
         *([("options", options)] if options else []),
     ]
-    return _table(f"{case.workload} {case.method}", rows)
+    return fact_table(f"{case.workload} {case.method}", rows)
 
 
 def _size(size_bytes: int) -> str:
@@ -87,7 +88,7 @@ def result_html(result: Result) -> str:
     rows.append(
         ("trace", "not asked for" if result.trace_rows is None else f"{len(result.trace_rows)} chunks")
     )
-    return _table(f"Result of a task, policy {result.policy}", rows)
+    return fact_table(f"Result of a task, policy {result.policy}", rows)
 
 
 def plan_html(plan: Plan) -> str:
@@ -109,4 +110,4 @@ def plan_html(plan: Plan) -> str:
         ("first chunks", chunks or "none"),
         ("minimum chunk", plan.min_chunk),
     ]
-    return _table(f"Plan of a task, policy {plan.policy}", rows)
+    return fact_table(f"Plan of a task, policy {plan.policy}", rows)

@@ -90,3 +90,12 @@ def test_unknown_work():
 
 def test_defaults_stay_unwritten():
     assert as_yaml(Machine("x", nodes=1, cores_per_node=3)) == "name: x\nnodes: 1\ncores_per_node: 3\n"
+
+
+def test_a_notebook_shows_what_is_described_with_units():
+    machine = Machine("a <b>", nodes=2, node_bandwidth=float(3 << 30), helper_start_s=5e-5, about="two & two")
+    html = machine._repr_html_()
+    assert "a &lt;b&gt;" in html and "two &amp; two" in html
+    assert "2 nodes of 1 cores, 1 threads each" in html
+    assert "3 GiB/s" in html and "5e-05 s" in html
+    assert "remote_penalty" not in html

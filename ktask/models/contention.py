@@ -273,6 +273,13 @@ def score(table: pd.DataFrame) -> dict[str, Any]:
     return {**_score(scored), "by_rests_on": parts}
 
 
+def score_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Return `score` as a table, one row per source of the amounts of work and one for all."""
+    found = score(table)
+    rows = found.pop("by_rests_on") | {"all": found}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("amounts of work")
+
+
 def _score(table: pd.DataFrame) -> dict[str, float]:
     errors = table.error_pct.abs()
     return {

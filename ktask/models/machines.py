@@ -79,6 +79,18 @@ class Load:
     pause_s: float = 0.0
 
 
+_IN_HEAD = ("name", "about", "source", "nodes", "cores_per_node", "smt")
+
+
+def _told(name: str, value: Any) -> str:
+    """Return a figure of a description with its unit, for a person."""
+    if name.endswith("_bandwidth"):
+        return f"{value / (1 << 30):.3g} GiB/s"
+    if isinstance(value, float):
+        return f"{value:.3g}{' s' * name.endswith('_s')}"
+    return ", ".join(value) if isinstance(value, Mapping) else str(value)
+
+
 @dataclass(frozen=True)
 class Machine:
     """A described machine.
@@ -159,6 +171,17 @@ class Machine:
     work: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     about: str = ""
     source: str = ""
+
+    def _repr_html_(self) -> str:
+        from ktask.show import fact_table  # noqa: PLC0415  (not needed to simulate anything)
+
+        layout = f"{self.nodes} nodes of {self.cores_per_node} cores, {self.smt} threads each"
+        given = (one for one in fields(self) if one.name not in _IN_HEAD)
+        rows = ((one.name, getattr(self, one.name), one.default) for one in given)
+        told = [(name, _told(name, value)) for name, value, usual in rows if value and value != usual]
+        return fact_table(
+            self.name, [("layout", layout), *told, ("about", self.about), ("source", self.source)]
+        )
 
     @property
     def cpus_per_node(self) -> int:
