@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -552,8 +554,17 @@ def _render_simulate(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _interrupt_again(lost: Any) -> None:
+    """Repeat Ctrl-C that came while compiled code had called Python, where an exception is lost."""
+    if issubclass(lost.exc_type, KeyboardInterrupt):
+        threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT)).start()
+    else:
+        sys.__unraisablehook__(lost)
+
+
 def main() -> None:
     """Run the command line; bad input ends with exit 2 and one line."""
+    hook, sys.unraisablehook = sys.unraisablehook, _interrupt_again
     for name, value in NO_THREADS.items():
         os.environ.setdefault(name, value)  # OpenBLAS ends a process whose threads cannot start, as by Ctrl-C
     try:
@@ -568,6 +579,8 @@ def main() -> None:
         if not hasattr(error, "format_message"):
             raise
         _fail(error.format_message(), BAD_INPUT)
+    finally:
+        sys.unraisablehook = hook
     if code == INTERRUPTED:  # typer turns Ctrl-C into this code
         _fail("interrupted; nothing is left behind", INTERRUPTED)
     sys.exit(code if isinstance(code, int) else OK)

@@ -30,6 +30,8 @@ _MAP_ANONYMOUS, _MAP_NORESERVE = 0x20, 0x4000
 _MAP_HUGETLB, _MAP_FIXED_NOREPLACE, _HUGE_SHIFT = 0x40000, 0x100000, 26
 _PRESENT = np.uint64(1 << 63)
 _MPOL_BIND, _NODE_MASK_WORDS = 2, 17  # the kernel's largest MAX_NUMNODES is 1024, and it counts one less
+# The kernel maps from the top of the address space downwards; here it would be 16 TiB from the bottom.
+APART, APART_STEP = 1 << 44, 1 << 40
 MEMORY_SHARE = 0.5  # of what is available: the neighbours, and the page cache, keep the other half
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -256,6 +258,21 @@ class Region:
             return _anonymous(size, flags=extra_flags | fixed, address=self.address, shared=self.shared)
         except UnavailableError as error:  # of a pool, the numbers say more than the error does
             raise UnavailableError(why_not(self.page_kind, size, self.shared) or str(error)) from error
+
+    def move_apart(self) -> None:
+        """Move, without its pages, to where the kernel maps nothing by itself.
+
+        Else what the process maps next, a heap of malloc for example, may lie in the place that `unmap` left.
+        """
+        self.unmap()
+        step = max(APART_STEP, self.size_bytes)
+        for address in range(APART, APART + 16 * step, step):
+            self.address = address
+            with suppress(UnavailableError):  # taken, or beyond the addresses of this machine
+                self.map()
+                return
+        self.address = 0
+        self.map()
 
     def advise(self, advice: int) -> None:
         """Call madvise over the whole region."""

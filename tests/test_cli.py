@@ -1,10 +1,13 @@
 """The command line, as a user types it: results, refusals in one line, and Ctrl-C."""
 
+import ctypes
 import itertools
 import json
 import os
 import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -259,6 +262,22 @@ def test_ctrl_c_ends_a_measurement_at_once(commands):
     assert commands.files() == []
     assert topology.hugetlb_pools() == pools
     assert subprocess.run(["pgrep", "-g", str(process.pid)], check=False).returncode == 1
+
+
+def test_ctrl_c_while_compiled_code_calls_python_is_not_lost(monkeypatch, capsys):
+    """As while numba compiles: LLVM calls back, and an exception there goes nowhere."""
+
+    @ctypes.CFUNCTYPE(None)
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "app", lambda *_, **__: (interrupted(), time.sleep(20)))
+    hook = sys.unraisablehook
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "ktask: interrupted; nothing is left behind\n"
+    assert sys.unraisablehook is hook
 
 
 def test_a_reader_that_goes_away_is_no_traceback(commands):

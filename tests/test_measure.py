@@ -321,6 +321,18 @@ def test_warm_ups_that_were_slow_do_not_make_repetitions_too_short(bench):
     assert [r["round"] for r in rows if "short" in r["flags"]] == [0, 0, 0]
 
 
+def test_calls_that_take_long_to_prepare_are_fewer(bench):
+    """As the free of a page of 1 GiB, 10 us long, which is cleared before each call."""
+
+    class Slow(Toy):
+        def before(self):
+            bench.now += 0.3
+
+    bench.make, bench.wall = Slow, lambda threads: 1e-5
+    cell = bench.measure(least=2, most=2)
+    assert {r["calls"] for r in cell.rows if not r["warmup"]} == {5}
+
+
 def test_what_many_calls_do_not_make_long_enough_is_flagged(bench):
     bench.wall = lambda threads: 4e-6
     cell = bench.measure(least=1, most=1, sample_s=0.001)

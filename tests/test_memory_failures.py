@@ -253,6 +253,22 @@ def test_the_place_of_an_unmapped_range_is_held_until_it_is_mapped_anew():
         state.before()
 
 
+@pytest.mark.parametrize("page_kind", ["4KiB", "2MiB"])
+@pytest.mark.parametrize("method", ["munmap", "munmap_at_once"])
+def test_what_the_process_maps_next_takes_no_place_of_an_unmapped_range(method, page_kind):
+    """It was taken for a range that is still mapped, and unmapped under whoever used it: SIGSEGV."""
+    case = Case("free", method, page_kind, 8 * MIB, 64 * KIB)
+    if reason := workloads.why_not(case):
+        pytest.skip(reason)
+    with contextlib.closing(workloads.get("free").setup(case)) as state:
+        state.before()
+        assert engine.run(0, state.size, state.ctl).error == 0
+        others = [memory.Region(size) for size in (8 * MIB, 2 * MIB, 256 * KIB)]
+        state.check()
+        for other in others:
+            other.unmap()
+
+
 @pytest.fixture
 def storm():
     """A signal every 0.3 ms to this process, and how many of them Python has handled."""

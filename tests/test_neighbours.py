@@ -1,7 +1,9 @@
 """Protect, pin, truncate, fork: what their limits, errors and processes leave behind."""
 
+import contextlib
 import errno
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,7 +14,8 @@ from conftest import wait_for
 from test_workloads import mapped_kib, open_files, set_up
 
 import ktask
-from ktask import workloads
+from ktask import engine, workloads
+from ktask.lab.doctor import sample_state
 from ktask.lab.measure import Protocol, measure
 from ktask.memory import KIB, MIB
 from ktask.workloads import Case, CheckError, pin
@@ -36,7 +39,9 @@ def fail_at_the_end(start, end, size, code):
 def test_an_error_in_the_middle_is_a_reason_and_leaves_nothing(monkeypatch, name, code):
     workload = workloads.get(name)
     case = Case(name, workload.methods[0].name, "4KiB", 8 * MIB, 64 * KIB)
-    set_up(case).close()
+    with contextlib.closing(set_up(case)) as state:  # what the engine and the first samples open stays
+        engine.run(0, 1, state.ctl)
+    sample_state()
     files, mapped = open_files(), mapped_kib()
     setup = workload.setup
 
@@ -65,3 +70,12 @@ def test_processes_to_be_forked_end_with_the_one_that_holds_them():
     pids = [int(pid) for pid in done.stdout.split()]
     assert len(pids) == 32
     wait_for(lambda: not any(psutil.pid_exists(pid) for pid in pids), "the end of all processes")
+
+
+def test_processes_to_be_forked_do_not_complain_about_ctrl_c(capfd):
+    state = workloads.get("fork").setup(Case("fork", "many_processes", "4KiB", 4 * KIB))
+    with contextlib.closing(state):
+        (holder,) = state._holders
+        holder.send_signal(signal.SIGINT)
+        assert holder.stdout.read() == b""  # it has ended
+    assert capfd.readouterr() == ("", "")

@@ -1,5 +1,6 @@
 """Page walk: every method finds the same in every layout, and what goes wrong is told."""
 
+import contextlib
 import errno
 import os
 import re
@@ -406,6 +407,20 @@ def test_a_process_without_a_page_table_is_skipped_with_the_reason(ended):
     finally:
         released.set()
     assert open_files() == files
+
+
+@pytest.mark.parametrize("method", ["pagemap", "pagemap_scan"])
+def test_this_process_as_it_is_has_loaded_all_code_before_its_pages_are_counted(method, monkeypatch):
+    """Else the first walk of a fresh process finds hundreds of pages more than were there before it."""
+    walked, run = [], engine.run
+    monkeypatch.setattr(engine, "run", lambda *args: walked.append(args[2].thread_func) or run(*args))
+    with contextlib.closing(set_up(walk_case(method, range="400000-7fffffffe000"))) as state:
+        assert {walkers.count_pagemap, walkers.count_scan} <= set(walked)
+        before = len(walked)
+        state.before()
+        run(0, state.size, state.ctl)
+        state.check()
+        assert len(walked) - before < before
 
 
 @pytest.mark.parametrize("method", ["pagemap", "pagemap_scan"])

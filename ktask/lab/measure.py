@@ -45,7 +45,7 @@ class Protocol:
         Of the order within rounds.
     sample_s
         Least time of a repetition. What is shorter is called as often as it takes, at most `MOST_CALLS` times
-        in a row, each time prepared and checked; the mean counts.
+        in a row and for `LONGEST_S`, each time prepared and checked; the mean counts.
     """
 
     least: int = 7
@@ -78,6 +78,9 @@ SERIAL_POLICY = (
 CHUNKED = "1 thread in chunks"
 
 MOST_CALLS = 100
+# Of many calls with all that prepares and checks them: 100 frees of one page of 1 GiB, cleared before each,
+# are a repetition of 20 s, and a cell of ten minutes.
+LONGEST_S = 1.0
 PATIENCE = 4.0
 STEADY_FACTOR = 1.2
 MOST_TRACED = 3  # attempts at a typical trace
@@ -225,7 +228,7 @@ def _rounds(cell: Cell, state, round_variants, protocol: Protocol, clock) -> Ite
     for number in range(protocol.most):
         calls = _calls(cell, protocol)  # anew each round: warm-ups were slower than what follows
         for place, k in enumerate(random.permutation(len(round_variants))):
-            _repeat(cell, state, round_variants[k], (number, place), calls)
+            _repeat(cell, state, round_variants[k], (number, place), calls, clock=clock)
         yield number + 1
         _mark_cold(cell)
         if number + 1 >= protocol.least and _enough(cell, round_variants, protocol, clock() - end):
@@ -259,19 +262,29 @@ def _enough(cell: Cell, round_variants: list[Variant], protocol: Protocol, over_
 
 
 def _repeat(
-    cell: Cell, state, variant: Variant, place: tuple[int, int], calls: int = 1, *, warmup=False
+    cell: Cell,
+    state,
+    variant: Variant,
+    place: tuple[int, int],
+    calls: int = 1,
+    *,
+    warmup=False,
+    clock=time.monotonic,
 ) -> float:
     """Run one repetition, check it, keep its row; return its wall time in seconds, the mean of its calls."""
+    end = clock() + LONGEST_S
     state.ctl.max_threads = variant.threads
     state.before()
     before, started_at = doctor.sample_state(), datetime.now(UTC)
     results = [_call(cell.case, state, variant)]
     after = doctor.sample_state()
     state.check()
-    for _ in range(calls - 1):
+    is_last = calls == 1
+    while not is_last:
+        is_last = len(results) + 1 == calls or clock() > end
         state.before()
         results.append(_call(cell.case, state, variant))
-        after = doctor.sample_state() if len(results) == calls else after
+        after = doctor.sample_state() if is_last else after
         state.check()
     cell.rows.append(
         _described(cell.case, state)

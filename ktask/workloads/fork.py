@@ -151,7 +151,8 @@ class ManyForks(Forks):
     def _hold(self) -> None:
         memory.require_budget(self.size * (self.bytes_per_unit + HOLDER_BYTES), f"{self.size} processes")
         command = [sys.executable, "-I", "-S", "-c", HOLDER, str(self.bytes_per_unit)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        # Ctrl-C of a terminal reaches them too: they need not complain, they end with this process.
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         self._holders: list[subprocess.Popen] = []
         try:
             for _ in range(self.size):

@@ -118,6 +118,12 @@ class Unmap(Free):
 
     thread_func = unmap
 
+    def __init__(self, case: Case):
+        super().__init__(case)
+        self.region.move_apart()
+        args = (self.region.address, case.page_size)
+        self.ctl.args = self.fill.args = args
+
     def before(self) -> None:
         self.region.unmap()
         self.region.map()
