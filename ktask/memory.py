@@ -8,7 +8,7 @@ import fcntl
 import os
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -29,7 +29,8 @@ _PROT_RW, _MAP_SHARED, _MAP_PRIVATE, _MAP_FIXED = 3, 0x1, 0x2, 0x10
 _MAP_ANONYMOUS, _MAP_NORESERVE = 0x20, 0x4000
 _MAP_HUGETLB, _MAP_FIXED_NOREPLACE, _HUGE_SHIFT = 0x40000, 0x100000, 26
 _PRESENT = np.uint64(1 << 63)
-_MPOL_BIND, _NODE_MASK_WORDS = 2, 17  # the kernel's largest MAX_NUMNODES is 1024, and it counts one less
+_MPOL_BIND, _MPOL_INTERLEAVE = 2, 3
+_NODE_MASK_WORDS = 17  # the kernel's largest MAX_NUMNODES is 1024, and it counts one less
 # The kernel maps from the top of the address space downwards; here it would be 16 TiB from the bottom.
 APART, APART_STEP = 1 << 44, 1 << 40
 MEMORY_SHARE = 0.5  # of what is available: the neighbours, and the page cache, keep the other half
@@ -246,6 +247,8 @@ class Region:
         raw = self._mmap(size, _MAP_NORESERVE)
         start = -(-raw // THP_SIZE) * THP_SIZE
         end = start + self.size_bytes
+        if self.shared:  # a file of its own, which starts on the border, too; else no huge page would fit
+            _anonymous(self.size_bytes, flags=_MAP_NORESERVE | _MAP_FIXED, address=start, shared=True)
         if start > raw:
             _libc.munmap(raw, start - raw)
         if raw + size > end:
@@ -306,16 +309,19 @@ class Region:
         """Unmap the region."""
         self.unmap()
 
-    def bind(self, nid: int) -> None:
-        """Have the pages to come lie on node `nid` and nowhere else (mbind, MPOL_BIND)."""
+    def place(self, nids: Sequence[int]) -> None:
+        """Have the pages to come lie on one node and nowhere else, or on several in turn (mbind)."""
         mask = (ctypes.c_ulong * _NODE_MASK_WORDS)()
-        mask[nid // 64] = 1 << nid % 64
+        for nid in nids:
+            mask[nid // 64] |= 1 << nid % 64
+        mode = _MPOL_BIND if len(nids) == 1 else _MPOL_INTERLEAVE
         bits = 64 * _NODE_MASK_WORDS
-        syscall("mbind", self.address, self.size_bytes, _MPOL_BIND, ctypes.addressof(mask), bits, 0)
+        syscall("mbind", self.address, self.size_bytes, mode, ctypes.addressof(mask), bits, 0)
 
-    def nodes(self, step: int = THP_SIZE) -> np.ndarray:
-        """Return the node of one page per `step` bytes (move_pages), or minus an errno."""
-        pages = np.arange(self.address, self.address + self.size_bytes, step, dtype=np.uint64)
+    def nodes(self) -> np.ndarray:
+        """Return the node of every page (move_pages), or minus an errno."""
+        end = self.address + self.size_bytes
+        pages = np.arange(self.address, end, self.page_size, dtype=np.uint64)
         status = np.full(pages.size, -1, dtype=np.int32)
         syscall("move_pages", 0, pages.size, pages.ctypes.data, 0, status.ctypes.data, 0)
         return status
@@ -509,7 +515,7 @@ def _huge_bytes_by_smaps(start: int, end: int) -> int:
 
     16 ms in a process with pandas and matplotlib, where the ioctl takes 14 us.
     """
-    return smaps_bytes(start, end, "AnonHugePages")
+    return smaps_bytes(start, end, "AnonHugePages") + smaps_bytes(start, end, "ShmemPmdMapped")
 
 
 def smaps_bytes(start: int, end: int, name: str) -> int:

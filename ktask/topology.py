@@ -273,6 +273,11 @@ def node_cpus(root: Path = ROOT) -> dict[int, tuple[int, ...]]:
     return {nid: read_cpu_list(path / "cpulist") for nid, path in numbered(root / NODE_DIR, "node")}
 
 
+def memory_nodes(root: Path = ROOT) -> tuple[int, ...]:
+    """Return the nodes that have memory; where the kernel does not say so, all of them."""
+    return read_cpu_list(root / NODE_DIR / "has_memory") or tuple(sorted(node_cpus(root)))
+
+
 def read_topology(root: Path = ROOT, cpus: Iterable[int] | None = None) -> Topology:
     """Return the memory nodes that have CPUs in `cpus`.
 

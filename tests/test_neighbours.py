@@ -27,6 +27,46 @@ def test_locking_more_than_allowed_is_a_reason(monkeypatch):
     case = Case("pin", "mlock", "4KiB", 2 * MIB)
     assert workloads.why_not(case).startswith("this process may lock 1.00 MiB (RLIMIT_MEMLOCK, `ulimit -l`)")
     assert workloads.why_not(replace(case, size_bytes=MIB)) is None
+    rings = pin.n_rings() * pin.RING_BYTES
+    case = Case("pin", "io_uring", "4KiB", MIB - rings)
+    assert workloads.why_not(case) is None
+    assert f"needs {1 + 4096 / MIB:.2f} MiB" in workloads.why_not(
+        replace(case, size_bytes=MIB - rings + 4096)
+    )
+    monkeypatch.setattr(pin, "status_bytes", lambda name: {"VmLck": 4096, "VmPin": 4096}[name])
+    assert workloads.why_not(case).startswith("this process may lock")
+    assert workloads.why_not(Case("pin", "mlock", "4KiB", MIB)).startswith("this process may lock")
+
+
+LOCK_LITTLE = """
+import ctypes, resource
+from ktask import engine, workloads
+from ktask.workloads import Case, pin
+libc, head, data = ctypes.CDLL(None), (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+assert not libc.capget(head, data)
+data[0] &= ~(1 << 14)  # CAP_IPC_LOCK, of the effective ones
+assert not libc.capset(head, data)
+resource.setrlimit(resource.RLIMIT_MEMLOCK, (1 << 20, 1 << 20))
+for method in ("mlock", "io_uring"):
+    for size in (1 << 19, 1 << 21):
+        case = Case("pin", method, "4KiB", size)
+        if pin.WORKLOAD.method(method).probe():
+            print("allowed allowed" if size < 1 << 20 else "refused refused")
+            continue
+        state = pin.setup(case)
+        state.before()
+        error = engine.run(0, state.size, state.ctl).error
+        if not error:
+            state.check()
+        state.close()
+        print("refused" if pin.why_not(case) else "allowed", "refused" if error else "allowed")
+"""
+
+
+def test_what_may_be_locked_is_what_the_kernel_lets_be_locked():
+    command = [sys.executable, "-c", LOCK_LITTLE]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["allowed allowed", "refused refused"] * 2
 
 
 @ktask.thread_func

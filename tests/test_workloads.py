@@ -97,11 +97,16 @@ def test_closing_leaves_no_mapping_and_no_file(case):
         engine.run(0, state.size, state.ctl)
         state.close()
 
+    def growth_kib():
+        mapped = mapped_kib()
+        cycle()
+        return mapped_kib() - mapped
+
     cycle()  # compiled code and what it needs is mapped at the first use, and stays
-    files, mapped = open_files(), mapped_kib()
-    cycle()
+    files = open_files()
+    # Python takes its own memory by the MiB, now and then; what is left behind is so every time.
+    assert any(growth_kib() < 1024 for _ in range(3))
     assert open_files() == files
-    assert mapped_kib() - mapped < 1024
 
 
 def test_hugetlb_pages_go_back_to_their_pool():

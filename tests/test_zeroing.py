@@ -102,24 +102,65 @@ def test_shared_huge_pages_that_are_off_are_a_reason(monkeypatch, tmp_path):
 
 
 def test_memory_is_placed_on_the_node_asked_for_and_looked_for_there():
-    nid = min(topology.node_cpus(), default=0)
+    nid = min(topology.memory_nodes(), default=0)
     state = set_up(Case("zeroing", "populate", "4KiB", 4 * MIB, options=(("node", str(nid)),)))
     state.before()
     engine.run(0, state.size, state.ctl)
     state.check()
-    assert state.region.nodes().tolist() == [nid, nid]
-    state.nid = nid + 1
-    with pytest.raises(CheckError, match=rf"lies on nodes \[{nid}\], not on {nid + 1} alone"):
+    assert state.region.nodes().tolist() == [nid] * 1024
+    state.nids = (nid + 1,)
+    with pytest.raises(
+        CheckError, match=rf"{{{nid}: 1024}} have so many pages, not 1024 each of \[{nid + 1}\]"
+    ):
         state.check()
+    state.close()
+
+
+@pytest.mark.parametrize(
+    "placed", [[0, 1] * 512, [1, 0] * 512, [0] * 1024, [0, 0, 1, 0] * 256, [0, -2] * 512]
+)
+def test_memory_is_spread_over_all_nodes_and_counted_on_each(monkeypatch, placed):
+    """On a machine that is made up, because this one may have a single node."""
+    asked = []
+    monkeypatch.setattr(topology, "memory_nodes", lambda: (0, 1))
+    monkeypatch.setattr(memory, "syscall", lambda name, *args: asked.append((name, args[2])))
+    state = set_up(Case("zeroing", "populate", "4KiB", 4 * MIB, options=(("node", "spread"),)))
+    assert asked == [("mbind", memory._MPOL_INTERLEAVE)]
+    monkeypatch.setattr(state.region, "nodes", lambda: np.array(placed))
+    state.before()
+    engine.run(0, state.size, state.ctl)
+    if sorted(placed) == [0] * 512 + [1] * 512:
+        state.check()
+    else:
+        with pytest.raises(CheckError, match=r"have so many pages, not 512 each of \[0, 1\]"):
+            state.check()
+    state.close()
+
+
+def test_memory_is_spread_over_the_nodes_that_there_are():
+    state = set_up(Case("zeroing", "memset", "4KiB", 4 * MIB, options=(("node", "spread"),)))
+    state.before()
+    engine.run(0, state.size, state.ctl)
+    state.check()
+    assert set(state.region.nodes().tolist()) == set(topology.memory_nodes())
     state.close()
 
 
 def test_a_node_that_is_not_there_is_a_reason(monkeypatch):
     case = Case("zeroing", "populate", "4KiB", MIB, options=(("node", "3"),))
-    monkeypatch.setattr(topology, "node_cpus", lambda: {0: (0,), 1: (1,)})
-    assert workloads.why_not(case) == "this machine has no node 3; it has [0, 1]"
-    monkeypatch.setattr(topology, "node_cpus", lambda: {3: (0,)})
+    monkeypatch.setattr(topology, "memory_nodes", lambda: (0, 1))
+    assert workloads.why_not(case) == "this machine has no memory on node 3; it has some on [0, 1]"
+    monkeypatch.setattr(topology, "memory_nodes", lambda: (3,))
     assert workloads.why_not(case) is None
+
+
+def test_nodes_of_memory_are_read_and_else_taken_from_all_nodes(tmp_path):
+    folder = tmp_path / topology.NODE_DIR
+    for nid in (0, 1, 2):
+        (folder / f"node{nid}").mkdir(parents=True)
+    assert topology.memory_nodes(tmp_path) == (0, 1, 2)
+    (folder / "has_memory").write_text("0,2\n")
+    assert topology.memory_nodes(tmp_path) == (0, 2)
 
 
 def test_a_machine_without_rep_stosb_is_a_reason(monkeypatch):

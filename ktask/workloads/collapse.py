@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -28,10 +28,14 @@ def collapse(start, end, base, page_size):
 
 
 class Collapse:
-    """A region of 4 KiB pages before each repetition, of huge pages after it, with the same content."""
+    """A region of 4 KiB pages before each repetition, of huge pages after it, with the same content.
+
+    Shared memory is that of a file of its own (tmpfs), and collapses whether or not `shmem_enabled` lets a
+    fault make huge pages of it.
+    """
 
     def __init__(self, case: Case):
-        self.region = memory.Region(case.size_bytes, "THP")
+        self.region = region_of(case.size_bytes, case.method == "collapse_shared")
         self.size = self.region.size_bytes // case.page_size
         self.bytes_per_unit = case.page_size
         self.operations = self.region.size_bytes
@@ -59,13 +63,20 @@ class Collapse:
         self.region.unmap()
 
 
-@lru_cache(maxsize=1)
-def no_collapse() -> str | None:
+def region_of(size_bytes: int, shared: bool) -> memory.Region:
+    """Return memory that can be collapsed, whole huge pages of it."""
+    whole = -(-size_bytes // memory.THP_SIZE) * memory.THP_SIZE
+    return memory.Region(whole, "4KiB" if shared else "THP", shared=shared)
+
+
+@lru_cache(maxsize=2)
+def no_collapse(shared: bool = False) -> str | None:
     """Return why MADV_COLLAPSE cannot be used here, or None; tried on one huge page."""
     if reason := no_populate() or memory.why_not("THP", memory.THP_SIZE):
         return reason
     try:
-        with memory.Region(memory.THP_SIZE, "THP") as page:
+        with region_of(memory.THP_SIZE, shared) as page:
+            page.advise(memory.MADV_HUGEPAGE)
             page.advise(memory.MADV_POPULATE_WRITE)
             page.advise(memory.MADV_COLLAPSE)
     except OSError as error:
@@ -87,6 +98,16 @@ WORKLOAD = Workload(
             allocates=True,
             limit="mmap_lock, held for writing while each huge page is filled by copying: threads take "
             "turns, asleep in madvise_collapse.",
+        ),
+        Method(
+            "collapse_shared",
+            "MADV_COLLAPSE by range of shared memory (a file of tmpfs)",
+            "kernel",
+            ("THP",),
+            probe=partial(no_collapse, shared=True),
+            allocates=True,
+            limit="No lock that threads sleep on: mmap_lock is let go while the pages are copied, unlike for "
+            "private memory.",
         ),
     ),
     setup=Collapse,

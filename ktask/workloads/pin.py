@@ -22,6 +22,7 @@ ORDER = 6
 _REGISTER_BUFFERS2, _UPDATE_BUFFERS, _UNREGISTER_BUFFERS, _SPARSE = 15, 16, 1, 1
 _SETUP_PARAMS_BYTES = 120
 SLOTS = 1024  # of one ring's table
+RING_BYTES = 16 * memory.KIB  # of its own that count as locked: of 1 MiB allowed, 8 rings left 896 KiB
 # A buffer may have up to 1 GiB, but larger ones are dearer per page: one of 1 GiB (4 KiB pages) took 20.7 ms,
 # two threads with buffers of 128 MiB 5.7, as if they were 3.6 times as fast. In equal pieces it is 1.83.
 # Never less than a page: VmPin counts a page once per ring that has a part of it.
@@ -101,7 +102,7 @@ class Registered:
         self.size = self.region.size_bytes // case.page_size
         self.bytes_per_unit = case.page_size
         self.operations = self.region.size_bytes
-        self.rings = np.full(4 * topology.cpu_count(), -1, dtype=np.int64)
+        self.rings = np.full(n_rings(), -1, dtype=np.int64)
         try:
             self.region.advise(memory.MADV_POPULATE_WRITE)
             for k in range(self.rings.size):
@@ -164,14 +165,26 @@ def status_bytes(name: str) -> int:
     raise OSError(f"/proc/self/status has no {name}")
 
 
+def n_rings() -> int:
+    """Return how many rings the buffers are shared out to."""
+    return 4 * topology.cpu_count()
+
+
+def locked_bytes(case: Case) -> int:
+    """Return what counts against RLIMIT_MEMLOCK once a case has run, what is locked now included."""
+    if case.method == "mlock":
+        return status_bytes("VmLck") + case.size_bytes
+    return status_bytes("VmPin") + case.size_bytes + n_rings() * RING_BYTES
+
+
 def why_not(case: Case) -> str | None:
     """Return why this process may not lock as much as the case needs, or None."""
     limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
-    if limit == resource.RLIM_INFINITY or case.size_bytes <= limit or may_lock_beyond_limit():
+    if limit == resource.RLIM_INFINITY or may_lock_beyond_limit() or (need := locked_bytes(case)) <= limit:
         return None
     return (
         f"this process may lock {limit / memory.MIB:.2f} MiB (RLIMIT_MEMLOCK, `ulimit -l`); "
-        f"the case needs {case.size_bytes / memory.MIB:.2f} MiB"
+        f"the case needs {need / memory.MIB:.2f} MiB"
     )
 
 

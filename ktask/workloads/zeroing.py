@@ -7,6 +7,7 @@ the second is stores only.
 from __future__ import annotations
 
 import platform
+from collections import Counter
 from functools import lru_cache
 
 import numpy as np
@@ -133,10 +134,10 @@ class _Zeroing:
         self.size = self.region.size_bytes // case.page_size
         self.bytes_per_unit = case.page_size
         self.operations = self.region.size_bytes
-        self.nid = None if case.option("node") == "any" else int(case.option("node"))
+        self.nids = nodes_of(case.option("node"))
         self._random = np.random.default_rng(1)
-        if self.nid is not None:
-            self.region.bind(self.nid)
+        if self.nids:
+            self.region.place(self.nids)
 
     def close(self) -> None:
         self.region.unmap()
@@ -152,9 +153,15 @@ class _Zeroing:
         expect(left == 0, f"{left} of {self.region.size_bytes // 4096} pages still hold data after zeroing")
 
     def _expect_place(self) -> None:
-        if self.nid is not None:
-            found = set(self.region.nodes().tolist())
-            expect(found == {self.nid}, f"the memory lies on nodes {sorted(found)}, not on {self.nid} alone")
+        if not self.nids:
+            return
+        found = Counter(self.region.nodes().tolist())
+        fair = self.region.size_bytes // self.region.page_size // len(self.nids)
+        is_placed = found.keys() <= set(self.nids) and all(
+            found[nid] in (fair, fair + 1) for nid in self.nids
+        )
+        pages = f"nodes {dict(sorted(found.items()))} have so many pages"
+        expect(is_placed, f"{pages}, not {fair} each of {list(self.nids)}")
 
 
 class FirstTouch(_Zeroing):
@@ -287,14 +294,26 @@ def setup(case: Case) -> _Zeroing | Allocation:
 def why_not(case: Case) -> str | None:
     """Return why the options of a case cannot be had here, or None."""
     options = dict(case.options)
-    if (node := options.get("node")) and int(node) not in (nodes := sorted(topology.node_cpus())):
-        return f"this machine has no node {node}; it has {nodes}"
+    have = topology.memory_nodes()
+    if any(nid not in have for nid in nodes_of(options.get("node", "any"))):
+        return f"this machine has no memory on node {options['node']}; it has some on {list(have)}"
     if options.get("sharing") == "shared":
         return memory.why_not(case.page_kind, case.size_bytes, shared=True)
     return None
 
 
-NODE = Option("node", "the NUMA node that the memory is bound to", "any")
+def nodes_of(node: str) -> tuple[int, ...]:
+    """Return the nodes that memory is to lie on, none for anywhere; ValueError says what is allowed."""
+    if node == "spread":
+        return topology.memory_nodes()
+    if node != "any" and not node.isdecimal():
+        raise ValueError(f"node={node!r} is not allowed; use the number of a node, spread, or any")
+    return () if node == "any" else (int(node),)
+
+
+NODE = Option(
+    "node", "the NUMA node that the memory is bound to, or spread: all in turn", "any", form=nodes_of
+)
 SHARING = Option("sharing", "private memory, or shared", "private", ("private", "shared"))
 RESIDENT = {"backend": "user", "page_kinds": ("4KiB", "THP"), "options": (NODE,)}
 BANDWIDTH = "The memory: beyond the caches, stores run at its bandwidth."
