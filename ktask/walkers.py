@@ -102,6 +102,16 @@ def count_scan(start, end, begin, stretches, n, fd, count):
 
 
 @njit(cache=True, nogil=True)
+def _piece(stretches, k, unit, end):
+    """Return which stretch from `k` on holds `unit`, its address, and the units left there up to `end`."""
+    while native.load_plain(stretches + 8 * (STRETCH_WORDS * (k + 1) + 1)) <= unit:
+        k += 1
+    row = stretches + 8 * STRETCH_WORDS * k
+    at = native.load_plain(row) + (unit - native.load_plain(row + 8)) * 4096
+    return k, at, min(end, native.load_plain(row + 8 * (STRETCH_WORDS + 1))) - unit
+
+
+@njit(cache=True, nogil=True)
 def _read_entries(fd, buffer, address, n_pages):
     """Read pagemap into `buffer`; return how many entries came, or minus an errno."""
     while True:
@@ -123,17 +133,13 @@ def count_pagemap(start, end, begin, stretches, n, fd, count):
     unit = start
     k = _row_of(stretches, n + 1, STRETCH_WORDS, 1, start)
     while unit < end:
-        row = stretches + 8 * STRETCH_WORDS * k
-        stop = min(end, native.load_plain(row + 8 * (STRETCH_WORDS + 1)))
-        while unit < stop:
-            at = native.load_plain(row) + (unit - native.load_plain(row + 8)) * 4096
-            got = _read_entries(fd, buffer, at, min(stop - unit, _PIECE_PAGES))
-            if got < 0:
-                return -got
-            for i in range(got):
-                present += native.load_plain(buffer + 8 * i) < 0  # bit 63: present
-            unit += got
-        k += 1
+        k, at, left = _piece(stretches, k, unit, end)
+        got = _read_entries(fd, buffer, at, min(left, _PIECE_PAGES))
+        if got < 0:
+            return -got
+        for i in range(got):
+            present += native.load_plain(buffer + 8 * i) < 0  # bit 63: present
+        unit += got
     native.fetch_add(count, present)
     return 0
 
@@ -157,16 +163,12 @@ def count_mincore(start, end, begin, stretches, n, fd, count):
     unit = start
     k = _row_of(stretches, n + 1, STRETCH_WORDS, 1, start)
     while unit < end:
-        row = stretches + 8 * STRETCH_WORDS * k
-        stop = min(end, native.load_plain(row + 8 * (STRETCH_WORDS + 1)))
-        while unit < stop:
-            at = native.load_plain(row) + (unit - native.load_plain(row + 8)) * 4096
-            n_pages = min(stop - unit, 8 * _PIECE_PAGES)
-            if native.mincore(at, n_pages * 4096, buffer):
-                return native.last_errno()
-            present += _sum_low_bits(buffer, n_pages)
-            unit += n_pages
-        k += 1
+        k, at, left = _piece(stretches, k, unit, end)
+        n_pages = min(left, 8 * _PIECE_PAGES)
+        if native.mincore(at, n_pages * 4096, buffer):
+            return native.last_errno()
+        present += _sum_low_bits(buffer, n_pages)
+        unit += n_pages
     native.fetch_add(count, present)
     return 0
 
@@ -271,23 +273,19 @@ def answer_pagemap(start, end, begin, stretches, n, fd, wanted, vmas, n_vmas, an
     unit = start
     k = _row_of(stretches, n + 1, STRETCH_WORDS, 1, start)
     while unit < end:
-        row = stretches + 8 * STRETCH_WORDS * k
-        stop = min(end, native.load_plain(row + 8 * (STRETCH_WORDS + 1)))
-        while unit < stop:
-            at = native.load_plain(row) + (unit - native.load_plain(row + 8)) * 4096
-            got = _read_entries(fd, buffer, at, min(stop - unit, _PIECE_PAGES))
-            if got < 0:
-                return -got
-            done = 0
-            v = _row_of(vmas, n_vmas, 3, 0, at)
-            while done < got:
-                rest = (native.load_plain(vmas + 24 * v + 8) - at) // 4096 - done
-                piece = max(min(rest, got - done), 1)
-                _add_entries(answers, v, buffer + 8 * done, piece)
-                done += piece
-                v = min(v + 1, n_vmas - 1)
-            unit += got
-        k += 1
+        k, at, left = _piece(stretches, k, unit, end)
+        got = _read_entries(fd, buffer, at, min(left, _PIECE_PAGES))
+        if got < 0:
+            return -got
+        done = 0
+        v = _row_of(vmas, n_vmas, 3, 0, at)
+        while done < got:
+            rest = (native.load_plain(vmas + 24 * v + 8) - at) // 4096 - done
+            piece = max(min(rest, got - done), 1)
+            _add_entries(answers, v, buffer + 8 * done, piece)
+            done += piece
+            v = min(v + 1, n_vmas - 1)
+        unit += got
     return 0
 
 
