@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from ktask.lab.units import fmt_number, fmt_rate, fmt_size, fmt_time
-from ktask.lab.warm_process import NO_THREADS
+from ktask.lab.warm_process import keep_from_threads
 from ktask.workload_names import workload_names
 
 OK, FOUND, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -565,8 +565,7 @@ def _interrupt_again(lost: Any) -> None:
 def main() -> None:
     """Run the command line; bad input ends with exit 2 and one line."""
     hook, sys.unraisablehook = sys.unraisablehook, _interrupt_again
-    for name, value in NO_THREADS.items():
-        os.environ.setdefault(name, value)  # OpenBLAS ends a process whose threads cannot start, as by Ctrl-C
+    keep_from_threads()  # OpenBLAS ends a process whose threads cannot start, as by Ctrl-C
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):

@@ -21,7 +21,7 @@ def earlier(tmp_path):
     start = pd.Timestamp("2026-01-01", tz="UTC")
     row = {name: None for name in SCHEMA.names}
     row |= {"workload": "page_walk", "method": "pagemap", "page_kind": "4KiB", "size_bytes": 64 << 20}
-    row |= {"cell_id": "c", "options": "", "flags": []}
+    row |= {"cell_id": "c", "options": "", "flags": [], "wall_s": 0.1, "cpu_user_s": 0.1, "cpu_system_s": 0.0}
     rows = [row | {"started_at": start + pd.Timedelta(seconds=0.1 * k)} for k in range(5)]
     (tmp_path / "records").mkdir()
     write_records(tmp_path / "records/c.parquet", rows)

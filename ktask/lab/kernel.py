@@ -124,7 +124,9 @@ class _Forked(KernelProvisionerBase):
     async def launch_kernel(self, cmd: list[str], **options: Any) -> dict[str, Any]:
         connection_file = self.parent.connection_file
         # IPython's own directory is next to it: what a user has set up for typing must not run in a cell
-        env = options["env"] | {"IPYTHONDIR": str(Path(connection_file).parent)}
+        env = warm_process.environment_as_found(options["env"]) | {
+            "IPYTHONDIR": str(Path(connection_file).parent)
+        }
         cwd = str(options.get("cwd") or Path.cwd())
         self._pid, self._pidfd = self._kernels.start(
             {"connection_file": connection_file, "env": env, "cwd": cwd}

@@ -21,13 +21,27 @@ import signal
 import socket
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 # Libraries that start a thread when they are imported, and what keeps them from it.
 NO_THREADS = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
+_added: set[str] = set()
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _LAYOUT_PAGES = 1 << 18
+
+
+def keep_from_threads() -> None:
+    """Have libraries that this process will import start no threads, unless the environment says so."""
+    _added.update(NO_THREADS.keys() - os.environ.keys())
+    for name, value in NO_THREADS.items():
+        os.environ.setdefault(name, value)
+
+
+def environment_as_found(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without what `keep_from_threads` has added to it."""
+    return {name: value for name, value in environment.items() if name not in _added}
 
 
 def serve(server: socket.socket) -> None:
