@@ -14,6 +14,7 @@ from ktask import memory, native, topology
 from ktask.task import Ctl
 from ktask.thread_functions import thread_func
 from ktask.workloads import Case, Method, Workload, expect
+from ktask.workloads.populated import Populated
 from ktask.workloads.zeroing import no_populate
 
 ORDER = 6
@@ -71,15 +72,11 @@ def register(start, end, base, page_size, fds, n_rings, taken):
     return 0
 
 
-class Locked:
+class Locked(Populated):
     """A populated region that is locked by a repetition and unlocked before it."""
 
     def __init__(self, case: Case):
-        self.region = memory.Region(case.size_bytes, case.page_kind)
-        self.size = self.region.size_bytes // case.page_size
-        self.bytes_per_unit = case.page_size
-        self.operations = self.region.size_bytes
-        self.region.advise(memory.MADV_POPULATE_WRITE)
+        super().__init__(case)
         self.ctl = Ctl(lock, (self.region.address, case.page_size), case.min_chunk_pages)
         self._others = status_bytes("VmLck")
 
@@ -90,21 +87,14 @@ class Locked:
         locked = status_bytes("VmLck") - self._others
         expect(locked == self.region.size_bytes, f"{locked} of {self.region.size_bytes} bytes are locked")
 
-    def close(self) -> None:
-        self.region.unmap()
 
-
-class Registered:
+class Registered(Populated):
     """A populated region, and rings whose tables of fixed buffers it goes into."""
 
     def __init__(self, case: Case):
-        self.region = memory.Region(case.size_bytes, case.page_kind)
-        self.size = self.region.size_bytes // case.page_size
-        self.bytes_per_unit = case.page_size
-        self.operations = self.region.size_bytes
+        super().__init__(case)
         self.rings = np.full(n_rings(), -1, dtype=np.int64)
         try:
-            self.region.advise(memory.MADV_POPULATE_WRITE)
             for k in range(self.rings.size):
                 self.rings[k] = ring()
         except BaseException:
@@ -131,7 +121,7 @@ class Registered:
                 _drop_table(fd)  # else the pages stay pinned until a worker of the kernel gets to it
                 os.close(fd)
                 self.rings[k] = -1
-        self.region.unmap()
+        super().close()
 
 
 def ring() -> int:

@@ -13,6 +13,7 @@ from ktask import memory, native
 from ktask.task import Ctl
 from ktask.thread_functions import thread_func
 from ktask.workloads import Case, Method, Workload, expect
+from ktask.workloads.populated import Populated
 from ktask.workloads.zeroing import no_populate
 
 ORDER = 4
@@ -45,15 +46,11 @@ def write_protect(start, end, base, page_size, fd):
     return 0
 
 
-class Protect:
+class Protect(Populated):
     """A populated region that is writable before each repetition and not after it."""
 
     def __init__(self, case: Case):
-        self.region = memory.Region(case.size_bytes, case.page_kind)
-        self.size = self.region.size_bytes // case.page_size
-        self.bytes_per_unit = case.page_size
-        self.operations = self.region.size_bytes
-        self.region.advise(memory.MADV_POPULATE_WRITE)
+        super().__init__(case)
         self.ctl = Ctl(protect, (self.region.address, case.page_size), case.min_chunk_pages)
 
     def before(self) -> None:
@@ -66,9 +63,6 @@ class Protect:
 
     def _permissions(self) -> list[str]:
         return memory.protections(self.region.address, self.region.address + self.region.size_bytes)
-
-    def close(self) -> None:
-        self.region.unmap()
 
 
 class WriteProtect(Protect):
