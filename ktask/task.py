@@ -10,6 +10,9 @@ from typing import Any
 
 from ktask.policy import Part as Node
 
+# From here on the CPU time of a task is that of its threads. Asking for it would be much of a shorter one.
+CPU_TIME_FROM_S = 20e-6
+
 
 def _count(name: str, value: Any, least: int, hint: str) -> int:
     """Return `value` as an int of at least `least`, or say what is allowed."""
@@ -120,7 +123,8 @@ class Result(_Later):
         The plan as carried out; `threads` counts the caller.
     wall_s, cpu_user_s, cpu_system_s
         From just before the threads are released to the return of the last one; the CPU time is that of
-        the caller and its helpers over the same span, of the whole process for a task of less than 50 us.
+        the caller and its helpers over the same span, of the whole process for a task
+        of less than `CPU_TIME_FROM_S`.
     chunks_per_thread, cpu_of_thread
         Chunks run by each thread, the caller first, and the CPU each ended on.
     ended_s

@@ -12,6 +12,7 @@ from numba import cfunc, get_num_threads, int64, njit, prange
 
 from ktask import native
 from ktask.native import call_chunk, compare_swap, fetch_add, load, load_byte, load_plain, store
+from ktask.task import CPU_TIME_FROM_S
 
 # A row is two cache lines, so that no two workers or parts write to the same pair of lines.
 ROW = 16
@@ -100,7 +101,9 @@ def _call_traced(base, row, me, w, i, start, end):
 # A task that takes less than about a time slice of the scheduler is short; one that is over before a person
 # who presses Ctrl-C can tell is brief; if it is not over late, somebody should listen to signals after all.
 SHORT_NS, BRIEF_NS, LATE_NS = 3_000_000, 15_000_000, 20_000_000
-TINY_NS = 50_000  # below that, the CPU time is what the kernel happens to know of the process
+TINY_NS = round(
+    CPU_TIME_FROM_S * 1e9
+)  # below that, the CPU time is what the kernel happens to know of the process
 
 
 @njit(cache=True, nogil=True)

@@ -39,7 +39,7 @@ def test_a_row_has_speedup_busy_share_and_shootdowns_per_chunk():
     assert row["wall_ms"] == pytest.approx(100)
     assert row["busy"] == pytest.approx(0.75)
     assert row["shootdowns_per_chunk"] == 3
-    assert np.isnan(row_of([Sample(5e-5, 5e-5, 1, 0)], serial[:1], threads=2)["busy"])
+    assert np.isnan(row_of([Sample(1e-5, 1e-5, 1, 0)], serial[:1], threads=2)["busy"])
 
 
 @pytest.mark.cpus(2)

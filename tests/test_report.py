@@ -699,6 +699,17 @@ def test_cpu_time_of_other_processes_is_not_taken_for_that_of_the_work():
     assert limits.limits_table(tables.scaling_table(run)).limit.tolist() == ["unknown"]
 
 
+def test_what_is_too_short_has_no_cpu_time_of_its_own():
+    run = one_path({2: 1.6})
+    times = ["wall_s", "cpu_user_s", "cpu_system_s"]
+    run.records[times] *= 2 * tables.SHORT_S / run.records["wall_s"].min()
+    row = pick(tables.scaling_table(run), size_bytes=GIB, threads=2)
+    assert row.cpu_cost > 0 and row.busy > 0
+    run.records[times] *= 0.2
+    row = pick(tables.scaling_table(run), size_bytes=GIB, threads=2)
+    assert np.isnan(row.cpu_cost) and np.isnan(row.busy)
+
+
 @pytest.mark.parametrize(
     ("count", "columns"), [(1, 1), (3, 3), (4, 4), (5, 3), (6, 3), (7, 4), (9, 3), (15, 4)]
 )

@@ -13,10 +13,10 @@ from ktask import engine, memory, topology, workloads
 from ktask.lab import stats
 from ktask.lab.progress import watched
 from ktask.lab.units import fmt_size, parse_size
+from ktask.task import CPU_TIME_FROM_S
 from ktask.workloads import Case
 
 MIB = memory.MIB
-LEAST_S = 0.0001  # a shorter task has no CPU time of its threads alone
 WAYS = ("dontneed", "lazyfree", "munmap", "munmap_at_once", "exit")
 LOCK_SETTINGS: tuple[dict[str, Any], ...] = (
     *({"batch": batch} for batch in (1, 8, 63, 512)),
@@ -78,7 +78,9 @@ def row_of(samples: Sequence[Sample], serial: Sequence[Sample], threads: int) ->
         "speedup": speedup.median,
         "low": speedup.low,
         "high": speedup.high,
-        "busy": float(np.median(cpu_s / (wall_s * threads))) if wall_s.min() > LEAST_S else float("nan"),
+        "busy": float(np.median(cpu_s / (wall_s * threads)))
+        if wall_s.min() > CPU_TIME_FROM_S
+        else float("nan"),
         "shootdowns_per_chunk": float(np.median(shot / n_chunks)),
         "n": len(samples),
     }
@@ -107,7 +109,7 @@ def ways(size: str | int, page_kind: str, threads: int | None = None, rounds: in
     -------
     pandas.DataFrame
         One row per way: `serial_ms`, `wall_ms`, `speedup` with `low` and `high` (95 %), `busy` (the CPU time
-        of the threads over the time they had: the rest was spent waiting; NaN below 0.1 ms, where it is
+        of the threads over the time they had: the rest was spent waiting; NaN below 20 us, where it is
         not exact, and for `exit`, whose children work), and `shootdowns_per_chunk`.
     """
     threads = threads or topology.cpu_count()

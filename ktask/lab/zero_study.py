@@ -44,7 +44,7 @@ def ways(
     -------
     pandas.DataFrame
         One row per way that this machine can do: `serial_ms`, `wall_ms`, `speedup` with `low` and `high`
-        (95 %), `busy` (CPU time over the time of the threads: the rest was spent waiting; NaN below 0.1 ms,
+        (95 %), `busy` (CPU time over the time of the threads: the rest was spent waiting; NaN below 20 us,
         where it is not exact, and where other processes do the work), and `cpu` (CPU time over that of one
         thread: beyond 1, the threads have slowed each other down).
     """

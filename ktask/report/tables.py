@@ -14,12 +14,14 @@ import pandas as pd
 
 from ktask.lab import stats, units
 from ktask.lab.stats import Estimate, NoiseFloor
+from ktask.task import CPU_TIME_FROM_S
 
 PATH = ["workload", "backend", "method", "page_kind", "options", "policy"]
 CASE = [*PATH, "size_bytes"]
 WORKLOAD_ORDER = ("zeroing", "page_walk", "free")
 PAGE_KIND_ORDER = ("4KiB", "THP", "2MiB", "1GiB")
 ELSEWHERE = 0.3  # a serial call that was on the CPU for less of its time had the work done by others
+SHORT_S = 1.5 * CPU_TIME_FROM_S  # some repetitions of such a case have no CPU time of their threads
 ESTIMATES = (
     *("wall", "base_wall", "rate", "bandwidth", "speedup", "efficiency", "cpu_cost", "vs_best"),
     *("busy", "apart"),
@@ -162,8 +164,8 @@ def scaling_table(run: Run, floors: dict[str, NoiseFloor] | None = None) -> pd.D
 
     `apart` is the share of the wall time between the first thread that found no more chunks and the last;
     NaN for one thread, and where it was not kept. `busy` is CPU time over wall time times threads. It and
-    `cpu_cost` are NaN where other processes do most of the work, as when they exit: what this one used says
-    nothing then. `n`, `n_cold` and `n_flagged`
+    `cpu_cost` are NaN where other processes do most of the work, as when they exit (what this one used
+    says nothing then), and for times below `SHORT_S`. `n`, `n_cold` and `n_flagged`
     count repetitions: in the estimates, left out as cold, kept with another warning. `verdict` is against the
     noise floor.
 
@@ -210,12 +212,12 @@ def _row(group: pd.DataFrame, base: pd.DataFrame, floors: dict[str, NoiseFloor])
     baseline = bool(first["baseline"])
     same = Estimate(1.0, 1.0, 1.0, 1.0, len(base)) if len(base) else stats.NOTHING
     speedup = same if baseline else ratio_of(base, rows, "wall_s")
-    is_elsewhere = base["cpu_s"].sum() < ELSEWHERE * base["wall_s"].sum()
-    cpu_cost = same if baseline else stats.NOTHING if is_elsewhere else ratio_of(rows, base, "cpu_s")
+    has_cpu = base["cpu_s"].sum() >= ELSEWHERE * base["wall_s"].sum() and not wall.median < SHORT_S
+    cpu_cost = same if baseline else ratio_of(rows, base, "cpu_s") if has_cpu else stats.NOTHING
     floor = floor_of(floors, str(first["workload"]))
     operations = float(group["operations"].median())
     shares = rows["cpu_s"] / (rows["wall_s"] * threads)
-    busy = stats.NOTHING if is_elsewhere else stats.estimate(shares.to_numpy())
+    busy = stats.estimate(shares.to_numpy()) if has_cpu else stats.NOTHING
     apart = rows["apart"].dropna().to_numpy() if threads > 1 else []
     return {
         **{name: first[name] for name in PATH},
