@@ -702,7 +702,8 @@ def test_cpu_time_of_other_processes_is_not_taken_for_that_of_the_work():
 def test_what_is_too_short_has_no_cpu_time_of_its_own():
     run = one_path({2: 1.6})
     times = ["wall_s", "cpu_user_s", "cpu_system_s"]
-    run.records[times] *= 2 * tables.SHORT_S / run.records["wall_s"].min()
+    largest = run.records[(run.records["size_bytes"] == GIB) & (run.records["threads"] == 2)]
+    run.records[times] *= 2 * tables.SHORT_S / largest["wall_s"].median()
     row = pick(tables.scaling_table(run), size_bytes=GIB, threads=2)
     assert row.cpu_cost > 0 and row.busy > 0
     run.records[times] *= 0.2
