@@ -571,7 +571,7 @@ def main() -> None:
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED
     except (ValueError, OSError) as error:
-        _fail(str(error), BAD_INPUT)
+        _fail(_told(error), BAD_INPUT)
     except MemoryError:
         _fail("memory has run out; raise what limits it (`ulimit -v`, `ulimit -d`), or use less", FOUND)
     except Exception as error:
@@ -583,6 +583,13 @@ def main() -> None:
     if code == INTERRUPTED:  # typer turns Ctrl-C into this code
         _fail("interrupted; nothing is left behind", INTERRUPTED)
     sys.exit(code if isinstance(code, int) else OK)
+
+
+def _told(error: ValueError | OSError) -> str:
+    """Return what an error says, without the number of it that Python puts in front."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def _fail(message: str, code: int) -> NoReturn:

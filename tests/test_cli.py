@@ -54,7 +54,8 @@ BAD = {
     "no run": ("report nosuch", "'nosuch'", "does not exist"),
     "damaged records": ("report damaged --out r.html", "c.parquet", "delete it and resume the run"),
     "damaged machine": ("report machineless --out r.html", "machine.json", "measure again"),
-    "no vectors": ("vectors nosuch.csv", "nosuch.csv", "No such file"),
+    "no vectors": ("vectors nosuch.csv", ": nosuch.csv: ", "No such file"),
+    "no table": ("predict nosuch.csv", ": nosuch.csv: ", "No such file"),
     "malformed vectors": ("vectors malformed.csv", "malformed.csv", "the header needs"),
     "binary vectors": ("vectors binary.csv", "binary.csv", "not a CSV file"),
 }
