@@ -230,6 +230,18 @@ def test_trials_are_foretold_from_even_rounds_only():
     assert set(first.trial) == {way.name for way in ways}
 
 
+def test_cold_repetitions_of_a_trial_are_left_out_if_there_are_enough_to_tell():
+    wall_s = [1.0] * 7 + [5.0] + [1.0, 9.0] + [5.0] * 8
+    names = ["many"] * 8 + ["few"] * 2 + ["long"] * 8
+    rows = pd.DataFrame({"trial": names, "wall_s": wall_s, "cpu_s": wall_s})
+    kept = validation.warm(rows)
+    assert kept.groupby("trial").wall_s.apply(list).to_dict() == {
+        "few": [1.0, 9.0],
+        "long": [5.0] * 8,
+        "many": [1.0] * 7,
+    }
+
+
 def test_costs_are_told_apart_by_ways_of_cutting():
     """Huge pages: one lock per GiB, a flush per chunk, helpers that start late, a slow lone thread."""
     costs = {"slow_start": 1.1, "contention": 0.2, "neighbour_contention": 0.3, "neighbour_span": float(GIB)}

@@ -52,9 +52,12 @@ def mark_cold(rows: Sequence[Row]) -> None:
     for variant in by_variant(rows):
         walls = np.array([row["wall_s"] for row in variant])
         cpus = np.array([row["cpu_user_s"] + row["cpu_system_s"] for row in variant])
-        mark(
-            variant, "cold_memory", (walls > COLD_FACTOR * _warm(walls)) & (cpus > COLD_FACTOR * _warm(cpus))
-        )
+        mark(variant, "cold_memory", are_cold(walls, cpus))
+
+
+def are_cold(walls: np.ndarray, cpus: np.ndarray) -> np.ndarray:
+    """Return which repetitions of one kind took far more wall time and CPU time than the fast ones."""
+    return (walls > COLD_FACTOR * _warm(walls)) & (cpus > COLD_FACTOR * _warm(cpus))
 
 
 def _warm(times: np.ndarray) -> float:
