@@ -101,9 +101,7 @@ def _call_traced(base, row, me, w, i, start, end):
 # A task that takes less than about a time slice of the scheduler is short; one that is over before a person
 # who presses Ctrl-C can tell is brief; if it is not over late, somebody should listen to signals after all.
 SHORT_NS, BRIEF_NS, LATE_NS = 3_000_000, 15_000_000, 20_000_000
-TINY_NS = round(
-    CPU_TIME_FROM_S * 1e9
-)  # below that, the CPU time is what the kernel happens to know of the process
+TINY_NS = round(CPU_TIME_FROM_S * 1e9)  # below, the CPU time is what the kernel happens to know
 
 
 @njit(cache=True, nogil=True)

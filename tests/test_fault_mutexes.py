@@ -6,6 +6,8 @@ import pytest
 
 from ktask import memory, topology
 from ktask.lab import fault_mutexes
+from ktask.thread_functions import thread_func
+from ktask.workloads import CheckError
 
 
 @pytest.mark.parametrize(("possible", "count"), [("0", 8), ("0-1", 16), ("0-4", 64), ("0-287", 4096)])
@@ -27,6 +29,19 @@ def test_each_other_page_has_a_time_and_all_go_back(monkeypatch):
     assert (table["wall_us"].dropna() > 0).all()
     assert table["wall_us"].notna().any()
     assert memory.free_pool_pages("2MiB") == free
+
+
+@thread_func
+def do_nothing(start, end, base, apart):
+    return 0
+
+
+@pytest.mark.cpus(2)
+@pytest.mark.pool("2MiB", fault_mutexes.FEWEST_PAIRS + 1)
+def test_pages_that_were_not_faulted_in_are_an_error(monkeypatch):
+    monkeypatch.setattr(fault_mutexes, "fault_in", do_nothing)
+    with pytest.raises(CheckError, match="faults, not one for each page"):
+        fault_mutexes.pairs(rounds=1)
 
 
 def test_what_takes_turns_is_told_beside_chance(monkeypatch):

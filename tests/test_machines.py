@@ -97,5 +97,5 @@ def test_a_notebook_shows_what_is_described_with_units():
     html = machine._repr_html_()
     assert "a &lt;b&gt;" in html and "two &amp; two" in html
     assert "2 nodes of 1 cores, 1 threads each" in html
-    assert "3 GiB/s" in html and "5e-05 s" in html
+    assert "3.00 GiB/s" in html and "50.0 µs" in html
     assert "remote_penalty" not in html

@@ -17,6 +17,7 @@ from ktask import engine, memory, native, topology
 from ktask.lab.progress import watched
 from ktask.task import Ctl
 from ktask.thread_functions import thread_func
+from ktask.workloads import expect
 
 PAGE_KIND = "2MiB"
 MOST_PAIRS, FEWEST_PAIRS = 256, 32
@@ -58,6 +59,8 @@ def pairs(rounds: int = 7) -> pd.DataFrame:
     ------
     ktask.memory.UnavailableError
         If there is no pool with enough pages.
+    ktask.workloads.CheckError
+        If the pages were not faulted in.
     """
     page_bytes = memory.PAGE_KINDS[PAGE_KIND]
     count = min(MOST_PAIRS, max(FEWEST_PAIRS, memory.free_pool_pages(PAGE_KIND) - 1))
@@ -68,6 +71,7 @@ def pairs(rounds: int = 7) -> pd.DataFrame:
             result = engine.run(0, 2, ctl, "dynamic")
             if result.error:
                 raise OSError(result.error, "a page could not be faulted in")
+            expect(result.faults_minor >= 2, f"{result.faults_minor} faults, not one for each page")
             if result.chunks_per_thread == (1, 1):
                 found[at, k] = result.wall_s * 1e6
             region.zap()

@@ -72,15 +72,14 @@ def interleaved(
 def row_of(samples: Sequence[Sample], serial: Sequence[Sample], threads: int) -> dict[str, Any]:
     """Return medians of some samples, and their speedup over those of one thread with its interval."""
     wall_s, cpu_s, n_chunks, shot = (np.array(column) for column in zip(*samples, strict=True))
+    busy = np.median(cpu_s / (wall_s * threads)) if wall_s.min() > CPU_TIME_FROM_S else np.nan
     speedup = stats.ratio(np.array([one.wall_s for one in serial]), wall_s, paired=True)
     return {
         "wall_ms": float(np.median(wall_s)) * 1e3,
         "speedup": speedup.median,
         "low": speedup.low,
         "high": speedup.high,
-        "busy": float(np.median(cpu_s / (wall_s * threads)))
-        if wall_s.min() > CPU_TIME_FROM_S
-        else float("nan"),
+        "busy": float(busy),
         "shootdowns_per_chunk": float(np.median(shot / n_chunks)),
         "n": len(samples),
     }

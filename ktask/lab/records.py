@@ -70,11 +70,8 @@ SCHEMA = pa.schema([pa.field(name, kind) for name, _, kind, _ in COLUMNS])
 SKIPPED_COLUMNS = (
     *("cell_id", "workload", "backend", "method", "page_kind", "size_bytes", "reason", "failed", "options"),
 )
-_SINCE = {
-    "options": "",
-    "calls": 1,
-    "apart_s": None,
-}  # columns that older files lack, with what stands for them
+# Columns that older files lack, with what stands for them.
+_SINCE = {"options": "", "calls": 1, "apart_s": None}
 
 
 @dataclass(frozen=True)

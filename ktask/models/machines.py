@@ -20,7 +20,7 @@ import yaml
 
 from ktask import policy
 from ktask.files import write_text
-from ktask.lab.units import SIZE_SUFFIXES
+from ktask.lab.units import SIZE_SUFFIXES, fmt_number, fmt_rate, fmt_time
 
 SHIPPED = Path(__file__).parent.parent / "machines"
 LARGEST_FILE_BYTES = 1 << 20
@@ -85,9 +85,9 @@ _IN_HEAD = ("name", "about", "source", "nodes", "cores_per_node", "smt")
 def _told(name: str, value: Any) -> str:
     """Return a figure of a description with its unit, for a person."""
     if name.endswith("_bandwidth"):
-        return f"{value / (1 << 30):.3g} GiB/s"
+        return fmt_rate(value, "byte")
     if isinstance(value, float):
-        return f"{value:.3g}{' s' * name.endswith('_s')}"
+        return fmt_time(value) if name.endswith("_s") else fmt_number(value)
     return ", ".join(value) if isinstance(value, Mapping) else str(value)
 
 

@@ -107,8 +107,8 @@ def measure_trials(case: Case, ways: Sequence[Trial], rounds: int = 20, seed: in
 def warm(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the repetitions without the cold ones of each trial, as every estimate of the suite is made.
 
-    Where cuts are uneven, one thread needs pages from what the other has freed, and the host has taken those
-    away: of three chunks of THP, every second repetition was cold. A few repetitions cannot tell, and stay.
+    Of 512 MiB of THP in three chunks for two threads 7 of 20 repetitions were cold, in equal parts none of
+    20, twice. A few repetitions cannot tell, and stay.
     """
     cold = [are_cold(one.wall_s, one.cpu_s) & (len(one) >= stats.ENOUGH) for _, one in rows.groupby("trial")]
     return rows[~pd.concat(cold).reindex(rows.index)].reset_index(drop=True)

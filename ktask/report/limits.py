@@ -1,5 +1,6 @@
 """Why not n times as fast: where the thread time of a path goes, by trace, CPU time and roof."""
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -281,52 +282,48 @@ def table(limits: pd.DataFrame, key: str) -> Markup:
     """
     if limits.empty:
         return Markup("")
-    shown = {name: title for name, title in COLUMNS.items() if (limits[name].abs() >= WORTH_SHOWING).any()}
-    has_alone, has_apart = (bool(limits[name].notna().any()) for name in ("alone", "apart"))
+    cells = _columns(limits)
+    rows = [[cell(row) for cell in cells.values()] for _, row in limits.iterrows()]
+    numeric = [name for name in cells if name not in ("Path", "Limit")]
+    return markup.table(list(cells), rows, caption=_caption(limits, cells), key=key, numeric=numeric)
+
+
+def _columns(limits: pd.DataFrame) -> dict[str, Callable[[pd.Series], object]]:
+    """Return the columns with something to show, each by its title, as a function of a row."""
+
+    def percent_of(name: str) -> Callable[[pd.Series], str]:
+        return lambda row: words.percent(row[name])
+
+    has_alone, has_apart = (limits[name].notna().any() for name in ("alone", "apart"))
     has_sizes, has_counts = (limits[name].nunique() > 1 for name in ("size_bytes", "threads"))
-    told = "" if has_counts else f", {words.count(int(limits['threads'].iloc[0]), 'thread')}"
-    told += "" if has_sizes else f", {words.sizes_of(limits)}"
-    columns = [
-        "Path",
-        *["Size"] * has_sizes,
-        *["Threads"] * has_counts,
-        "Limit",
-        "Share of ideal",
-        "CPU time ratio",
-        "On CPU",
-        *["Threads end apart"] * has_apart,
-        *["Chunks, 1 thread"] * has_alone,
-        *shown.values(),
-    ]
-    rows = [
-        (
-            words.path_label(row),
-            *[units.fmt_size(row["size_bytes"])] * has_sizes,
-            *[row["threads"]] * has_counts,
-            LIMIT_LABELS[row["limit"]],
-            words.value(row, "efficiency", units.PERCENT),
-            words.value(row, "cpu_cost"),
-            words.percent(row["busy"]),
-            *[words.percent(row["apart"])] * has_apart,
-            *[words.value(row, "alone")] * has_alone,
-            *(words.percent(row[name]) for name in shown),
-        )
-        for _, row in limits.iterrows()
-    ]
-    caption = (
-        f"Evidence on what keeps the speedup below the number of threads{told}; median [95 % interval]. "
-        "CPU time ratio: of all threads over that of the serial call."
-    )
-    if has_apart:
-        caption += (
-            " Threads end apart: the time from the first thread that is done to the last, over the wall time."
-        )
-    if has_alone:
-        caption += (
-            " Chunks, 1 thread: the time of one thread in the same chunks over that of the serial call."
-        )
+    losses = [name for name in COLUMNS if (limits[name].abs() >= WORTH_SHOWING).any()]
+    columns = {
+        "Path": (words.path_label, True),
+        "Size": (lambda row: units.fmt_size(row["size_bytes"]), has_sizes),
+        "Threads": (lambda row: row["threads"], has_counts),
+        "Limit": (lambda row: LIMIT_LABELS[row["limit"]], True),
+        "Share of ideal": (lambda row: words.value(row, "efficiency", units.PERCENT), True),
+        "CPU time ratio": (lambda row: words.value(row, "cpu_cost"), True),
+        "On CPU": (percent_of("busy"), True),
+        "Threads end apart": (percent_of("apart"), has_apart),
+        "Chunks, 1 thread": (lambda row: words.value(row, "alone"), has_alone),
+        **{COLUMNS[name]: (percent_of(name), True) for name in losses},
+    }
+    return {title: cell for title, (cell, is_shown) in columns.items() if is_shown}
+
+
+CAPTIONS = {
+    "CPU time ratio": "of all threads over that of the serial call.",
+    "Threads end apart": "the time from the first thread that is done to the last, over the wall time.",
+    "Chunks, 1 thread": "the time of one thread in the same chunks over that of the serial call.",
+}
+
+
+def _caption(limits: pd.DataFrame, columns: Collection[str]) -> str:
+    threads = words.count(int(limits["threads"].iloc[0]), "thread")
+    same = [threads] * ("Threads" not in columns) + [words.sizes_of(limits)] * ("Size" not in columns)
+    head = ", ".join(["Evidence on what keeps the speedup below the number of threads", *same])
+    told = [f"{name}: {text}" for name, text in CAPTIONS.items() if name in columns]
     if limits["traced_s"].notna().any():
-        caption += " Losses are shares of threads times wall time in one traced repetition; 0 % is left out."
-    return markup.table(
-        columns, rows, caption=caption, key=key, numeric=[one for one in columns[1:] if one != "Limit"]
-    )
+        told.append("Losses are shares of threads times wall time in one traced repetition; 0 % is left out.")
+    return f"{head}; median [95 % interval]. {' '.join(told)}"

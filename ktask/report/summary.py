@@ -1,6 +1,7 @@
 """The head of the report: three claims, each with number, interval, scope and figure, and one caveat."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -119,46 +120,42 @@ def caveat(
     missing: int = 0,
 ) -> str:
     """Return the one caveat that matters most for the claims."""
-    problems = [str(one.get("name", "?")) for one in findings if one.get("level") == "blocker"]
-    cold, kept = int(scaling["n_cold"].sum()), int(scaling["n"].sum())
-    unequal = sum(floor.unequal for floor in floors.values())
-    smallest = int(scaling["n"].min()) if len(scaling) else 0
-    most = int(scaling["threads"].max()) if len(scaling) else 0
-    loudest = max(floors, key=lambda name: floors[name].floor, default="")
-    checks = (
-        (
-            not len(scaling),
-            "Nothing was measured"
-            + (
-                f": {words.count(skipped, 'case')} skipped, with the reason in appendix B."
-                if skipped
-                else "."
-            ),
-        ),
-        (bool(problems), f"The machine check found a blocker before the run: {words.listed(problems)}."),
-        (
-            bool(missing),
-            f"The run is not complete: {words.count(missing, 'cell')} of its grid "
-            f"{'was' if missing == 1 else 'were'} not measured.",
-        ),
-        (most == 1, "Only one thread was measured: nothing here says whether splitting pays."),
-        (cold > 0.1 * (cold + kept), f"{cold} of {cold + kept} repetitions were cold and are in no rate."),
-        (not floors, "No A/A comparison was measured, so the noise of this machine is unknown."),
-        (
-            unequal > 0.2 * sum(floor.cells for floor in floors.values()),
-            f"{words.count(unequal, 'A/A comparison')} did not come out equal; small effects may be drift.",
-        ),
-        (
-            smallest < stats.ENOUGH,
-            f"Some points rest on {words.count(smallest, 'repetition')} only: no verdict there.",
-        ),
-        (
-            bool(loudest) and floors[loudest].floor > NOISY,
-            f"The machine is noisy: equal calls of {words.workload_label(loudest).lower()} differ by up to "
-            f"{words.percent(floors[loudest].floor if loudest else 0)}, and smaller effects are not seen.",
-        ),
-    )
+    checks = chain(_of_the_run(scaling, findings, skipped, missing), _of_the_numbers(scaling, floors))
     return next((text for holds, text in checks if holds), f"{losses(scaling)}{_reach(scaling, facts or {})}")
+
+
+def _of_the_run(
+    scaling: pd.DataFrame, findings: Sequence[dict[str, Any]], skipped: int, missing: int
+) -> Iterator[tuple[bool, str]]:
+    """Give each reason why a run says little, the gravest first, and whether it holds."""
+    reason = f": {words.count(skipped, 'case')} skipped, with the reason in appendix B" if skipped else ""
+    yield not len(scaling), f"Nothing was measured{reason}."
+    problems = [str(one.get("name", "?")) for one in findings if one.get("level") == "blocker"]
+    yield bool(problems), f"The machine check found a blocker before the run: {words.listed(problems)}."
+    were = "was" if missing == 1 else "were"
+    cells = words.count(missing, "cell")
+    yield bool(missing), f"The run is not complete: {cells} of its grid {were} not measured."
+    is_one = len(scaling) > 0 and scaling["threads"].max() == 1
+    yield is_one, "Only one thread was measured: nothing here says whether splitting pays."
+
+
+def _of_the_numbers(scaling: pd.DataFrame, floors: dict[str, NoiseFloor]) -> Iterator[tuple[bool, str]]:
+    """Give each reason to doubt what was measured, the gravest first, and whether it holds."""
+    cold, kept = int(scaling["n_cold"].sum()), int(scaling["n"].sum())
+    yield cold > 0.1 * (cold + kept), f"{cold} of {cold + kept} repetitions were cold and are in no rate."
+    yield not floors, "No A/A comparison was measured, so the noise of this machine is unknown."
+    unequal = sum(floor.unequal for floor in floors.values())
+    pairs = words.count(unequal, "A/A comparison")
+    is_unequal = unequal > 0.2 * sum(floor.cells for floor in floors.values())
+    yield is_unequal, f"{pairs} did not come out equal; small effects may be drift."
+    few = words.count(int(scaling["n"].min()), "repetition")
+    yield scaling["n"].min() < stats.ENOUGH, f"Some points rest on {few} only: no verdict there."
+    loudest, floor = max(((name, one.floor) for name, one in floors.items()), key=lambda one: one[1])
+    yield (
+        floor > NOISY,
+        f"The machine is noisy: equal calls of {words.workload_label(loudest).lower()} differ by up to "
+        f"{words.percent(floor)}, and smaller effects are not seen.",
+    )
 
 
 def _reach(scaling: pd.DataFrame, facts: dict[str, Any]) -> str:
