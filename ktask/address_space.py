@@ -9,16 +9,12 @@ import select
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ktask import engine, memory, topology, walkers
 from ktask.memory import BASE_PAGE, MIB, UnavailableError
 from ktask.task import Ctl, Result
-
-if TYPE_CHECKING:
-    pass
 
 BLOCK_BYTES = 64 * MIB  # of the survey; a call per block with pages cost 1 % of walking it
 _BLOCK_SHIFT = BLOCK_BYTES.bit_length() - 1
@@ -78,7 +74,7 @@ class Process:
         self._alive = self.fd = -1
         try:
             # The descriptor, not the number, says whether it still runs: numbers are used again.
-            self._alive = os.pidfd_open(self.pid)
+            self._alive = -1 if self.is_self else os.pidfd_open(self.pid)
             self.fd = os.open(f"/proc/{self.pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
             self.maps()
         except OSError as error:
@@ -96,6 +92,8 @@ class Process:
 
     def has_ended(self) -> bool:
         """Return whether the process has ended; its page table is gone then, and walks find nothing."""
+        if self.is_self:
+            return False
         poll = select.poll()
         poll.register(self._alive, select.POLLIN)
         return bool(poll.poll(0))
@@ -136,13 +134,16 @@ def _why_no_process(pid: int, error: OSError) -> str:
             f"process {pid} may not be looked at from here ({error.strerror}); "
             "that takes the same user, or CAP_SYS_PTRACE"
         )
-    return f"process {pid} cannot be looked at: {error.strerror}"
+    step = " (pidfd_open: Linux 5.3)" if error.errno == errno.ENOSYS else ""
+    return f"process {pid} cannot be looked at: {error.strerror}{step}"
 
 
 def _why_without_table(pid: int) -> str:
     """Return why a process has no page table to look at."""
     status = topology.read_text(Path(f"/proc/{pid}/status"))
     if not status:
+        if _exists(pid):
+            return "is not shown in /proc (hidepid); that takes the same user, or root"
         return "does not exist; use the number of one that does"
     facts = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
     if facts.get("Tgid") != str(pid):
@@ -150,6 +151,15 @@ def _why_without_table(pid: int) -> str:
     if facts.get("State", "")[:1] in ("Z", "X"):
         return "has ended and waits to be reaped; its page table is gone"
     return "is a thread of the kernel and has no page table of its own; use a process"
+
+
+def _exists(pid: int) -> bool:
+    """Return whether there is such a process, seen or not."""
+    try:
+        os.kill(pid, 0)
+    except OSError as error:
+        return error.errno == errno.EPERM
+    return True
 
 
 def parse_range(text: str) -> tuple[int, int]:

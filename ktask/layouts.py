@@ -248,7 +248,7 @@ class AliasedSpace:
                 self._reserved.map_file(self._files[huge][0], int(offset), int(size), int(at))
         # The empty ones are no mappings of the file: mincore tells of a file what is in the page cache.
         for at, size in zip(p.at[~p.populated], p.size[~p.populated], strict=True):
-            self._reserved.make_readable(int(at), int(size))
+            self._reserved.make_accessible(int(at), int(size))
 
     def _populate(self) -> None:
         if code := self._advise(self.pieces.populated, MADV_POPULATE_READ):

@@ -567,10 +567,12 @@ class Reservation:
         if _libc.mmap(where, size_bytes, _PROT_RW, _MAP_SHARED | _MAP_FIXED, fd, file_offset) != where:
             raise UnavailableError(str(_os_error(f"mapping {size_bytes} bytes at {where:#x}")))
 
-    def make_readable(self, at: int, size_bytes: int) -> None:
+    def make_accessible(self, at: int, size_bytes: int, *, writable: bool = False) -> None:
         """Make a piece an ordinary mapping without pages; UnavailableError tells why not."""
-        if _libc.mprotect(ctypes.c_void_p(self.address + at), ctypes.c_size_t(size_bytes), 1):
-            raise UnavailableError(str(_os_error(f"mprotect of {size_bytes} bytes")))
+        try:
+            protect(self.address + at, size_bytes, writable=writable)
+        except OSError as error:
+            raise UnavailableError(str(error)) from error
 
     def advise(self, at: int, size_bytes: int, advice: int) -> None:
         """Call madvise over a piece; OSError if the kernel refuses."""

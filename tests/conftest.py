@@ -74,7 +74,7 @@ class Commands:
     temporary: Path
     started: list[subprocess.Popen] = field(default_factory=list)
 
-    def start(self, line: str, *, program: tuple[str, ...] = ("-m", "ktask.cli")) -> subprocess.Popen:
+    def start(self, line: str, *, program: tuple[str, ...] = ("-m", "ktask")) -> subprocess.Popen:
         """Start `ktask` with the words of `line`, in a session of its own, as a terminal does."""
         process = subprocess.Popen(
             [sys.executable, *program, *line.split()],

@@ -4,6 +4,7 @@ import ctypes
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -249,6 +250,27 @@ def test_the_default_policy_exists():
 
 
 # --- Ctrl-C -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "code", "said"),
+    [
+        (
+            "raise ImportError('libfoo.so: failed to map segment')",
+            1,
+            r"libfoo\.so: failed to map segment; \w",
+        ),
+        ("raise MemoryError", 1, r"memory has run out; raise .*`ulimit -v`"),
+        ("raise KeyboardInterrupt", 130, "interrupted; nothing is left behind"),
+    ],
+)
+@pytest.mark.parametrize("library", ["typer", "numba"])
+def test_what_goes_wrong_while_libraries_are_loaded_is_one_line(library, source, code, said, commands):
+    """The command line at its start, and what the measurement brings later."""
+    (commands.cwd / f"{library}.py").write_text(source)
+    done = commands.run("run zeroing --size 1MiB --repetitions 1")
+    assert (done.returncode, done.stdout) == (code, "")
+    assert re.fullmatch(rf"ktask: .*{said}.*\n", done.stderr)
 
 
 def test_ctrl_c_ends_a_measurement_at_once(commands):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from numba import types
 
 import ktask
-from ktask import engine, helpers, native, policy
+from ktask import engine, helpers, native, policy, worker
 from ktask.limits import SLOTS, Slots
 from ktask.policy import POLICIES
 from ktask.topology import Topology, allowed_cpus
@@ -689,3 +690,27 @@ def test_plan_stays_within_the_slots_of_the_machine(name, monkeypatch):
     plan = ktask.plan(ktask.Node(0, 1000, 0), ctl, name, topo=topo)
     assert plan.threads <= 9
     assert plan.n_chunks >= 1
+
+
+@ktask.thread_func
+def become_late(start, end, state, at):
+    """Make it look as if the task had begun long ago, from chunk `at` on."""
+    if start == at:
+        native.store(state + 8 * worker.T0, 1)
+    return 0
+
+
+@pytest.mark.parametrize(
+    ("late", "stopped"), [(0, 1), (2, 4), (4, 8), (40, 64), (64, 128), (130, 192), (999, 1000)]
+)
+def test_a_task_that_was_to_be_brief_looks_at_the_clock_now_and_then(late, stopped):
+    """After 1, 2, 4 ... 64 chunks, and then after every 64: a look takes longer than an empty chunk."""
+    plan = ktask.plan(ktask.Node(0, 1000), ktask.Ctl(become_late, (0, 0), 1, max_threads=1), "dynamic")
+    task = engine.Task(engine.prepare_plan(plan))
+    state = task.state
+    base = state.ctypes.data
+    ctl = ktask.Ctl(become_late, (base, late), 1, max_threads=1)
+    task.use(engine.bound(ctl)[0])
+    state[worker.INTERRUPT], state[worker.T0] = base + 8 * worker.PAUSE, time.monotonic_ns()
+    worker.work_alone(state, 0)
+    assert task.workers[0, worker.W_DONE] == stopped

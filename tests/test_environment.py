@@ -32,6 +32,7 @@ PARTS_OF = {
 
 # From the top to the bottom. A module imports from its own layer, without circles, and from those below.
 LAYERS = [
+    ("__main__",),
     ("cli",),
     ("report",),
     ("models",),
@@ -45,7 +46,7 @@ LAYERS = [
         "store_choice",
         "store_learning",
         "walkers",
-        "zero_space",
+        "filled_space",
     ),
     ("engine", "iterators", "thread_functions", "helpers", "worker", "conformance", "vectors"),
     ("policy", "limits", "native", "topology", "memory", "task", "trace", "live", "files"),

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 import ktask
-from ktask import address_space, answers, engine, layouts, memory, radix, walkers, workloads, zero_space
+from ktask import address_space, answers, engine, layouts, memory, radix, walkers, workloads
+from ktask.filled_space import MemorySpace, ZeroSpace
 from ktask.lab import one_case
 from ktask.memory import BASE_PAGE, GIB, KIB, MIB, UnavailableError
 from ktask.workloads import Case, CheckError, page_walk
@@ -97,25 +98,37 @@ def test_a_space_that_fails_half_way_leaves_nothing(monkeypatch):
 
 @pytest.mark.parametrize("has_huge", [True, False])
 @pytest.mark.parametrize(("size", "left_out"), [(1, 0), (2 * BASE_PAGE, 1), (8 * MIB, 4), (3 * MIB + 1, 2)])
-def test_a_space_of_zeros_has_all_pages_but_one_of_each_table(size, left_out, has_huge, monkeypatch):
+@pytest.mark.parametrize(("kind", "is_zero"), [(ZeroSpace, True), (MemorySpace, False)])
+def test_a_filled_space_has_all_pages_but_one_of_each_table(
+    kind, is_zero, size, left_out, has_huge, monkeypatch
+):
     if not has_huge:  # advice that the kernel refuses
-        monkeypatch.setattr(zero_space, "MADV_HUGEPAGE", 9999)
-    with zero_space.ZeroSpace(size) as space, address_space.Process() as process:
+        monkeypatch.setattr(kind, "_PAGES", 9999)
+    with kind(size) as space, address_space.Process() as process:
         assert space.size_bytes == -(-size // BASE_PAGE) * BASE_PAGE == space.end - space.address
         assert space.present == space.size_bytes // BASE_PAGE - left_out
         present = memory.scan_regions(process.fd, space.address, space.end, walkers.SCAN_PRESENT, 0x7F)
         assert sum(end - start for start, end, _ in present) == space.present * BASE_PAGE
-        assert {seen & (walkers.SCAN_ZERO | walkers.SCAN_HUGE) for *_, seen in present} == {walkers.SCAN_ZERO}
+        seen = {seen & (walkers.SCAN_ZERO | walkers.SCAN_HUGE) for *_, seen in present}
+        assert seen == {walkers.SCAN_ZERO if is_zero else 0}
         address = space.address
     assert not memory.is_mapped(address)
 
 
-def test_a_space_of_zeros_that_fails_half_way_leaves_nothing(monkeypatch):
+def test_a_filled_space_takes_what_it_says(monkeypatch):
+    assert MemorySpace.memory_need(GIB) - ZeroSpace.memory_need(GIB) == GIB
+    monkeypatch.setattr(memory, "budget_bytes", lambda: 8 * MIB)
+    with pytest.raises(memory.BudgetError, match=r"a walk over 0\.01 GiB needs 0\.01 GiB"):
+        MemorySpace(8 * MIB)
+    ZeroSpace(8 * MIB).unmap()
+
+
+def test_a_filled_space_that_fails_half_way_leaves_nothing(monkeypatch):
     made, reserve = [], memory.Reservation
-    monkeypatch.setattr(zero_space, "MADV_POPULATE_READ", 9999)
+    monkeypatch.setattr(ZeroSpace, "_POPULATE", 9999)
     monkeypatch.setattr(memory, "Reservation", lambda size: made.append(reserve(size)) or made[0])
     with pytest.raises(memory.UnavailableError, match="Invalid argument"):
-        zero_space.ZeroSpace(MIB)
+        ZeroSpace(MIB)
     assert not memory.is_mapped(made[0].address)
 
 
@@ -137,11 +150,13 @@ def test_each_method_counts_each_layout_and_agrees_with_the_others(method, layou
 
 
 @pytest.mark.parametrize("method", COUNTING)
-@pytest.mark.parametrize("pages", ["zero", "file"])
-def test_pages_of_both_kinds_are_counted(method, pages):
+@pytest.mark.parametrize(
+    ("pages", "kind"), [("zero", ZeroSpace), ("file", layouts.AliasedSpace), ("memory", MemorySpace)]
+)
+def test_pages_of_every_kind_are_counted(method, pages, kind):
     state = set_up(walk_case(method, 8 * MIB, pages=pages))
     try:
-        assert isinstance(state.space, zero_space.ZeroSpace) == (pages == "zero")
+        assert type(state.space) is kind
         state.before()
         assert engine.run(0, state.size, state.ctl).error == 0
         state.check()
@@ -150,19 +165,19 @@ def test_pages_of_both_kinds_are_counted(method, pages):
         state.close()
 
 
-def test_what_the_pages_are_depends_on_method_and_layout():
-    made = {(m, k): page_walk.made_of(walk_case(m, layout=k)) for m in COUNTING for k in ("dense", "mixed")}
-    assert [key for key, kind in made.items() if kind == "zero"] == [
-        ("pagemap_scan", "dense"),
-        ("mincore", "dense"),
-    ]
+def test_what_the_pages_are_depends_on_layout_and_not_on_the_method_that_counts():
+    for method in COUNTING:
+        made = {k: page_walk.made_of(walk_case(method, layout=k)) for k in ("dense", "mixed")}
+        assert made == {"dense": "zero", "mixed": "file"}
+    assert page_walk.made_of(walk_case("smaps")) == "file"  # which counts no zeros
     reason = workloads.why_not(walk_case("pagemap", pages="zero", layout="sparse"))
     assert reason == "pages=zero is for layout=dense, not for sparse; use pages=file"
     assert page_walk.memory_need(walk_case("pagemap_scan", 1 << 40)) < 2.1 * GIB
+    assert page_walk.memory_need(walk_case("pagemap", GIB, pages="memory")) > GIB
 
 
 def test_methods_that_disagree_are_an_error(monkeypatch):
-    state = set_up(walk_case("pagemap"))
+    state = set_up(walk_case("pagemap", pages="file"))
     monkeypatch.setattr(state, "counted_by", lambda method: state.space.present - (method == "mincore"))
     state.before()
     engine.run(0, state.size, state.ctl)
@@ -407,6 +422,26 @@ def test_a_process_without_a_page_table_is_skipped_with_the_reason(ended):
     finally:
         released.set()
     assert open_files() == files
+
+
+def test_a_process_that_proc_does_not_show_is_told_apart_from_one_that_is_not_there(monkeypatch):
+    """As where /proc is mounted with hidepid, and the process belongs to somebody else."""
+    monkeypatch.setattr(address_space.topology, "read_text", lambda _: None)
+    monkeypatch.setattr(address_space.os, "open", lambda *_: Path("/nowhere").stat())
+    with pytest.raises(
+        UnavailableError, match=r"process [0-9]+ is not shown in /proc \(hidepid\); that takes"
+    ):
+        ktask.walk(os.getppid())
+
+
+def test_a_kernel_without_pidfd_walks_its_own_process_and_says_what_others_need(monkeypatch):
+    def no_such_call(_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(address_space.os, "pidfd_open", no_such_call)
+    assert len(ktask.walk()) > 10
+    with pytest.raises(UnavailableError, match=r"Function not implemented \(pidfd_open: Linux 5.3\)"):
+        ktask.walk(os.getppid())
 
 
 @pytest.mark.parametrize("method", ["pagemap", "pagemap_scan"])

@@ -20,6 +20,23 @@ def test_every_kind_of_store_zeroes_exactly_its_range(kind):
     assert (buffer[first + 72 :] == 7).all()
 
 
+@pytest.mark.parametrize(
+    ("kind", "page", "unit"), [("1GiB", 1024 * MIB, 2 * MIB), ("THP", 2 * MIB, MIB // 4)]
+)
+def test_several_threads_zero_a_single_page(kind, page, unit, monkeypatch):
+    monkeypatch.setattr(zeroing, "STORE_UNIT", unit)
+    state = set_up(Case("zeroing", "stores", kind, page, unit + 1))
+    try:
+        assert (state.size, state.bytes_per_unit, state.ctl.min_chunk_size) == (page // unit, unit, 2)
+        state.ctl.max_threads = 2
+        state.before()
+        result = engine.run(0, state.size, state.ctl)
+        assert min(result.chunks_per_thread) > 0
+        state.check()
+    finally:
+        state.close()
+
+
 def chosen(costs, turns):
     """Return what is chosen in turn, given what both kinds cost (ns for 1 KiB)."""
     note, made = np.zeros(store_learning.WORDS, np.int64), []

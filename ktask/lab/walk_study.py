@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from ktask import engine, workloads
+from ktask import engine, memory, workloads
 from ktask.lab import stats
 from ktask.lab.progress import watched
 from ktask.lab.units import parse_size
 from ktask.workloads import Case
 
 METHODS = ("pagemap_scan", "pagemap", "mincore", "radix")
-LAYOUTS = ("dense", "sparse", "fragmented", "mixed")
+LAYOUTS: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "dense": (),
+    "memory": (("pages", "memory"),),  # dense as well, with a page of its own for each entry
+    **{name: (("layout", name),) for name in ("sparse", "fragmented", "mixed")},
+}
 
 
 def walk_rates(size: str | int, threads: Sequence[int] = (1, 2), repetitions: int = 7) -> pd.DataFrame:
@@ -25,12 +29,17 @@ def walk_rates(size: str | int, threads: Sequence[int] = (1, 2), repetitions: in
     """
     rows = []
     for method in watched(METHODS, "methods"):
-        for layout in LAYOUTS:
-            options = () if layout == "dense" else (("layout", layout),)
+        known = {option.name for option in workloads.get("page_walk").method(method).options}
+        for layout, options in LAYOUTS.items():
             case = Case("page_walk", method, "4KiB", parse_size(size), options=options)
-            if workloads.why_not(case) is None:
+            if known >= dict(options).keys() and workloads.why_not(case) is None and _fits(case):
                 rows += _rates_of(case, layout, threads, repetitions)
     return pd.DataFrame(rows)
+
+
+def _fits(case: Case) -> bool:
+    """Return whether the memory for a case may be taken."""
+    return workloads.get(case.workload).memory_need(case) <= memory.budget_bytes()
 
 
 def _rates_of(case: Case, layout: str, threads: Sequence[int], repetitions: int) -> list[dict]:

@@ -20,6 +20,9 @@ from ktask.workloads import Case, Method, Option, Workload, expect
 
 ORDER = 1
 FILES = 16  # that `fallocate_files` spreads the size over
+STORE_UNIT = (
+    memory.THP_SIZE
+)  # at most: user code may zero a part of a page, which is what splits one of 1 GiB
 
 
 @thread_func(cache=True)
@@ -82,10 +85,10 @@ def _zero(start, end, kind):
 
 
 @thread_func(cache=True)
-def zero(start, end, base, page_size, n_pages, alone, together):
-    """Zero resident pages by one kind of store if the chunk is all there is, by another if it is a part."""
-    kind = alone if end - start == n_pages else together
-    _zero(base + start * page_size, base + end * page_size, kind)
+def zero(start, end, base, unit_bytes, n_units, alone, together):
+    """Zero resident units by one kind of store if the chunk is all there is, by another if it is a part."""
+    kind = alone if end - start == n_units else together
+    _zero(base + start * unit_bytes, base + end * unit_bytes, kind)
     return 0
 
 
@@ -93,10 +96,10 @@ LEARNT = (STORES.index("memset"), STORES.index("nontemporal"))
 
 
 @thread_func(cache=True)
-def zero_learning(start, end, base, page_size, n_pages, notes, piece):
-    """Zero resident pages in pieces of some bytes, by memset or by non-temporal stores, as these do here."""
-    note = notes if end - start == n_pages else notes + 8 * store_learning.WORDS
-    at, last = base + start * page_size, base + end * page_size
+def zero_learning(start, end, base, unit_bytes, n_units, notes, piece):
+    """Zero resident units in pieces of some bytes, by memset or by non-temporal stores, as these do here."""
+    note = notes if end - start == n_units else notes + 8 * store_learning.WORDS
+    at, last = base + start * unit_bytes, base + end * unit_bytes
     clock = native.stack_1k()
     before = native.clock_ns(native.CLOCK_MONOTONIC, clock)
     while at < last:
@@ -129,10 +132,10 @@ def store_kinds(method: str, size_bytes: int) -> tuple[int, int]:
 class _Zeroing:
     """A region, and a word per page that tells whether it was cleared."""
 
-    def __init__(self, case: Case, *, shared: bool = False):
+    def __init__(self, case: Case, unit_bytes: int, *, shared: bool = False):
         self.region = memory.Region(case.size_bytes, case.page_kind, shared=shared)
-        self.size = self.region.size_bytes // case.page_size
-        self.bytes_per_unit = case.page_size
+        self.size = self.region.size_bytes // unit_bytes
+        self.bytes_per_unit = unit_bytes
         self.operations = self.region.size_bytes
         self.nids = nodes_of(case.option("node"))
         self._random = np.random.default_rng(1)
@@ -177,7 +180,7 @@ class FirstTouch(_Zeroing):
     _offset, _touched = 0, False
 
     def __init__(self, case: Case):
-        super().__init__(case, shared=case.option("sharing") == "shared")
+        super().__init__(case, case.page_size, shared=case.option("sharing") == "shared")
         self.ctl = Ctl(populate, (self.region.address, case.page_size), case.min_chunk_pages)
 
     def before(self) -> None:
@@ -209,16 +212,21 @@ class Resident(_Zeroing):
     """Memory that is there already: dirtied before, zeroed timed."""
 
     def __init__(self, case: Case):
-        super().__init__(case)
-        self.region.advise(memory.MADV_POPULATE_WRITE)
-        where = self.region.address, case.page_size, self.size
+        super().__init__(case, min(case.page_size, STORE_UNIT))
+        least = -(-case.min_chunk_bytes // self.bytes_per_unit)
+        try:
+            self.region.advise(memory.MADV_POPULATE_WRITE)
+        except BaseException:
+            self.region.unmap()
+            raise
+        where = self.region.address, self.bytes_per_unit, self.size
         if case.method == "auto" and store_learning.is_learnt(self.operations):
             self._notes = store_learning.notes()
             args = (*where, self._notes.ctypes.data, store_learning.piece_bytes(self.operations))
-            self.ctl = Ctl(zero_learning, args, case.min_chunk_pages)
+            self.ctl = Ctl(zero_learning, args, least)
         else:
             kinds = store_kinds(case.method, self.operations)
-            self.ctl = Ctl(zero, (*where, *kinds), case.min_chunk_pages)
+            self.ctl = Ctl(zero, (*where, *kinds), least)
 
     def before(self) -> None:
         self._dirty()
@@ -315,7 +323,7 @@ NODE = Option(
     "node", "the NUMA node that the memory is bound to, or spread: all in turn", "any", form=nodes_of
 )
 SHARING = Option("sharing", "private memory, or shared", "private", ("private", "shared"))
-RESIDENT = {"backend": "user", "page_kinds": ("4KiB", "THP"), "options": (NODE,)}
+RESIDENT = {"backend": "user", "page_kinds": tuple(memory.PAGE_KINDS), "options": (NODE,)}
 BANDWIDTH = "The memory: beyond the caches, stores run at its bandwidth."
 
 WORKLOAD = Workload(
