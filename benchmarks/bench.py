@@ -38,7 +38,7 @@ from ktask.lab.units import fmt_size
 from ktask.memory import GIB, MIB
 from ktask.topology import cpu_count
 from ktask.workloads import Case
-from ktask.workloads.zeroing import zero_bytes
+from ktask.workloads.resident import zero_bytes
 
 SEED = 20261123
 US, NS = 1e6, 1e9

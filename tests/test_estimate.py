@@ -62,13 +62,13 @@ def test_memory_counts_the_region_and_the_process():
 
 
 def test_what_cannot_be_measured_is_told_and_takes_no_time():
-    work = {"workload": "zeroing", "method": "memset", "page_kind": "1GiB", "size": "1GiB"}
+    work = {"workload": "free", "method": "lazyfree", "page_kind": "1GiB", "size": "1GiB"}
     grid = grid_of(work, WALK | {"size": "4MiB"})
     cells = estimate_sweep(grid)
     assert [cell.time_s > 0 for cell in cells] == [False, True]
     assert "works on" in cells[0].skipped
     text = render(grid, cells)
-    assert "1 cells would be skipped:\n  zeroing-memset-1GiB-1GiB: " in text
+    assert "1 cells would be skipped:\n  free-lazyfree-1GiB-1GiB: " in text
     assert text.splitlines()[-1].startswith("grid g: 1 cells at 1, 2 threads, about ")
 
 

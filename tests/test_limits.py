@@ -175,7 +175,7 @@ def test_a_thousand_processes_killed_at_random_leave_every_slot_free(path):
 HAMMER = """
     import sys, time
     import numpy as np, ktask
-    from ktask.workloads.zeroing import STORES, zero_bytes  # compiled on disk
+    from ktask.workloads.resident import STORES, zero_bytes  # compiled on disk
     buffer = np.ones(64 * 64, np.uint8)
     ctl = ktask.Ctl(zero_bytes, (buffer.ctypes.data, STORES.index("memset")), 64)
     ktask.run(0, buffer.size, ctl)

@@ -19,7 +19,7 @@ from ktask import address_space, answers, engine, layouts, memory, radix, walker
 from ktask.filled_space import MemorySpace, ZeroSpace
 from ktask.lab import one_case
 from ktask.memory import BASE_PAGE, GIB, KIB, MIB, UnavailableError
-from ktask.workloads import Case, CheckError, page_walk
+from ktask.workloads import Case, CheckError, page_walk, walk_space
 
 COUNTING = [m.name for m in page_walk.WORKLOAD.methods if m.name in page_walk.FUNCTIONS]
 
@@ -167,9 +167,9 @@ def test_pages_of_every_kind_are_counted(method, pages, kind):
 
 def test_what_the_pages_are_depends_on_layout_and_not_on_the_method_that_counts():
     for method in COUNTING:
-        made = {k: page_walk.made_of(walk_case(method, layout=k)) for k in ("dense", "mixed")}
+        made = {k: walk_space.made_of(walk_case(method, layout=k)) for k in ("dense", "mixed")}
         assert made == {"dense": "zero", "mixed": "file"}
-    assert page_walk.made_of(walk_case("smaps")) == "file"  # which counts no zeros
+    assert walk_space.made_of(walk_case("smaps")) == "file"  # which counts no zeros
     reason = workloads.why_not(walk_case("pagemap", pages="zero", layout="sparse"))
     assert reason == "pages=zero is for layout=dense, not for sparse; use pages=file"
     assert page_walk.memory_need(walk_case("pagemap_scan", 1 << 40)) < 2.1 * GIB

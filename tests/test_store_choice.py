@@ -7,7 +7,7 @@ import pytest
 import ktask
 from ktask import native, store_choice
 from ktask.memory import GIB, KIB, MIB
-from ktask.workloads.zeroing import STORES, zero_bytes
+from ktask.workloads.resident import STORES, zero_bytes
 
 PAIR = ("memset", "nontemporal")
 

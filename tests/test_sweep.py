@@ -27,7 +27,7 @@ from ktask.lab.records import load_run
 
 WALK = {"workload": "page_walk", "method": "pagemap", "page_kind": "4KiB", "size": ["4MiB", "8MiB"]}
 TOO_LARGE = {"workload": "zeroing", "method": "memset", "page_kind": "4KiB", "size": "64TiB"}
-UNFIT = {"workload": "zeroing", "method": "memset", "page_kind": "1GiB", "size": "1GiB"}
+UNFIT = {"workload": "free", "method": "lazyfree", "page_kind": "1GiB", "size": "1GiB"}
 CONTENT = {
     "about": "a test",
     "seed": 1,
@@ -133,7 +133,7 @@ def test_what_cannot_be_measured_is_skipped_with_the_reason(swept):
     too_large = skipped.loc["zeroing-memset-4KiB-64TiB-min64KiB"]
     assert "zeroing memset needs 65664.00 GiB, but the budget is" in too_large["reason"]
     assert (
-        "works on 4KiB, THP pages, not on 1GiB" in skipped.loc["zeroing-memset-1GiB-1GiB-min64KiB"]["reason"]
+        "works on 4KiB, THP pages, not on 1GiB" in skipped.loc["free-lazyfree-1GiB-1GiB-min64KiB"]["reason"]
     )
     assert (too_large["backend"], too_large["size_bytes"]) == ("user", 64 << 40)
 

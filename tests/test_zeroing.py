@@ -6,15 +6,15 @@ from test_workloads import set_up
 
 from ktask import engine, memory, native, store_learning, topology, workloads
 from ktask.memory import MIB
-from ktask.workloads import Case, CheckError, zeroing
+from ktask.workloads import Case, CheckError, resident
 
 
-@pytest.mark.parametrize("kind", range(len(zeroing.STORES)), ids=zeroing.STORES)
+@pytest.mark.parametrize("kind", range(len(resident.STORES)), ids=resident.STORES)
 def test_every_kind_of_store_zeroes_exactly_its_range(kind):
     buffer = np.full(4096 + 8, 7, dtype=np.uint64)
     start = -(-buffer.ctypes.data // 64) * 64
     first = (start - buffer.ctypes.data) // 8
-    zeroing._zero(start + 64, start + 64 * 9, kind)
+    resident._zero(start + 64, start + 64 * 9, kind)
     assert not buffer[first + 8 : first + 72].any()
     assert (buffer[: first + 8] == 7).all()
     assert (buffer[first + 72 :] == 7).all()
@@ -24,7 +24,7 @@ def test_every_kind_of_store_zeroes_exactly_its_range(kind):
     ("kind", "page", "unit"), [("1GiB", 1024 * MIB, 2 * MIB), ("THP", 2 * MIB, MIB // 4)]
 )
 def test_several_threads_zero_a_single_page(kind, page, unit, monkeypatch):
-    monkeypatch.setattr(zeroing, "STORE_UNIT", unit)
+    monkeypatch.setattr(resident, "STORE_UNIT", unit)
     state = set_up(Case("zeroing", "stores", kind, page, unit + 1))
     try:
         assert (state.size, state.bytes_per_unit, state.ctl.min_chunk_size) == (page // unit, unit, 2)

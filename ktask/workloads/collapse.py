@@ -10,7 +10,7 @@ from ktask import memory, native
 from ktask.task import Ctl
 from ktask.thread_functions import thread_func
 from ktask.workloads import Case, Method, Workload, expect
-from ktask.workloads.zeroing import no_populate
+from ktask.workloads.populated import no_populate
 
 ORDER = 8
 

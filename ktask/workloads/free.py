@@ -18,7 +18,7 @@ from ktask.task import Ctl
 from ktask.thread_functions import thread_func
 from ktask.workloads import Case, Method, State, Workload, buddy, expect, expect_pool_pages
 from ktask.workloads.exits import Exit
-from ktask.workloads.zeroing import no_populate, populate
+from ktask.workloads.populated import no_populate, populate
 
 ORDER = 3
 

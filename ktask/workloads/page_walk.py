@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
 
-from ktask import address_space, answers, engine, layouts, memory, radix, walkers
-from ktask.address_space import EVERY_ENTRY, EVERY_PAGE, Process, no_pagemap, no_scan, parse_range
-from ktask.filled_space import FilledSpace, MemorySpace, ZeroSpace
-from ktask.layouts import AliasedSpace
-from ktask.memory import BASE_PAGE, MIB
+from ktask import address_space, answers, engine, memory, radix, walkers
+from ktask.address_space import EVERY_ENTRY, EVERY_PAGE, Process, no_pagemap, no_scan
+from ktask.filled_space import ZeroSpace
+from ktask.memory import BASE_PAGE
 from ktask.task import Ctl
-from ktask.workloads import Case, Method, Option, Workload, expect
+from ktask.workloads import Case, Method, Workload, expect, walk_space
+from ktask.workloads.walk_model import DEPTH, MODEL, ORDER_OF_TABLES, WalkModel
+from ktask.workloads.walk_space import (
+    LAYOUT,
+    PAGES,
+    PID,
+    RANGE,
+    Space,
+    bounds_of,
+    close,
+    either,
+    open_space,
+    set_to,
+)
+from ktask.workloads.walk_text import TEXTS, ReadText
 
 ORDER = 2
 
@@ -23,12 +35,6 @@ FUNCTIONS = {
     "mincore": walkers.count_mincore,
 }
 UNITS = {"pagemap_scan": EVERY_ENTRY}  # the others look at every page of 4 KiB
-TEXTS = ("smaps", "smaps_rollup")
-MODEL = ("radix", "plain_read")
-ROLLUP_TOLERANCE_BYTES = 2 * MIB  # what the rest of a process gains and loses meanwhile
-
-Space = AliasedSpace | FilledSpace
-FILLED = {"zero": ZeroSpace, "memory": MemorySpace}
 
 
 class Walk:
@@ -85,7 +91,7 @@ class Walk:
         expect(
             low <= found <= high,
             f"the walk found {found} present pages in {self.operations} entries; "
-            f"{_either(low, high)} are there",
+            f"{either(low, high)} are there",
         )
         if self.space and not self.have_agreed:
             self._expect_agreement()
@@ -120,182 +126,12 @@ class Walk:
         self.have_agreed = True
 
     def close(self) -> None:
-        _close(self.process, self.space)
-
-
-class ReadText:
-    """What people do today: one thread reads smaps or smaps_rollup, for which the kernel walks everything."""
-
-    def __init__(self, case: Case, process: Process, space: Space | None):
-        self.case, self.process, self.space = case, process, space
-        try:
-            self.fd = os.open(f"/proc/{self.process.pid}/{case.method}", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise memory.UnavailableError(f"{case.method} cannot be read: {error.strerror}") from None
-        self.mappings = process.maps(*bounds_of(case, space))
-        self.size = 1  # there is no way to read a part of the walk
-        stretches = address_space.find_stretches(self.process, self.mappings, EVERY_PAGE)
-        self.operations = stretches.n_units
-        self.size_bytes = self.space.size_bytes if self.space else self.operations * BASE_PAGE
-        self.bytes_per_unit = self.size_bytes
-        self.text = np.zeros(1 + (len(self.process.maps()) + 100) * 2048 // 8, np.int64)
-        self.length = np.zeros(1, np.int64)
-        args = (self.fd, self.text.ctypes.data, self.text.nbytes, self.length.ctypes.data)
-        self.ctl = Ctl(walkers.read_text, args)
-
-    @property
-    def _is_compared(self) -> bool:
-        """Whether the text is about a whole process, so that a walk has to tell what is right."""
-        return self.space is None or self.case.method == "smaps_rollup"
-
-    def before(self) -> None:
-        self.text[:] = 0
-        self.length[0] = 0
-        self._walked = self._present() if self._is_compared else 0
-
-    def check(self) -> None:
-        self.process.require_alive()
-        text = bytes(memoryview(self.text).cast("B")[: int(self.length[0])]).decode(errors="replace")
-        expect(bool(text), f"nothing was read of {self.case.method}")
-        if not self._is_compared:
-            found = self._resident_in_range(text)
-            low = high = self.space.present * BASE_PAGE
-        else:
-            found = sum(fields["Rss"] for fields in answers.parse_smaps(text))
-            walked = self._walked, self._present()
-            low, high = min(walked) - ROLLUP_TOLERANCE_BYTES, max(walked) + ROLLUP_TOLERANCE_BYTES
-        right = _either(low // BASE_PAGE, high // BASE_PAGE)
-        expect(
-            low <= found <= high,
-            f"{self.case.method} found {found // BASE_PAGE} present pages; {right} are there",
-        )
-
-    def _resident_in_range(self, text: str) -> int:
-        rows = zip(address_space.parse_maps(text), answers.parse_smaps(text), strict=True)
-        return sum(
-            fields["Rss"] for mapping, fields in rows if self.space.address <= mapping.start < self.space.end
-        )
-
-    def _present(self) -> int:
-        """Return the bytes of all that is present in the process, zero pages apart, as Rss counts them."""
-        table = answers.walk(self.process.pid)
-        return int(table["present"].sum() - (0 if table["zero"].isna().all() else table["zero"].sum()))
-
-    def close(self) -> None:
-        os.close(self.fd)
-        _close(self.process, self.space)
-
-
-class WalkModel:
-    """A radix table in arrays, of a layout or of a process, walked from the root down or just read."""
-
-    bytes_per_unit = BASE_PAGE
-
-    def __init__(self, case: Case):
-        self.case = case
-        pid, levels = case.option("pid"), int(case.option("levels"))
-        if pid == "self":
-            runs = radix.described_runs(case.option("layout"), case.size_bytes)
-        else:
-            with Process(pid) as process:
-                runs = radix.process_runs(process)
-        pool_bytes = radix.POOL_BYTES if pid == "self" else 0
-        is_scattered = case.option("tables") == "scattered"
-        self.table = radix.build(runs, levels, pool_bytes=pool_bytes, scattered=is_scattered)
-        self.expected = self.table.expected
-        self.counts = np.zeros(3, np.int64)
-        self.size = self.operations = self.table.stretches.n_units
-        self.size_bytes = int((runs.end - runs.start).sum()) * BASE_PAGE
-        self.ctl = self._read() if case.method == "plain_read" else self._walk()
-
-    def _walk(self) -> Ctl:
-        return Ctl(radix.count_radix, (*self.table.args, self.counts.ctypes.data), self.case.min_chunk_pages)
-
-    def _read(self) -> Ctl:
-        """Read the memory of the tables from its start to its end, over and over, 8 entries a line."""
-        self.size = -(-self.size // 8)
-        self.bytes_per_unit = 8 * BASE_PAGE
-        n_lines = self.table.n_tables * BASE_PAGE // 64
-        words = self.table.tables.reshape(-1)
-        times, rest = divmod(self.size, n_lines)
-        total = times * int(words.sum()) + int(words[: 8 * rest].sum())
-        self.expected = (int(np.uint64(total % (1 << 64)).view(np.int64)), 0, 0)
-        return Ctl(radix.read_lines, (self.table.region.address, n_lines, self.counts.ctypes.data), 64)
-
-    def before(self) -> None:
-        self.counts[:] = 0
-
-    def check(self) -> None:
-        found = tuple(map(int, self.counts))
-        what = "sum of all words" if self.case.method == "plain_read" else "present, accessed and dirty pages"
-        expect(found == self.expected, f"the walk found {found} for {what}; {self.expected} are there")
-
-    def close(self) -> None:
-        self.table.close()
-
-
-def set_to(case: Case, name: str) -> str:
-    """Return what an option is set to, and its default where the method does not have it."""
-    known = {option.name for option in WORKLOAD.method(case.method).options}
-    return case.option(name) if name in known else {"pid": "self", "range": "whole"}[name]
-
-
-def is_made(case: Case) -> bool:
-    """Return whether the address space is made for the case, and not that of a process as it is."""
-    return set_to(case, "pid") == "self" and set_to(case, "range") == "whole"
-
-
-def open_space(case: Case) -> tuple[Process, Space | None]:
-    """Return the process to look at, and the address space if it is made for the case."""
-    process = Process(set_to(case, "pid"))
-    try:
-        return process, make_space(case) if is_made(case) else None
-    except BaseException:
-        process.close()
-        raise
-
-
-def made_of(case: Case) -> str:
-    """Return what stands behind the pages of a space that is made: `file`, `zero` or `memory`."""
-    wanted = case.option("pages") if case.method in PAGES_METHODS else "file"
-    if wanted != "auto":
-        return wanted
-    return "zero" if case.option("layout") == "dense" else "file"
-
-
-def make_space(case: Case) -> Space:
-    """Return the address space of a case."""
-    if kind := FILLED.get(made_of(case)):
-        return kind(case.size_bytes)
-    return AliasedSpace(case.size_bytes, case.option("layout"))
-
-
-def why_not(case: Case) -> str | None:
-    """Return why the options of a case do not go together, or None."""
-    pages = dict(case.options).get("pages")
-    if pages in FILLED and (layout := case.option("layout")) != "dense":
-        return f"pages={pages} is for layout=dense, not for {layout}; use pages=file"
-    return None
-
-
-def bounds_of(case: Case, space: Space | None) -> tuple[int, int]:
-    """Return the range of addresses to walk."""
-    return (space.address, space.end) if space else parse_range(set_to(case, "range"))
+        close(self.process, self.space)
 
 
 def memory_need(case: Case) -> int:
-    """Return what the address space of a case takes; next to nothing for one that is there already."""
-    if case.method in MODEL:
-        return radix.memory_need(case.size_bytes)
-    if not is_made(case):
-        return MIB
-    if kind := FILLED.get(made_of(case)):
-        return kind.memory_need(case.size_bytes)
-    return layouts.memory_need(case.option("layout"), case.size_bytes)
-
-
-def _either(low: int, high: int) -> str:
-    return f"{low}" if low == high else f"{low} to {high}"
+    """Return what a case takes: the table in arrays, or the address space."""
+    return radix.memory_need(case.size_bytes) if case.method in MODEL else walk_space.memory_need(case)
 
 
 def setup(case: Case) -> Any:
@@ -306,29 +142,9 @@ def setup(case: Case) -> Any:
     try:
         return (ReadText if case.method in TEXTS else Walk)(case, process, space)
     except BaseException:
-        _close(process, space)
+        close(process, space)
         raise
 
-
-def _close(process: Process, space: Space | None) -> None:
-    process.close()
-    if space:
-        space.unmap()
-
-
-LAYOUT = Option("layout", "where the pages lie", "dense", tuple(layouts.LAYOUTS))
-PAGES_METHODS = "pagemap_scan", "pagemap", "mincore"  # smaps does not count zeros
-PAGES = Option(
-    "pages",
-    "what the pages are: those of one small file mapped over and over, the kernel's page of zeros, or memory "
-    "for each; auto is zero for a dense space, file for others",
-    "auto",
-    ("auto", "file", "zero", "memory"),
-)
-PID = Option("pid", "number of a process whose page table is walked as it is", "self", least=1)
-RANGE = Option("range", "START-END in hexadecimal: these addresses only", "whole", form=parse_range)
-DEPTH = Option("levels", "levels of the table: 4 for 48 bits of address, 5 for 57", "4", ("4", "5"))
-ORDER_OF_TABLES = Option("tables", "where leaf tables lie in memory", "in_order", ("in_order", "scattered"))
 
 WORKLOAD = Workload(
     name="page_walk",
@@ -400,5 +216,5 @@ WORKLOAD = Workload(
     ),
     setup=setup,
     memory_need=memory_need,
-    why_not=why_not,
+    why_not=walk_space.why_not,
 )
