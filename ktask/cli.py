@@ -16,7 +16,7 @@ import typer
 
 from ktask.lab.units import fmt_number, fmt_rate, fmt_size, fmt_time
 from ktask.lab.warm_process import keep_from_threads
-from ktask.workload_names import workload_names
+from ktask.workload_names import option_names, workload_names
 
 OK, FOUND, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -31,7 +31,10 @@ app = typer.Typer(
 )
 
 NAMES = workload_names()
-METHODS = "; ".join(f"{name}: {', '.join(methods)}" for name, methods in NAMES.items())
+METHODS, OPTIONS = (
+    "; ".join(f"{name}: {', '.join(texts)}" for name, texts in names.items())
+    for names in (NAMES, option_names())
+)
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
 
@@ -78,6 +81,7 @@ def doctor(as_json: AsJson = False) -> None:
     epilog=_examples(
         "ktask run zeroing --size 1GiB --threads 2",
         "ktask run page_walk --method pagemap --size 16GiB --json",
+        "ktask run page_walk --method pagemap --set pages=memory --threads 2",
         "ktask run free --page-size 4KiB --size 2GiB --min-chunk 32MiB --trace free.csv",
     )
 )
@@ -97,7 +101,12 @@ def run(
     backend: Annotated[str | None, typer.Option(help="kernel or user; picks the first method of it.")] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="An option of the method; may be given again."),
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help=f"An option of the method, by default none; may be given again. {OPTIONS}. A wrong value is "
+            "answered by those allowed.",
+        ),
     ] = None,
     policy: Annotated[str, typer.Option(help="Rule for threads and chunks.")] = "ktask-v4",
     min_chunk: Annotated[str, typer.Option(help="The least that a helper is started for.")] = "2MiB",

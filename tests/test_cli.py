@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from ktask import cli, topology, workloads
 from ktask.lab.records import write_records
 from ktask.policy import POLICIES
-from ktask.workload_names import workload_names
+from ktask.workload_names import option_names, workload_names
 
 VERBS = [command.name or command.callback.__name__ for command in cli.app.registered_commands]
 VECTORS = Path(__file__).parent / "data" / "ktask-vectors.csv"
@@ -231,6 +231,16 @@ def test_the_help_names_every_workload_and_method():
     for workload in workloads.registry().values():
         assert workload.name in text
         assert all(method.name in text for method in workload.methods)
+        assert all(f"{option.name}" in text for method in workload.methods for option in method.options)
+
+
+def test_options_read_from_the_source_are_those_of_the_registry():
+    expected = {
+        w.name: {option.name for method in w.methods for option in method.options}
+        for w in workloads.registry().values()
+    }
+    found = {name: set(options) for name, options in option_names().items()}
+    assert found == {name: options for name, options in expected.items() if options}
 
 
 def test_names_read_from_the_source_are_those_of_the_registry():
