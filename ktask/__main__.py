@@ -10,12 +10,18 @@ def main() -> None:
     """Load the command line, which takes a tenth of a second, and run it."""
     try:
         from ktask.cli import main as run  # noqa: PLC0415
-
-        run()
     except KeyboardInterrupt:
         _end("interrupted; nothing is left behind", 130)
     except (ImportError, MemoryError, OSError) as error:
-        _end(f"a library cannot be loaded: {str(error) or 'memory has run out'}; {STEP}", 1)
+        _end(_told(error), 1)
+    try:
+        run()
+    except ImportError as error:  # of what a verb loads; it tells of all else itself
+        _end(_told(error), 1)
+
+
+def _told(error: Exception) -> str:
+    return f"a library cannot be loaded: {str(error) or 'memory has run out'}; {STEP}"
 
 
 def _end(message: str, code: int) -> NoReturn:

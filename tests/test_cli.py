@@ -15,7 +15,7 @@ import pytest
 from conftest import wait_for
 from typer.testing import CliRunner
 
-from ktask import cli, topology, workloads
+from ktask import __main__, cli, topology, workloads
 from ktask.lab.records import write_records
 from ktask.policy import POLICIES
 from ktask.workload_names import option_names, workload_names
@@ -281,6 +281,15 @@ def test_what_goes_wrong_while_libraries_are_loaded_is_one_line(library, source,
     done = commands.run("run zeroing --size 1MiB --repetitions 1")
     assert (done.returncode, done.stdout) == (code, "")
     assert re.fullmatch(rf"ktask: .*{said}.*\n", done.stderr)
+
+
+def test_what_the_run_cannot_write_is_not_taken_for_a_library(monkeypatch):
+    def refuse():
+        raise BrokenPipeError
+
+    monkeypatch.setattr(cli, "main", refuse)
+    with pytest.raises(BrokenPipeError):
+        __main__.main()
 
 
 def test_ctrl_c_ends_a_measurement_at_once(commands):
