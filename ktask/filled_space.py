@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from typing import Self
 
 import numpy as np
 
@@ -50,7 +51,9 @@ class FilledSpace:
         If it does not fit the memory, or the kernel refuses.
     """
 
-    _WRITABLE, _PAGES, _POPULATE = False, MADV_HUGEPAGE, MADV_POPULATE_READ
+    _WRITABLE: bool
+    _PAGES: int  # advice on the kind of pages
+    _POPULATE: int
 
     @classmethod
     def memory_need(cls, size_bytes: int) -> int:
@@ -104,7 +107,7 @@ class FilledSpace:
             self._reserved.unmap()
             self._reserved = None
 
-    def __enter__(self) -> FilledSpace:
+    def __enter__(self) -> Self:
         """Return the address space."""
         return self
 
@@ -120,6 +123,8 @@ class ZeroSpace(FilledSpace):
     away: 1 TiB takes 2.3 s, and 26 s page by page. The splitting is done by one thread: with two on two CPUs
     every split interrupts the other CPU to flush its TLB, and takes 17 us instead of 2.
     """
+
+    _WRITABLE, _PAGES, _POPULATE = False, MADV_HUGEPAGE, MADV_POPULATE_READ
 
 
 class MemorySpace(FilledSpace):

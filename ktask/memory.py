@@ -281,6 +281,14 @@ class Region:
         """Call madvise over the whole region."""
         _advise(self.address, self.size_bytes, advice)
 
+    def populate(self) -> None:
+        """Fault every page in for writing; a region that cannot be filled is unmapped again."""
+        try:
+            self.advise(MADV_POPULATE_WRITE)
+        except BaseException:
+            self.unmap()
+            raise
+
     def zap(self) -> None:
         """Give every page back and keep the mapping."""
         self.advise(MADV_REMOVE if self.shared else MADV_DONTNEED)

@@ -109,6 +109,31 @@ def test_closing_leaves_no_mapping_and_no_file(case):
     assert open_files() == files
 
 
+@pytest.mark.parametrize("method", ["populate", "stores"])
+def test_the_least_chunk_is_a_unit_even_if_nothing_is_asked_for(method):
+    state = set_up(Case("zeroing", method, "4KiB", 64 * KIB, 0))
+    assert state.ctl.min_chunk_size == 1
+    state.close()
+
+
+@pytest.mark.parametrize("name", [("zeroing", "stores"), ("protect", "mprotect"), ("pin", "mlock")])
+def test_a_region_that_cannot_be_filled_is_given_back(name, monkeypatch):
+    made, unmap = [], memory.Region.unmap
+
+    def refuse(region, advice):
+        raise OSError(errno.ENOMEM, "no memory")
+
+    monkeypatch.setattr(memory.Region, "unmap", lambda region: made.append(region.address) or unmap(region))
+    case = Case(*name, "4KiB", 2 * MIB)
+    workloads.why_not(case)  # which tries a page
+    monkeypatch.setattr(memory.Region, "advise", refuse)
+    made.clear()
+    with pytest.raises(OSError, match="no memory"):
+        workloads.get(case.workload).setup(case)
+    (address,) = made
+    assert not memory.is_mapped(address)
+
+
 def test_hugetlb_pages_go_back_to_their_pool():
     case = Case("zeroing", "populate", "2MiB", 8 * MIB, 2 * MIB)
     state = set_up(case)

@@ -82,5 +82,6 @@ def plot_rates(table: pd.DataFrame):
         )
         part.loc[[name for name in LAYOUTS if name in part.index]].plot.bar(ax=axes, legend=False, width=0.8)
         axes.set(title=method, xlabel="", ylabel="million entries/s" if axes is panels[0][0] else "")
-    figure.legend(*panels[0][0].get_legend_handles_labels(), title="threads", loc="outside right upper")
+    handles = panels[0][0].get_legend_handles_labels()
+    figure.legend(*handles, title="threads", frameon=False, loc="outside right upper")
     return figure

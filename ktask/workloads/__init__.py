@@ -73,7 +73,11 @@ class Case:
     @property
     def min_chunk_pages(self) -> int:
         """The least chunk in pages, at least one."""
-        return max(1, -(-self.min_chunk_bytes // self.page_size))
+        return self.min_chunk(self.page_size)
+
+    def min_chunk(self, unit_bytes: int) -> int:
+        """Return the least chunk in units of some bytes, at least one."""
+        return max(1, -(-self.min_chunk_bytes // unit_bytes))
 
 
 class State(Protocol):

@@ -14,7 +14,9 @@ def populate(start, end, base, page_size):
     """Fault pages `start` to `end` in for writing: the kernel allocates, clears and maps them."""
     code = native.EINTR
     while code == native.EINTR:
-        failed = native.madvise(base + start * page_size, (end - start) * page_size, 23)
+        failed = native.madvise(
+            base + start * page_size, (end - start) * page_size, memory.MADV_POPULATE_WRITE
+        )
         code = native.last_errno() if failed else 0
     return code
 
@@ -45,11 +47,7 @@ class Populated:
         self.size = self.region.size_bytes // case.page_size
         self.bytes_per_unit = case.page_size
         self.operations = self.region.size_bytes
-        try:
-            self.region.advise(memory.MADV_POPULATE_WRITE)
-        except BaseException:
-            self.region.unmap()
-            raise
+        self.region.populate()
 
     def close(self) -> None:
         """Give the region back."""

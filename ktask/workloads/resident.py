@@ -81,12 +81,8 @@ class Resident(Zeroed):
 
     def __init__(self, case: Case):
         super().__init__(case, min(case.page_size, STORE_UNIT))
-        least = -(-case.min_chunk_bytes // self.bytes_per_unit)
-        try:
-            self.region.advise(memory.MADV_POPULATE_WRITE)
-        except BaseException:
-            self.region.unmap()
-            raise
+        self.region.populate()
+        least = case.min_chunk(self.bytes_per_unit)
         where = self.region.address, self.bytes_per_unit, self.size
         if case.method == "auto" and store_learning.is_learnt(self.operations):
             self._notes = store_learning.notes()
