@@ -1,6 +1,7 @@
 """Grids: what a YAML file means, and what is said when it means nothing."""
 
 import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -33,6 +34,24 @@ def test_shipped_grids_are_understood(name):
 def test_the_shipped_grids_are_the_promised_ones():
     studies = {"zeroing", "page_walk", "free", "neighbours", "policies", "noise"}
     assert set(shipped()) >= {"quick", "full", "tiny"} | studies
+
+
+def test_the_full_grid_leaves_out_no_method_and_no_page_kind():
+    measured = {(case.workload, case.method, case.page_kind) for case in load_grid("full").cases}
+    offered = {
+        (w.name, m.name, kind)
+        for w in workloads.registry().values()
+        for m in w.methods
+        for kind in m.page_kinds
+    }
+    assert offered - measured == set()
+
+
+def test_the_readme_and_the_grid_say_how_many_cells_there_are():
+    full, quick = (len(load_grid(name).cases) for name in ("full", "quick"))
+    root = Path(__file__).parents[1]
+    assert f"measures {full} cells instead of {quick}" in " ".join((root / "README.md").read_text().split())
+    assert f"{full} cells" in (root / "ktask/grids/full.yaml").read_text().splitlines()[0]
 
 
 @pytest.mark.parametrize("name", shipped())
