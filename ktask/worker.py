@@ -36,7 +36,7 @@ SLOTS_FD, N_SLOTS, SLOT_REQUESTS = range(61, 64)
 HEADER = 4 * ROW
 (P_START, P_END, P_CHUNKS, P_ORIGIN, P_OFFSET) = range(5)
 # Apart from what is read for every chunk in whichever line the array starts (malloc aligns it to 16 bytes
-# only): at word 8 an empty chunk on two threads took 45 to 54 ns in some processes and 32 to 35 in others.
+# only): where both shared a line, an empty chunk on two threads took 7 to 15 % longer (three processes).
 P_NEXT = 10
 (W_PART, W_DONE, W_FAILED_PART, W_FAILED_CHUNK, W_CPU, W_RANDOM, W_CLOCK) = range(7)
 (W_TID, W_OVER, W_PLACE, W_END) = range(8, 12)  # W_CLOCK takes two words; W_PLACE: its CPU, or -1
