@@ -64,6 +64,6 @@ $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.lock >&2
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e . >&2
-	@$(BIN)/python -m ktask.lab.compiling
+	@$(BIN)/python -m ktask.lab.sweep.precompile
 	@$(BIN)/ktask simulate xeon-e7-8895v3 --json >/dev/null
 	@touch $(READY)

@@ -30,15 +30,17 @@ import numpy as np
 from numba import njit, prange
 
 import ktask
-from ktask import engine, memory, workloads
-from ktask.lab import stats
-from ktask.lab.files import write_json
-from ktask.lab.machine import machine_facts
-from ktask.lab.units import fmt_size
-from ktask.memory import GIB, MIB
-from ktask.topology import cpu_count
+from ktask import workloads
+from ktask.common.json_files import write_json
+from ktask.common.units import fmt_size
+from ktask.engine import run as engine
+from ktask.host.facts import machine_facts
+from ktask.host.topology import cpu_count
+from ktask.lab.measure import stats
+from ktask.memory import region as memory
+from ktask.memory.region import GIB, MIB
 from ktask.workloads import Case
-from ktask.workloads.resident import zero_bytes
+from ktask.workloads.zeroing.resident import zero_bytes
 
 SEED = 20261123
 US, NS = 1e6, 1e9

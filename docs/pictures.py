@@ -4,9 +4,11 @@ from pathlib import Path
 
 import matplotlib as mpl
 
-from ktask import engine, trace, workloads
+from ktask import workloads
+from ktask.engine import run as engine
+from ktask.engine import trace
 from ktask.lab.records import load_run
-from ktask.memory import GIB
+from ktask.memory.region import GIB
 from ktask.report.figures import speedup_figure
 from ktask.report.study import Study
 from ktask.report.tables import floor_of

@@ -12,24 +12,24 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ktask.live import Bar, Live
-from ktask.task import Ctl, Node, Result
+from ktask.engine.live import Bar, Live
+from ktask.engine.task import Ctl, Node, Result
 
 if TYPE_CHECKING:
-    from ktask.answers import walk
-    from ktask.engine import plan, run, run_numa
-    from ktask.thread_functions import thread_func
+    from ktask.engine.run import plan, run, run_numa
+    from ktask.engine.thread_functions import thread_func
+    from ktask.memory.inspect import walk
 
 __version__ = "0.1.0"
 __all__ = ["Bar", "Ctl", "Live", "Node", "Result", "plan", "run", "run_numa", "thread_func", "walk"]
 
 # numba takes 0.2 to 0.5 s to import, so the names that need it are looked up at their first use.
 _LAZY = {
-    "run": "ktask.engine",
-    "run_numa": "ktask.engine",
-    "plan": "ktask.engine",
-    "thread_func": "ktask.thread_functions",
-    "walk": "ktask.answers",
+    "run": "ktask.engine.run",
+    "run_numa": "ktask.engine.run",
+    "plan": "ktask.engine.run",
+    "thread_func": "ktask.engine.thread_functions",
+    "walk": "ktask.memory.inspect",
 }
 
 

@@ -9,7 +9,7 @@ STEP = "raise the limit on memory if there is one (`ulimit -v`), or repair the e
 def main() -> None:
     """Load the command line, which takes a tenth of a second, and run it."""
     try:
-        from ktask.cli import main as run  # noqa: PLC0415
+        from ktask.cli.app import main as run  # noqa: PLC0415
     except KeyboardInterrupt:
         _end("interrupted; nothing is left behind", 130)
     except (ImportError, MemoryError, OSError) as error:

@@ -17,7 +17,8 @@ import nbformat
 import psutil
 import pytest
 
-from ktask import memory, topology
+from ktask.host import topology
+from ktask.memory import region as memory
 
 FOREIGN = (
     "KTASK_LIMITS_FILE",

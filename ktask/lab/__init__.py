@@ -1,1 +1,1 @@
-"""Measuring: cases, statistics, records, sweeps and the state of the machine."""
+"""Measuring: `measure/` one case, `sweep/` grids of cells, `studies/`, records, traces and comparison."""

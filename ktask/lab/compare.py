@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats as distributions
 
-from ktask.lab import stats
+from ktask.common.units import fmt_number, fmt_size, fmt_time
+from ktask.lab.measure import stats
+from ktask.lab.measure.stats import ENOUGH, Estimate
 from ktask.lab.records import Run
-from ktask.lab.stats import ENOUGH, Estimate
-from ktask.lab.units import fmt_number, fmt_size, fmt_time
 
 THRESHOLD = 0.05
 WORK = ("workload", "backend", "method", "page_kind", "size_bytes", "options", "policy", "min_chunk_size")

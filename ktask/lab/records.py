@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from ktask.files import whole
+from ktask.common.files import whole
+from ktask.common.json_files import read_json, write_json
 from ktask.lab import traces
-from ktask.lab.files import read_json, write_json
 
 SCHEMA_VERSION = "1.3"
 

@@ -1,1 +1,1 @@
-"""Scaling laws, predictions with intervals, and the published figures they are held against."""
+"""Scaling laws with predictions, the simulator of machines that are not here, and the published figures."""

@@ -6,11 +6,12 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from ktask.lab import units
-from ktask.report import markup, words
+from ktask.common import units
+from ktask.report import markup
+from ktask.report import sentences as words
+from ktask.report.sentences import Row
 from ktask.report.study import Study
 from ktask.report.tables import PATH, crossover_table, pick_threads, sort_cases
-from ktask.report.words import Row
 
 
 def recommendation_table(scaling: pd.DataFrame, skipped: pd.DataFrame) -> pd.DataFrame:

@@ -20,7 +20,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from ktask.lab import units
+from ktask.common import units
 from ktask.report import markup
 
 # The colour-blind safe palette of Okabe and Ito, without black and yellow; the page lightens it in the dark.

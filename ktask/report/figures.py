@@ -6,9 +6,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from ktask.lab import units
-from ktask.lab.stats import NoiseFloor
-from ktask.report import words
+from ktask.common import units
+from ktask.lab.measure.stats import NoiseFloor
+from ktask.report import sentences as words
+from ktask.report.bottlenecks import Roof, memory_roof
 from ktask.report.charts import (
     FAINT,
     FULL_WIDTH_IN,
@@ -29,7 +30,6 @@ from ktask.report.charts import (
     size_axis,
     thread_axis,
 )
-from ktask.report.limits import Roof, memory_roof
 from ktask.report.tables import PATH, Run, aa_table, at_best, repetitions, sort_cases
 
 STRIPS = 3  # panels of repetitions beside each other: their labels are wide

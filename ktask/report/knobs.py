@@ -10,13 +10,17 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from ktask import engine, topology, workloads
-from ktask import trace as traces
+from ktask import workloads
+from ktask.common.units import fmt_size, fmt_time, parse_size
+from ktask.engine import run as engine
+from ktask.engine import trace as traces
+from ktask.engine.task import Result
+from ktask.host import topology
 from ktask.lab.records import load_run
-from ktask.lab.units import fmt_size, fmt_time, parse_size
-from ktask.models import forecast, plots
-from ktask.report import tables, words
-from ktask.task import Result
+from ktask.memory import region as memory
+from ktask.models.scaling import forecast, plots
+from ktask.report import sentences as words
+from ktask.report import tables
 from ktask.workloads import Case, CheckError
 
 Draw = Callable[..., Any]
@@ -108,11 +112,11 @@ def traced(case: Case, threads: int | None = None) -> Result:
 
     Raises
     ------
-    ktask.memory.UnavailableError, ktask.memory.BudgetError, CheckError
+    ktask.memory.region.UnavailableError, ktask.memory.region.BudgetError, CheckError
         If this machine cannot do it, has not enough memory, or the work did not happen.
     """
     if reason := workloads.why_not(case):
-        raise workloads.memory.UnavailableError(reason)
+        raise memory.UnavailableError(reason)
     workloads.require_memory(case)
     state = workloads.get(case.workload).setup(case)
     try:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from ktask.lab.units import fmt_number, fmt_size
+from ktask.common.units import fmt_number, fmt_size
 
 Facts = dict[str, Any]
 UNKNOWN = "not known"

@@ -7,11 +7,11 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from ktask.models.explain import say
-from ktask.models.forecast import curves_of
-from ktask.models.laws import LAWS
-from ktask.models.posterior import LEVEL
-from ktask.models.predict import Options, Predicted, predict_curve
+from ktask.models.scaling.explain import say
+from ktask.models.scaling.forecast import curves_of
+from ktask.models.scaling.laws import LAWS
+from ktask.models.scaling.posterior import LEVEL
+from ktask.models.scaling.predict import Options, Predicted, predict_curve
 from ktask.report.tables import PATH
 
 SPLIT_FROM = 4  # thread counts from which some are kept out of the fit, to test it on

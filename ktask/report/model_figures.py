@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from ktask.lab import units
-from ktask.report import words
+from ktask.common import units
+from ktask.report import sentences as words
 from ktask.report.charts import (
     FULL_WIDTH_IN,
     INK,

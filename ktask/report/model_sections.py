@@ -3,10 +3,11 @@
 import pandas as pd
 from markupsafe import Markup
 
-from ktask.lab import units
-from ktask.models.scores import score
-from ktask.report import markup, words
-from ktask.report.limits import Roof
+from ktask.common import units
+from ktask.models.scaling.scores import score
+from ktask.report import markup
+from ktask.report import sentences as words
+from ktask.report.bottlenecks import Roof
 from ktask.report.model import ABOUT, LEVEL_PERCENT, SPLIT_FROM, Fitted
 from ktask.report.study import Study
 from ktask.report.tables import at_best

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from markupsafe import Markup, escape
 
-from ktask.files import write_text
-from ktask.lab import notebooks
-from ktask.lab.kernel import Kernels
+from ktask.common.files import write_text
 from ktask.lab.records import load_run
+from ktask.lab.sweep import notebooks
+from ktask.lab.sweep.kernels import Kernels
 
 REPORT_FOLDER = Path(__file__).resolve().parent
 TIMEOUT_S = 120
-PRELOADED = ("ktask.report.story", "seaborn", "scipy.stats")  # what the notebook imports
+PRELOADED = ("ktask.report.contents", "seaborn", "scipy.stats")  # what the notebook imports
 HEADING = re.compile(r'<h([23])(?: id="([^"]*)")?[^>]*>(.*?)</h\1>', re.DOTALL)
 TAG = re.compile(r"<[^>]+>")
 # A number and its unit stay on one line, and a percentage has a space as all other units have.
@@ -35,7 +35,7 @@ def write_report(runs: Sequence[Path | str], out: Path | str, progress: Progress
     Parameters
     ----------
     runs
-        Run directories, as `ktask.lab.sweep.sweep` makes them.
+        Run directories, as `ktask.lab.sweep.sweep.sweep` makes them.
     out
         The HTML file; its directory is made if missing.
     progress
@@ -50,7 +50,7 @@ def write_report(runs: Sequence[Path | str], out: Path | str, progress: Progress
     ------
     ValueError
         If no run is given, or a directory is no run; the message says which.
-    ktask.lab.notebooks.NotebookError
+    ktask.lab.sweep.notebooks.NotebookError
         If the notebook fails.
     """
     out = Path(out)

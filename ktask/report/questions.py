@@ -3,7 +3,8 @@
 import pandas as pd
 from markupsafe import Markup
 
-from ktask.report import markup, words
+from ktask.report import markup
+from ktask.report import sentences as words
 
 STANDING = (
     "How many threads should a kernel path ask for, when it knows neither the bandwidth of the memory nor "

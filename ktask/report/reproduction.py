@@ -7,9 +7,10 @@ from markupsafe import Markup
 from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from ktask.lab import units
+from ktask.common import units
 from ktask.models import published
-from ktask.report import markup, words
+from ktask.report import markup
+from ktask.report import sentences as words
 from ktask.report.charts import INK, Figure, build, legend, panel_size, panels, series_style, thread_axis
 from ktask.report.machine import plain_model
 from ktask.report.study import Study

@@ -5,11 +5,12 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from ktask.lab import units
-from ktask.lab.events import MEANINGS
-from ktask.lab.flags import flag_effects
+from ktask.common import units
+from ktask.host.counters import MEANINGS
+from ktask.lab.measure.flags import flag_effects
 from ktask.lab.records import time_measuring
-from ktask.report import machine, tables, words
+from ktask.report import machine, tables
+from ktask.report import sentences as words
 from ktask.report.markup import join, paragraph, table, with_code
 from ktask.report.study import Study
 from ktask.report.tables import PATH, Run

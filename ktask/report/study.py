@@ -11,7 +11,10 @@ import pandas as pd
 from markupsafe import Markup
 
 from ktask.lab.traces import read_traces
-from ktask.report import figures, limits, machine, model, model_figures, relatives, tables, timeline, words
+from ktask.report import bottlenecks as limits
+from ktask.report import figures, machine, model, model_figures, tables, timeline
+from ktask.report import larger_machines as relatives
+from ktask.report import sentences as words
 from ktask.report.charts import Figure
 from ktask.report.tables import Run
 

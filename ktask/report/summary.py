@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import pandas as pd
 from markupsafe import Markup
 
-from ktask.lab import stats, units
-from ktask.lab.stats import NoiseFloor
-from ktask.report import words
+from ktask.common import units
+from ktask.lab.measure import stats
+from ktask.lab.measure.stats import NoiseFloor
+from ktask.report import sentences as words
 from ktask.report.tables import at_best
 
 

@@ -12,9 +12,10 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from ktask.lab import stats, units
-from ktask.lab.stats import Estimate, NoiseFloor
-from ktask.task import CPU_TIME_FROM_S
+from ktask.common import units
+from ktask.engine.task import CPU_TIME_FROM_S
+from ktask.lab.measure import stats
+from ktask.lab.measure.stats import Estimate, NoiseFloor
 
 PATH = ["workload", "backend", "method", "page_kind", "options", "policy"]
 CASE = [*PATH, "size_bytes"]

@@ -6,10 +6,10 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
-from ktask.lab import units
-from ktask.report import words
+from ktask.common import units
+from ktask.report import sentences as words
+from ktask.report.bottlenecks import LIMIT_LABELS, LOSSES
 from ktask.report.charts import FULL_WIDTH_IN, INK, SERIES, Figure, build
-from ktask.report.limits import LIMIT_LABELS, LOSSES
 from ktask.report.tables import PATH
 
 MOST_PANELS = 8

@@ -17,9 +17,11 @@ from pathlib import Path
 import numpy as np
 from numba import njit
 
-from ktask import memory, native, topology
-from ktask.task import Ctl
-from ktask.thread_functions import thread_func
+from ktask.engine import native
+from ktask.engine.task import Ctl
+from ktask.engine.thread_functions import thread_func
+from ktask.host import topology
+from ktask.memory import region as memory
 from ktask.workloads import Case, Method, Workload, expect
 from ktask.workloads.populated import no_populate
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from ktask import memory, native
-from ktask.thread_functions import thread_func
+from ktask.engine import native
+from ktask.engine.thread_functions import thread_func
+from ktask.memory import region as memory
 from ktask.workloads import Case
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from ktask import memory, native
-from ktask.task import Ctl
-from ktask.thread_functions import thread_func
+from ktask.engine import native
+from ktask.engine.task import Ctl
+from ktask.engine.thread_functions import thread_func
+from ktask.memory import region as memory
 from ktask.workloads import Case, Method, Workload, expect
 
 ORDER = 7

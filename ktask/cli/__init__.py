@@ -1,0 +1,1 @@
+"""The command `ktask`: a thin layer over the Python calls."""

@@ -1,0 +1,113 @@
+"""How tasks look in a notebook: results and plans as small tables. Imported when one is displayed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from html import escape
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ktask.engine.policy import Plan
+    from ktask.engine.task import Result
+    from ktask.workloads import Case
+
+MOST_CHUNKS = 6
+
+
+def fact_table(title: str, rows: Iterable[tuple[str, object]]) -> str:
+    """Return names and values as an HTML table, escaped."""
+    body = "".join(
+        f'<tr><th scope="row" style="text-align:left">{escape(name)}</th>'
+        f'<td style="text-align:left">{escape(str(value))}</td></tr>'
+        for name, value in rows
+    )
+    return f"<table><caption>{escape(title)}</caption><tbody>{body}</tbody></table>"
+
+
+def _seconds(value: float) -> str:
+    """Return a time in the largest unit that leaves at least 1, without the lab's formats."""
+    if value != value:  # noqa: PLR0124 - NaN
+        return "not measured"
+    for factor, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
+        if value >= factor:
+            return f"{value / factor:.4g} {unit}"
+    return f"{value * 1e9:.4g} ns"
+
+
+def _listed(values: Iterable[object], most: int = MOST_CHUNKS) -> str:
+    shown = [str(value) for value in values]
+    return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")
+
+
+def case_html(case: Case) -> str:
+    """Return a case as an HTML table."""
+    options = ", ".join(f"{name}={value}" for name, value in case.options)
+    rows = [
+        ("pages", case.page_kind),
+        ("size", _size(case.size_bytes)),
+        ("minimum chunk", _size(case.min_chunk_bytes)),
+        ("policy", case.policy),
+        *([("options", options)] if options else []),
+    ]
+    return fact_table(f"{case.workload} {case.method}", rows)
+
+
+def _size(size_bytes: int) -> str:
+    for factor, unit in ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if size_bytes >= factor:
+            return f"{size_bytes / factor:.4g} {unit}"
+    return f"{size_bytes} B"
+
+
+def _apart(result: Result) -> str:
+    return f", threads end {_seconds(result.apart_s)} apart" if result.apart_s > 0 else ""
+
+
+def result_html(result: Result) -> str:
+    """Return what came of a task as an HTML table."""
+    cpu_s = result.cpu_user_s + result.cpu_system_s
+    busy = cpu_s / (result.wall_s * result.threads) if result.threads and result.wall_s > 0 else float("nan")
+    rows = [
+        (
+            "outcome",
+            "done" if not result.error else f"error {result.error}, {len(result.failed)} failed stretches",
+        ),
+        ("wall time", _seconds(result.wall_s) + _apart(result)),
+        ("CPU time", _seconds(cpu_s) + (f", {busy:.0%} of the threads' time" if busy == busy else "")),  # noqa: PLR0124
+        ("threads", result.threads),
+        ("chunks", f"{result.n_chunks} of up to {result.chunk_size} units"),
+        ("chunks per thread", _listed(result.chunks_per_thread, 16)),
+        ("CPU of each thread", _listed(result.cpu_of_thread, 16)),
+        (
+            "priority of helpers",
+            "the caller's" if result.helper_nice is None else f"nice {result.helper_nice}",
+        ),
+    ]
+    if result.undone:
+        rows.append(("undone", _listed(result.undone)))
+    rows.append(
+        ("trace", "not asked for" if result.trace_rows is None else f"{len(result.trace_rows)} chunks")
+    )
+    return fact_table(f"Result of a task, policy {result.policy}", rows)
+
+
+def plan_html(plan: Plan) -> str:
+    """Return a plan as an HTML table, with its first chunks."""
+    first = (
+        [plan.chunk_bounds(0, i) for i in range(min(plan.part_chunks(0), MOST_CHUNKS))] if plan.parts else []
+    )
+    more = plan.n_chunks - len(first)
+    chunks = ", ".join(f"{start} to {end}" for start, end in first) + (
+        f" and {more} more" if more > 0 else ""
+    )
+    rows = [
+        ("units", sum(part.size for part in plan.parts)),
+        ("threads", f"{plan.threads} of {plan.want} wanted"),
+        (
+            "chunks",
+            f"{plan.n_chunks} of {'shrinking size' if plan.shrinking else f'up to {plan.chunk_size} units'}",
+        ),
+        ("first chunks", chunks or "none"),
+        ("minimum chunk", plan.min_chunk),
+    ]
+    return fact_table(f"Plan of a task, policy {plan.policy}", rows)

@@ -1,0 +1,1 @@
+"""Policies and engine checked against worked cases (`ktask vectors`)."""

@@ -1,0 +1,251 @@
+"""Helper threads: started, placed and interruptible before the clock starts."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import NamedTuple
+
+import numba
+import numpy as np
+
+from ktask.engine.worker import settle
+from ktask.host import topology
+
+HELPER_NICE = 19  # MAX_NICE: helpers get CPU time in proportion to idle time (ktask v4, 2018-11-05)
+
+
+class Places(NamedTuple):
+    """Where the workers of a task go: the CPUs left to the caller, and one CPU for each helper."""
+
+    caller: tuple[int, ...]
+    helpers: tuple[int, ...]
+
+
+class Interrupts:
+    """Lets compiled code see that a signal arrived, without Python running.
+
+    Python's own C-level handler writes the number of each signal to the "wakeup" file at once. Here that
+    file is a page of memory which the workers look at before every chunk; so Ctrl-C stops a task within one
+    chunk. Only the main thread of a program receives signals; elsewhere the page stays zero.
+    """
+
+    def __init__(self):
+        self.fd = os.memfd_create("ktask-interrupt", os.MFD_CLOEXEC)
+        os.set_blocking(self.fd, False)  # Python insists
+        os.ftruncate(self.fd, mmap.PAGESIZE)
+        self._map = mmap.mmap(self.fd, mmap.PAGESIZE)
+        self.page = np.frombuffer(self._map, dtype=np.uint8)
+        self.address = self.page.ctypes.data
+        self.main = threading.main_thread().ident
+
+    def arm(self) -> int | None:
+        """Direct wakeups here; return the file they went to before, None outside the main thread."""
+        if threading.get_ident() != self.main:
+            return None
+        return signal.set_wakeup_fd(self.fd, warn_on_full_buffer=False)
+
+    def disarm(self, before: int | None) -> None:
+        """Send wakeups where they went, and those that arrived meanwhile after them."""
+        if before is None:
+            return
+        signal.set_wakeup_fd(before)
+        if self._map[0] and (missed := self.take()) and before >= 0:
+            with contextlib.suppress(OSError):
+                os.write(before, missed)
+
+    def take(self) -> bytes:
+        """Return the signals that arrived, and forget them."""
+        if not self._map[0]:
+            return b""
+        missed = bytes(self.page[self.page != 0])
+        self.page[:] = 0
+        os.lseek(self.fd, 0, os.SEEK_SET)
+        return missed
+
+
+@lru_cache(maxsize=1)
+def interrupts() -> Interrupts:
+    """Return the one instance of this process."""
+    return Interrupts()
+
+
+os.register_at_fork(after_in_child=interrupts.cache_clear)
+
+
+@lru_cache(maxsize=1024)
+def mask_of(cpus: tuple[int, ...], n_bytes: int) -> np.ndarray:
+    """Return the CPU mask that the kernel wants for `cpus`, as bytes."""
+    mask = np.zeros(n_bytes, dtype=np.uint8)
+    for cpu in cpus:
+        mask[cpu // 8] |= 1 << (cpu % 8)
+    return mask
+
+
+class CallerMasks(NamedTuple):
+    """Addresses of two CPU masks, and the arrays that have to live as long as these are in use."""
+
+    during: int
+    after: int
+    n_bytes: int
+    arrays: tuple[np.ndarray, np.ndarray]
+
+
+@lru_cache(maxsize=256)
+def caller_masks(during: tuple[int, ...], after: tuple[int, ...]) -> CallerMasks:
+    """Return the masks of a caller that keeps to `during` for a while, and to `after` then."""
+    n_bytes = mask_bytes(after)
+    arrays = mask_of(during, n_bytes), mask_of(after, n_bytes)
+    return CallerMasks(arrays[0].ctypes.data, arrays[1].ctypes.data, n_bytes, arrays)
+
+
+def mask_bytes(cpus: tuple[int, ...]) -> int:
+    """Return the size of a mask that has room for `cpus`: whole words of 64."""
+    return max(cpus) // 64 * 8 + 8
+
+
+@lru_cache(maxsize=256)
+def places(topo: topology.Topology, slots: tuple[int, ...], nids: tuple[int, ...]) -> Places:
+    """Return the places of a task whose helpers hold `slots` on nodes `nids`.
+
+    Slots are handed out from 0 upwards and CPUs from the last one downwards, so helpers of different
+    processes on one node do not share a CPU, and the CPUs left over are for callers.
+    """
+    taken: list[int] = []
+    for slot, nid in zip(slots, nids, strict=True):
+        own = topo.cpus_of(nid) if nid >= 0 else topo.cpus
+        free = [cpu for cpu in own if cpu not in taken] or list(own)
+        wished = own[-1 - slot % len(own)]
+        taken.append(wished if wished in free else free[-1])
+    left = tuple(cpu for cpu in topo.cpus if cpu not in taken)
+    return Places(left or topo.cpus, tuple(taken))
+
+
+_local = threading.local()  # libgomp keeps one team of helpers per calling thread
+
+
+def helper_tids() -> np.ndarray:
+    """Return where the thread numbers of the helpers of this thread are kept, always the same place."""
+    if not hasattr(_local, "tids"):
+        _local.tids = np.zeros(numba.config.NUMBA_NUM_THREADS, dtype=np.int64)
+    return _local.tids
+
+
+def are_placed(wanted: Places) -> bool:
+    """Return whether this was the last request of this thread, and its helpers are where it wanted them."""
+    return getattr(_local, "places", None) is wanted
+
+
+def prepare(wanted: Places) -> None:
+    """Have one helper running on each of its CPUs.
+
+    Nothing to do if that was the last request of this thread.
+    """
+    if are_placed(wanted):
+        return
+    n_bytes = mask_bytes(wanted.helpers)
+    masks = np.stack([mask_of((cpu,), n_bytes) for cpu in (0, *wanted.helpers)])  # the caller's is not used
+    require_threads(len(wanted.helpers))
+    with numba_threads(len(masks)):
+        settle(masks, np.zeros(len(masks), dtype=np.int32), helper_tids())
+    _local.places = wanted
+
+
+def require_threads(count: int) -> None:
+    """Raise OSError (EAGAIN) unless the caller can have `count` helpers; those it has had count as there.
+
+    Tried with threads that do nothing: libgomp ends the whole process when it cannot start one.
+    """
+    missing = count - getattr(_local, "n_helpers", 0)
+    if missing <= 0:
+        return
+    before, gate, tried = _n_threads(), threading.Event(), []
+    try:
+        for _ in range(missing):
+            tried.append(threading.Thread(target=gate.wait))
+            tried[-1].start()
+    except RuntimeError:
+        tried.pop()
+        words = f"{count} helper threads cannot be started: no more threads are allowed"
+        raise OSError(errno.EAGAIN, words) from None
+    finally:
+        gate.set()
+        for thread in tried:
+            thread.join()
+        _wait_for_the_end_of_threads(before)
+    _local.n_helpers = count
+
+
+def _n_threads() -> int:
+    return len(os.listdir("/proc/self/task"))  # noqa: PTH208
+
+
+def _wait_for_the_end_of_threads(left: int) -> None:
+    """Wait until the kernel counts no more than `left`: one that was joined still counts for a moment."""
+    end = time.monotonic() + 0.1
+    while _n_threads() > left and time.monotonic() < end:
+        time.sleep(0.0001)
+
+
+@lru_cache(maxsize=1)
+def may_renice() -> bool:
+    """Return whether a thread of this process can go to nice 19 and come back.
+
+    Tried on a thread of its own, which is gone afterwards. Coming back needs CAP_SYS_NICE, or an RLIMIT_NICE
+    of 20 minus the nice level.
+    """
+    able = []
+
+    def probe() -> None:
+        tid = threading.get_native_id()
+        before = os.getpriority(os.PRIO_PROCESS, tid)
+        try:
+            os.setpriority(os.PRIO_PROCESS, tid, HELPER_NICE)
+            os.setpriority(os.PRIO_PROCESS, tid, before)
+        except OSError:
+            return
+        able.append(True)
+
+    thread = threading.Thread(target=probe)
+    try:
+        thread.start()
+    except RuntimeError:  # no thread to be had: there will be no helper either
+        return False
+    thread.join()
+    return bool(able)
+
+
+@contextlib.contextmanager
+def numba_threads(count: int) -> Iterator[None]:
+    """Let parallel regions use `count` threads, or as many as numba has; restore what was set."""
+    count = min(count, numba.config.NUMBA_NUM_THREADS)
+    before = numba.get_num_threads()
+    if before == count:
+        yield
+        return
+    numba.set_num_threads(count)
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)
+
+
+def misplaced() -> None:
+    """Forget where the helpers sit, because one was seen elsewhere; the next task places them anew."""
+    _local.places = None
+
+
+def _without_helpers() -> None:
+    """Forget all helpers: a fork has the calling thread alone."""
+    misplaced()
+    _local.n_helpers = 0
+
+
+os.register_at_fork(after_in_child=_without_helpers)

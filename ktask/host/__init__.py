@@ -1,0 +1,1 @@
+"""The machine: what this process may use, facts for `machine.json`, checks before measuring, counters."""

@@ -1,0 +1,1 @@
+"""One case measured in one process: rounds, statistics, flags."""

@@ -1,0 +1,380 @@
+"""One cell: a case measured against its own one-thread baseline, in one process.
+
+Every round runs each variant once, in random order: the serial baseline, the same baseline again (the A/A
+comparison that tells the noise floor), one thread in the chunks of the most threads (what cutting alone
+costs), and each thread count. So a speedup is a ratio of neighbours in time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ktask import workloads
+from ktask.engine import policy
+from ktask.engine import run as engine
+from ktask.engine.task import Result
+from ktask.host import doctor, topology
+from ktask.lab.measure import flags, stats
+from ktask.lab.measure.failures import as_check_errors
+from ktask.memory import region as memory
+from ktask.workloads import Case
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How often to measure, and when enough is enough.
+
+    Attributes
+    ----------
+    least, most
+        Rounds in any case, and at the very most.
+    budget_s
+        Past this time no further round starts once every variant has `least` repetitions that may enter a
+        rate; past `PATIENCE` times this time, once `least` rounds are done.
+    precision
+        Stop once the interval of every variant is at most this far from its median.
+    warmup_s
+        Longest time spent on warm-ups.
+    seed
+        Of the order within rounds.
+    sample_s
+        Least time of a repetition. What is shorter is called as often as it takes, at most `MOST_CALLS` times
+        in a row and for `LONGEST_S`, each time prepared and checked; the mean counts.
+    """
+
+    least: int = 7
+    most: int = 31
+    budget_s: float = 3.0
+    precision: float = 0.01
+    warmup_s: float = 8.0
+    seed: int = 1
+    sample_s: float = 0.001
+
+
+class Variant(NamedTuple):
+    """What differs between the repetitions of a round."""
+
+    name: str
+    threads: int
+    baseline: bool = False
+    chunk_size: int = 0  # units per chunk; 0: those of the policy
+
+    @property
+    def is_aa(self) -> bool:
+        """Whether this is the second baseline."""
+        return self.baseline and self.name == "aa"
+
+
+SERIAL_POLICY = (
+    "ktask-v4"  # with one thread: one call over the whole range, which is what the kernel does now
+)
+
+CHUNKED = "1 thread in chunks"
+
+MOST_CALLS = 100
+# Of many calls with all that prepares and checks them: 100 frees of one page of 1 GiB, cleared before each,
+# are a repetition of 20 s, and a cell of ten minutes.
+LONGEST_S = 1.0
+PATIENCE = 4.0
+STEADY_FACTOR = 1.2
+MOST_TRACED = 3  # attempts at a typical trace
+
+
+@dataclass
+class Cell:
+    """The repetitions of one case, as rows of the record schema."""
+
+    case: Case
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    traced: Result | None = None  # one more repetition, with the times of its chunks
+    bytes_per_unit: int = 1  # of the positions in it
+    protocol: Protocol | None = None
+
+    def walls(self, variant: Variant) -> np.ndarray:
+        """Return the wall times (seconds) of a variant that may enter a rate."""
+        return np.array(
+            [r["wall_s"] for r in self.rows if is_of(r, variant) and "cold_memory" not in r["flags"]]
+        )
+
+    def table(self):
+        """Return all repetitions as a DataFrame."""
+        import pandas as pd  # noqa: PLC0415  (not needed to measure)
+
+        return pd.DataFrame(self.rows)
+
+
+def is_of(row: dict[str, Any], variant: Variant) -> bool:
+    """Return whether a row, not of a warm-up, is a repetition of `variant`."""
+    same = row["threads_requested"] == variant.threads and row["baseline"] == variant.baseline
+    return same and not row["warmup"] and (("aa" in row["flags"]) == variant.is_aa)
+
+
+def variants(threads: Sequence[int]) -> list[Variant]:
+    """Return the variants of a round for these thread counts."""
+    counts = sorted({n for n in threads if n > 1})
+    return [
+        Variant("serial", 1, baseline=True),
+        Variant("aa", 1, baseline=True),
+        *(Variant(f"{n} threads", n) for n in counts),
+    ]
+
+
+def default_threads() -> list[int]:
+    """Return 1, 2, 4, ... and the number of CPUs this process may use."""
+    n_cpus = topology.cpu_count()
+    powers = list(itertools.takewhile(lambda n: n < n_cpus, (2**k for k in range(20))))
+    return [*powers, n_cpus]
+
+
+def measure(
+    case: Case,
+    threads: Sequence[int] | None = None,
+    protocol: Protocol = Protocol(),
+    *,
+    on_round: Callable[[int], None] | None = None,
+    trace: bool = False,
+    chunked: bool = True,
+    clock: Callable[[], float] = time.monotonic,
+) -> Cell:
+    """Measure `case` with one thread and with each of `threads`.
+
+    Parameters
+    ----------
+    case
+        What to run.
+    threads
+        Thread counts; 1, 2, 4 and so on up to the CPUs if left out.
+    protocol
+        How often.
+    on_round
+        Called with the number of rounds done after each.
+    trace
+        Keep the chunks of one more repetition with the most threads (`Cell.traced`).
+    chunked
+        Measure one thread in the chunks of the most threads, too: what cutting the range costs by itself.
+
+    Raises
+    ------
+    ktask.workloads.CheckError
+        If the work did not happen, or failed; no number comes of such a cell.
+    ktask.memory.region.UnavailableError, ktask.memory.region.BudgetError, ValueError
+        If the case cannot be run here, or nowhere.
+    """
+    threads = default_threads() if threads is None else threads
+    if bad := [n for n in threads if n < 1]:
+        raise ValueError(f"threads={bad[0]} is not allowed; use 1 to {topology.cpu_count()}")
+    policy.policy_named(case.policy)
+    if reason := workloads.why_not(case):
+        raise memory.UnavailableError(reason)
+    workloads.require_memory(case)
+    cell = Cell(case, protocol=protocol)
+    with as_check_errors(case), contextlib.closing(workloads.get(case.workload).setup(case)) as state:
+        round_variants = variants(threads)
+        _warm_up(cell, state, round_variants, protocol, clock)
+        round_variants[2:2] = _alone(cell, state) if chunked else []
+        for done in _rounds(cell, state, round_variants, protocol, clock):
+            if on_round:
+                on_round(done)
+        if trace:
+            cell.traced, cell.bytes_per_unit = _traced(cell, state, round_variants[-1]), state.bytes_per_unit
+    _mark_cold(cell)
+    flags.mark_outliers(cell.rows)
+    flags.mark_short(cell.rows, protocol.sample_s)
+    return cell
+
+
+def _calls(cell: Cell, protocol: Protocol) -> int:
+    """Return how many calls make a repetition of the fastest variant long enough for the clock."""
+    fastest_s = max(min(row["wall_s"] for row in cell.rows), 1e-9)
+    return min(math.ceil(protocol.sample_s / fastest_s), MOST_CALLS)
+
+
+def _warm_up(cell: Cell, state, round_variants, protocol: Protocol, clock) -> None:
+    """Repeat until two serial repetitions are as fast as the best, then run every variant once.
+
+    On a virtual machine this is where the host gives back the memory that the cell needs.
+    """
+    end = clock() + protocol.warmup_s
+    serial, walls, order = round_variants[0], [], itertools.count()
+    while True:
+        walls.append(_repeat(cell, state, serial, (-1, next(order)), warmup=True))
+        steady = sum(wall <= STEADY_FACTOR * min(walls) for wall in walls) >= 2
+        if steady or clock() > end:
+            break
+    for variant in round_variants[2:]:
+        _repeat(cell, state, variant, (-1, next(order)), warmup=True)
+
+
+def _alone(cell: Cell, state) -> list[Variant]:
+    """Return the variant of one thread in the chunks of the last repetition, none if that was one chunk."""
+    last = cell.rows[-1]
+    if last["n_chunks"] < 2:
+        return []
+    alone = Variant(CHUNKED, 1, chunk_size=last["chunk_size"] // state.bytes_per_unit)
+    _repeat(cell, state, alone, (-1, last["order"] + 1), warmup=True)
+    return [alone]
+
+
+def _rounds(cell: Cell, state, round_variants, protocol: Protocol, clock) -> Iterator[int]:
+    """Run rounds until the protocol has enough; yield how many are done."""
+    random = np.random.default_rng(protocol.seed)
+    end = clock() + protocol.budget_s
+    for number in range(protocol.most):
+        calls = _calls(cell, protocol)  # anew each round: warm-ups were slower than what follows
+        for place, k in enumerate(random.permutation(len(round_variants))):
+            _repeat(cell, state, round_variants[k], (number, place), calls, clock=clock)
+        yield number + 1
+        _mark_cold(cell)
+        if number + 1 >= protocol.least and _enough(cell, round_variants, protocol, clock() - end):
+            return
+
+
+def _traced(cell: Cell, state, variant: Variant) -> Result:
+    """Run a variant once more with a trace; again if that is far slower than usual, hence not typical.
+
+    It is no part of the rows: reading the clock around each chunk costs what the others do not pay.
+    """
+    usual_s = float(np.median([row["wall_s"] for row in cell.rows if is_of(row, variant)]))
+    tries = []
+    while len(tries) < MOST_TRACED and not any(one.wall_s < STEADY_FACTOR * usual_s for one in tries):
+        state.ctl.max_threads = variant.threads
+        state.before()
+        tries.append(_call(cell.case, state, variant, trace=True))
+        state.check()
+    return min(tries, key=lambda one: one.wall_s)
+
+
+def _enough(cell: Cell, round_variants: list[Variant], protocol: Protocol, over_s: float) -> bool:
+    """Return whether to stop, `over_s` seconds past the budget (negative before it is used up)."""
+    samples = [cell.walls(variant) for variant in round_variants]
+    if min(len(walls) for walls in samples) < protocol.least:
+        return over_s > (PATIENCE - 1) * protocol.budget_s
+    if over_s > 0:
+        return True
+    found = [stats.estimate(walls) for walls in samples]
+    return all(max(e.high - e.median, e.median - e.low) <= protocol.precision * e.median for e in found)
+
+
+def _repeat(
+    cell: Cell,
+    state,
+    variant: Variant,
+    place: tuple[int, int],
+    calls: int = 1,
+    *,
+    warmup=False,
+    clock=time.monotonic,
+) -> float:
+    """Run one repetition, check it, keep its row; return its wall time in seconds, the mean of its calls."""
+    end = clock() + LONGEST_S
+    state.ctl.max_threads = variant.threads
+    state.before()
+    before, started_at = doctor.sample_state(), datetime.now(UTC)
+    results = [_call(cell.case, state, variant)]
+    after = doctor.sample_state()
+    state.check()
+    is_last = calls == 1
+    while not is_last:
+        is_last = len(results) + 1 == calls or clock() > end
+        state.before()
+        results.append(_call(cell.case, state, variant))
+        after = doctor.sample_state() if is_last else after
+        state.check()
+    cell.rows.append(
+        _described(cell.case, state)
+        | _planned(cell.case, state, variant, results[-1])
+        | _means(results)
+        | {
+            "round": place[0],
+            "order": place[1],
+            "warmup": warmup,
+            "steal_s": after.steal_s - before.steal_s,
+            "verified": True,
+            "flags": doctor.state_flags(before, after) + (["aa"] if variant.is_aa else []),
+            "started_at": started_at,
+        }
+    )
+    return cell.rows[-1]["wall_s"]
+
+
+def _call(case: Case, state, variant: Variant, *, trace: bool = False) -> Result:
+    """Run the task; OSError with the code of its thread function if that is not 0."""
+    ctl = state.ctl
+    least, ctl.min_chunk_size = ctl.min_chunk_size, variant.chunk_size or ctl.min_chunk_size
+    try:
+        result = engine.run(0, state.size, ctl, _rule(case, variant), trace=trace)
+    finally:
+        ctl.min_chunk_size = least
+    if result.error:
+        raise OSError(result.error, os.strerror(result.error))
+    return result
+
+
+def _rule(case: Case, variant: Variant) -> str:
+    """Return the policy that cuts the range as the variant wants it."""
+    if variant.chunk_size:
+        return "dynamic"
+    return SERIAL_POLICY if variant.baseline else case.policy
+
+
+def _means(results: Sequence[Result]) -> dict[str, Any]:
+    """Return times and faults per call, and the switches of all calls."""
+    calls = len(results)
+    return {
+        "calls": calls,
+        "wall_s": sum(r.wall_s for r in results) / calls,
+        "apart_s": sum(r.apart_s for r in results) / calls,
+        "cpu_user_s": sum(r.cpu_user_s for r in results) / calls,
+        "cpu_system_s": sum(r.cpu_system_s for r in results) / calls,
+        "faults_minor": round(sum(r.faults_minor for r in results) / calls),
+        "ctx_involuntary": sum(r.ctx_involuntary for r in results),
+    }
+
+
+def _described(case: Case, state) -> dict[str, Any]:
+    workload = workloads.get(case.workload)
+    return {
+        "workload": case.workload,
+        "backend": workload.method(case.method).backend,
+        "method": case.method,
+        "page_kind": case.page_kind,
+        "options": case.options_text,
+        "page_size_bytes": case.page_size,
+        "size_bytes": getattr(state, "size_bytes", state.size * state.bytes_per_unit),
+        "unit": workload.operation,
+        "operations": state.operations,
+        "min_chunk_size": state.ctl.min_chunk_size * state.bytes_per_unit,
+    }
+
+
+def _planned(case: Case, state, variant: Variant, result: Result) -> dict[str, Any]:
+    return {
+        "policy": case.policy,
+        "threads_requested": variant.threads,
+        "threads": result.threads,
+        "chunk_size": result.chunk_size * state.bytes_per_unit,
+        "n_chunks": result.n_chunks,
+        "baseline": variant.baseline,
+    }
+
+
+def _mark_cold(cell: Cell) -> None:
+    """Flag the repetitions on cold memory, where memory can be cold."""
+    method = workloads.get(cell.case.workload).method(cell.case.method)
+    if method.allocates and is_virtual():
+        flags.mark_cold(cell.rows)
+
+
+def is_virtual() -> bool:
+    """Return whether a host may take free memory away from this machine."""
+    return " hypervisor" in (topology.read_text(topology.ROOT / "proc/cpuinfo") or "")

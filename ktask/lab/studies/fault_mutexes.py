@@ -1,0 +1,107 @@
+"""Which hugetlb pages two threads cannot fault in at once: a table of mutexes, seen from outside.
+
+A fault on a hugetlb page takes a mutex and holds it until the page is cleared. Which one tells a hash of the
+mapping and the number of the page; there are eight per possible CPU, rounded up to a power of two
+(hugetlb_init, hugetlb_fault and hugetlb_fault_mutex_hash in mm/hugetlb.c). So some pairs of pages take turns,
+always the same ones for the same mapping.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pandas as pd
+
+from ktask.common.progress import watched
+from ktask.engine import native
+from ktask.engine import run as engine
+from ktask.engine.task import Ctl
+from ktask.engine.thread_functions import thread_func
+from ktask.host import topology
+from ktask.memory import region as memory
+from ktask.workloads import expect
+
+PAGE_KIND = "2MiB"
+MOST_PAIRS, FEWEST_PAIRS = 256, 32
+IN_TURN = 1.5  # times the usual time; two that take turns need twice as long
+
+
+@thread_func(cache=True)
+def fault_in(start, end, base, apart):
+    """Fault in the pages at `start` to `end`, which lie `apart` bytes apart."""
+    for k in range(start, end):
+        if native.madvise(base + k * apart, memory.BASE_PAGE, memory.MADV_POPULATE_WRITE):
+            return native.last_errno()
+    return 0
+
+
+def how_many() -> int:
+    """Return how many mutexes the kernel has made; 8 per possible CPU, rounded up to a power of two."""
+    cpus = topology.read_cpu_list(topology.ROOT / "sys/devices/system/cpu/possible") or (0,)
+    return 1 << (8 * len(cpus) - 1).bit_length()
+
+
+def why_not() -> str | None:
+    """Return why `pairs` cannot be measured here, or None."""
+    if topology.cpu_count() < 2:
+        return "this process may use one CPU only"
+    return memory.why_not(PAGE_KIND, (FEWEST_PAIRS + 1) * memory.PAGE_KINDS[PAGE_KIND])
+
+
+def pairs(rounds: int = 7) -> pd.DataFrame:
+    """Return how long two threads take to fault in the first page of a mapping and one other, at once.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per other page, by its number: `wall_us`, the least of `rounds` (NaN if one thread always did
+        both), and `takes_turns`, whether that is beyond `IN_TURN` times the median.
+
+    Raises
+    ------
+    ktask.memory.region.UnavailableError
+        If there is no pool with enough pages.
+    ktask.workloads.CheckError
+        If the pages were not faulted in.
+    """
+    page_bytes = memory.PAGE_KINDS[PAGE_KIND]
+    count = min(MOST_PAIRS, max(FEWEST_PAIRS, memory.free_pool_pages(PAGE_KIND) - 1))
+    found = np.full((rounds, count), np.nan)
+    with memory.Region((count + 1) * page_bytes, PAGE_KIND) as region:
+        for at, k in watched(list(product(range(rounds), range(count))), "pairs"):
+            ctl = Ctl(fault_in, (region.address, (k + 1) * page_bytes), min_chunk_size=1, max_threads=2)
+            result = engine.run(0, 2, ctl, "dynamic")
+            if result.error:
+                raise OSError(result.error, "a page could not be faulted in")
+            expect(result.faults_minor >= 2, f"{result.faults_minor} faults, not one for each page")
+            if result.chunks_per_thread == (1, 1):
+                found[at, k] = result.wall_s * 1e6
+            region.zap()
+    wall_us = np.fmin.reduce(found)
+    table = pd.DataFrame({"page": np.arange(1, count + 1), "wall_us": wall_us}).set_index("page")
+    return table.assign(takes_turns=wall_us > IN_TURN * np.nanmedian(wall_us))
+
+
+def finding(table: pd.DataFrame | None) -> str:
+    """Return in a sentence how many pairs take turns and how many would by chance, or why none was tried."""
+    if table is None:
+        return f"Not tried: {why_not()}."
+    count, slow, mutexes = int(table["wall_us"].notna().sum()), int(table["takes_turns"].sum()), how_many()
+    return (
+        f"{slow} of {count} pages take turns with the first one; with {mutexes} mutexes chance would give "
+        f"{count / mutexes:.0f}."
+    )
+
+
+def plot(table: pd.DataFrame, title: str = ""):
+    """Return a figure of `pairs`: the time of each pair by the number of its second page."""
+    import matplotlib.pyplot as plt  # noqa: PLC0415
+
+    figure, axes = plt.subplots(figsize=(6.4, 3.0), layout="constrained")
+    for slow, (label, marker, color) in enumerate((("at once", "o", "#0173b2"), ("in turn", "D", "#de8f05"))):
+        part = table[table["takes_turns"] == bool(slow)]
+        axes.plot(part.index, part["wall_us"], marker, color=color, markersize=4, label=label)
+    axes.set(xlabel="number of the other page", ylabel="both pages (µs)", ylim=(0, None), title=title)
+    axes.legend(frameon=False, loc="lower right", ncols=2)
+    return figure

@@ -1,0 +1,174 @@
+"""One cell of a sweep: what to run, running it in a fresh process, and what came of it."""
+
+from __future__ import annotations
+
+import errno
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ktask import workloads
+from ktask.common.json_files import write_json
+from ktask.engine import slots as limits
+from ktask.host import topology
+from ktask.lab.measure.cell import Protocol
+from ktask.lab.sweep import notebooks
+from ktask.lab.sweep.grid import cell_id
+from ktask.memory import region as memory
+from ktask.workloads import Case
+
+if TYPE_CHECKING:
+    from ktask.lab.sweep.kernels import Kernels
+
+FOLDERS = ("records", "cells", "skipped", "traces")
+
+
+# A full disk, or a quota: what the process of a cell says about it ends up in the reason of its failure.
+_FULL = re.compile(rf"\[Errno ({errno.ENOSPC}|{errno.EDQUOT})\]", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class CellTask:
+    """All that a process, here or on another machine, needs to measure one cell.
+
+    Attributes
+    ----------
+    case, threads, protocol
+        What to measure.
+    run_id, host_id
+        Labels of the records.
+    limit_s
+        Longest time that one notebook cell may take.
+    """
+
+    case: Case
+    threads: tuple[int, ...]
+    protocol: Protocol
+    run_id: str
+    host_id: str
+    limit_s: float
+
+    @property
+    def name(self) -> str:
+        """The cell's id, which also names its files."""
+        return cell_id(self.case)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a cell: records if `reason` is empty, else why there are none.
+
+    Attributes
+    ----------
+    task
+        The cell.
+    reason
+        Empty if the records are there.
+    failed
+        Whether it should have worked: something died, hung or raised.
+    """
+
+    task: CellTask
+    reason: str = ""
+    failed: bool = False
+
+
+def run_cell(task: CellTask, folder: Path, kernels: Kernels | None = None) -> Outcome:
+    """Measure one cell in a fresh process; its files appear in `folder`, each whole or not at all.
+
+    Waits while another process measures a cell on this machine.
+
+    Parameters
+    ----------
+    task
+        What to measure.
+    folder
+        A directory with the subdirectories `FOLDERS`: that of the run, or a private one whose files are then
+        carried to the run.
+    kernels
+        Where the process comes from; give the same one to all cells of a sweep.
+
+    Raises
+    ------
+    OSError
+        If the disk is full: nothing is kept of this cell, and there is no point in trying the next.
+    """
+    with limits.turn():
+        return _run_alone(task, folder, kernels)
+
+
+def _run_alone(task: CellTask, folder: Path, kernels: Kernels | None) -> Outcome:
+    if reason := why_not(task.case):
+        return without_records(task, folder, reason, failed=False)
+    book = folder / "cells" / f"{task.name}.ipynb"
+    kills = oom_kills()
+    try:
+        source = notebooks.for_workload(task.case.workload)
+        notebooks.execute(source, book, _parameters(task, folder), task.limit_s, kernels)
+    except notebooks.NotebookError as error:
+        reason = str(error)
+        if full := _FULL.search(reason):
+            book.unlink(missing_ok=True)
+            raise OSError(int(full[1]), "the disk is full", str(folder)) from None
+        if oom_kills() > kills:
+            reason += "; memory ran out meanwhile, and the kernel killed a process"
+        return without_records(task, folder, reason, failed=True)
+    return Outcome(task)
+
+
+def oom_kills() -> int:
+    """Return how many processes the kernel has killed for want of memory since boot; 0 if unknown."""
+    found = re.search(
+        r"^oom_kill (\d+)$", topology.read_text(topology.ROOT / "proc/vmstat") or "", re.MULTILINE
+    )
+    return int(found[1]) if found else 0
+
+
+def is_done(case: Case, folder: Path) -> bool:
+    """Return whether `folder` holds what came of this cell."""
+    name = cell_id(case)
+    return (folder / f"records/{name}.parquet").exists() or (folder / f"skipped/{name}.json").exists()
+
+
+def why_not(case: Case) -> str | None:
+    """Return why this machine cannot measure `case` now, or None."""
+    try:
+        workloads.require_memory(case)
+    except memory.BudgetError as error:
+        return str(error)
+    return workloads.why_not(case)
+
+
+def _parameters(task: CellTask, folder: Path) -> dict[str, Any]:
+    case = task.case
+    return {
+        **{k: v for k, v in asdict(case).items() if k in ("workload", "method", "page_kind", "policy")},
+        "size": case.size_bytes,
+        "min_chunk": case.min_chunk_bytes,
+        "options": dict(case.options),
+        "threads": list(task.threads),
+        "protocol": asdict(task.protocol),
+        "save_as": str((folder / "records" / f"{task.name}.parquet").resolve()),
+        "labels": {"run_id": task.run_id, "host_id": task.host_id, "cell_id": task.name},
+    }
+
+
+def without_records(task: CellTask, folder: Path, reason: str, failed: bool) -> Outcome:
+    """Keep why there are no records of a cell."""
+    case = task.case
+    write_json(
+        folder / "skipped" / f"{task.name}.json",
+        {
+            "cell_id": task.name,
+            "workload": case.workload,
+            "backend": workloads.get(case.workload).method(case.method).backend,
+            "method": case.method,
+            "page_kind": case.page_kind,
+            "options": case.options_text,
+            "size_bytes": case.size_bytes,
+            "reason": reason,
+            "failed": failed,
+        },
+    )
+    return Outcome(task, reason, failed)

@@ -1,0 +1,312 @@
+"""The same grid on many machines: every host of a Dask cluster measures all of it, one cell at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from ktask import __version__
+from ktask.common.files import whole
+from ktask.lab import records
+from ktask.lab.sweep import remote
+from ktask.lab.sweep.cells import FOLDERS, CellTask, Outcome, without_records
+from ktask.lab.sweep.grid import Grid, parse_grid, read_grid
+from ktask.lab.sweep.sweep import Executor, new_run_name, run_path, sweep
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+CONNECT_S = 20  # for the scheduler to answer
+GATHER_S = 60  # for the first worker to appear, and for a host's worker to come back
+_ADDRESS = re.compile(r"(tcp|tls)://[^\s/]+:\d{1,5}")
+
+
+class ClusterError(ValueError):
+    """The cluster cannot do it; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """A machine of the cluster.
+
+    Attributes
+    ----------
+    addresses
+        As the scheduler knows it; a machine with two network cards may have two.
+    machine
+        Its facts and what the doctor finds.
+    grid
+        The grid as it is there.
+    """
+
+    addresses: tuple[str, ...]
+    machine: dict[str, Any]
+    grid: Grid
+
+    @property
+    def host_id(self) -> str:
+        """What tells the host from others, as in the records; the address if it has no such thing."""
+        return str(self.machine.get("host_id") or self.addresses[0])
+
+    @property
+    def label(self) -> str:
+        """The host's name, fit for the name of a run."""
+        name = str(self.machine.get("host_name") or self.addresses[0])
+        return re.sub("[^A-Za-z0-9]+", "-", name).strip("-")[:30] or "host"
+
+
+def sweep_cluster(
+    address: str,
+    grid: str,
+    run: str | None = None,
+    *,
+    resume: bool = False,
+    retry: bool = False,
+    root: Path | None = None,
+    quiet: bool = False,
+) -> list[Path]:
+    """Measure a grid on every host of a Dask cluster at once and return the directories of the runs.
+
+    Parameters
+    ----------
+    address
+        Of the scheduler: "tcp://host:8786", or "tls://host:8786" with the certificates in Dask's own
+        configuration.
+    grid
+        Name or file, see `ktask.lab.sweep.grid.load_grid`; thread counts follow from the CPUs of each host.
+    run, resume, retry, root, quiet
+        See `ktask.lab.sweep.sweep.sweep`. With several hosts each has a run of its own, called `run` and the
+        host's name.
+
+    Raises
+    ------
+    ClusterError
+        If Dask is not installed, the scheduler does not answer, no host can measure, or one is lost on the
+        way; what is measured is kept.
+    ValueError, OSError
+        As from `sweep`.
+    """
+    data, name = read_grid(grid)
+    parsed = parse_grid(data, name)
+    run = run or new_run_name(parsed)
+    run_path(run, root)
+    with connect(address) as client:
+        hosts = find_hosts(client, data, name)
+        names = run_names(run, hosts, root)
+        options = {"resume": resume, "retry": retry, "root": root, "quiet": quiet}
+        try:
+            return _sweep_all(client, hosts, names, options)
+        finally:
+            with contextlib.suppress(Exception):  # a worker that is gone has nothing to finish
+                client.run(remote.finish, on_error="ignore")
+
+
+def _sweep_all(client: Client, hosts: list[Host], names: list[str], options: dict[str, Any]) -> list[Path]:
+    """Sweep all hosts at once, each in a thread that waits for it; one that fails stops no other."""
+    stop = threading.Event()
+
+    def one(host: Host, name: str) -> Path:
+        title = host.label if len(hosts) > 1 else "measuring"
+        executor = on_host(client, host, stop)
+        return sweep(host.grid, name, **options, executor=executor, machine=host.machine, title=title)
+
+    with ThreadPoolExecutor(len(hosts)) as pool:
+        try:
+            runs = [pool.submit(one, *pair) for pair in zip(hosts, names, strict=True)]
+            errors = [run.exception() for run in runs]
+        except BaseException:
+            stop.set()
+            raise
+    if failed := [error for error in errors if error]:
+        raise failed[0]
+    return [run.result() for run in runs]
+
+
+@contextlib.contextmanager
+def connect(address: str) -> Iterator[Client]:
+    """Give a client of the scheduler at `address`."""
+    if not _ADDRESS.fullmatch(address):
+        raise ClusterError(f"scheduler {address!r} is not allowed; use tcp://host:8786 or tls://host:8786")
+    try:
+        from distributed import Client, Security  # noqa: PLC0415  (an extra)
+    except ImportError:
+        raise ClusterError(
+            "--scheduler needs Dask, which is not installed; pip install 'ktask[cluster]', or "
+            "pip install -e '.[cluster]' in a checkout"
+        ) from None
+    for name in ("distributed", "tornado"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    if address.startswith("tls:") and not Security().get_connection_args("client").get("ssl_context"):
+        raise ClusterError(f"scheduler {address} needs certificates; name them for Dask, see docs/cluster.md")
+    try:
+        client = Client(address, timeout=CONNECT_S, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise ClusterError(
+            f"scheduler {address} does not answer ({' '.join(str(error).split())}); start one with "
+            "`dask scheduler --host 127.0.0.1`, or see docs/cluster.md"
+        ) from None
+    with client:
+        yield client
+
+
+def find_hosts(client: Client, data: Any, name: str) -> list[Host]:
+    """Return the hosts that the workers of a cluster run on, described by themselves."""
+    addresses = _wait_for_workers(client)
+    asked = {
+        address: client.submit(
+            remote.describe, data, name, workers=[address], key=_key("describe"), pure=False
+        )
+        for address in addresses
+    }
+    found: dict[str, Host] = {}
+    for address, future in asked.items():
+        told = _description(address, future)
+        key = str(told.machine.get("host_id") or address)
+        before = found[key].addresses if key in found else ()
+        found[key] = Host((*before, address), told.machine, told.grid)
+    return sorted(found.values(), key=lambda host: (host.label, host.host_id))
+
+
+def _wait_for_workers(client: Client) -> list[str]:
+    """Return the addresses of the hosts of all workers, once there is one."""
+    end = time.monotonic() + GATHER_S
+    told = False
+    while not (workers := _hosts_of(client)):
+        if time.monotonic() > end:
+            raise ClusterError(
+                f"scheduler {client.scheduler.address} has no workers; start one on each host with "
+                f"`dask worker {client.scheduler.address} --nthreads 1`"
+            )
+        if not told:
+            sys.stderr.write("waiting for the first worker ...\n")
+            told = True
+        time.sleep(0.5)
+    return sorted(workers)
+
+
+def _hosts_of(client: Client) -> set[str]:
+    if client.status != "running":
+        raise ClusterError(f"the scheduler is gone; {_GO_ON}")
+    return {str(urlsplit(worker).hostname) for worker in client.nthreads()}
+
+
+def _description(address: str, future: Future) -> remote.Description:
+    try:
+        told = future.result()
+    except (ImportError, AttributeError) as error:
+        raise ClusterError(
+            f"the worker on {address} cannot use ktask ({error}); install this version of it there, "
+            f"{__version__}, with Dask"
+        ) from None
+    except (remote.RemoteError, OSError) as error:
+        raise ClusterError(f"the host {address} cannot be described: {error}") from None
+    if told.version != __version__:
+        raise ClusterError(
+            f"the worker on {address} has ktask {told.version}, not {__version__}; install the same there"
+        )
+    return told
+
+
+def run_names(run: str, hosts: list[Host], root: Path | None) -> list[str]:
+    """Return the name of each host's run: `run` itself for a single host, else with the host's name.
+
+    A run of that name which the same host has begun keeps it.
+    """
+    labels = [host.label for host in hosts]
+    names = []
+    for host in hosts:
+        unique = host.label if labels.count(host.label) == 1 else f"{host.label}-{host.host_id[:6]}"
+        is_plain = len(hosts) == 1 or _is_of(run_path(run, root), host)
+        names.append(run if is_plain else f"{run[: 79 - len(unique)]}-{unique}")
+    return names
+
+
+def _is_of(path: Path, host: Host) -> bool:
+    facts = path / "machine.json"
+    return facts.is_file() and records.read_json(facts).get("host_id") == host.machine.get("host_id")
+
+
+def on_host(client: Client, host: Host, stop: threading.Event) -> Executor:
+    """Return an executor that has one worker of `host` measure one cell after the other."""
+
+    def execute(tasks: Iterable[CellTask], path: Path) -> Iterator[Outcome]:
+        for task in tasks:
+            future = client.submit(
+                remote.measure,
+                task,
+                workers=list(host.addresses),  # any worker there, also one that comes later
+                key=_key(task.name),
+                pure=False,
+            )
+            try:
+                yield _outcome(client, future, host, task, path, stop)
+            finally:
+                future.cancel()
+
+    return execute
+
+
+def _outcome(
+    client: Client, future: Future, host: Host, task: CellTask, path: Path, stop: threading.Event
+) -> Outcome:
+    """Wait for a cell, keep its files in the directory of the run, and return what came of it."""
+    from distributed.scheduler import KilledWorker  # noqa: PLC0415
+
+    _wait(client, future, host, stop)
+    try:
+        gathered = future.result()
+    except KilledWorker:
+        return without_records(task, path, "every worker that tried it died", failed=True)
+    except remote.RemoteError as error:
+        raise ClusterError(f"{host.label}: {error}; {_GO_ON}") from None
+    keep(gathered.files, path)
+    return gathered.outcome
+
+
+def _wait(client: Client, future: Future, host: Host, stop: threading.Event) -> None:
+    """Wait until a cell is done; give up when asked to stop, or when its host has been gone for a while."""
+    seen = time.monotonic()
+    while not future.done():
+        if stop.wait(0.05):
+            raise ClusterError("stopped")
+        if time.monotonic() - seen > 2 and set(host.addresses) & _hosts_of(client):
+            seen = time.monotonic()
+        if time.monotonic() - seen > GATHER_S:
+            raise ClusterError(f"{host.label} has had no worker for {GATHER_S} s; {_GO_ON}")
+    if future.status in ("cancelled", "lost"):
+        raise ClusterError(f"the scheduler is gone; {_GO_ON}")
+
+
+_GO_ON = "the cells done so far are kept, go on with --resume"
+
+
+def keep(files: dict[str, bytes], path: Path) -> None:
+    """Write the files of a cell to the directory of its run: the records last, for they say that it is done.
+
+    Raises
+    ------
+    ClusterError
+        If one would lie elsewhere.
+    """
+    last = ("records", "skipped")
+    for name in sorted(files, key=lambda name: name.startswith(last)):
+        folder, _, rest = name.partition("/")
+        if folder not in FOLDERS or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=,+-]*", rest):
+            raise ClusterError(f"a worker handed over a file {name!r}, which has no place in a run")
+        with whole(path / folder / rest) as partial:
+            partial.write_bytes(files[name])
+
+
+def _key(name: str) -> str:
+    return f"ktask-{name}-{uuid.uuid4().hex[:12]}"

@@ -1,0 +1,174 @@
+"""What a sweep would take: time and memory of each cell, before anything is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ktask import workloads
+from ktask.common.units import fmt_size, fmt_time
+from ktask.lab.measure.cell import variants
+from ktask.lab.records import load_run
+from ktask.lab.sweep.cells import why_not
+from ktask.lab.sweep.grid import Grid, cell_id
+from ktask.workloads import Case
+
+SAMPLE = Path(__file__).resolve().parents[3] / "data" / "sample"
+# Of a cell, beside its repetitions: its process, its figure, its files (37 cells measured: 0.36 to 2.9 s,
+# half of them below 0.5).
+START_S = 0.65
+# A process with numba, pandas and matplotlib, and the one that runs the sweep.
+PROCESS_BYTES = 500 << 20
+WARM_UPS = 4  # serial repetitions until two are alike, and one of each other variant
+UNKNOWN_S_PER_GIB = 0.5  # for work that no earlier run has done
+
+
+@dataclass(frozen=True)
+class CellEstimate:
+    """What one cell would take.
+
+    Attributes
+    ----------
+    time_s
+        Seconds, at about the middle of what to expect.
+    memory_bytes
+        General memory, the process included; hugetlb pages come from their pools.
+    skipped
+        Why this machine would not measure it now, or None.
+    """
+
+    case: Case
+    time_s: float
+    memory_bytes: int
+    skipped: str | None
+
+
+def estimate_sweep(grid: Grid, runs: Sequence[Path] = ()) -> list[CellEstimate]:
+    """Return what each cell of a grid would take, in the order of the grid; measures nothing.
+
+    Parameters
+    ----------
+    grid
+        From `ktask.lab.sweep.grid.load_grid`.
+    runs
+        Earlier runs, whose records tell how long a repetition takes with all that is around it; without any,
+        the sample run that comes with the project.
+    """
+    known = _known_repetitions(runs or [SAMPLE])
+    return [_estimate(case, grid, known) for case in grid.cases]
+
+
+def _estimate(case: Case, grid: Grid, known: pd.DataFrame) -> CellEstimate:
+    reason = why_not(case)
+    need = workloads.get(case.workload).memory_need(case) + PROCESS_BYTES
+    return CellEstimate(case, 0.0 if reason else _cell_s(case, grid, known), need, reason)
+
+
+def _cell_s(case: Case, grid: Grid, known: pd.DataFrame) -> float:
+    """Return the seconds of a cell: its warm-ups, then rounds until the protocol has enough."""
+    protocol, n_variants = grid.protocol, len(variants(grid.threads))
+    n_variants += n_variants > 2  # one thread in chunks
+    repetition_s = _repetition_s(case, known)
+    round_s = n_variants * repetition_s
+    rounds = np.clip(protocol.budget_s // round_s, protocol.least, protocol.most)
+    warm_up_s = (
+        min(WARM_UPS * repetition_s, protocol.warmup_s + repetition_s) + (n_variants - 2) * repetition_s
+    )
+    return float(min(START_S + warm_up_s + rounds * round_s, START_S + grid.limit_s))
+
+
+def _repetition_s(case: Case, known: pd.DataFrame) -> float:
+    """Return the seconds of one repetition with what comes before and after, from the nearest size known."""
+    for keys in (("workload", "method", "page_kind"), ("workload", "page_kind"), ("workload",)):
+        alike = known
+        for key in keys:
+            alike = alike[alike[key] == getattr(case, key)]
+        if len(alike):
+            distance = np.abs(np.log(alike["size_bytes"] / case.size_bytes)).to_numpy()
+            nearest = alike.iloc[int(distance.argmin())]
+            scale = max(1.0, case.size_bytes / nearest["size_bytes"])
+            return float(nearest["repetition_s"] * scale)
+    return UNKNOWN_S_PER_GIB * case.size_bytes / (1 << 30)
+
+
+def _known_repetitions(runs: Sequence[Path]) -> pd.DataFrame:
+    """Return the median time from one start to the next of every cell that was ever measured."""
+    rows: list[dict[str, Any]] = []
+    for run in runs:
+        try:
+            records = load_run(run).records
+        except (ValueError, OSError):
+            continue  # an estimate does without
+        for _, cell in records.groupby("cell_id"):
+            gaps = cell["started_at"].sort_values().diff().dt.total_seconds().median()
+            if gaps > 0:
+                first = cell.iloc[0]
+                names = ("workload", "method", "page_kind", "size_bytes")
+                rows.append({name: first[name] for name in names} | {"repetition_s": gaps})
+    columns = ["workload", "method", "page_kind", "size_bytes", "repetition_s"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def to_json(grid: Grid, cells: Sequence[CellEstimate]) -> dict[str, Any]:
+    """Return an estimate ready for JSON."""
+    measured = [cell for cell in cells if cell.skipped is None]
+    return {
+        "grid": grid.name,
+        "time_s": sum(cell.time_s for cell in cells),
+        "memory_bytes": max((cell.memory_bytes for cell in measured), default=0),
+        "cells": [
+            {
+                "cell_id": cell_id(cell.case),
+                "time_s": cell.time_s,
+                "memory_bytes": cell.memory_bytes,
+                "skipped": cell.skipped,
+            }
+            for cell in cells
+        ],
+    }
+
+
+def render(grid: Grid, cells: Sequence[CellEstimate]) -> str:
+    """Return an estimate as plain text: a line per kind of work, what would be skipped, and the sum."""
+    kinds: dict[tuple[str, ...], list[CellEstimate]] = {}
+    for cell in cells:
+        case = cell.case
+        kinds.setdefault((case.workload, case.method, case.page_kind), []).append(cell)
+    lines = [f"{'work':34} {'cells':>5}  {'sizes':22} {'time':>8} {'memory':>9}"]
+    lines += [_render_kind(kind, found) for kind, found in kinds.items()]
+    skipped = [cell for cell in cells if cell.skipped is not None]
+    if skipped:
+        lines += ["", f"{len(skipped)} cells would be skipped:"]
+        lines += [f"  {cell_id(cell.case)}: {cell.skipped}" for cell in skipped]
+    total = to_json(grid, cells)
+    threads, memory = ", ".join(map(str, grid.threads)), fmt_size(total["memory_bytes"])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"grid {grid.name}: {len(cells) - len(skipped)} cells at {threads} threads, about "
+            f"{_duration(total['time_s'])}, up to {memory} of memory; nothing measured",
+        ]
+    )
+
+
+def _render_kind(kind: tuple[str, ...], cells: Sequence[CellEstimate]) -> str:
+    measured = [cell for cell in cells if cell.skipped is None]
+    sizes = [fmt_size(cell.case.size_bytes) for cell in sorted(cells, key=lambda c: c.case.size_bytes)]
+    span = sizes[0] if len(set(sizes)) == 1 else f"{sizes[0]} to {sizes[-1]}"
+    time_s = sum(cell.time_s for cell in measured)
+    memory = fmt_size(max(cell.memory_bytes for cell in measured)) if measured else "-"
+    took = _duration(time_s) if measured else "skipped"
+    return f"{' '.join(kind):34} {len(cells):>5}  {span:22} {took:>8} {memory:>9}"
+
+
+def _duration(time_s: float) -> str:
+    if time_s < 60:
+        return fmt_time(time_s)
+    minutes = time_s / 60
+    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"

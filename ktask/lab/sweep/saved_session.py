@@ -1,0 +1,51 @@
+"""Results of an interactive session, kept as a run that can be reported on and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ktask.lab import records
+from ktask.lab.measure.cell import Cell, Protocol
+from ktask.lab.measure.session import save_cell
+from ktask.lab.sweep import sweep
+from ktask.lab.sweep.grid import Grid, cell_id
+
+
+def save_run(cells: Sequence[Cell], name: str, root: Path | None = None) -> Path:
+    """Keep cells that were measured by hand as the run `name`, and return its directory.
+
+    Parameters
+    ----------
+    cells
+        From `ktask.lab.measure.session.run_cell`, each of another case, all with the same protocol.
+    name
+        Of the run; `ktask report NAME` then makes the page.
+    root
+        Where runs are kept; `data/runs` by default.
+
+    Raises
+    ------
+    ValueError
+        If there is no cell, a case is there twice, protocols differ, or the run exists already.
+    """
+    if not cells:
+        raise ValueError("there is no cell to save; measure one with session.run_cell first")
+    names = [cell_id(cell.case) for cell in cells]
+    if twice := [one for one in names if names.count(one) > 1]:
+        raise ValueError(f"cell {twice[0]} is there twice; a run holds each case once")
+    if len({cell.protocol for cell in cells}) > 1:
+        raise ValueError("the cells were measured by different protocols; save each as a run of its own")
+    path = sweep.start_run(sweep.run_path(name, root), _grid(cells))
+    host_id = records.read_json(path / "machine.json").get("host_id", "")
+    for cell, one in zip(cells, names, strict=True):
+        labels = {"run_id": path.name, "host_id": host_id, "cell_id": one}
+        save_cell(cell, path / "records" / f"{one}.parquet", labels)
+    return path
+
+
+def _grid(cells: Sequence[Cell]) -> Grid:
+    protocol = cells[0].protocol or Protocol()
+    threads = sorted({row["threads_requested"] for cell in cells for row in cell.rows})
+    about = "measured by hand in a notebook"
+    return Grid("by-hand", about, protocol.seed, tuple(threads), protocol, tuple(cell.case for cell in cells))

@@ -1,0 +1,1 @@
+"""A discrete-event model of machines that are described and not here."""

@@ -1,0 +1,396 @@
+"""Tasks on machines that are not here: the engine's policies, carried out by a discrete-event model.
+
+`simulate` plans a task with `engine.policy` as the engine does, puts its workers and the threads of other
+load on the CPUs of a described machine, and has `event_loop.run` do the rest.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from ktask.engine import policy, worker
+from ktask.engine import run as engine
+from ktask.engine.policy import ANY_NODE, Part
+from ktask.models.simulation import event_loop
+from ktask.models.simulation.machines import Load, Machine, nice_weight
+
+TRACE_COLUMNS = ("part", "worker", "start", "end", "t0_s", "t1_s")
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What came of a simulated task.
+
+    Attributes
+    ----------
+    machine, plan
+        As simulated.
+    wall_s
+        From the call to the end of the last worker.
+    workers
+        One row per worker, the caller first: node, chunks, end_s, cpu_s.
+    loads
+        One row per thread of other load: entry, node, cpu_s, end_s (NaN if it was still running), done_s (CPU
+        seconds of its work that were done); up to the end of the task, or of the load if that was asked for.
+    trace
+        One row per chunk if asked for: part, worker, start, end, t0_s, t1_s.
+    events
+        Events simulated.
+    """
+
+    machine: Machine
+    plan: policy.Plan
+    wall_s: float
+    workers: pd.DataFrame = field(repr=False)
+    loads: pd.DataFrame = field(repr=False)
+    trace: pd.DataFrame | None = field(default=None, repr=False)
+    events: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the summary that `ktask simulate --json` prints."""
+        return {
+            "machine": self.machine.name,
+            "policy": self.plan.policy,
+            "threads": self.plan.threads,
+            "chunk_size": self.plan.chunk_size,
+            "n_chunks": self.plan.n_chunks,
+            "wall_s": self.wall_s,
+        }
+
+
+def simulate(
+    machine: Machine,
+    parts: int | Part | Sequence[Part],
+    min_chunk: int = 2 << 20,
+    max_threads: int = 0,
+    policy_name: str = "ktask-v4",
+    *,
+    align: int = 1,
+    hand_over: bool | None = None,
+    low_priority: bool | None = None,
+    loads_to_end: bool = False,
+    trace: bool = False,
+    seed: int = 0,
+) -> Simulation:
+    """Return what would come of a task on a described machine.
+
+    Parameters
+    ----------
+    machine
+        The description; `Machine.for_work` first where figures differ by work.
+    parts
+        The node parts, or the size in bytes of the only one, on node 0. Memory of node -1 is spread over all.
+    min_chunk, max_threads, policy_name, align
+        As in `ktask.engine.policy.make_plan`.
+    hand_over
+        Whether the caller, out of chunks, lends its priority to an unfinished helper at a time; by default
+        whenever helpers run at low priority.
+    low_priority
+        Whether helpers run at the machine's `helper_nice`; by default as the policy says.
+    loads_to_end
+        Go on until all other load is done, too; it must be finite.
+    trace
+        Keep one row per chunk.
+    seed
+        Of the noise.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a plan that cannot be, or load that never ends where it has to.
+    """
+    plan, how = _planned(
+        machine, parts, min_chunk, max_threads, policy_name,
+        align=align, hand_over=hand_over, low_priority=low_priority,
+    )  # fmt: skip
+    return run_plan(machine, plan, loads_to_end=loads_to_end, trace=trace, seed=seed, **how)
+
+
+def walls_s(
+    machine: Machine, parts: int | Part | Sequence[Part], *, seeds: Sequence[int] = (0,), **task: Any
+) -> list[float]:
+    """Return the times of a task for several seeds of the noise; `task` as in `simulate`.
+
+    It is planned and laid out once: 70 us for each further seed of a task of 8 chunks, 0.9 ms by `simulate`.
+    """
+    plan, how = _planned(machine, parts, **task)
+    stage = _Stage(machine, plan, **how)
+    return [stage.wall_s(stage.play(seed)) for seed in seeds]
+
+
+def _planned(
+    machine: Machine,
+    parts: int | Part | Sequence[Part],
+    min_chunk: int = 2 << 20,
+    max_threads: int = 0,
+    policy_name: str = "ktask-v4",
+    *,
+    align: int = 1,
+    hand_over: bool | None = None,
+    low_priority: bool | None = None,
+) -> tuple[policy.Plan, dict[str, bool]]:
+    """Return the plan of a task, and whether its helpers are of low priority and handed over."""
+    if not isinstance(parts, Sequence):
+        parts = (parts if isinstance(parts, Part) else Part(0, parts, 0),)
+    plan = policy.make_plan(
+        policy_name, parts, min_chunk, max_threads, machine=machine.for_policy(), align=align
+    )
+    low = policy.policy_named(policy_name).low_priority if low_priority is None else low_priority
+    return plan, {"low_priority": low, "hand_over": low if hand_over is None else hand_over}
+
+
+def run_plan(
+    machine: Machine,
+    plan: policy.Plan,
+    *,
+    low_priority: bool = False,
+    hand_over: bool = False,
+    loads_to_end: bool = False,
+    trace: bool = False,
+    seed: int = 0,
+) -> Simulation:
+    """Return what would come of a given plan; see `simulate`."""
+    if loads_to_end and any(load.threads and not np.isfinite(load.cpu_time_s) for load in machine.load):
+        raise ValueError("loads_to_end=True needs load that ends; give every entry of load a cpu_time")
+    stage = _Stage(machine, plan, low_priority, hand_over, loads_to_end)
+    return _simulation(machine, plan, stage.play(seed, trace))
+
+
+class _Played(NamedTuple):
+    """What a run of the event loop leaves: agents, state of the engine, rows of the trace, events."""
+
+    agents: np.ndarray
+    state: np.ndarray
+    rows: np.ndarray | None
+    events: int
+
+
+class _Stage:
+    """A task and its machine as arrays for the event loop, to be played with one seed after the other."""
+
+    def __init__(self, machine, plan, low_priority=False, hand_over=False, loads_to_end=False):
+        self.machine, self.plan = machine, plan
+        self.prepared = engine.prepare_plan(
+            plan
+        )  # it keeps the table of bounds, whose address is in the state
+        if self.prepared.table is not None:
+            self.prepared.state[worker.BOUNDS] = self.prepared.table.ctypes.data
+        self.agents, self.clocks = _agents(_crew(machine, plan, low_priority)), _clocks(machine)
+        self.agents["entry"][plan.threads :] = _entries(machine)
+        if plan.threads:
+            self.agents["phase"][0], self.agents["work"][0] = event_loop.WAITING, machine.task_start_s
+        self.costs = _costs(machine, plan, hand_over and low_priority, loads_to_end)
+        self.memory = np.array([_memory(machine, part.nid) for part in plan.parts], dtype=np.int64)
+        self.queues = _queues(machine, self.agents["queue"])
+        self.order = np.argsort(self.agents["queue"], kind="stable")
+
+    def play(self, seed: int, trace: bool = False) -> _Played:
+        """Return what comes of it."""
+        state, agents, clocks = self.prepared.state.copy(), self.agents.copy(), self.clocks.copy()
+        rows = np.zeros((self.plan.n_chunks if trace else 0, event_loop.TRACE_COLUMNS))
+        events = event_loop.run(
+            state.ctypes.data,
+            self.memory,
+            agents,
+            clocks,
+            np.zeros((len(clocks), len(agents)), dtype=np.int64),
+            self.queues.copy(),
+            self.order,
+            np.zeros(self.machine.nodes, dtype=np.int64),
+            self.costs,
+            rows,
+            seed,
+        )
+        if events < 0:
+            raise ValueError(f"the task never ends on {self.machine.name}: no worker gets any CPU time")
+        return _Played(agents, state, rows if trace else None, events)
+
+    def wall_s(self, played: _Played) -> float:
+        """Return the seconds from the call to the end of the last worker."""
+        n = self.plan.threads
+        return float(played.agents["end_s"][:n].max()) - _offset_s(self.machine) if n else 0.0
+
+
+# --- who runs where ----------------------------------------------------------------------------------------
+
+
+class _Member(NamedTuple):
+    """An agent before it begins: its run queue, node, and what it is."""
+
+    queue: int
+    node: int
+    weight: float
+    start_s: float
+    load: Load | None = None
+
+
+def _crew(machine: Machine, plan: policy.Plan, low_priority: bool) -> list[_Member]:
+    """Return the workers of a plan and the threads of load, each on its CPU.
+
+    Whoever starts first chooses first, and takes the CPU with the least weight on it, cores before siblings.
+    """
+    caller = nice_weight(machine.caller_nice)
+    helper = nice_weight(machine.helper_nice) if low_priority else caller
+    wanted = [(0.0, caller, _home(machine, plan), None)] if plan.threads else []
+    wanted += [(0.0, helper, nid, None) for _, nid in plan.helpers]
+    for load in machine.load:
+        wanted += [(load.start_s, nice_weight(load.nice), ANY_NODE, load)] * load.threads
+    first_s = min((start_s for start_s, *_ in wanted), default=0.0)
+    places = _Places(machine)
+    crew: list[_Member | None] = [None] * len(wanted)
+    for at in sorted(range(len(wanted)), key=lambda at: wanted[at][0]):  # ties: workers, then load
+        start_s, weight, nid, load = wanted[at]
+        node, cpu = places.take(nid, weight)
+        queue = node if machine.run_queue == "node" else cpu
+        crew[at] = _Member(queue, node, weight, start_s - min(first_s, 0.0), load)
+    return crew
+
+
+def _home(machine: Machine, plan: policy.Plan) -> int:
+    """Return the node of the caller: that of the first part, on which it begins."""
+    nid = plan.parts[0].nid
+    return nid if nid != ANY_NODE else 0
+
+
+class _Places:
+    """CPUs of a machine by the weight of the threads on them."""
+
+    def __init__(self, machine: Machine):
+        self.nodes = np.zeros(machine.nodes)
+        per_node = machine.cpus_per_node
+        self.heaps = [
+            [(0.0, rank, n * per_node + rank) for rank in range(per_node)] for n in range(machine.nodes)
+        ]
+
+    def take(self, nid: int, weight: float) -> tuple[int, int]:
+        """Return node and CPU for one more thread, on node `nid` or on the emptiest."""
+        node = int(np.argmin(self.nodes)) if nid == ANY_NODE else nid
+        before, rank, cpu = self.heaps[node][0]
+        heapq.heapreplace(self.heaps[node], (before + weight, rank, cpu))
+        self.nodes[node] += weight
+        return node, cpu
+
+
+# --- arrays for the event loop ---------------------------------------------------------------------------
+
+
+def _memory(machine: Machine, nid: int) -> int:
+    """Return the clock of the memory of a node; the last one is memory spread over all nodes."""
+    return 1 + (machine.nodes if nid == ANY_NODE else nid)
+
+
+def _agents(crew: list[_Member]) -> np.ndarray:
+    agents = np.zeros(len(crew), dtype=event_loop.AGENT)
+    agents["busy"], agents["traffic"], agents["end_s"], agents["row"] = 1.0, 1.0, np.nan, -1
+    for agent, member in zip(agents, crew, strict=True):
+        agent["queue"], agent["node"] = member.queue, member.node
+        agent["weight"], agent["due"] = member.weight, member.start_s
+        if member.load is not None:
+            agent["phase"] = event_loop.WAITING
+            agent["busy"], agent["rounds"] = member.load.busy, member.load.rounds
+            agent["work"] = member.load.cpu_time_s / member.load.rounds
+            agent["pause"] = member.load.pause_s
+            agent["traffic"] = member.load.bandwidth
+            agent["memory"] = 1 + member.node if member.load.bandwidth else event_loop.WALL
+    return agents
+
+
+def _entries(machine: Machine) -> np.ndarray:
+    """Return the entry of load that each of its threads belongs to."""
+    return np.repeat(np.arange(len(machine.load)), [load.threads for load in machine.load])
+
+
+def _clocks(machine: Machine) -> np.ndarray:
+    clocks = np.zeros(machine.nodes + 2, dtype=event_loop.CLOCK)
+    clocks["pace"], clocks["next_s"] = 1.0, np.inf
+    clocks["bandwidth"] = machine.node_bandwidth
+    clocks["bandwidth"][-1] = machine.bandwidth
+    return clocks
+
+
+def _queues(machine: Machine, queue: np.ndarray) -> np.ndarray:
+    """Return the run queues, given that of each agent."""
+    by_node = machine.run_queue == "node"
+    n = machine.nodes if by_node else machine.cpus
+    queues = np.zeros(n + 1, dtype=event_loop.QUEUE)
+    queues["first"][1:] = np.cumsum(np.bincount(queue, minlength=n))
+    queues["cpus"] = machine.cpus_per_node if by_node else 1
+    return queues
+
+
+def _costs(machine: Machine, plan: policy.Plan, hand_over: bool, loads_to_end: bool) -> event_loop.Costs:
+    slower = machine.slow_start if plan.threads == 1 else 1.0
+    return event_loop.Costs(
+        n_workers=plan.threads,
+        n_nodes=machine.nodes,
+        core_bandwidth=machine.core_bandwidth / slower,
+        hand_over=hand_over,
+        loads_to_end=loads_to_end,
+        contention=machine.contention + machine.neighbour_contention * _togetherness(machine, plan),
+        **{
+            name: float(getattr(machine, name))
+            for name in ("remote_penalty", "chunk_cost_s", "chunk_flush_s", "claim_s")
+        },
+        **{
+            name: float(getattr(machine, name))
+            for name in ("lock_share", "noise", "smt_gain", "helper_queue_s", "helper_start_s")
+        },
+        cores_per_node=machine.cores_per_node,
+        smt=machine.smt,
+    )
+
+
+def _togetherness(machine: Machine, plan: policy.Plan) -> float:
+    """Return for which share of the time two workers are within one span: the mean over all pairs.
+
+    Workers are about as far in chunks that follow each other, so two of them are whole chunks apart.
+    """
+    n, span = plan.threads, machine.neighbour_span
+    if n < 2 or span <= 0:
+        return 0.0
+    apart = np.arange(1, n)
+    return float(np.average(np.maximum(1 - apart * plan.chunk_size / span, 0.0), weights=n - apart))
+
+
+# --- what came of it ---------------------------------------------------------------------------------------
+
+
+def _simulation(machine: Machine, plan: policy.Plan, played: _Played) -> Simulation:
+    (agents, state, rows, events), n, offset_s = played, plan.threads, _offset_s(machine)
+    chunks = state[worker.HEADER + worker.ROW * len(plan.parts) :].reshape(n, worker.ROW)[:, worker.W_DONE]
+    workers = pd.DataFrame(
+        {
+            "node": agents["node"][:n],
+            "chunks": chunks,
+            "end_s": agents["end_s"][:n] - offset_s,
+            "cpu_s": agents["used_s"][:n],
+        }
+    )
+    loads = pd.DataFrame(
+        {
+            "entry": _entries(machine),
+            "node": agents["node"][n:],
+            "cpu_s": agents["used_s"][n:],
+            "end_s": agents["end_s"][n:] - offset_s,
+            "done_s": agents["done"][n:],
+        }
+    )
+    trace = None if rows is None else _trace(rows, offset_s)
+    return Simulation(machine, plan, float(workers.end_s.max()) if n else 0.0, workers, loads, trace, events)
+
+
+def _offset_s(machine: Machine) -> float:
+    """Return how long before the task the first load starts."""
+    return -min((0.0, *(load.start_s for load in machine.load if load.threads)))
+
+
+def _trace(rows: np.ndarray, offset_s: float) -> pd.DataFrame:
+    table = pd.DataFrame(rows, columns=list(TRACE_COLUMNS))
+    table[["t0_s", "t1_s"]] -= offset_s
+    return table.astype(dict.fromkeys(TRACE_COLUMNS[:4], np.int64))

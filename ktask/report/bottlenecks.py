@@ -1,0 +1,331 @@
+"""Why not n times as fast: where the thread time of a path goes, by trace, CPU time and roof."""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+
+from ktask.common import units
+from ktask.lab.measure import stats
+from ktask.report import markup
+from ktask.report import sentences as words
+from ktask.report.tables import CASE, PATH, sort_cases
+
+# What is said of a path depends on these only where the whole interval is on one side.
+GOOD_EFFICIENCY = 0.9  # this much of the ideal speedup counts as "scales"
+NEAR_ROOF = 0.85  # this share of the highest user-space rate leaves nothing to gain
+LOSSES = ("start", "gaps", "end", "slower")
+TRACED = ("chunks", "spread", "traced_apart", "traced_s")
+ALONE = ("alone", "alone_low", "alone_high")
+TYPICAL = 1.25  # a traced repetition that took more, or less, by this factor is no evidence on the others
+MOST_OF_IT = 0.5  # a cause that explains this share of a loss is named
+
+
+@dataclass(frozen=True)
+class Roof:
+    """The highest user-space zeroing rate of a run: what the memory takes with the kernel out of the way."""
+
+    bytes_per_s: float
+    label: str
+
+
+def memory_roof(scaling: pd.DataFrame) -> Roof | None:
+    """Return the bandwidth roof measured in this run at the largest size, None without such a measurement."""
+    user = scaling[(scaling["workload"] == "zeroing") & (scaling["backend"] == "user") & (scaling["n"] > 0)]
+    if user.empty:
+        return None
+    largest = user[user["size_bytes"] == user["size_bytes"].max()]
+    best = largest.sort_values("bandwidth").iloc[-1]
+    return Roof(float(best["bandwidth"]), f"{best['method']}, {words.count(int(best['threads']), 'thread')}")
+
+
+def trace_losses(trace: pd.DataFrame) -> dict[str, float]:
+    """Return where the thread time of one traced repetition went, as shares of threads times wall time.
+
+    `start`: before the first chunk of each thread, all of it for a thread that got none; `gaps`: between
+    chunks; `end`: after the last one; `chunks`: inside chunks. They add up to 1. `spread` is the longest
+    time inside chunks of any thread over the mean, and `traced_apart` the share of the wall time between the
+    first and the last thread to end.
+    """
+    threads, wall_s = int(trace["threads"].iloc[0]), float(trace["wall_s"].iloc[0])
+    found = trace.groupby("helper").agg(first=("t0_s", "min"), last=("t1_s", "max"))
+    spent = (trace["t1_s"] - trace["t0_s"]).groupby(trace["helper"]).sum()
+    total_s, idle = threads * wall_s, threads - len(found)
+    start, end = found["first"].sum() + idle * wall_s, (wall_s - found["last"]).clip(lower=0).sum()
+    gaps = ((found["last"] - found["first"]) - spent).sum()
+    parts = {"start": start, "gaps": gaps, "end": end, "chunks": spent.sum()}
+    shares = {name: float(part / total_s) for name, part in parts.items()}
+    apart = float(np.ptp(found["last"]) / wall_s)
+    return shares | {"spread": float(spent.max() / (spent.sum() / threads)), "traced_apart": apart}
+
+
+def limits_table(scaling: pd.DataFrame, traces: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Return, per path at the largest size and the most threads, the evidence on why it is not n times.
+
+    With a trace of the cell, the columns of `trace_losses`, and `slower`: how much of the thread time inside
+    chunks is more than the serial call took for the same work. `roof_share` is the share of `memory_roof`,
+    for zeroing only. `alone` is the time of one thread in the same chunks over that of the serial call, and
+    `cutting` what that is of the thread time, at the least that its interval allows. `limit` is one of
+    `LIMIT_LABELS`.
+    """
+    several = scaling[~scaling["baseline"].astype(bool) & (scaling["threads"] > 1) & (scaling["n"] > 0)]
+    columns = ["roof_share", *LOSSES, *TRACED, "cutting", *ALONE]
+    if several.empty:
+        return several.assign(limit=[], **{name: [] for name in columns})
+    last = several.sort_values(["size_bytes", "threads"]).groupby(PATH, as_index=False).tail(1).copy()
+    roof = memory_roof(scaling)
+    share = last["bandwidth"] / roof.bytes_per_s if roof else np.nan
+    last["roof_share"] = np.where(last["workload"] == "zeroing", share, np.nan)
+    last["roof_share_low"] = last["roof_share"] * last["bandwidth_low"] / last["bandwidth"]
+    found = pd.DataFrame([_losses(row, traces) for _, row in last.iterrows()], index=last.index)
+    last = last.join(found.reindex(columns=[*LOSSES, *TRACED]))
+    last = last.join(pd.DataFrame([_alone(row, scaling) for _, row in last.iterrows()], index=last.index))
+    last["limit"] = [_limit(row) for _, row in last.iterrows()]
+    return sort_cases(last)
+
+
+def _losses(row: pd.Series, traces: pd.DataFrame | None) -> dict[str, float]:
+    if traces is None or not len(mine := traces[traces["cell_id"] == row["cell_id"]]):
+        return {}
+    if int(mine["threads"].iloc[0]) != row["threads"]:
+        return {}
+    found, wall_s = trace_losses(mine), float(mine["wall_s"].iloc[0])
+    serial = row["base_wall"] / (row["threads"] * wall_s)
+    return found | {"slower": found["chunks"] - serial, "traced_s": wall_s}
+
+
+def _alone(row: pd.Series, scaling: pd.DataFrame) -> dict[str, float]:
+    """Return what one thread took for the same chunks, over the serial call; NaN if that was not measured."""
+    alone = ~scaling["baseline"].astype(bool) & (scaling["threads"] == 1) & (scaling["n"] > 0)
+    chunked = scaling[alone & (scaling[CASE] == row[CASE]).all(axis=1)]
+    if chunked.empty:
+        return dict.fromkeys(["cutting", *ALONE], np.nan)
+    one = chunked.iloc[0]
+    ends = (one["speedup"], one["speedup_high"], one["speedup_low"])  # the inverse of a speedup
+    found = {name: 1 / end for name, end in zip(ALONE, ends, strict=True)}
+    least = (found["alone_low"] - 1) * row["base_wall"] / (row["threads"] * row["wall"])
+    return found | {"cutting": least}
+
+
+LIMIT_LABELS = {
+    "scales": "scales",
+    "near": "about 90 %",
+    "start": "late start",
+    "gaps": "between chunks",
+    "end": "imbalance",
+    "roof": "memory roof",
+    "cutting": "cutting",
+    "busy": "busy, slower",
+    "waiting": "waiting",
+    "both": "busy or waiting",
+    "unknown": "undecided",
+}
+LIMIT_WORDS = {
+    "start": "the largest loss is before a helper has its first chunk: start-up, for this little work",
+    "gaps": "the largest loss is between chunks: taking the next one, or being interrupted",
+    "end": "the largest loss is after a thread's last chunk: imbalance, which smaller chunks may help",
+    "roof": "the rate is that of plain user-space stores: the memory takes no more",
+    "cutting": "in chunks the range is dearer than in one piece for one thread already: a system call for "
+    "each, and what it ends with",
+    "busy": "the threads ran, but the same work took them longer: a lock they spin on, the fault path, or "
+    "memory and caches that they share",
+    "waiting": "the threads were off the CPU part of the time: a lock they sleep on, or scheduling",
+    "both": "the same work took more CPU time, and the threads were off the CPU part of the time; which of "
+    "them costs more is not decided",
+    "unknown": "the evidence does not decide it",
+}
+
+
+def _limit(row: pd.Series) -> str:
+    if np.isnan(row["efficiency"]) or row["n"] < stats.ENOUGH:
+        return "unknown"
+    if row["efficiency_high"] >= GOOD_EFFICIENCY:
+        return "scales" if row["efficiency_low"] >= GOOD_EFFICIENCY else "near"
+    losses = {name: row[name] for name in LOSSES if _has_typical_trace(row)}
+    largest = max(losses, key=lambda name: losses[name], default="slower")
+    return largest if largest != "slower" else _limit_of_chunks(row)
+
+
+def _has_typical_trace(row: pd.Series) -> bool:
+    """Return whether there is a traced repetition that took about as long as the others."""
+    return bool(1 / TYPICAL < row["traced_s"] / row["wall"] < TYPICAL)
+
+
+def _limit_of_chunks(row: pd.Series) -> str:
+    """Return why the threads are slower inside chunks."""
+    lost = row["slower"] if _has_typical_trace(row) else 1 - row["efficiency"]
+    if row["roof_share_low"] >= NEAR_ROOF:
+        return "roof"
+    if row["cutting"] >= MOST_OF_IT * lost:
+        return "cutting"
+    if np.isnan(row["busy"]) or np.isnan(row["cpu_cost"]):
+        return "unknown"
+    if _more_cpu(row, "_low") >= 1 - row["busy_low"]:
+        return "busy"
+    return "waiting" if _more_cpu(row, "_high") < 1 - row["busy_high"] else "both"
+
+
+def _more_cpu(row: pd.Series, end: str) -> float:
+    """Return how much of the thread time is more CPU time than the serial call took."""
+    return row[f"busy{end}"] * (1 - 1 / row[f"cpu_cost{end}"])
+
+
+def finding(limits: pd.DataFrame) -> Markup:
+    """Return why the speedup is not the number of threads: what scales, and a line per path that does not."""
+    limits = limits[limits["efficiency"].notna()]
+    if limits.empty:
+        return Markup("")
+    head = Markup("<b>Why not {}?</b>").format(_times(sorted(set(limits["threads"]))))
+    few = limits[limits["n"] < stats.ENOUGH]
+    rest = limits.drop(few.index)
+    good, near = (rest[rest["limit"] == name] for name in ("scales", "near"))
+    bad = rest.drop(good.index).drop(near.index)
+    lines = [Markup("<li>{}</li>").format(_reason(row)) for _, row in bad.iterrows()]
+    names = words.listed([words.path_label(row) for _, row in few.iterrows()])
+    told = [f"Too few repetitions to tell: {names}."] * bool(names)
+    return markup.join(
+        [
+            markup.paragraph(
+                head, _scaling(good, len(good) == len(limits)), _undecided(near), _cutting(limits), *told
+            ),
+            Markup("<ul>{}</ul>").format(markup.join(lines)) if lines else "",
+        ]
+    )
+
+
+def _times(counts: list[int]) -> str:
+    return (
+        {2: "double"}.get(counts[-1], f"{counts[-1]} times")
+        if len(counts) == 1
+        else "as many times as threads"
+    )
+
+
+def _scaling(rows: pd.DataFrame, is_all: bool) -> str:
+    """Return which paths need no explanation, with their share of the ideal."""
+    if rows.empty:
+        return ""
+    shares = [f"{words.path_label(row)} {words.percent(row['efficiency'])}" for _, row in rows.iterrows()]
+    head = "It is, or nearly" if is_all else "Some paths are, or nearly"
+    return f"{head}: {words.listed(shares)} of the ideal."
+
+
+def _undecided(rows: pd.DataFrame) -> str:
+    """Return which paths have the limit of what counts as scaling in their interval."""
+    if rows.empty:
+        return ""
+    shares = [
+        f"{words.path_label(row)} {words.value(row, 'efficiency', units.PERCENT)}"
+        for _, row in rows.iterrows()
+    ]
+    limit = words.percent(GOOD_EFFICIENCY)
+    return f"Not decided, as the interval holds {limit}: {words.listed(shares)} of the ideal."
+
+
+def _cutting(rows: pd.DataFrame) -> str:
+    """Return what cutting the range costs without any second thread, empty if that was not measured."""
+    known = rows[rows["alone"].notna()].sort_values("alone")
+    if known.empty:
+        return ""
+    low, high = known.iloc[0], known.iloc[-1]
+    ends = list(
+        dict.fromkeys(f"{words.value(row, 'alone')} ({words.path_label(row)})" for row in (low, high))
+    )
+    return f"Cutting alone: one thread in the same chunks takes {' to '.join(ends)} times the serial time."
+
+
+def _reason(row: pd.Series) -> Markup:
+    """Return what one path lost, the evidence for it, and what is known to end its scaling."""
+    known = words.method_limit(row["workload"], row["method"])
+    return Markup("<b>{}</b>, {} of the ideal: {}{}.{}").format(
+        words.path_label(row),
+        words.percent(row["efficiency"]),
+        LIMIT_WORDS[row["limit"]],
+        _evidence(row),
+        Markup(" <i>Known of this path:</i> {}").format(markup.with_code(known)) if known else "",
+    )
+
+
+def _evidence(row: pd.Series) -> str:
+    """Return the numbers behind a verdict: the share lost there, the CPU time, the share of the roof."""
+    parts = []
+    if row["limit"] in LOSSES:
+        parts.append(f"{words.percent(row[row['limit']])} of the thread time in the traced repetition")
+    elif row["limit"] in ("busy", "waiting", "both"):
+        if _has_typical_trace(row) and row["slower"] > 0:
+            parts.append(f"{words.percent(row['slower'])} of the thread time inside chunks")
+        parts.append(f"CPU time {words.value(row, 'cpu_cost')} times that of the serial call")
+        parts.append(f"on the CPU {words.value(row, 'busy', units.PERCENT)} of the time")
+    if row["limit"] == "cutting":
+        parts.append(
+            f"one thread in the same chunks takes {words.value(row, 'alone')} times as long as in one piece"
+        )
+    if np.isfinite(row["roof_share"]):
+        parts.append(f"{words.percent(row['roof_share'])} of the highest user-space rate")
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+WORTH_SHOWING = 0.005  # a loss below this on every path rounds to 0 %
+COLUMNS = {
+    "start": "Before first chunk",
+    "gaps": "Between chunks",
+    "end": "After last chunk",
+    "slower": "Slower in chunks",
+    "roof_share": "Of user-space rate",
+}
+
+
+def table(limits: pd.DataFrame, key: str) -> Markup:
+    """Return the evidence as a table, one row per path; columns with nothing to show are left out.
+
+    What is the same for all rows, size or threads, is in the caption.
+    """
+    if limits.empty:
+        return Markup("")
+    cells = _columns(limits)
+    rows = [[cell(row) for cell in cells.values()] for _, row in limits.iterrows()]
+    numeric = [name for name in cells if name not in ("Path", "Limit")]
+    return markup.table(list(cells), rows, caption=_caption(limits, cells), key=key, numeric=numeric)
+
+
+def _columns(limits: pd.DataFrame) -> dict[str, Callable[[pd.Series], object]]:
+    """Return the columns with something to show, each by its title, as a function of a row."""
+
+    def percent_of(name: str) -> Callable[[pd.Series], str]:
+        return lambda row: words.percent(row[name])
+
+    has_alone, has_apart = (limits[name].notna().any() for name in ("alone", "apart"))
+    has_sizes, has_counts = (limits[name].nunique() > 1 for name in ("size_bytes", "threads"))
+    losses = [name for name in COLUMNS if (limits[name].abs() >= WORTH_SHOWING).any()]
+    columns = {
+        "Path": (words.path_label, True),
+        "Size": (lambda row: units.fmt_size(row["size_bytes"]), has_sizes),
+        "Threads": (lambda row: row["threads"], has_counts),
+        "Limit": (lambda row: LIMIT_LABELS[row["limit"]], True),
+        "Share of ideal": (lambda row: words.value(row, "efficiency", units.PERCENT), True),
+        "CPU time ratio": (lambda row: words.value(row, "cpu_cost"), True),
+        "On CPU": (percent_of("busy"), True),
+        "Threads end apart": (percent_of("apart"), has_apart),
+        "Chunks, 1 thread": (lambda row: words.value(row, "alone"), has_alone),
+        **{COLUMNS[name]: (percent_of(name), True) for name in losses},
+    }
+    return {title: cell for title, (cell, is_shown) in columns.items() if is_shown}
+
+
+CAPTIONS = {
+    "CPU time ratio": "of all threads over that of the serial call.",
+    "Threads end apart": "the time from the first thread that is done to the last, over the wall time.",
+    "Chunks, 1 thread": "the time of one thread in the same chunks over that of the serial call.",
+}
+
+
+def _caption(limits: pd.DataFrame, columns: Collection[str]) -> str:
+    threads = words.count(int(limits["threads"].iloc[0]), "thread")
+    same = [threads] * ("Threads" not in columns) + [words.sizes_of(limits)] * ("Size" not in columns)
+    head = ", ".join(["Evidence on what keeps the speedup below the number of threads", *same])
+    told = [f"{name}: {text}" for name, text in CAPTIONS.items() if name in columns]
+    if limits["traced_s"].notna().any():
+        told.append("Losses are shares of threads times wall time in one traced repetition; 0 % is left out.")
+    return f"{head}; median [95 % interval]. {' '.join(told)}"

@@ -1,0 +1,321 @@
+"""Bigger machines of the same kind: what the laws and the simulator say, beside what was measured.
+
+The laws see times only. The simulator is calibrated from the same run, and carries out the chunks that the
+policy would hand out on a machine with more CPUs. Where the two part, nobody has measured who is right.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Drawing
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from ktask.common import units
+from ktask.engine.policy import MOST_CPUS
+from ktask.models.simulation.calibrate import calibrate, measured_walls
+from ktask.models.simulation.machines import Machine
+from ktask.models.simulation.what_if import repeated_walls
+from ktask.report import markup, tables
+from ktask.report import sentences as words
+from ktask.report.charts import (
+    INK,
+    SERIES,
+    WARN,
+    Figure,
+    build,
+    leftmost,
+    legend,
+    panel_size,
+    panels,
+    set_title,
+    thread_axis,
+)
+from ktask.report.model import LEVEL_PERCENT, Fitted
+from ktask.report.tables import PATH, Run
+
+PREDICTION_KEY = "relatives"  # "prediction" is the section
+SEEDS = 9
+ROOM_BELOW = 0.6
+UNKNOWN = ("simulated_s", "simulated_low_s", "simulated_high_s", "simulated_speedup", "most_chunks")
+
+
+@dataclass(frozen=True)
+class Relatives:
+    """What is to be expected of bigger machines.
+
+    Attributes
+    ----------
+    table : DataFrame
+        `Fitted.curve` of every path, and per thread count the simulated time with its 5th and 95th percentile
+        (`simulated_s`, `simulated_low_s`, `simulated_high_s`, seconds), the simulated speedup over the
+        simulated one-thread time, how many chunks of the least size there are (`most_chunks`), and
+        `measured_speedup` with interval. NaN where there is none.
+    machine : Machine or None
+        The relative that was simulated, calibrated from the run.
+    walls : DataFrame
+        What it was calibrated from (`measured_walls`).
+    reason : str
+        Why nothing was simulated; empty if something was.
+    """
+
+    table: pd.DataFrame
+    machine: Machine | None
+    walls: pd.DataFrame
+    reason: str = ""
+
+    @property
+    def simulated(self) -> pd.DataFrame:
+        """The rows that were simulated."""
+        return self.table[self.table["simulated_s"].notna()]
+
+
+def relatives(run: Run, fits: Sequence[Fitted]) -> Relatives:
+    """Return laws and simulation beside the measured times of a run."""
+    curves = [_measured(one) for one in fits]
+    most = max((int(curve["threads"].max()) for curve in curves), default=1)
+    asked = _asked(run)
+    try:
+        bigger = relative_of(calibrate(run), most)
+        told = [_simulated(bigger, curve, asked) for curve in curves]
+    except ValueError as error:
+        plain = [curve.assign(**dict.fromkeys(UNKNOWN, np.nan)) for curve in curves]
+        return Relatives(_below(plain), None, pd.DataFrame(), str(error))
+    return Relatives(_below(told), bigger, measured_walls(run))
+
+
+def relative_of(machine: Machine, threads: int) -> Machine:
+    """Return the machine, its cores doubled until a task gets `threads`: 4/5 of the CPUs, and one."""
+    while 4 * machine.cpus // 5 + 1 < threads:
+        if 2 * machine.cpus > MOST_CPUS:
+            raise ValueError(f"a machine for {threads} threads has more than {MOST_CPUS} CPUs")
+        machine = replace(machine, cores_per_node=2 * machine.cores_per_node)
+    return machine
+
+
+def _below(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*PATH, *UNKNOWN])
+
+
+def _measured(one: Fitted) -> pd.DataFrame:
+    """Return the curve of a path with measured speedups and their intervals."""
+    rows = one.measured.set_index("threads").reindex(one.curve["threads"])
+    base = one.measured["wall"].iloc[0]
+    ends = {"": "wall", "_low": "wall_high", "_high": "wall_low"}
+    return one.curve.assign(
+        **{f"measured_speedup{end}": base / rows[name].to_numpy() for end, name in ends.items()}
+    )
+
+
+def _asked(run: Run) -> pd.DataFrame:
+    """Return one row per path and size: the kind of work, policy and least chunk that were measured."""
+    rows = tables.repetitions(run)
+    rows["label"] = tables.policy_labels(rows)
+    rows = rows[~rows["baseline"]].assign(policy_name=lambda table: table["policy"])
+    rows = rows.assign(policy=rows["label"]).drop_duplicates([*PATH, "size_bytes"])
+    work = rows[["workload", "method", "page_kind", "options"]].itertuples(index=False)
+    return rows.assign(work=["-".join(filter(None, row)) for row in work]).set_index([*PATH, "size_bytes"])
+
+
+def _simulated(bigger: Machine, curve: pd.DataFrame, asked: pd.DataFrame) -> pd.DataFrame:
+    """Return a curve with what the simulator says; NaN for work that it was not calibrated on."""
+    case = asked.loc[tuple(curve.iloc[0][[*PATH, "size_bytes"]])]
+    if case["work"] not in bigger.work:
+        return curve.assign(**dict.fromkeys(UNKNOWN, np.nan))
+    how = {
+        "min_chunk": int(case["min_chunk_size"]),
+        "policy_name": case["policy_name"],
+        "low_priority": False,
+    }
+    machine, size = bigger.for_work(case["work"]), int(case.name[-1])
+    walls = [repeated_walls(machine, size, seeds=SEEDS, max_threads=int(n), **how) for n in curve["threads"]]
+    low, middle, high = np.quantile(walls, (0.05, 0.5, 0.95), axis=1)
+    found = (middle, low, high, middle[0] / middle, math.ceil(size / how["min_chunk"]))
+    return curve.assign(**dict(zip(UNKNOWN, found, strict=True)))
+
+
+# --- figure ------------------------------------------------------------------------------------------------
+
+
+def prediction_figure(found: Relatives, key: str) -> Figure | None:
+    """Draw measured speedups, law with interval and simulated curve, one panel per path."""
+    if found.table.empty:
+        return None
+    paths = [rows for _, rows in found.table.groupby([*PATH, "size_bytes"], sort=False)]
+    return build(
+        key,
+        panel_size(len(paths), 1.75),
+        lambda drawing: _paint(drawing, paths),
+        data=found.table,
+        caption=_caption(found),
+        alt=_alt(found),
+    )
+
+
+def _paint(drawing: Drawing, paths: Sequence[pd.DataFrame]) -> None:
+    axes = panels(drawing, len(paths), sharex=True, sharey=True)
+    first = axes[0]  # the others share its scales: set for each of 15, they took 0.2 s
+    first.set_xscale("log", base=2)
+    first.set_yscale("log", base=2)
+    first.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    counts = sorted({n for rows in paths for n in rows["threads"]})
+    first.yaxis.set_minor_locator(NullLocator())
+    first.yaxis.set_major_locator(FixedLocator(counts))
+    thread_axis(first, counts)
+    for axis, rows in zip(axes, paths, strict=True):
+        _draw(axis, rows)
+        axis.set_xlabel("threads")
+        set_title(axis, f"{words.workload_label(rows.workload.iloc[0])}, {words.path_label(rows.iloc[0])}")
+    first.set_ylim(bottom=ROOM_BELOW * first.get_ylim()[0])  # for the words at the bottom of each panel
+    for axis in leftmost(axes):
+        axis.set_ylabel("speedup")
+    legend(drawing, axes)
+
+
+def _draw(axis: Axes, rows: pd.DataFrame) -> None:
+    threads = rows["threads"]
+    axis.plot(threads, threads, color=INK, linewidth=0.8, linestyle=":", label="ideal")
+    axis.plot(threads, rows["speedup"], color=SERIES[0], label="fitted law")
+    axis.fill_between(
+        threads, rows["speedup_low"], rows["speedup_high"], color=SERIES[0], alpha=0.18, linewidth=0,
+        label=f"its {LEVEL_PERCENT} % interval",
+    )  # fmt: skip
+    if rows["simulated_speedup"].notna().any():
+        style = {"color": SERIES[1], "linestyle": (0, (4, 1.5)), "marker": "s", "markersize": 3}
+        axis.plot(threads, rows["simulated_speedup"], label="simulated", **style)
+    known = rows[rows["measured_s"].notna()]
+    middle = known["measured_speedup"]
+    reach = np.vstack([middle - known["measured_speedup_low"], known["measured_speedup_high"] - middle])
+    axis.errorbar(
+        known["threads"], middle, yerr=np.nan_to_num(reach).clip(min=0), color=INK, marker="o",
+        markersize=3.5, linestyle="none", capsize=2, label="measured",
+    )  # fmt: skip
+    _warn(axis, rows)
+
+
+def _warn(axis: Axes, rows: pd.DataFrame) -> None:
+    """Shade and name what is more than twice the measured range away."""
+    if rows["beyond"].any():
+        start, end = rows.loc[~rows["beyond"], "threads"].max(), rows["threads"].max()
+        axis.axvspan(start, end, color=WARN, alpha=0.08, linewidth=0, label="a guess")
+        place = axis.get_xaxis_transform()
+        axis.text(
+            math.sqrt(start * end), 0.02, "beyond 2×", color=WARN, fontsize=6.5, ha="center", transform=place
+        )
+
+
+# --- words -------------------------------------------------------------------------------------------------
+
+
+def _caption(found: Relatives) -> Markup:
+    """Return how far law and simulation agree, and what is drawn."""
+    rest = (
+        "Points: measured medians with 95 % intervals, {} repetitions per point. Dotted: ideal. Shaded in "
+        "the colour of warnings: more than twice the measured threads away."
+    )
+    n = words.n_range(found.table.dropna(subset="measured_s"))
+    return markup.join([*_agreement(found), rest.format(n)], " ")
+
+
+def _agreement(found: Relatives) -> list[str]:
+    ahead = found.simulated[found.simulated["measured_s"].isna()]
+    if ahead.empty:
+        return ["No simulated curve is drawn; the text says why."]
+    inside = ahead[
+        (ahead["simulated_speedup"] >= ahead["speedup_low"])
+        & (ahead["simulated_speedup"] <= ahead["speedup_high"])
+    ]
+    counts = [
+        f"{(inside['threads'] == n).sum()} of {words.count(number, 'path')} with {n}"
+        for n, number in ahead["threads"].value_counts().sort_index().items()
+    ]
+    apart = ahead.loc[np.log(ahead["simulated_speedup"] / ahead["speedup"]).abs().idxmax()]
+    simulated, law = (units.fmt_number(apart[name]) for name in ("simulated_speedup", "speedup"))
+    return [
+        f"The simulation lies within the interval of the law for {words.listed(counts)} threads.",
+        f"They are farthest apart for {words.case_label(apart)} with {int(apart['threads'])} threads: "
+        f"simulated {simulated}, law {law}"
+        + ("." if apart["most_chunks"] >= apart["threads"] else _few_chunks(apart)),
+    ]
+
+
+def _few_chunks(row: pd.Series) -> str:
+    chunks = words.count(int(row["most_chunks"]), "chunk")
+    return f", which does not know that it cannot be cut into more than {chunks}."
+
+
+def _alt(found: Relatives) -> str:
+    """Return the last point of every path in words."""
+    parts = []
+    for _, rows in found.table.groupby([*PATH, "size_bytes"], sort=False):
+        last = rows.iloc[-1]
+        law, simulated = (units.fmt_number(last[name]) for name in ("speedup", "simulated_speedup"))
+        said = f", simulated {simulated}" if pd.notna(last["simulated_speedup"]) else ", not simulated"
+        path = f"{last['workload']} {words.path_label(last)}"
+        parts.append(f"{path} with {int(last['threads'])} threads: law {law}{said}")
+    return f"Measured, fitted and simulated speedup against threads. {'; '.join(parts)}."
+
+
+def rests_on(found: Relatives) -> Markup:
+    """Return in plain words what law and simulation rest on, and what they cannot know."""
+    if found.machine is None:
+        return markup.paragraph(f"Nothing was simulated: {found.reason}.")
+    if found.simulated.empty:
+        return markup.paragraph("Nothing was simulated: no path has both a law and a calibrated machine.")
+    return markup.join([markup.paragraph(*_laws(), *_simulation(found)), markup.paragraph(*_limits(found))])
+
+
+def _laws() -> list[str]:
+    return [
+        "What this rests on: the law of a path sees the measured times of its largest size, and what "
+        "published curves usually look like."
+    ]
+
+
+def _simulation(found: Relatives) -> list[str]:
+    machine, walls = found.machine, found.walls
+    works = [machine.for_work(name) for name in dict.fromkeys(machine.work)]
+    costs = [100 * work.contention for work in works]
+    cost = " to ".join(dict.fromkeys(units.fmt_number(end, 2) for end in (min(costs), max(costs))))
+    sizes = " to ".join(
+        dict.fromkeys(units.fmt_size(end) for end in (walls.size_bytes.min(), walls.size_bytes.max()))
+    )
+    counts = words.listed([str(n) for n in sorted(set(walls["threads"]))])
+    ends = {
+        "that the memory has a roof": sum(math.isfinite(work.node_bandwidth) for work in works),
+        "that threads take turns at a lock": sum(work.lock_share > 0 for work in works),
+    }
+    roof = "".join(f", or {said} ({words.count(n, 'kind')})" for said, n in ends.items() if n)
+    told = [
+        f"The simulation knows from the times of {counts} threads over {sizes} what a byte costs one thread, "
+        f"and what each further thread costs all others ({cost} % by kind of work){roof}."
+    ]
+    if any(work.helper_start_s for work in works):
+        told.append(
+            "From the timelines it has when a helper begins and how far equal chunks spread; it takes "
+            f"the median of {SEEDS} simulations."
+        )
+    else:
+        told.append(
+            "The run kept no timelines, so that helpers begin at once and equal chunks take equally long."
+        )
+    told.append(
+        f"It hands out the chunks that the policy would, on a machine of this kind with {machine.cpus} CPUs "
+        f"({words.count(machine.nodes, 'node')})."
+    )
+    return told
+
+
+def _limits(found: Relatives) -> list[str]:
+    left = found.table[found.table["simulated_s"].isna()].drop_duplicates(PATH)
+    names = [f"{row['workload']} {words.path_label(row)}" for _, row in left.iterrows()]
+    return [
+        "Neither knows what these threads did not meet: a roof of the memory that they do not reach, a "
+        "second node, siblings on a core, a lock that so few do not wait for. Where one of these "
+        "comes first, the simulated curve bends too late.",
+        f"Not simulated, because their chunks are not all alike: {words.listed(names)}." if names else "",
+    ]

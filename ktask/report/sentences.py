@@ -1,0 +1,443 @@
+"""Sentences made from the tables: labels, captions, findings, claims and reasons.
+
+No sentence says more than its rows carry, and every number comes with its interval, n and size. Names that
+come from outside are escaped wherever they enter HTML.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+from scipy.stats import spearmanr
+
+from ktask.common import units
+from ktask.lab.measure import stats
+from ktask.lab.measure.stats import NoiseFloor
+from ktask.report import markup
+from ktask.report.tables import PATH, as_estimate, at_best, bimodal
+from ktask.workloads import registry
+
+Row = pd.Series | dict[str, Any]
+
+KIND_LABELS = {"4KiB": "4 KiB", "2MiB": "2 MiB", "1GiB": "1 GiB"}
+WORKLOAD_LABELS = {"page_walk": "Page walk"}
+LONGEST_LABEL = 40
+FAR_APART = 20
+
+
+# --- labels --------------------------------------------------------------------------------------------
+
+
+def count(number: int, noun: str) -> str:
+    """Return "1 thread", "2 threads"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def short(text: str) -> str:
+    """Return `text`, cut to what a label can hold."""
+    return text if len(text) <= LONGEST_LABEL else text[: LONGEST_LABEL - 1] + "…"
+
+
+def listed(parts: Sequence[str]) -> str:
+    """Return "a", "a and b", "a, b and c"."""
+    return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
+
+
+def kind_label(page_kind: str) -> str:
+    """Return the page kind as text: "4 KiB", "THP"."""
+    return KIND_LABELS.get(page_kind, short(page_kind))
+
+
+def workload_label(workload: str) -> str:
+    """Return the workload as a title: "Page walk"."""
+    return short(WORKLOAD_LABELS.get(workload, workload.replace("_", " ").capitalize()))
+
+
+def path_label(row: Row) -> str:
+    """Return method and pages, and the policy if there are several: "populate (2 MiB)"."""
+    inner = ", ".join(filter(None, [kind_label(row["page_kind"]), row.get("options"), row.get("policy")]))
+    return short(f"{row['method']} ({inner})")
+
+
+def threads_label(row: Row) -> str:
+    """Return the threads of a row, and with one which way: "1 serial", "1 in chunks", "2"."""
+    alone = "1 serial" if row["baseline"] else "1 in chunks"
+    return alone if row["threads"] == 1 else str(row["threads"])
+
+
+def case_label(row: Row) -> str:
+    """Return path and size with the workload: "zeroing populate (2 MiB), 1 GiB"."""
+    return f"{short(row['workload'])} {path_label(row)}, {units.fmt_size(row['size_bytes'])}"
+
+
+def value(row: Row, name: str, scale: units.Scale = units.RATIO) -> str:
+    """Return median and interval of a column."""
+    return units.fmt_estimate(as_estimate(row, name), scale)
+
+
+def wall(row: Row, name: str = "wall") -> str:
+    """Return a wall time with its interval."""
+    return value(row, name, units.time_scale(row[name]))
+
+
+def rate(row: Row) -> str:
+    """Return a rate with its interval, in the unit of the workload."""
+    return value(row, "rate", units.rate_scale(row["rate"], row["unit"]))
+
+
+def n_range(data: pd.DataFrame) -> str:
+    """Return "n = 7" or "n = 5 to 7"."""
+    low, high = int(data["n"].min()), int(data["n"].max())
+    return f"n = {low}" if low == high else f"n = {low} to {high}"
+
+
+def repetitions(data: pd.DataFrame) -> str:
+    """Return "n = 1 repetition" or "n = 5 to 7 repetitions"."""
+    return f"{n_range(data)} repetition{'s' * bool(data['n'].max() != 1)}"
+
+
+def interval_note(data: pd.DataFrame, kind: str = stats.INTERVAL_KIND) -> str:
+    """Return what points and bars are: kind of interval, n, and the level of repetition."""
+    few = data["n"].min() < stats.ENOUGH
+    tail = f" Below n = {stats.ENOUGH} they are ranges, and there is no verdict." if few else ""
+    return f"Bars: {kind}, {repetitions(data)} per point, all inside the process of their case.{tail}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time that people wait for: "12 s", "4 min"."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+# --- sentences on a set of paths -----------------------------------------------------------------------
+
+
+VERDICT_WORDS = {
+    "faster": "faster than {}",
+    "slower": "slower than {}",
+    "no change": "not distinguishable from {}",
+    "unknown": "undecided for lack of repetitions",
+}
+
+
+def tally(rows: pd.DataFrame, kind: str = "") -> str:
+    """Return how many rows are faster, slower or neither, in words; the verdict counts, not the median.
+
+    `kind` and a blank may stand before "path".
+    """
+    counts = rows["verdict"].value_counts()
+    found = {name: int(counts[name]) for name in VERDICT_WORDS if name in counts}
+    texts = [VERDICT_WORDS[name] for name in found]
+    texts = [text.format("it" if i else "the serial call") for i, text in enumerate(texts)]
+    if len(found) == 1:
+        total = len(rows)
+        wholes = {1: f"the one measured {kind}path is", 2: f"both {kind}paths are"}
+        return f"{wholes.get(total, f'all {total} {kind}paths are')} {texts[0]}"
+    numbers = [f"{number} {'is' if number == 1 else 'are'}" for number in found.values()]
+    parts = [" ".join(pair) for pair in zip(numbers, texts, strict=True)]
+    return f"of {count(len(rows), f'{kind}path')}, {listed(parts)}"
+
+
+def extremes(rows: pd.DataFrame) -> Markup:
+    """Return the highest and, if it differs, the lowest speedup, with labels and intervals."""
+    known = rows[rows["speedup"].notna()].sort_values("speedup")
+    if known.empty:
+        return Markup("")
+    low, high = known.iloc[0], known.iloc[-1]
+    text = Markup("{} has a speedup of {}").format(path_label(high), value(high, "speedup"))
+    if len(known) > 1:
+        text += Markup(", {} one of {}").format(path_label(low), value(low, "speedup"))
+    return text
+
+
+def sizes_of(data: pd.DataFrame) -> str:
+    """Return the size, or the smallest and the largest, as text."""
+    sizes = sorted(set(data["size_bytes"]))
+    texts = [units.fmt_size(size) for size in sizes]
+    return texts[0] if len(texts) == 1 else f"{texts[0]} to {texts[-1]}"
+
+
+def threads_of(rows: pd.DataFrame) -> str:
+    """Return the thread count, or the fewest and the most, as text."""
+    counts = sorted(set(rows["threads"]))
+    if len(counts) == 1:
+        return count(counts[0], "thread")
+    return f"{counts[0]} to {counts[-1]} threads, as many as are best for the path"
+
+
+# --- captions and alternative texts --------------------------------------------------------------------
+
+
+def speedup_caption(data: pd.DataFrame, best: pd.DataFrame) -> Markup:
+    """Return the finding on speedup at the best thread count of each path, and how to read the bars."""
+    return Markup("With {}, {}; {}. Size: {}. Dotted: ideal line. {}").format(
+        threads_of(best), tally(best), extremes(best), sizes_of(data), interval_note(data, stats.RATIO_KIND)
+    )
+
+
+def roof_note(allowed: pd.Series, roof: Any) -> str:
+    """Return at which speedup the first and the last path would reach the memory roof; empty without one."""
+    if allowed.empty:
+        return ""
+    ends = [
+        f"{units.fmt_number(allowed[key])} for {path_label(dict(zip(PATH, key, strict=True)))}"
+        for key in dict.fromkeys([allowed.idxmin(), allowed.idxmax()])
+    ]
+    rate_text = units.fmt_rate(roof.bytes_per_s, "byte")
+    return f" The memory roof, {rate_text}, stands at a speedup of {' to '.join(ends)}; drawn where in sight."
+
+
+def speedup_alt(data: pd.DataFrame, workload: str) -> str:
+    """Return the curves in words."""
+    ends = [
+        f"{path_label(row)}: {value(row, 'speedup')} with {count(row['threads'], 'thread')}"
+        for _, row in data[data["threads"] > 1].iterrows()
+    ]
+    return f"Speedup against threads for {workload_label(workload)}, all starting at 1. {'; '.join(ends)}."
+
+
+def throughput_caption(data: pd.DataFrame, roof: tuple[float, str] | None) -> Markup:
+    """Return the range of rates at the largest size, and what the dotted line is."""
+    last = data[data["size_bytes"] == data.groupby(PATH)["size_bytes"].transform("max")]
+    unit = data["unit"].iloc[0]
+    low, high = last.sort_values("throughput").iloc[[0, -1]].to_dict("records")
+    line = Markup("")
+    if roof:
+        line = Markup(" Dotted: the highest user-space zeroing rate at the largest size, {} ({}).").format(
+            units.fmt_rate(roof[0], "byte"), roof[1]
+        )
+    scale = " Both axes are logarithmic." if needs_log(data["throughput"]) else ""
+    ends = "At the largest sizes, rates lie between {} ({}, {}) and {} ({}, {})."
+    if len(last) == 1:
+        ends = "At the largest size, the rate is {} ({}, {})."
+    finding = Markup(ends).format(*_throughput_end(low, unit), *_throughput_end(high, unit))  # noqa: S704
+    return Markup("{}{}{} {}").format(finding, line, scale, interval_note(data))
+
+
+def needs_log(values: pd.Series) -> bool:
+    """Return whether values are too far apart for one linear axis."""
+    return bool(values.max() > FAR_APART * values.min())
+
+
+def _throughput_end(row: Row, unit: str) -> tuple[str, str, str]:
+    text = value(row, "throughput", units.rate_scale(row["throughput"], unit))
+    return text, path_label(row), count(int(row["threads"]), "thread")
+
+
+def throughput_alt(data: pd.DataFrame, workload: str) -> str:
+    """Return the ends of the curves in words."""
+    unit = data["unit"].iloc[0]
+    last = data[data["size_bytes"] == data.groupby(PATH)["size_bytes"].transform("max")]
+    ends = [
+        f"{path_label(row)} with {count(row['threads'], 'thread')}: {units.fmt_rate(row['throughput'], unit)}"
+        for _, row in last.iterrows()
+    ]
+    title = f"Throughput against size for {workload_label(workload)}, {sizes_of(data)}"
+    return f"{title}. At the largest size: {'; '.join(ends)}."
+
+
+TWO_GROUPS = "a gap wider than either group, and than 5 % of the median"
+
+
+def two_groups(data: pd.DataFrame) -> list[str]:
+    """Return the labels of the samples of a distribution that fall apart into two groups."""
+    warm = data[~data["cold"]]
+    groups = warm.groupby([*PATH[:-1], "threads", "baseline"], sort=False)
+    return [
+        f"{path_label(rows.iloc[0])} with {count(threads, 'thread')}"
+        for (*_, threads, _), rows in groups
+        if bimodal(rows["wall_s"].to_numpy())
+    ]
+
+
+SURE = 0.001  # how probable a drift as clear as one that is told may be by chance
+
+
+def drifting(data: pd.DataFrame) -> list[str]:
+    """Return the labels of the samples of a distribution whose times rise or fall with the rounds."""
+    told = []
+    for (*_, threads, _, _), rows in data[~data["cold"]].groupby(
+        [*PATH[:-1], "threads", "baseline", "aa"], sort=False
+    ):
+        if len(rows) < stats.ENOUGH or rows["wall_s"].nunique() == 1:
+            continue
+        found = spearmanr(rows["round"], rows["wall_s"])
+        if found.pvalue < SURE:
+            how = "slower" if found.statistic > 0 else "faster"
+            told.append(f"{path_label(rows.iloc[0])} with {count(threads, 'thread')}, {how}")
+    return list(dict.fromkeys(told))
+
+
+def distribution_caption(data: pd.DataFrame) -> Markup:
+    """Return whether the repetitions form one group, how many were cold, and how to read the strip."""
+    split = two_groups(data)
+    shape = (
+        f"Two groups: {'; '.join(split)}."
+        if split
+        else f"No sample falls apart into two groups ({TWO_GROUPS})."
+    )
+    cold = int(data["cold"].sum())
+    crossed = f"Cold, crossed and in no rate: {cold} of {len(data)}." if cold else "None was cold."
+    drift = drifting(data)
+    shape += f" Drift with the rounds: {'; '.join(drift)}." if drift else ""
+    return Markup(
+        "{} {} All repetitions at the largest size of each path, later ones higher; times are over the "
+        "median of the warm ones, given beside them. One thread: the two equal serial calls together."
+    ).format(shape, crossed)
+
+
+def distribution_alt(data: pd.DataFrame, workload: str) -> str:
+    """Return median and range of each strip in words."""
+    warm = data[~data["cold"]]
+    parts = [
+        f"{path_label(rows.iloc[0])} with {count(threads, 'thread')}: median "
+        f"{units.fmt_time(rows['wall_s'].median())}, from {units.fmt_time(rows['wall_s'].min())} "
+        f"to {units.fmt_time(rows['wall_s'].max())}"
+        for (*_, threads), rows in warm.groupby([*PATH[:-1], "threads"], sort=False)
+    ]
+    return f"Wall times of single repetitions for {workload_label(workload)}. {'; '.join(parts)}."
+
+
+def noise_sentence(workload: str, floor: NoiseFloor) -> str:
+    """Return the noise floor of one workload in words."""
+    one = stats.Estimate(floor.floor, floor.low, floor.high, floor.floor, floor.cells)
+    reach = units.fmt_estimate(one, units.PERCENT, digits=2)
+    return f"{workload_label(workload)} {reach} from {count(floor.cells, 'cell')}"
+
+
+def aa_caption(data: pd.DataFrame, floors: dict[str, NoiseFloor]) -> Markup:
+    """Return how far equal measurements differ, and whether any pair is not equal."""
+    unequal = sum(floor.unequal for floor in floors.values())
+    finding = (
+        "Too few repetitions to tell whether the same measurement twice comes out equal."
+        if data["n"].min() < stats.ENOUGH
+        else f"{unequal} of {count(len(data), 'interval')} {'exclude' if unequal != 1 else 'excludes'} 1"
+        f" (chance alone: about 1 in 20)."
+        if unequal
+        else f"The same measurement twice comes out equal: all {count(len(data), 'interval')} include 1."
+    )
+    floor_text = "; ".join(noise_sentence(name, floor) for name, floor in floors.items())
+    return Markup("{} Noise floor (grey): {}. {}").format(
+        finding, floor_text, interval_note(data, stats.RATIO_KIND)
+    )
+
+
+def aa_alt(data: pd.DataFrame) -> str:
+    """Return the A/A ratios in words."""
+    parts = [f"{case_label(row)}: {value(row, 'ratio')}" for _, row in data.iterrows()]
+    return f"Ratio of two equal serial measurements per cell. {'; '.join(parts)}."
+
+
+def crossover_caption(data: pd.DataFrame) -> Markup:
+    """Return at how many points threads make it worse, and where; points without a verdict do not count."""
+    worse = data[data["verdict"] == "slower"]
+    judged = int((data["verdict"] != "unknown").sum())
+    if not judged:
+        finding = "No point has repetitions enough for a verdict."
+    elif worse.empty:
+        finding = f"At none of {count(judged, 'point')} do threads make a path slower than the serial call."
+    else:
+        names = list(dict.fromkeys(path_label(row) for _, row in worse.iterrows()))
+        finding = f"At {len(worse)} of {count(judged, 'point')} threads make it slower: "
+        finding += f"{listed(names)}, at {sizes_of(worse)}."
+    return Markup("{} Grey: noise floor around 1. {}").format(finding, interval_note(data, stats.RATIO_KIND))
+
+
+def crossover_alt(data: pd.DataFrame) -> str:
+    """Return smallest and largest size of each curve in words."""
+    parts = []
+    for _, rows in data.groupby(PATH, sort=False):
+        first, last = rows.iloc[0], rows.iloc[-1]
+        ends = [
+            f"{units.fmt_number(row['speedup'])} at {units.fmt_size(row['size_bytes'])}"
+            for row in (first, last)
+        ]
+        parts.append(f"{first['workload']} {path_label(first)}: {' to '.join(dict.fromkeys(ends))}")
+    return f"Speedup against size at the most threads measured. {'; '.join(parts)}."
+
+
+# --- findings per workload -----------------------------------------------------------------------------
+
+
+def about(workload: str) -> str:
+    """Return what a workload does, empty if it is not one of ours."""
+    known = registry().get(workload)
+    return known.about if known else ""
+
+
+def backend_of(workload: str, method: str) -> str:
+    """Return who does the work of a method, empty if it is not one of ours."""
+    known = registry().get(workload)
+    return next((one.backend for one in known.methods if one.name == method), "") if known else ""
+
+
+def method_about(workload: str, method: str) -> str:
+    """Return what a method does, empty if it is not one of ours."""
+    known = registry().get(workload)
+    return next((one.about for one in known.methods if one.name == method), "") if known else ""
+
+
+def method_limit(workload: str, method: str) -> str:
+    """Return which lock or resource ends the scaling of a method, empty if it is not one of ours."""
+    known = registry().get(workload)
+    return next((one.limit for one in known.methods if one.name == method), "") if known else ""
+
+
+def workload_finding(rows: pd.DataFrame) -> Markup:
+    """Return the paragraph that opens the results of a workload: verdicts and extremes."""
+    usable = rows[rows["n"] > 0]
+    if usable.empty:
+        return markup.paragraph(
+            "Every repetition was cold, so there is no rate to report; the figure shows the times."
+        )
+    best = at_best(usable)
+    if best.empty:
+        return markup.paragraph("Only one thread was measured, so nothing is said about more.")
+    if best["speedup"].isna().all():
+        return markup.paragraph("The serial call has no warm repetition, so no speedup is known.")
+    where = "At the largest size" + (" with a verdict" if (best["verdict"] != "unknown").any() else "")
+    head = Markup("{}, with {}, {}: {}.").format(where, threads_of(best), tally(best), extremes(best))
+    return markup.paragraph(head, past_the_best(usable, best), _cost_of_method(best))
+
+
+def past_the_best(rows: pd.DataFrame, best: pd.DataFrame) -> str:
+    """Return which paths get worse again with the most threads, empty if none does."""
+    parts = []
+    for _, chosen in best.iterrows():
+        same = rows[(rows[[*PATH, "size_bytes"]] == chosen[[*PATH, "size_bytes"]]).all(axis=1)]
+        more = same[(same["threads"] > chosen["threads"]) & (same["speedup_high"] < chosen["speedup_low"])]
+        if len(more):
+            last = more.sort_values("threads").iloc[-1]
+            parts.append(f"{path_label(last)} to {value(last, 'speedup')} with {last['threads']}")
+    return f"More threads make it worse again: {listed(parts)}." if parts else ""
+
+
+def _cost_of_method(rows: pd.DataFrame) -> str:
+    """Return which methods lose with threads against the best serial method, if any does."""
+    losers = rows[(rows["vs_best_high"] < 1) & (rows["verdict"] == "faster")]
+    if losers.empty:
+        return ""
+    parts = [f"{path_label(row)} ({value(row, 'vs_best')})" for _, row in losers.iterrows()]
+    return (
+        f"Against the fastest serial method for the same pages, threads do not catch up in {listed(parts)}: "
+        "the better method on one thread wins."
+    )
+
+
+def percent(share: float) -> str:
+    """Return a share as a percentage."""
+    return f"{100 * share:.0f} %".replace("-", "−") if np.isfinite(share) else units.NO_VALUE
+
+
+# --- anchors ------------------------------------------------------------------------------------------
+
+
+CROSSOVER_KEY = "crossover"
+NOISE_KEY = "noise"
+
+
+def figure_key(kind: str, workload: str) -> str:
+    """Return the key of a figure of one workload: letters, digits and hyphens only."""
+    plain = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in workload.lower())
+    return f"{kind}-{plain}"

@@ -1,0 +1,335 @@
+"""The command line, as a user types it: results, refusals in one line, and Ctrl-C."""
+
+import ctypes
+import itertools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import wait_for
+from typer.testing import CliRunner
+
+from ktask import __main__, workloads
+from ktask.cli import app as cli
+from ktask.cli.workload_names import option_names, workload_names
+from ktask.engine.policy import POLICIES
+from ktask.host import topology
+from ktask.lab.records import write_records
+
+VERBS = [command.name or command.callback.__name__ for command in cli.app.registered_commands]
+VECTORS = Path(__file__).parents[1] / "data" / "ktask-vectors.csv"
+ESTIMATE = ["median", "low", "high", "best", "n"]
+# In the words and the order of the design; scripts rely on them.
+KEYS = ["workload", "backend", "method", "page_size", "size_bytes", "policy", "threads", "chunk_size"]
+KEYS += ["n_chunks", "unit", "wall_s", "baseline_wall_s", "rate", "speedup", "verified", "flags", "options"]
+
+# What is typed, and what the one line must hold: the value, and what is allowed or what to do.
+BAD = {
+    "no such verb": ("frobnicate", "frobnicate", "No such command"),
+    "no such option": ("run zeroing --frobnicate 1", "--frobnicate", "No such option"),
+    "no workload": ("run", "workload", "Missing argument"),
+    "no value": ("run zeroing --size", "--size", "requires an argument"),
+    "workload": ("run zeroingg", "'zeroingg'", "use one of zeroing, page_walk, free"),
+    "method": ("run zeroing --method magic", "'magic'", "use one of populate, "),
+    "backend": ("run zeroing --backend gpu", "'gpu'", "use one of kernel, user"),
+    "backend of method": ("run zeroing --method memset --backend kernel", "memset", "has backend user"),
+    "page size": ("run zeroing --page-size 7KiB", "'7KiB'", "4KiB, THP, 2MiB, 1GiB"),
+    "negative size": ("run zeroing --size -1", "'-1'", "such as 512MiB"),
+    "size in parsecs": ("run zeroing --size 3parsecs", "'3parsecs'", "such as 512MiB"),
+    "min chunk": ("run zeroing --min-chunk 0", "'0'", "positive"),
+    "policy": ("run zeroing --policy ktask-v9", "ktask-v9", "ktask-v4"),
+    "no threads": ("run zeroing --threads 0", "threads=0", "use 1 to"),
+    "many threads": ("run zeroing --threads 9999", "threads=9999", "use 1 to"),
+    "threads in words": ("run zeroing --threads two", "'two'", "whole number"),
+    "repetitions": ("run zeroing --repetitions 0", "repetitions=0", "use 1 or more"),
+    "memory": ("run zeroing --size 64TiB", "needs 65664.00 GiB", "use a smaller size"),
+    "trace": ("run zeroing --size 1MiB --trace no/t.csv", "no/t.csv", "no is not a directory"),
+    "no grid": ("sweep nosuch", "'nosuch'", "neither a file nor one of free, full"),
+    "damaged grid": ("sweep damaged.yaml", "damaged.yaml", "cannot be read"),
+    "wrong grid": ("sweep wrong.yaml", "threads=0", "at least 1"),
+    "run name": ("sweep tiny --run a/b", "'a/b'", "letters, digits"),
+    "no run": ("report nosuch", "'nosuch'", "does not exist"),
+    "damaged records": ("report damaged --out r.html", "c.parquet", "delete it and resume the run"),
+    "damaged machine": ("report machineless --out r.html", "machine.json", "measure again"),
+    "no vectors": ("vectors nosuch.csv", ": nosuch.csv: ", "No such file"),
+    "no table": ("predict nosuch.csv", ": nosuch.csv: ", "No such file"),
+    "malformed vectors": ("vectors malformed.csv", "malformed.csv", "the header needs"),
+    "binary vectors": ("vectors binary.csv", "binary.csv", "not a CSV file"),
+}
+
+
+def spoil(folder):
+    """Put files there that are no good."""
+    (folder / "damaged.yaml").write_text("work: [1,")
+    (folder / "wrong.yaml").write_text("threads: 0\nwork: [{workload: free, size: 1MiB}]")
+    (folder / "malformed.csv").write_text("a,b\n1,2\n")
+    (folder / "binary.csv").write_bytes(bytes(range(256)))
+    for name, machine in {"damaged": "{}", "machineless": "[]"}.items():
+        (folder / name / "records").mkdir(parents=True)
+        (folder / name / "grid.yaml").write_text("name: x")
+        (folder / name / "machine.json").write_text(machine)
+    write_records(folder / "damaged/records/c.parquet", [])
+    (folder / "damaged/records/c.parquet").write_bytes(b"PAR1 and no more")
+
+
+@pytest.fixture
+def spoilt(commands, monkeypatch):
+    """Commands typed among files that are no good."""
+    spoil(commands.cwd)
+    monkeypatch.chdir(commands.cwd)
+    return commands
+
+
+# --- refusals ---------------------------------------------------------------------------------------------
+
+
+def is_refusal(stderr, value, allowed):
+    """Return whether the last line says what is wrong, and the others only how far the report had come."""
+    *progress, last = stderr.splitlines()
+    assert all(line.startswith("report: ") for line in progress)
+    return last.startswith("ktask: ") and value in last and allowed in last
+
+
+@pytest.mark.parametrize(("line", "value", "allowed"), BAD.values(), ids=BAD)
+def test_bad_input_is_refused_in_one_line(line, value, allowed, spoilt, monkeypatch, capsys):
+    before = spoilt.files()
+    monkeypatch.setattr("sys.argv", ["ktask", *line.split()])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out) == (2, "")
+    assert is_refusal(err, value, allowed), err
+    assert spoilt.files() == before
+
+
+@pytest.mark.parametrize("name", ["no such option", "memory", "damaged records", "malformed vectors"])
+def test_bad_input_is_refused_by_the_program_too(name, spoilt):
+    line, value, allowed = BAD[name]
+    before = spoilt.files()
+    done = spoilt.run(line)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert is_refusal(done.stderr, value, allowed), done.stderr
+    assert spoilt.files() == before
+
+
+def test_a_check_that_fails_is_no_traceback(monkeypatch, capsys):
+    def fail(*_):
+        raise workloads.CheckError("3 pages still hold data")
+
+    monkeypatch.setattr("ktask.lab.measure.one_case.run_one", fail)
+    monkeypatch.setattr("sys.argv", ["ktask", "run", "zeroing"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == "ktask: no result, the work was not done as it should: 3 pages still hold data\n"
+
+
+# --- results ----------------------------------------------------------------------------------------------
+
+
+def test_run_as_json(commands):
+    options = "--size 4MiB --page-size 4KiB --threads 1 --min-chunk 64KiB --repetitions 3 --json"
+    done = commands.run(f"run zeroing {options}")
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(done.stdout)
+    assert list(found) == KEYS
+    for key in ("wall_s", "baseline_wall_s", "rate", "speedup"):
+        assert list(found[key]) == ESTIMATE
+        assert 0 < found[key]["low"] <= found[key]["median"] <= found[key]["high"]
+    assert found["wall_s"]["best"] <= found["wall_s"]["median"]
+    assert found["rate"]["best"] >= found["rate"]["median"]
+    assert found["rate"]["best"] == pytest.approx(found["size_bytes"] / found["wall_s"]["best"])
+    assert found["verified"] is True
+    assert {k: found[k] for k in KEYS[:6]} == {
+        "workload": "zeroing",
+        "backend": "kernel",
+        "method": "populate",
+        "page_size": "4KiB",
+        "size_bytes": 4 << 20,
+        "policy": "ktask-v4",
+    }
+    assert (found["threads"], found["n_chunks"], found["unit"]) == (1, 1, "byte")
+
+
+@pytest.mark.cpus(2)
+def test_run_in_words_and_with_a_trace(commands):
+    options = "--size 16MiB --threads 2 --min-chunk 64KiB --repetitions 2 --trace t.csv"
+    done = commands.run(f"run page_walk {options}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("page_walk pagemap_scan, 16 MiB of 4KiB pages\n")
+    assert [line.split()[0] for line in done.stdout.splitlines()[4:8]] == ["1", "2", "rate", "speedup"]
+    trace = (commands.cwd / "t.csv").read_text().splitlines()
+    assert trace[0] == "part,helper,cpu,start,end,t0_s,t1_s"
+    chunks = sorted(tuple(map(int, line.split(",")[3:5])) for line in trace[1:])
+    assert (chunks[0][0], chunks[-1][1]) == (0, 4096)
+    assert all(one[1] == next_one[0] for one, next_one in itertools.pairwise(chunks))
+    assert commands.files() == ["t.csv"]
+
+
+def test_what_the_machine_cannot_do_is_skipped(commands):
+    done = commands.run("run free --method lazyfree --page-size 2MiB --size 2MiB --json")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert json.loads(done.stdout) == {"skipped": "free lazyfree works on 4KiB, THP pages, not on 2MiB"}
+
+
+def test_vectors_hold(commands):
+    done = commands.run(f"vectors {VECTORS} --json")
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["mismatches"]) == (0, [])
+    assert found["rows"] == found["passed"] > 50
+
+
+def test_vectors_that_differ_are_listed(commands):
+    lines = VECTORS.read_text().splitlines()
+    column = lines[0].split(",").index("n_chunks")
+    row = next(line for line in lines[1:] if line.split(",")[column].isdigit() and '"' not in line)
+    cells = row.split(",")
+    cells[column] = "77777"
+    (commands.cwd / "mine.csv").write_text("\n".join([lines[0], ",".join(cells)]) + "\n")
+    done = commands.run("vectors mine.csv")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert f"case {cells[0]}, n_chunks: expected 77777, got" in done.stdout
+    assert done.stdout.endswith("0 of 1 rows hold\n")
+
+
+def test_doctor_as_json(commands):
+    done = commands.run("doctor --json")
+    found = json.loads(done.stdout)
+    assert done.stderr == ""
+    assert found["findings"]
+    assert done.returncode == any(f["level"] == "blocker" for f in found["findings"])
+
+
+# --- help -------------------------------------------------------------------------------------------------
+
+
+def help_of(*args):
+    """Return a help text, all words of it on one line."""
+    done = CliRunner().invoke(cli.app, [*args, "--help"])
+    assert done.exit_code == 0
+    return " ".join(done.output.split())
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_help_of_each_verb_has_an_example(verb):
+    assert f"Examples: ktask {verb}" in help_of(verb)
+
+
+def test_the_help_lists_the_verbs():
+    assert {"doctor", "run", "sweep", "report", "vectors"} <= set(VERBS)
+    assert all(f" {verb} " in help_of() for verb in VERBS)
+
+
+def test_the_help_names_every_workload_and_method():
+    text = help_of("run")
+    for workload in workloads.registry().values():
+        assert workload.name in text
+        assert all(method.name in text for method in workload.methods)
+        assert all(f"{option.name}" in text for method in workload.methods for option in method.options)
+
+
+def test_options_read_from_the_source_are_those_of_the_registry():
+    expected = {
+        w.name: {option.name for method in w.methods for option in method.options}
+        for w in workloads.registry().values()
+    }
+    found = {name: set(options) for name, options in option_names().items()}
+    assert found == {name: options for name, options in expected.items() if options}
+
+
+def test_names_read_from_the_source_are_those_of_the_registry():
+    expected = {w.name: [m.name for m in w.methods] for w in workloads.registry().values()}
+    assert list(workload_names().items()) == list(expected.items())
+
+
+def test_without_a_verb_the_help_is_shown(commands):
+    done = commands.run("")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Usage:" in done.stdout
+    assert done.stdout.count("\n") > 10
+
+
+def test_the_default_policy_exists():
+    assert "ktask-v4" in POLICIES
+
+
+# --- Ctrl-C -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "code", "said"),
+    [
+        (
+            "raise ImportError('libfoo.so: failed to map segment')",
+            1,
+            r"libfoo\.so: failed to map segment; \w",
+        ),
+        ("raise MemoryError", 1, r"memory has run out; raise .*`ulimit -v`"),
+        ("raise KeyboardInterrupt", 130, "interrupted; nothing is left behind"),
+    ],
+)
+@pytest.mark.parametrize("library", ["typer", "numba"])
+def test_what_goes_wrong_while_libraries_are_loaded_is_one_line(library, source, code, said, commands):
+    """The command line at its start, and what the measurement brings later."""
+    (commands.cwd / f"{library}.py").write_text(source)
+    done = commands.run("run zeroing --size 1MiB --repetitions 1")
+    assert (done.returncode, done.stdout) == (code, "")
+    assert re.fullmatch(rf"ktask: .*{said}.*\n", done.stderr)
+
+
+def test_what_the_run_cannot_write_is_not_taken_for_a_library(monkeypatch):
+    def refuse():
+        raise BrokenPipeError
+
+    monkeypatch.setattr(cli, "main", refuse)
+    with pytest.raises(BrokenPipeError):
+        __main__.main()
+
+
+def test_ctrl_c_ends_a_measurement_at_once(commands):
+    pools = topology.hugetlb_pools()
+    process = commands.start("run page_walk --size 4GiB --set pages=file --repetitions 500 --trace t.csv")
+    maps = Path(f"/proc/{process.pid}/maps")
+    wait_for(lambda: "ktask-alias" in maps.read_text(), "the mapping of the region")
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert (out, err) == ("", "ktask: interrupted; nothing is left behind\n")
+    assert commands.files() == []
+    assert topology.hugetlb_pools() == pools
+    assert subprocess.run(["pgrep", "-g", str(process.pid)], check=False).returncode == 1
+
+
+def test_ctrl_c_while_compiled_code_calls_python_is_not_lost(monkeypatch, capsys):
+    """As while numba compiles: LLVM calls back, and an exception there goes nowhere."""
+
+    @ctypes.CFUNCTYPE(None)
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "app", lambda *_, **__: (interrupted(), time.sleep(20)))
+    hook = sys.unraisablehook
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "ktask: interrupted; nothing is left behind\n"
+    assert sys.unraisablehook is hook
+
+
+def test_a_reader_that_goes_away_is_no_traceback(commands):
+    process = commands.start(f"vectors {VECTORS} --json")
+    process.stdout.close()
+    err = process.stderr.read()
+    process.wait(timeout=20)
+    process.stderr.close()
+    commands.started.remove(process)
+    assert "Traceback" not in err
+    assert err.count("\n") <= 1

@@ -1,0 +1,718 @@
+"""The engine: every unit once, errors, undo, signals, placement, traces."""
+
+import copy
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numba import types
+
+import ktask
+from ktask.engine import native, policy, worker
+from ktask.engine import placement as helpers
+from ktask.engine import run as engine
+from ktask.engine.policy import POLICIES
+from ktask.engine.slots import SLOTS, Slots
+from ktask.host.topology import Topology, allowed_cpus
+
+QUIET = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+two_cpus = pytest.mark.skipif(len(allowed_cpus()) < 2, reason="needs two CPUs")
+
+
+@ktask.thread_func
+def mark(start, end, seen):
+    """Count how often each unit was visited."""
+    seen[start:end] += 1
+    return 0
+
+
+@ktask.thread_func
+def fail_in(start, end, seen, bad, code):
+    """Mark the range, or return `code` if it holds one of the bad units."""
+    for unit in bad:
+        if start <= unit < end:
+            return code
+    seen[start:end] += 1
+    return 0
+
+
+@ktask.thread_func
+def unmark(start, end, seen, bad, code):
+    seen[start:end] -= 1
+    return 0
+
+
+@ktask.thread_func
+def wait_for_all(start, end, arrived, wanted):
+    """Return once `wanted` threads are inside; proves that they run at the same time."""
+    native.fetch_add(arrived.ctypes.data, 1)
+    for _ in range(2_000_000_000):
+        if native.load(arrived.ctypes.data) == wanted:
+            return 0
+    return 62
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("size", [1, 7, 1000, 4097])
+def test_every_unit_is_visited_once(name, size):
+    seen = np.zeros(size + 20, np.int64)
+    result = ktask.run(10, size, ktask.Ctl(mark, (seen,), 3, max_threads=4), policy=name)
+    assert result.error == 0
+    assert result.done == size
+    assert seen.tolist() == [0] * 10 + [1] * size + [0] * 10
+    assert sum(result.chunks_per_thread) == result.n_chunks
+
+
+def test_empty_task_calls_nothing():
+    seen = np.zeros(4, np.int64)
+    result = ktask.run(0, 0, ktask.Ctl(mark, (seen,)))
+    assert (result.threads, result.n_chunks, result.error, seen.sum()) == (0, 0, 0, 0)
+
+
+@two_cpus
+def test_two_threads_run_at_once_on_cpus_of_their_own():
+    arrived = np.zeros(2, np.int64)
+    ctl = ktask.Ctl(wait_for_all, (arrived, 2), 1, max_threads=2)
+    result = ktask.run(0, 2, ctl)
+    assert result.error == 0
+    assert result.threads == 2
+    assert result.chunks_per_thread == (1, 1)
+    assert len(set(result.cpu_of_thread)) == 2
+
+
+@ktask.thread_func
+def count_up(start, end, sums):
+    for unit in range(start, end):
+        native.store(sums.ctypes.data, unit)
+    return 0
+
+
+@two_cpus
+def test_cpu_time_of_helpers_that_have_just_ended_is_counted():
+    sums = np.zeros(1, np.int64)
+    used = {}
+    for threads in (1, 2):
+        ctl = ktask.Ctl(count_up, (sums,), 1, max_threads=threads)
+        results = [ktask.run(0, 4_000_000, ctl) for _ in range(30)]
+        used[threads] = [r.cpu_user_s + r.cpu_system_s for r in results]
+    assert np.median(used[2]) > 0.8 * min(used[1])
+
+
+@two_cpus
+def test_helpers_that_still_spin_are_no_part_of_the_next_task():
+    sums = np.zeros(1, np.int64)
+    both, alone = (ktask.Ctl(count_up, (sums,), 1, max_threads=n) for n in (2, 1))
+    ktask.run(0, 20_000_000, alone)
+    for _ in range(30):
+        ktask.run(0, 200_000, both)
+        result = ktask.run(0, 20_000_000, alone)
+        assert result.cpu_user_s + result.cpu_system_s < result.wall_s + 50e-6
+
+
+@two_cpus
+def test_threads_say_when_they_ended():
+    seen = np.zeros(100, np.int64)
+    result = ktask.run(0, 100, ktask.Ctl(mark, (seen,), 1, max_threads=2), trace=True)
+    last = result.trace.groupby("helper")["t1_s"].max()
+    assert len(result.ended_s) == result.threads
+    assert all(result.ended_s[w] >= end for w, end in last.items())
+    assert max(result.ended_s) <= result.wall_s
+    assert result.apart_s == max(result.ended_s) - min(result.ended_s)
+    assert ktask.run(0, 1, ktask.Ctl(mark, (seen,), 1)).apart_s == 0
+
+
+@two_cpus
+def test_affinity_of_the_caller_is_as_before():
+    before = os.sched_getaffinity(0)
+    ktask.run(0, 1000, ktask.Ctl(mark, (np.zeros(1000, np.int64),), 1))
+    assert os.sched_getaffinity(0) == before
+
+
+def test_result_agrees_with_the_plan():
+    ctl = ktask.Ctl(mark, (np.zeros(1000, np.int64),), 7, max_threads=2)
+    plan = ktask.plan(ktask.Node(0, 1000, 0), ctl)
+    result = ktask.run(0, 1000, ctl)
+    assert (result.threads, result.chunk_size, result.n_chunks) == (
+        plan.threads,
+        plan.chunk_size,
+        plan.n_chunks,
+    )
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_trace_has_every_chunk_of_the_plan(name):
+    seen = np.zeros(5000, np.int64)
+    ctl = ktask.Ctl(mark, (seen,), 11, max_threads=2)
+    plan = ktask.plan(ktask.Node(100, 4000), ctl, name)
+    trace = ktask.run_numa(ktask.Node(100, 4000), ctl, name, trace=True).trace
+    ran = sorted(zip(trace["start"], trace["end"], strict=True))
+    assert ran == sorted(chunk for part in plan.chunks() for chunk in part)
+    assert (trace["t1_s"] >= trace["t0_s"]).all()
+    assert set(trace["cpu"]) <= set(allowed_cpus())
+
+
+def test_first_error_stops_the_hand_out():
+    seen = np.zeros(1000, np.int64)
+    ctl = ktask.Ctl(fail_in, (seen, np.array([500]), 28), 10, max_threads=1)
+    result = ktask.run(0, 1000, ctl, policy="dynamic")
+    assert result.error == 28
+    assert seen[:500].all()
+    assert not seen[500:].any()
+    assert result.done == 500
+    assert result.failed == ((500, 510),)
+    assert result.finished == ((0, 500),)
+
+
+def test_undo_gets_what_was_finished_and_nothing_else():
+    seen = np.zeros(1000, np.int64)
+    ctl = ktask.Ctl(fail_in, (seen, np.array([500]), 28), 10, max_threads=2, undo_func=unmark)
+    result = ktask.run(0, 1000, ctl, policy="dynamic")
+    assert result.error == 28
+    assert not seen.any()
+    assert result.done == 0
+    assert all(start < end for start, end in result.undone)
+
+
+@QUIET
+@given(
+    sizes=st.lists(st.integers(0, 300), min_size=1, max_size=4),
+    bad=st.lists(st.integers(0, 1199), min_size=1, max_size=3),
+    threads=st.integers(1, 4),
+    name=st.sampled_from(["ktask-v4", "ktask-uek", "padata-cur", "dynamic", "guided"]),
+    undo=st.booleans(),
+)
+def test_failed_undone_and_untouched_units_partition_the_task(sizes, bad, threads, name, undo):
+    seen, nodes, start = np.zeros(1300, np.int64), [], 0
+    for size in sizes:
+        nodes.append(ktask.Node(start, size, -1))
+        start += 300
+    ctl = ktask.Ctl(fail_in, (seen, np.array(bad), 5), 4, threads, undo_func=unmark if undo else None)
+    result = ktask.run_numa(nodes, ctl, name)
+    inside = any(n.start <= b < n.end for n in nodes for b in bad)
+    assert result.error == (5 if inside else 0)
+    assert len(result.failed) <= max(result.threads, 1)
+    if not inside:
+        assert seen.sum() == result.done == sum(sizes)
+    elif undo:
+        assert not seen.any()
+    else:
+        assert set(seen) <= {0, 1}
+        assert seen.sum() == result.done
+        assert all(seen[start:end].all() for start, end in result.finished)
+    assert not SLOTS._held
+
+
+@two_cpus
+def test_idle_helpers_take_over_the_other_node():
+    seen = np.zeros(2000, np.int64)
+    topo = Topology.by_hand({0: [allowed_cpus()[0]], 1: [allowed_cpus()[1]]})
+    nodes = [ktask.Node(0, 10, 0), ktask.Node(1000, 1000, 1)]
+    result = ktask.run_numa(nodes, ktask.Ctl(mark, (seen,), 1, 2), "dynamic", topo=topo)
+    assert seen[:10].all()
+    assert seen[1000:].all()
+    assert result.done == seen.sum() == 1010
+
+
+def test_topology_with_foreign_cpus_is_refused():
+    with pytest.raises(ValueError, match="this process may use"):
+        ktask.run_numa(ktask.Node(0, 1), ktask.Ctl(mark, (np.zeros(1),)), topo=Topology.by_hand({0: [99999]}))
+
+
+@pytest.mark.parametrize("name", ["ktask-v4", "ktask-uek", "padata-cur", "guided", "static"])
+@pytest.mark.parametrize("threads", [1, 3, 8])
+def test_plan_for_another_machine_runs_with_the_same_chunks(name, threads):
+    machine = policy.Machine(cpus=16)
+    plan = policy.make_plan(name, [policy.Part(5, 995, 0)], 10, threads, machine=machine)
+    seen = np.zeros(1000, np.int64)
+    result = engine.carry_out(plan, ktask.Ctl(mark, (seen,), 10), trace=True)
+    ran = sorted(zip(result.trace["start"], result.trace["end"], strict=True))
+    assert ran == [chunk for part in plan.chunks() for chunk in part]
+    assert seen[5:].all()
+
+
+@ktask.thread_func
+def spin(start, end, out):
+    total = 0
+    for i in range(start, end):
+        for k in range(2000):
+            total += (i * k) ^ total
+    out[0] = total
+    return 0
+
+
+def _signal_soon(number):
+    timer = threading.Timer(0.1, os.kill, (os.getpid(), number))
+    timer.start()
+    return timer
+
+
+def test_interrupt_stops_within_a_chunk_and_says_what_is_done():
+    before = os.sched_getaffinity(0)
+    ctl = ktask.Ctl(spin, (np.zeros(1, np.int64),), 10)
+    ktask.run(0, 10, ctl)
+    _signal_soon(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        ktask.run(0, 100_000_000, ctl, policy="dynamic")
+    assert 0 < caught.value.result.done < 100_000_000
+    done = caught.value.result.done
+    assert caught.value.result.finished == ((0, done),)
+    assert f"stopped after {done} of 100000000 units: 0 to {done} is done" in caught.value.__notes__[0]
+    assert os.sched_getaffinity(0) == before
+    assert signal.set_wakeup_fd(-1) == -1
+    assert ktask.run(0, 1000, ctl).done == 1000
+
+
+def test_other_signals_are_handled_and_the_task_goes_on():
+    seen = []
+    old = signal.signal(signal.SIGUSR1, lambda *_: seen.append(1))
+    try:
+        ctl = ktask.Ctl(spin, (np.zeros(1, np.int64),), 10)
+        timer = _signal_soon(signal.SIGUSR1)
+        result = ktask.run(0, 2_000_000, ctl, policy="dynamic")
+        timer.join()
+    finally:
+        signal.signal(signal.SIGUSR1, old)
+    assert seen == [1]
+    assert result.done == 2_000_000
+
+
+@ktask.thread_func
+def spin_as_told(start, end, steps):
+    """Spend `steps[0]` steps on each unit."""
+    for _ in range(start, end):
+        native.spend(steps[0])
+    return 0
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_repeated_task_that_was_short_hears_an_interrupt_when_it_is_long(threads):
+    steps = np.ones(1, np.int64)
+    ctl = ktask.Ctl(spin_as_told, (steps,), 1, threads)
+    for _ in range(2):
+        assert ktask.run(0, 1000, ctl, policy="dynamic").done == 1000
+    steps[0] = 50_000_000
+    _signal_soon(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        ktask.run(0, 1000, ctl, policy="dynamic")
+    assert 0 < caught.value.result.done < 1000
+    assert signal.set_wakeup_fd(-1) == -1
+    assert not SLOTS._held
+
+
+@two_cpus
+def test_a_repeated_task_sees_what_has_changed():
+    seen, ctl = np.zeros(10, np.int64), ktask.Ctl(mark, (np.zeros(10, np.int64),), 1, 2)
+    before = os.sched_getaffinity(0)
+    assert [ktask.run(0, 10, ctl, "dynamic").threads for _ in range(3)] == [2] * 3
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        assert ktask.run(0, 10, ctl, "dynamic").threads == 1
+    finally:
+        os.sched_setaffinity(0, before)
+    assert ktask.run(0, 10, ctl, "dynamic").threads == 2
+    others = SLOTS.take([-1] * 64, 64, {})
+    assert ktask.run(0, 10, ctl, "dynamic").threads == 1
+    SLOTS.give_back(others)
+    assert ktask.run(0, 10, ctl, "dynamic").threads == 2
+    ctl.args = (seen,)
+    assert ktask.run(0, 10, ctl, "dynamic").done == seen.sum() == 10
+    ctl.max_threads = 1
+    assert ktask.run(0, 10, ctl, "dynamic").threads == 1
+    assert seen.sum() == 20
+
+
+@two_cpus
+def test_a_repeated_task_finds_the_slot_of_another_process_taken(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "SLOTS", Slots(tmp_path / "slots"))
+    ctl = ktask.Ctl(mark, (np.zeros(10, np.int64),), 1, 2)
+    assert [ktask.run(0, 10, ctl, "dynamic").threads for _ in range(2)] == [2, 2]
+    other = Slots(tmp_path / "slots")  # with a file description of its own, as another process has
+    taken = other.take([-1] * 64, 64, {})
+    assert ktask.run(0, 10, ctl, "dynamic").threads == 1
+    other.give_back(taken)
+    assert [ktask.run(0, 10, ctl, "dynamic").threads for _ in range(2)] == [2, 2]
+    assert len(other.take([-1], 1, {})) == 1  # nothing is left locked
+
+
+def test_what_the_engine_keeps_with_a_control_block_does_not_go_into_copies():
+    ctl = ktask.Ctl(mark, (np.zeros(10, np.int64),), 1)
+    ktask.run(0, 10, ctl)
+    made = copy.copy(ctl)
+    assert made == ctl
+    assert not [name for name in vars(made) if name.startswith("_")]
+
+
+def test_a_result_can_be_read_compared_and_pickled_though_it_is_made_late():
+    ctl = ktask.Ctl(mark, (np.zeros(10, np.int64),), 1)
+    first, _, again = (ktask.run(0, 10, ctl) for _ in range(3))
+    assert pickle.loads(pickle.dumps(again)) == again
+    assert "done=10" in repr(again)
+    assert replace(again, wall_s=1, cpu_of_thread=(), chunks_per_thread=()).done == first.done
+    with pytest.raises(AttributeError, match="Result has no attribute 'walls'"):
+        _ = again.walls
+
+
+def test_tasks_from_many_python_threads_at_once():
+    done = []
+
+    def work():
+        seen = np.zeros(1000, np.int64)
+        for _ in range(50):
+            ktask.run(0, 1000, ktask.Ctl(mark, (seen,), 1), policy="dynamic")
+        done.append(int(seen.sum()))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert done == [50_000] * 4
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"min_chunk_size": 0}, ValueError, "min_chunk_size=0 is below 1"),
+        ({"min_chunk_size": -5}, ValueError, "min_chunk_size=-5"),
+        ({"min_chunk_size": 1.5}, TypeError, "min_chunk_size=1.5 is not a whole number"),
+        ({"max_threads": -1}, ValueError, "max_threads=-1 is below 0"),
+        ({"thread_func": len}, TypeError, "put @ktask.thread_func above its def"),
+        ({"undo_func": print}, TypeError, "undo_func="),
+        ({"args": ()}, TypeError, "missing a required argument: 'seen'"),
+        ({"args": (1, 2)}, TypeError, "too many positional arguments"),
+    ],
+)
+def test_bad_control_block_is_refused_before_any_chunk(change, error, message):
+    seen = np.zeros(10, np.int64)
+    values = {"thread_func": mark, "args": (seen,)} | change
+    with pytest.raises(error, match=message):
+        ktask.run(0, 10, ktask.Ctl(**values))
+    assert not seen.any()
+
+
+@pytest.mark.parametrize(
+    ("start", "size", "name", "error", "message"),
+    [
+        (0, -1, "ktask-v4", ValueError, "size=-1"),
+        (-1, 1, "ktask-v4", ValueError, "start=-1"),
+        (0, 2.5, "ktask-v4", TypeError, "size=2.5"),
+        (0, 1, "ktask-v9", ValueError, "'ktask-v9' is not known; use one of ktask-v1"),
+    ],
+)
+def test_bad_range_or_policy_is_refused(start, size, name, error, message):
+    with pytest.raises(error, match=message):
+        ktask.run(start, size, ktask.Ctl(mark, (np.zeros(10, np.int64),)), policy=name)
+
+
+def test_node_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match="nid=77"):
+        ktask.run_numa(ktask.Node(0, 1, 77), ktask.Ctl(mark, (np.zeros(10, np.int64),)))
+    with pytest.raises(TypeError, match=r"not a ktask\.Node"):
+        ktask.run_numa([(0, 1)], ktask.Ctl(mark, (np.zeros(10, np.int64),)))
+
+
+def test_thread_function_must_return_a_code():
+    @ktask.thread_func
+    def nothing(start, end):
+        pass
+
+    with pytest.raises(TypeError, match="return 0 for success"):
+        ktask.run(0, 1, ktask.Ctl(nothing))
+
+
+def test_arguments_of_many_kinds_reach_the_function():
+    @ktask.thread_func
+    def mix(start, end, out, grid, factor, pair):
+        out[start:end] = grid[1, start:end] * factor + pair[1]
+        return 0
+
+    out, grid = np.zeros(50), np.arange(100.0).reshape(2, 50)
+    ktask.run(0, 50, ktask.Ctl(mix, (out, grid, 2.0, (1, 3)), 5))
+    assert (out == grid[1] * 2 + 3).all()
+
+
+def test_packed_arguments_outlive_the_packing():
+    results = []
+    for _ in range(200):
+        grids = [np.full(64, k, np.int64) for k in range(4)]
+        ctl = ktask.Ctl(mark, (grids[0],), 1, undo_func=None)
+        engine.bound(ctl)
+        junk = [np.zeros(64, np.int64) for _ in range(50)]
+        ktask.run(0, 64, ctl)
+        results.append(int(grids[0].sum()))
+        del junk
+    assert results == [64] * 200
+
+
+def test_an_array_is_let_go_after_the_run():
+    array = np.zeros(1000, np.int64)
+    before = sys.getrefcount(array)
+    for _ in range(10):
+        ktask.run(0, 1000, ktask.Ctl(mark, (array,), 1))
+    assert sys.getrefcount(array) == before
+
+
+@pytest.mark.parametrize("value", ["text", [1, 2], {"a": 1}, None, (1, "text")])
+def test_arguments_that_threads_cannot_share_are_refused(value):
+    with pytest.raises(TypeError, match="use NumPy arrays, numbers, and tuples of them"):
+        ktask.run(0, 1, ktask.Ctl(mark, (value,)))
+
+
+RANGES = np.array([(0, 10), (100, 103), (50, 70), (500, 501), (200, 240)])  # in no order, of any length
+ENDS = np.cumsum(RANGES[:, 1] - RANGES[:, 0])
+
+
+def advance(position, units):
+    """Walk a list of ranges: a position is the range's index times 1000 plus the place inside it."""
+    index, place = divmod(position, 1000)
+    while units:
+        room = RANGES[index, 1] - RANGES[index, 0] - place
+        step = min(units, room)
+        units, place = units - step, place + step
+        if place == RANGES[index, 1] - RANGES[index, 0]:
+            index, place = index + 1, 0
+    return int(index * 1000 + place)
+
+
+@ktask.thread_func
+def mark_ranges(start, end, ranges, seen, bad):
+    """Mark the units between two positions of a list of ranges, or fail on unit `bad`."""
+    index, place = start // 1000, start % 1000
+    while index * 1000 + place < end:
+        if ranges[index, 0] + place == bad:
+            return 9
+        place += 1
+        if ranges[index, 0] + place == ranges[index, 1]:
+            index, place = index + 1, 0
+    index, place = start // 1000, start % 1000
+    while index * 1000 + place < end:
+        seen[ranges[index, 0] + place] += 1
+        place += 1
+        if ranges[index, 0] + place == ranges[index, 1]:
+            index, place = index + 1, 0
+    return 0
+
+
+@ktask.thread_func
+def unmark_ranges(start, end, ranges, seen, bad):
+    index, place = start // 1000, start % 1000
+    while index * 1000 + place < end:
+        seen[ranges[index, 0] + place] -= 1
+        place += 1
+        if ranges[index, 0] + place == ranges[index, 1]:
+            index, place = index + 1, 0
+    return 0
+
+
+def wanted_marks():
+    wanted = np.zeros(600, np.int64)
+    for start, end in RANGES:
+        wanted[start:end] = 1
+    return wanted
+
+
+@pytest.mark.parametrize("name", ["ktask-v4", "ktask-uek", "dynamic", "guided", "static"])
+def test_iterator_walks_a_list_of_ranges(name):
+    seen = np.zeros(600, np.int64)
+    ctl = ktask.Ctl(mark_ranges, (RANGES, seen, -1), 3, 2, iter_func=advance)
+    result = ktask.run(0, int(ENDS[-1]), ctl, policy=name)
+    assert result.error == 0
+    assert result.done == ENDS[-1]
+    assert (seen == wanted_marks()).all()
+
+
+def test_iterator_with_a_failure_undoes_in_positions():
+    seen = np.zeros(600, np.int64)
+    ctl = ktask.Ctl(mark_ranges, (RANGES, seen, 500), 3, 2, undo_func=unmark_ranges, iter_func=advance)
+    result = ktask.run(0, int(ENDS[-1]), ctl, policy="dynamic")
+    assert result.error == 9
+    assert not seen.any()
+    (failed,) = result.failed
+    assert failed[0] <= 3000 < failed[1]
+
+
+def test_iterator_is_never_asked_beyond_the_end():
+    asked = []
+
+    def plain(position, units):
+        asked.append((position, units))
+        return position + units
+
+    seen = np.zeros(100, np.int64)
+    nodes = [ktask.Node(50, 13, -1), ktask.Node(0, 20, -1)]
+    ktask.run_numa(nodes, ktask.Ctl(mark, (seen,), 4, 2, iter_func=plain), "dynamic")
+    assert asked == [(50, 4), (54, 4), (58, 4), (62, 1), (0, 4), (4, 4), (8, 4), (12, 4), (16, 4)]
+    assert seen.sum() == 33
+
+
+@pytest.mark.parametrize(
+    ("iter_func", "error", "message"),
+    [
+        (lambda position, units: position, ValueError, "where it was; it must advance"),
+        (lambda position, units: "x", TypeError, "return a whole number"),
+    ],
+)
+def test_iterator_that_misbehaves_is_refused_before_any_chunk(iter_func, error, message):
+    seen = np.zeros(100, np.int64)
+    with pytest.raises(error, match=message):
+        ktask.run(0, 100, ktask.Ctl(mark, (seen,), 10, iter_func=iter_func))
+    assert not seen.any()
+
+
+def test_padata_has_no_iterators():
+    ctl = ktask.Ctl(mark, (np.zeros(10, np.int64),), iter_func=lambda position, units: position + units)
+    with pytest.raises(ValueError, match="has no iterators"):
+        ktask.run(0, 10, ctl, policy="padata-cur")
+
+
+getpriority = types.ExternalFunction("getpriority", types.int32(types.int32, types.int64))
+may_renice = pytest.mark.skipif(
+    not helpers.may_renice(), reason="this process may not raise a nice level again"
+)
+
+
+@ktask.thread_func
+def note_nice(start, end, arrived, nice, linger):
+    """Write down the nice level of the thread; both threads are inside at once, helpers linger."""
+    native.fetch_add(arrived.ctypes.data, 1)
+    for _ in range(2_000_000_000):
+        if native.load(arrived.ctypes.data) == 2:
+            break
+    nice[start] = getpriority(0, 0)
+    if nice[start] == 19:
+        for k in range(linger):
+            arrived[1] += k & 1
+    return 0
+
+
+def nice_levels(linger=0, **options):
+    arrived, nice = np.zeros(2, np.int64), np.full(2, -99, np.int64)
+    ctl = ktask.Ctl(note_nice, (arrived, nice, linger), 1, 2)
+    return ktask.run(0, 2, ctl, **options), sorted(nice.tolist())
+
+
+@two_cpus
+@may_renice
+def test_helpers_run_at_nice_19_and_come_back():
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    result, levels = nice_levels()
+    assert levels == [own, 19]
+    assert result.helper_nice == 19
+    result, levels = nice_levels(low_priority=False)
+    assert levels == [own, own]
+    assert result.helper_nice is None
+    assert nice_levels(policy="static")[1] == [own, own]
+    assert nice_levels(policy="static", low_priority=True)[1] == [own, 19]
+
+
+@two_cpus
+@may_renice
+def test_caller_without_chunks_hands_its_priority_over():
+    result, _ = nice_levels(linger=50_000_000)
+    assert result.hand_overs == 1
+
+
+@two_cpus
+def test_process_that_may_not_renice_keeps_its_priority(monkeypatch):
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    monkeypatch.setattr(engine, "may_renice", lambda: False)
+    result, levels = nice_levels()
+    assert levels == [own, own]
+    assert result.helper_nice is None
+    with pytest.warns(RuntimeWarning, match="helpers keep the caller's priority"):
+        nice_levels(low_priority=True)
+
+
+def test_fewer_threads_than_workers_take_turns_without_waiting_for_each_other():
+    code = """
+        import numpy as np, ktask
+        from ktask.engine import run as engine, policy
+        @ktask.thread_func
+        def mark(start, end, seen):
+            seen[start:end] += 1
+            return 0
+        seen = np.zeros(1000, np.int64)
+        result = ktask.run(0, 1000, ktask.Ctl(mark, (seen,), 1, 2), low_priority=True)
+        assert (seen == 1).all() and result.done == 1000
+    """
+    environment = os.environ | {"NUMBA_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)],
+        env=environment,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0
+
+
+@ktask.thread_func
+def busy_then_fail(start, end, inside, seen_by_undo, bad):
+    """Be inside for a while; fail on unit `bad`."""
+    native.fetch_add(inside.ctypes.data, 1)
+    total = 0
+    for k in range(20_000):
+        total += (k ^ start) * 3
+    inside[1] = total
+    native.fetch_add(inside.ctypes.data, -1)
+    return 7 if start <= bad < end else 0
+
+
+@ktask.thread_func
+def look_inside(start, end, inside, seen_by_undo, bad):
+    seen_by_undo[0] += 1
+    seen_by_undo[1] += native.load(inside.ctypes.data)
+    return 0
+
+
+def test_undo_begins_after_the_last_thread_function_has_returned():
+    for bad in range(0, 40, 3):
+        inside, seen = np.zeros(2, np.int64), np.zeros(2, np.int64)
+        ctl = ktask.Ctl(busy_then_fail, (inside, seen, bad), 1, 2, undo_func=look_inside)
+        result = ktask.run(0, 40, ctl, policy="dynamic")
+        assert result.error == 7
+        assert seen[1] == 0
+        assert seen[0] == len(result.undone)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_plan_stays_within_the_slots_of_the_machine(name, monkeypatch):
+    topo = Topology.by_hand({0: range(10)})
+    monkeypatch.setattr(engine, "_allowed", lambda: tuple(range(10)))
+    ctl = ktask.Ctl(mark, (np.zeros(1, np.int64),), 10, max_threads=64)
+    plan = ktask.plan(ktask.Node(0, 1000, 0), ctl, name, topo=topo)
+    assert plan.threads <= 9
+    assert plan.n_chunks >= 1
+
+
+@ktask.thread_func
+def become_late(start, end, state, at):
+    """Make it look as if the task had begun long ago, from chunk `at` on."""
+    if start == at:
+        native.store(state + 8 * worker.T0, 1)
+    return 0
+
+
+@pytest.mark.parametrize(
+    ("late", "stopped"), [(0, 1), (2, 4), (4, 8), (40, 64), (64, 128), (130, 192), (999, 1000)]
+)
+def test_a_task_that_was_to_be_brief_looks_at_the_clock_now_and_then(late, stopped):
+    """After 1, 2, 4 ... 64 chunks, and then after every 64: a look takes longer than an empty chunk."""
+    plan = ktask.plan(ktask.Node(0, 1000), ktask.Ctl(become_late, (0, 0), 1, max_threads=1), "dynamic")
+    task = engine.Task(engine.prepare_plan(plan))
+    state = task.state
+    base = state.ctypes.data
+    ctl = ktask.Ctl(become_late, (base, late), 1, max_threads=1)
+    task.use(engine.bound(ctl)[0])
+    state[worker.INTERRUPT], state[worker.T0] = base + 8 * worker.PAUSE, time.monotonic_ns()
+    worker.work_alone(state, 0)
+    assert task.workers[0, worker.W_DONE] == stopped

@@ -1,0 +1,394 @@
+"""What the doctor finds on foreign machines, and the flags around a repetition."""
+
+import dataclasses
+import json
+import time
+
+import pytest
+from machines import NAMES, plant
+
+from ktask.host import doctor
+from ktask.host.doctor import (
+    Activity,
+    Finding,
+    Probes,
+    State,
+    diagnose,
+    render,
+    sample_state,
+    state_flags,
+    worst,
+)
+
+QUIET = Probes(activity=lambda: Activity(other_share=0.01, steal_share=0.0))
+
+
+@pytest.fixture
+def findings_of(tmp_path):
+    def examine(name, **options):
+        root = plant(name, tmp_path / name)
+        return {finding.name: finding for finding in diagnose(root, **options)}
+
+    return examine
+
+
+def level_and_value(finding):
+    return finding.level, finding.value
+
+
+# --- invariants ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_findings_are_well_formed(tmp_path, name):
+    findings = diagnose(plant(name, tmp_path), pagemap_scan=lambda: False, probes=QUIET)
+    names = [finding.name for finding in findings]
+    assert len(names) == len(set(names)) > 5
+    for finding in findings:
+        assert finding.means.endswith(".")
+        assert finding.value == finding.value.strip() != ""
+        if finding.level in {"warning", "blocker"}:
+            assert finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("state", "action", "module", "expected"),
+    [
+        ("on", "pageout", "N", ("warning", "on: pageout")),
+        ("on", "stat", "N", ("note", "on: stat")),
+        ("on", None, "N", ("note", "on: stat")),
+        ("off", "pageout", "N", None),
+        ("off", None, "Y", ("warning", "on: pageout")),
+    ],
+)
+def test_a_watcher_of_memory_that_takes_pages_away_is_found(tmp_path, state, action, module, expected):
+    kdamond = tmp_path / "sys/kernel/mm/damon/admin/kdamonds/0"
+    scheme = kdamond / "contexts/0/schemes/0"
+    switch = tmp_path / "sys/module/damon_reclaim/parameters/enabled"
+    for file, text in ((kdamond / "state", state), (scheme / "action", action), (switch, module)):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text + "\n") if text else None
+    found = {finding.name: finding for finding in diagnose(tmp_path)}.get("damon")
+    assert (found and level_and_value(found)) == expected
+    if action == "pageout" and found:
+        assert "takes away" in found.means
+        assert "kdamonds" in found.remedy
+
+
+def test_diagnosis_changes_nothing(tmp_path):
+    root = plant("laptop", tmp_path)
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    diagnose(root, probes=QUIET)
+    assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
+
+
+def test_nothing_to_read_gives_no_blocker(tmp_path):
+    assert worst(diagnose(tmp_path)) != "blocker"
+
+
+def test_foreign_tree_is_not_probed(tmp_path):
+    names = {finding.name for finding in diagnose(tmp_path)}
+    assert not names & {"other_load", "steal", "openmp", "pagemap_scan", "populate_write"}
+
+
+def test_this_machine():
+    findings = {finding.name: finding for finding in diagnose(pagemap_scan=lambda: True)}
+    assert findings["pagemap_scan"].level == "ok"
+    assert {"other_load", "steal", "openmp", "populate_write", "memory", "cpus"} <= set(findings)
+
+
+# --- single findings -----------------------------------------------------------------------------------
+
+
+def test_xeon(findings_of):
+    found = findings_of("xeon_two_sockets", probes=QUIET)
+    assert found["numa_balancing"].level == "warning"
+    assert found["governor"].level == "ok"
+    assert found["turbo"].remedy == "`echo 1 | sudo tee /sys/devices/system/cpu/intel_pstate/no_turbo`"
+    assert level_and_value(found["hugetlb_2mib"]) == ("ok", "60 of 64 free")
+    assert found["hugetlb_1gib"].remedy.startswith(
+        "`echo 2 | sudo tee /sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages`"
+    )
+    assert level_and_value(found["smt"]) == ("note", "160 CPUs, 80 cores")
+    assert "taskset -c 0-79 ktask" in found["smt"].remedy
+    assert level_and_value(found["swap"]) == ("warning", "256 MiB used")
+    assert level_and_value(found["mitigations"]) == ("note", "2 active")
+    assert found["virtualisation"].level == "ok"
+    assert found["cold_memory"].level == "ok"
+    assert found["populate_write"].level == "ok"  # 5.14
+    assert found["clock"].level == "ok"
+
+
+def test_epyc(findings_of):
+    found = findings_of("epyc_nps4")
+    assert found["turbo"].remedy == "`echo 0 | sudo tee /sys/devices/system/cpu/cpufreq/boost`"
+    assert level_and_value(found["governor"]) == ("warning", "schedutil")
+    assert found["numa_balancing"].level == "ok"
+    assert level_and_value(found["hugetlb_2mib"]) == ("note", "not offered")
+
+
+def test_laptop(findings_of):
+    found = findings_of("laptop")
+    assert level_and_value(found["populate_write"]) == ("blocker", "missing")  # 5.10
+    assert level_and_value(found["governor"]) == ("warning", "powersave")
+    assert "cpupower frequency-set -g performance" in found["governor"].remedy
+    assert level_and_value(found["thp"]) == ("warning", "never")
+    assert "tee /sys/kernel/mm/transparent_hugepage/enabled" in found["thp"].remedy
+    assert level_and_value(found["memory"]) == ("warning", "0.9 GiB available")
+    assert level_and_value(found["clock"]) == ("warning", "hpet")
+
+
+def test_container(findings_of):
+    found = findings_of("container_v2")
+    assert level_and_value(found["quota"]) == ("warning", "1.5 CPUs")
+    assert level_and_value(found["virtualisation"]) == ("note", "Amazon EC2")
+
+
+def test_one_cpu(findings_of):
+    found = findings_of("one_cpu")
+    assert level_and_value(found["cpus"]) == ("warning", "1 of 1")
+    assert level_and_value(found["memory"]) == ("blocker", "0.2 GiB available")
+    assert level_and_value(found["thp"]) == ("note", "not in the kernel")
+    assert level_and_value(found["cold_memory"]) == ("warning", "free pages reported")
+    assert "flags cold repetitions" in found["cold_memory"].remedy
+
+
+@pytest.mark.parametrize(
+    ("facts", "name", "level"),
+    [
+        ({"affinity": [0, 1], "threads": 4}, "cpus", "note"),
+        ({"affinity": [2], "threads": 4}, "cpus", "warning"),
+        ({"affinity": [0, 1], "threads": 2}, "cpus", "ok"),
+        ({"quota_cpus": 2.0, "threads": 2}, "quota", "ok"),
+        ({"quota_cpus": 1.9, "threads": 2}, "quota", "warning"),
+        (
+            {"balloon": True, "balloon_reports_free_pages": False, "page_reporting": True},
+            "cold_memory",
+            "note",
+        ),
+        ({"balloon": True, "page_reporting": True}, "cold_memory", "warning"),
+        ({"numa_balancing": 1, "nodes": [{}]}, "numa_balancing", "ok"),
+        ({"aslr": 0}, "aslr", "ok"),
+        ({"aslr": 2}, "aslr", "note"),
+        ({"mitigations": {"a": "Not affected", "b": "Vulnerable"}}, "mitigations", "ok"),
+        ({"memory_available_bytes": 2 << 30}, "memory", "ok"),
+        ({"turbo": False}, "turbo", "ok"),
+        ({"kernel_release": "6.1.0"}, "populate_write", "ok"),
+        ({"kernel_release": "5.9.1"}, "populate_write", "blocker"),
+    ],
+)
+def test_level(tmp_path, facts, name, level):
+    found = {finding.name: finding.level for finding in diagnose(tmp_path, facts)}
+    assert found[name] == level
+
+
+def test_pool_that_is_all_taken_or_promised_asks_for_more(tmp_path):
+    pool = {"page_size_bytes": 2 << 20, "total": 8, "free": 3, "reserved": 3}
+    facts = {"hugetlb_pools": [pool], "memory_available_bytes": 512 << 20}
+    finding = next(found for found in diagnose(tmp_path, facts) if found.name == "hugetlb_2mib")
+    assert level_and_value(finding) == ("note", "3 of 8 free")
+    assert finding.remedy == "`echo 72 | sudo tee /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages`"
+
+
+def test_smt_sees_only_allowed_cpus(tmp_path):
+    root = plant("laptop", tmp_path)
+    facts = {"affinity": [0, 1, 2, 3]}
+    assert {found.name: found.level for found in diagnose(root, facts)}["smt"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("activity", "name", "level"),
+    [
+        (Activity(0.05, 0.0), "other_load", "ok"),
+        (Activity(0.06, 0.0), "other_load", "warning"),
+        (Activity(0.0, 0.01), "steal", "ok"),
+        (Activity(0.0, 0.02), "steal", "warning"),
+    ],
+)
+def test_activity(tmp_path, activity, name, level):
+    found = {finding.name: finding.level for finding in diagnose(tmp_path, probes=Probes(lambda: activity))}
+    assert found[name] == level
+
+
+@pytest.mark.parametrize(
+    ("probes", "name", "level"),
+    [
+        (Probes(populate_write=lambda: False), "populate_write", "blocker"),
+        (Probes(populate_write=lambda: True), "populate_write", "ok"),
+        (Probes(openmp=lambda: False), "openmp", "warning"),
+        (Probes(openmp=lambda: True), "openmp", "ok"),
+    ],
+)
+def test_probes(tmp_path, probes, name, level):
+    assert {finding.name: finding.level for finding in diagnose(tmp_path, probes=probes)}[name] == level
+
+
+def test_missing_libgomp_is_noticed(monkeypatch):
+    monkeypatch.setattr(doctor.ctypes.util, "find_library", lambda name: None)
+    assert doctor.has_openmp() is False
+
+
+def test_populate_write_is_really_tried(monkeypatch):
+    assert doctor.can_populate_write() is True
+    monkeypatch.setattr(doctor, "MADV_POPULATE_WRITE", 250)  # no such advice
+    assert doctor.can_populate_write() is False
+
+
+def test_missing_pagemap_scan_is_a_note(tmp_path):
+    found = {finding.name: finding.level for finding in diagnose(tmp_path, pagemap_scan=lambda: False)}
+    assert found["pagemap_scan"] == "note"
+
+
+def test_another_system_is_a_blocker():
+    findings = diagnose(system="Darwin")
+    assert [level_and_value(finding) for finding in findings] == [("blocker", "Darwin")]
+    assert doctor.exit_code(findings) == 1
+
+
+# --- what comes out ------------------------------------------------------------------------------------
+
+COMMAND = "echo 64 | sudo tee /sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages"
+SOME = [
+    Finding("fine", "yes", "ok", "All is well."),
+    Finding(
+        "bad",
+        "no",
+        "warning",
+        "It " + "really " * 20 + "spoils it.",
+        f"As an administrator call `{COMMAND}`.",
+    ),
+]
+
+
+def test_worst():
+    assert worst([]) == "ok"
+    assert worst(SOME) == "warning"
+    assert doctor.exit_code(SOME) == 0
+    assert worst([*SOME, Finding("x", "y", "blocker", "Stop.", "Go.")]) == "blocker"
+
+
+def test_unknown_level_is_refused():
+    with pytest.raises(ValueError, match=r"level 'fatal' of 'x' is not allowed; use one of \('ok'"):
+        Finding("x", "y", "fatal", "z")
+
+
+def test_table_fits_the_terminal_and_keeps_commands_whole():
+    lines = render(SOME).splitlines()
+    assert lines[0].split()[:3] == ["WARNING", "bad", "no"]
+    assert max(map(len, lines)) <= 100
+    assert any(COMMAND in line for line in lines)
+    assert lines[-1] == "0 blockers, 1 warning, 0 notes, 1 ok"
+
+
+def test_table_shows_no_control_characters():
+    text = render([Finding("name", "a\x1b[31m\nb", "ok", "Means\x07.", "Do\x1b it.")])
+    assert text.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_table_of_every_machine_fits(tmp_path, name):
+    assert max(map(len, render(diagnose(plant(name, tmp_path))).splitlines())) <= 100
+
+
+def test_json():
+    assert json.loads(json.dumps(doctor.to_json(SOME))) == {
+        "worst": "warning",
+        "findings": [dataclasses.asdict(finding) for finding in SOME],
+    }
+
+
+# --- state ---------------------------------------------------------------------------------------------
+
+CALM = State(
+    at_s=100.0,
+    cpus=2,
+    busy_s=50.0,
+    steal_s=1.0,
+    cpu_user_s=10.0,
+    cpu_system_s=5.0,
+    ctx_involuntary=7,
+    faults_minor=3,
+)
+
+
+def later(wall_s=1.0, own_s=0.0, other_s=0.0, steal_s=0.0, switches=0):
+    return dataclasses.replace(
+        CALM,
+        at_s=CALM.at_s + wall_s,
+        busy_s=CALM.busy_s + own_s + other_s,
+        cpu_system_s=CALM.cpu_system_s + own_s,
+        steal_s=CALM.steal_s + steal_s,
+        ctx_involuntary=CALM.ctx_involuntary + switches,
+    )
+
+
+@pytest.mark.parametrize(
+    ("after", "flags"),
+    [
+        (later(own_s=2.0), []),
+        (later(wall_s=4.0, steal_s=0.07), []),
+        (later(wall_s=4.0, steal_s=0.09), ["steal"]),
+        (later(other_s=0.09), []),
+        (later(other_s=0.11, own_s=1.5), ["other_load"]),
+        (later(wall_s=0.01, other_s=0.02, steal_s=0.02), []),  # a tick or two are no evidence
+        (later(own_s=1.0, switches=99), []),
+        (later(own_s=1.0, switches=101), ["preempted"]),
+        (later(own_s=0.001, switches=20), []),
+        (later(other_s=1.0, steal_s=1.0), ["steal", "other_load"]),
+    ],
+)
+def test_state_flags(after, flags):
+    assert state_flags(CALM, after) == flags
+
+
+def test_state_change():
+    change = doctor.state_change(CALM, later(wall_s=2.0, own_s=1.0, other_s=0.5, steal_s=0.25, switches=3))
+    assert change == pytest.approx(
+        {
+            "wall_s": 2.0,
+            "capacity_s": 4.0,
+            "steal_s": 0.25,
+            "other_s": 0.5,
+            "cpu_user_s": 0.0,
+            "cpu_system_s": 1.0,
+            "ctx_involuntary": 3,
+            "faults_minor": 0,
+        }
+    )
+
+
+def test_sample_reads_the_first_line_of_stat(tmp_path):
+    (tmp_path / "proc").mkdir()
+    ticks = doctor.TICKS_PER_S
+    counts = [part * ticks for part in (1, 2, 4, 8, 16, 32, 64, 128, 1, 0)]
+    (tmp_path / "proc/stat").write_text(f"cpu  {' '.join(map(str, counts))}\ncpu0 1 1\ncpu1 1 1\nintr 5\n")
+    state = sample_state(tmp_path)
+    assert (state.cpus, state.busy_s, state.steal_s) == (2, 1 + 2 + 4 + 32 + 64, 128)
+
+
+@pytest.mark.parametrize("text", ["", "cpu  1 2 3\n", "cpu  a b c d e f g h\n", "junk"])
+def test_damaged_stat_raises_no_flag(tmp_path, text):
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/stat").write_text(text)
+    before = sample_state(tmp_path)
+    assert (before.busy_s, before.steal_s) == (0, 0)
+    assert not {"steal", "other_load"} & set(state_flags(before, sample_state(tmp_path)))
+
+
+def test_sample_counts_own_work():
+    before = sample_state()
+    end_s = time.process_time() + 0.05
+    while time.process_time() < end_s:
+        pass
+    change = doctor.state_change(before, sample_state())
+    assert change["cpu_user_s"] + change["cpu_system_s"] >= 0.04
+    assert change["wall_s"] >= 0.04
+
+
+def test_sample_is_cheap():
+    costs_s = []
+    for _ in range(50):
+        start_s = time.perf_counter()
+        sample_state()
+        costs_s.append(time.perf_counter() - start_s)
+    assert min(costs_s) < 2e-4

@@ -1,0 +1,298 @@
+"""Readers of CPUs, nodes, quotas, caches and memory, on trees of foreign machines."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from machines import NAMES, plant
+
+from ktask.host import topology as tp
+
+GIB = 1 << 30
+MIB = 1 << 20
+
+
+@pytest.fixture
+def machine(tmp_path):
+    return lambda name: plant(name, tmp_path / name)
+
+
+def write(root, path, text):
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    (root / path).write_text(text)
+
+
+# --- CPU lists -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "cpus"),
+    [("0-3,8", (0, 1, 2, 3, 8)), ("", ()), ("\n", ()), ("5", (5,)), (" 2-3 , 0", (0, 2, 3)), ("1,1", (1,))],
+)
+def test_cpu_list(text, cpus):
+    assert tp.parse_cpu_list(text) == cpus
+
+
+@pytest.mark.parametrize("text", ["a", "3-1", "-1", "1-", "0-99999999", "0-3:2/4", "1;2", "²"])
+def test_damaged_cpu_list_names_the_item(text):
+    with pytest.raises(ValueError, match=r"is not allowed; write numbers up to 65535"):
+        tp.parse_cpu_list(text)
+
+
+@given(st.sets(st.integers(0, 300)))
+def test_cpu_list_round_trip(cpus):
+    assert tp.parse_cpu_list(tp.format_cpu_list(cpus)) == tuple(sorted(cpus))
+
+
+def test_cpu_list_is_short():
+    assert tp.format_cpu_list([8, 1, 0, 2, 3]) == "0-3,8"
+
+
+# --- nodes ---------------------------------------------------------------------------------------------
+
+
+def test_two_sockets_are_two_nodes(machine):
+    root = machine("xeon_two_sockets")
+    topology = tp.read_topology(root, tp.online_cpus(root))
+    assert [node.nid for node in topology.nodes] == [0, 1]
+    assert topology.node_of(0) == topology.node_of(119) == 0
+    assert topology.node_of(40) == topology.node_of(159) == 1
+    assert topology.cpus == tuple(range(160))
+
+
+def test_nps4_is_eight_nodes(machine):
+    root = machine("epyc_nps4")
+    topology = tp.read_topology(root, tp.online_cpus(root))
+    assert len(topology.nodes) == 8
+    assert {len(node.cpus) for node in topology.nodes} == {32}
+    assert topology.cpus_of(7) == (*range(112, 128), *range(240, 256))
+
+
+def test_topology_keeps_allowed_cpus_only(machine):
+    topology = tp.read_topology(machine("epyc_nps4"), cpus=[1, 130, 250])
+    assert topology == tp.Topology.by_hand({0: [130, 1], 7: [250]})
+
+
+def test_without_node_files_there_is_one_node(machine):
+    assert tp.read_topology(machine("one_cpu"), cpus=[3, 2]) == tp.Topology.by_hand({0: [2, 3]})
+
+
+def test_cpu_in_no_node_goes_to_node_0(machine):
+    assert tp.read_topology(machine("laptop"), cpus=[7, 9]) == tp.Topology.by_hand({0: [7, 9]})
+
+
+def test_node_of_memory_only_is_no_place_for_helpers(machine):
+    root = machine("laptop")
+    write(root, "sys/devices/system/node/node1/cpulist", "\n")
+    assert tp.node_cpus(root) == {0: tuple(range(8)), 1: ()}
+    assert [node.nid for node in tp.read_topology(root, range(8)).nodes] == [0]
+
+
+def test_unknown_cpu_and_node_are_named():
+    topology = tp.Topology.by_hand({0: [0], 1: [1]})
+    with pytest.raises(ValueError, match="CPU 2 is in no node; use one of 0-1"):
+        topology.node_of(2)
+    with pytest.raises(ValueError, match=r"node 3 has no usable CPU; use one of \[0, 1\]"):
+        topology.cpus_of(3)
+
+
+# --- CPUs ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("xeon_two_sockets", 160), ("epyc_nps4", 256), ("arm_server", 80), ("laptop", 8), ("one_cpu", 1)],
+)
+def test_online_cpus(machine, name, count):
+    assert tp.online_cpus(machine(name)) == tuple(range(count))
+
+
+@pytest.mark.parametrize(
+    ("name", "quota", "cpus", "count"),
+    [
+        ("container_v2", 1.5, range(8), 1),  # an ancestor's quota is smaller than its own of 4
+        ("container_v1", 2.5, range(4), 2),
+        ("container_v1", 2.5, [3], 1),
+        ("xeon_two_sockets", None, range(160), 160),
+        ("xeon_two_sockets", None, [0, 5], 2),
+        ("one_cpu", None, [], 1),
+    ],
+)
+def test_cpu_count_is_affinity_cut_by_quota(machine, name, quota, cpus, count):
+    root = machine(name)
+    assert tp.quota_cpus(root) == quota
+    assert tp.cpu_count(root, cpus) == count
+
+
+def test_quota_below_one_cpu_still_counts_one(machine):
+    root = machine("container_v2")
+    write(root, "sys/fs/cgroup/kubepods.slice/pod42/cpu.max", "20000 100000\n")
+    assert tp.quota_cpus(root) == pytest.approx(0.2)
+    assert tp.cpu_count(root, range(8)) == 1
+
+
+@pytest.mark.parametrize("text", ["", "max 100000", "100000 0", "-5 100000", "1e5 100000", "9" * 5000])
+def test_damaged_quota_is_no_quota(machine, text):
+    root = machine("container_v2")
+    write(root, "sys/fs/cgroup/kubepods.slice/pod42/cpu.max", text)
+    assert tp.quota_cpus(root) == 4  # that of the process's own group
+
+
+@pytest.mark.parametrize("period", ["0", "-1", ""])
+def test_v1_without_quota(machine, period):
+    root = machine("container_v1")
+    write(root, "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us", period)
+    assert tp.quota_cpus(root) is None
+
+
+def test_group_outside_of_the_namespace_ends_at_the_mount_point(machine):
+    root = machine("container_v2")
+    write(root, "proc/self/cgroup", "0::/../../kubepods.slice/pod42\n")
+    write(root, "sys/fs/cgroup/cpu.max", "300000 100000\n")
+    write(root, "sys/kubepods.slice/pod42/cpu.max", "100000 100000\n")  # where the dots would lead
+    assert tp.quota_cpus(root) == 3
+
+
+def test_smt_siblings(machine):
+    assert tp.smt_siblings(machine("laptop"))[5] == (1, 5)
+    assert tp.smt_siblings(machine("arm_server"))[79] == (79,)
+    assert tp.smt_siblings(machine("one_cpu")) == {}
+
+
+def test_caches_are_listed_once(machine):
+    found = tp.caches(machine("xeon_two_sockets"))
+    last = [cache for cache in found if cache["level"] == 3]
+    assert len([cache for cache in found if cache["level"] == 1]) == 80
+    assert last[1] == {
+        "level": 3,
+        "type": "unified",
+        "size_bytes": 60 * MIB,
+        "shared_cpus": (*range(40, 80), *range(120, 160)),
+    }
+    assert len(last) == 2
+    assert tp.caches(machine("arm_server")) == []  # tells no size
+
+
+# --- memory --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "available_bytes"),
+    [
+        ("xeon_two_sockets", 514830120 << 10),
+        ("container_v2", 256 * MIB),  # 512 limit - 384 used + 128 reclaimable, of an ancestor
+        ("container_v1", 768 * MIB),  # 2048 limit - 1536 used + 256 reclaimable
+        ("one_cpu", 200 * MIB),
+    ],
+)
+def test_available_memory(machine, name, available_bytes):
+    assert tp.available_memory_bytes(machine(name)) == available_bytes
+
+
+def test_soft_limit_counts_too(machine):
+    root = machine("container_v2")
+    write(root, "sys/fs/cgroup/kubepods.slice/pod42/memory.high", str(300 * MIB))
+    assert tp.available_memory_bytes(root) == 44 * MIB
+
+
+def test_group_above_its_limit_has_no_room(machine):
+    root = machine("container_v1")
+    write(root, "sys/fs/cgroup/memory here/memory.limit_in_bytes", "4096")
+    assert tp.available_memory_bytes(root) == 0
+
+
+def test_nothing_to_read(tmp_path):
+    assert tp.available_memory_bytes(tmp_path) == 0
+    assert tp.memory_room_bytes(tmp_path) == []
+    assert tp.online_cpus(tmp_path) == ()
+    assert tp.thp_mode(tmp_path) is None
+    assert tp.hugetlb_pools(tmp_path) == {}
+    assert tp.recorded_affinity(tmp_path) == ()
+
+
+def test_hugetlb_pools(machine):
+    pools = tp.hugetlb_pools(machine("xeon_two_sockets"))
+    assert list(pools) == [2 * MIB, GIB]
+    assert pools[2 * MIB] == {"total": 64, "free": 60, "reserved": 10}
+    assert list(tp.hugetlb_pools(machine("arm_server"))) == [512 * MIB]
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "available"),
+    [
+        ("xeon_two_sockets", "always", True),
+        ("arm_server", "madvise", True),
+        ("laptop", "never", False),
+        ("one_cpu", None, False),
+    ],
+)
+def test_thp(machine, name, mode, available):
+    root = machine(name)
+    assert (tp.thp_mode(root), tp.thp_available(root)) == (mode, available)
+
+
+# --- robustness ----------------------------------------------------------------------------------------
+
+READERS = (
+    tp.online_cpus,
+    tp.recorded_affinity,
+    tp.quota_cpus,
+    tp.cpu_count,
+    tp.read_topology,
+    tp.node_cpus,
+    tp.smt_siblings,
+    tp.caches,
+    tp.meminfo,
+    tp.available_memory_bytes,
+    tp.hugetlb_pools,
+    tp.thp_mode,
+    tp.thp_available,
+)
+
+
+@pytest.mark.parametrize(
+    "junk", [b"", b"\xff\x00\x1b[31m", b"0-", b"-1", b"9" * 5000, b"0::/\0\n", b"1 - 2 - 3"]
+)
+@pytest.mark.parametrize("name", ["container_v1", "container_v2", "laptop"])
+def test_junk_in_every_file_does_no_harm(machine, name, junk):
+    root = machine(name)
+    for path in [path for path in root.rglob("*") if path.is_file()]:
+        path.write_bytes(junk)
+    for read in READERS:
+        read(root)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_directories_in_place_of_files_do_no_harm(machine, name):
+    root = machine(name)
+    for path in [path for path in root.rglob("*") if path.is_file()]:
+        path.unlink()
+        path.mkdir()
+    for read in READERS:
+        read(root)
+
+
+# --- this machine --------------------------------------------------------------------------------------
+
+
+def test_this_machine_agrees_with_itself():
+    assert tp.allowed_cpus() == tuple(sorted(os.sched_getaffinity(0)))
+    assert tp.read_topology().cpus == tp.allowed_cpus()
+    assert set(tp.allowed_cpus()) <= set(tp.online_cpus())
+    assert 1 <= tp.cpu_count() <= len(tp.allowed_cpus())
+    assert 0 < tp.available_memory_bytes() <= tp.meminfo()["MemTotal"]
+
+
+def test_affinity_of_the_process_counts():
+    code = "import os; from ktask.host import topology as tp; "
+    code += "os.sched_setaffinity(0, {tp.allowed_cpus()[0]});"
+    code += "print(tp.cpu_count(), len(tp.read_topology().cpus), len(tp.recorded_affinity()))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["1", "1", "1"]
+
+
+def test_files_below_proc_sys_can_be_read():
+    # They refuse reads of 4 MiB and more, whatever their size.
+    assert tp.read_text(tp.ROOT / "proc/sys/kernel/osrelease") == os.uname().release

@@ -1,0 +1,94 @@
+"""Estimates of a sweep: exact on a scripted run, and nothing is measured."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from ktask.cli import app as cli
+from ktask.lab.records import SCHEMA, write_records
+from ktask.lab.sweep import estimate as module
+from ktask.lab.sweep.estimate import estimate_sweep, render, to_json
+from ktask.lab.sweep.grid import load_grid, parse_grid
+
+PROTOCOL = {"least": 3, "most": 10, "budget_s": 4.0, "warmup_s": 2.0}
+WALK = {"workload": "page_walk", "method": "pagemap", "page_kind": "4KiB"}
+
+
+@pytest.fixture
+def earlier(tmp_path):
+    """A run with one cell of 64 MiB, whose repetitions started every 0.1 s."""
+    start = pd.Timestamp("2026-01-01", tz="UTC")
+    row = {name: None for name in SCHEMA.names}
+    row |= {"workload": "page_walk", "method": "pagemap", "page_kind": "4KiB", "size_bytes": 64 << 20}
+    row |= {"cell_id": "c", "options": "", "flags": [], "wall_s": 0.1, "cpu_user_s": 0.1, "cpu_system_s": 0.0}
+    rows = [row | {"started_at": start + pd.Timedelta(seconds=0.1 * k)} for k in range(5)]
+    (tmp_path / "records").mkdir()
+    write_records(tmp_path / "records/c.parquet", rows)
+    (tmp_path / "machine.json").write_text("{}")
+    (tmp_path / "grid.yaml").write_text("{}")
+    return tmp_path
+
+
+def grid_of(*work, **keys):
+    return parse_grid({"threads": [1, 2], "protocol": PROTOCOL, "work": list(work)} | keys, "g")
+
+
+def seconds(size, earlier, **keys):
+    (cell,) = estimate_sweep(grid_of(WALK | {"size": size}, **keys), [earlier])
+    return cell.time_s - module.START_S
+
+
+def test_rounds_fill_the_budget_or_reach_the_most(earlier):
+    # four variants of 0.1 s: nine rounds end before 4 s; four serial warm-ups, one chunked, one of two
+    assert seconds("64MiB", earlier) == pytest.approx(0.6 + 9 * 0.4)
+    assert seconds("256MiB", earlier) == pytest.approx(2.4 + 3 * 1.6)  # 0.4 s each: three rounds
+
+
+def test_a_larger_size_takes_longer_and_a_smaller_one_no_longer(earlier):
+    assert seconds("640MiB", earlier) == pytest.approx(2.0 + 1.0 + 2.0 + 3 * 4.0)  # warm-up has its limit
+    assert seconds("1MiB", earlier) == seconds("64MiB", earlier)
+
+
+def test_a_cell_takes_no_longer_than_its_limit(earlier):
+    assert seconds("640MiB", earlier, limit_s=5) == 5
+
+
+def test_memory_counts_the_region_and_the_process():
+    (cell,) = estimate_sweep(
+        grid_of({"workload": "zeroing", "method": "memset", "page_kind": "THP", "size": "64MiB"})
+    )
+    assert cell.memory_bytes == (64 << 20) + (64 << 20) // 512 + module.PROCESS_BYTES
+
+
+def test_what_cannot_be_measured_is_told_and_takes_no_time():
+    work = {"workload": "free", "method": "lazyfree", "page_kind": "1GiB", "size": "1GiB"}
+    grid = grid_of(work, WALK | {"size": "4MiB"})
+    cells = estimate_sweep(grid)
+    assert [cell.time_s > 0 for cell in cells] == [False, True]
+    assert "works on" in cells[0].skipped
+    text = render(grid, cells)
+    assert "1 cells would be skipped:\n  free-lazyfree-1GiB-1GiB: " in text
+    assert text.splitlines()[-1].startswith("grid g: 1 cells at 1, 2 threads, about ")
+
+
+def test_work_never_seen_is_guessed_by_its_size(earlier):
+    work = {"workload": "zeroing", "method": "memset", "page_kind": "THP", "size": "2GiB"}
+    (cell,) = estimate_sweep(grid_of(work), [earlier])
+    assert cell.time_s == pytest.approx(module.START_S + 2.0 + 1.0 + 2.0 + 3 * 4.0)
+
+
+def test_a_run_that_cannot_be_read_is_left_out(tmp_path):
+    assert estimate_sweep(load_grid("tiny"), [tmp_path / "nosuch"])
+
+
+def test_the_command_measures_nothing(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("ktask.lab.sweep.sweep.RUNS", tmp_path / "runs")
+    monkeypatch.setattr("sys.argv", ["ktask", "sweep", "tiny", "--dry-run", "--json"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == to_json(load_grid("tiny"), estimate_sweep(load_grid("tiny")))
+    assert found["time_s"] == pytest.approx(sum(cell["time_s"] for cell in found["cells"]))
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,212 @@
+"""What a person meets in a notebook: tables of tasks, knobs, and a session kept as a run."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from test_measure import PLAIN, Bench
+
+import ktask
+from ktask.common import progress
+from ktask.common import views as show
+from ktask.engine.policy import Part, Plan
+from ktask.engine.task import Result
+from ktask.lab.measure import session
+from ktask.lab.measure.cell import Protocol, measure
+from ktask.lab.records import load_run
+from ktask.lab.sweep import saved_session as keep
+from ktask.lab.traces import read_traces
+from ktask.report import Report, knobs
+from ktask.workloads import Case
+
+PNG = b"\x89PNG"
+
+
+def test_a_result_is_a_table_with_units():
+    result = Result(0, 2, 4096, 8, "ktask-v4", wall_s=2e-3, cpu_user_s=3e-3, chunks_per_thread=(5, 3))
+    text = result._repr_html_()
+    for part in (
+        "policy ktask-v4",
+        "2 ms",
+        "3 ms, 75% of the threads",
+        "8 of up to 4096 units",
+        "5, 3",
+        "not asked for",
+    ):
+        assert part in text
+    assert text.count("<tr>") == text.count("</tr>") == 9
+
+
+def test_a_failed_result_says_so_and_escapes():
+    result = Result(5, 1, 1, 1, "<b>", failed=((0, 1),), undone=((1, "<i>"),))
+    text = result._repr_html_()
+    assert "error 5, 1 failed stretches" in text
+    assert "<b>" not in text
+    assert "<i>" not in text
+
+
+def test_a_case_is_a_table_with_units():
+    text = Case("free", "exit", "4KiB", 3 << 29, options=(("name", "<b>"),))._repr_html_()
+    for part in ("free exit", "4KiB", "1.5 GiB", "2 MiB", "name=&lt;b&gt;"):
+        assert part in text
+
+
+def test_a_plan_shows_its_first_chunks():
+    text = Plan("ktask-v4", (Part(0, 1000),), 2, 125, 10, want=2)._repr_html_()
+    assert "Plan of a task, policy ktask-v4" in text
+    assert "0 to 125, 125 to 250" in text
+    assert "and 2 more" in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(1.5, "1.5 s"), (2e-3, "2 ms"), (3e-6, "3 µs"), (5e-8, "50 ns"), (np.nan, "not measured")],
+)
+def test_times_are_in_a_unit_that_suits(seconds, text):
+    assert show._seconds(seconds) == text
+
+
+def test_none_of_this_is_imported_with_ktask():
+    loaded = "import sys, ktask; unwanted = {'ktask.common.views', 'pandas', 'ipywidgets', 'matplotlib'};"
+    loaded += "print(unwanted & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_tables_are_shown_with_three_digits_and_sizes():
+    table = pd.DataFrame(
+        {"wall_ms": [12.34567, np.nan], "n": [7, 7]}, index=pd.Index([4096, 8192], name="chunk_bytes")
+    )
+    text = session.shown(table).to_html()
+    assert [part in text for part in ("12.3<", "4 KiB", ">7<", "12.34")] == [True, True, True, False]
+    assert session.shown(None) is None
+
+
+def test_loops_that_people_wait_for_have_a_bar_that_goes(monkeypatch, capsys):
+    assert list(progress.watched([1, 2], "ways")) == [1, 2]
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(progress, "DELAY_S", 0)
+    assert list(progress.watched({1: 2}.items(), "ways")) == [(1, 2)]
+    shown = capsys.readouterr().err
+    assert "ways: 100%" in shown or "ways:   0%" in shown
+    assert shown.endswith("\r")
+
+
+# --- knobs ------------------------------------------------------------------------------------------------
+
+
+def drawn(height):
+    figure, _ = plt.subplots(figsize=(1, height))
+    return figure
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """Return what a notebook is given to show; `shown.now` is the picture as it was last."""
+
+    class Shown(list):
+        def display(self, one, display_id=False):
+            self.append(one)
+            self.now = bytes(getattr(one, "data", b""))
+            return SimpleNamespace(update=lambda new: setattr(self, "now", bytes(new.data)))
+
+    found = Shown()
+    monkeypatch.setattr("IPython.display.display", found.display)
+    return found
+
+
+def test_a_knob_is_a_slider_and_a_picture_that_an_export_keeps(shown):
+    knobs.Knob(drawn, {"height": [1, 2]})._ipython_display_()
+    box, image = shown
+    (slider,) = box.children
+    assert type(image).__name__ == "Image"
+    first = shown.now
+    assert first.startswith(PNG)
+    slider.value = 2
+    assert shown.now not in (b"", first)
+    assert plt.get_fignums() == []
+
+
+def test_long_values_come_as_a_list(shown):
+    knobs.Knob(lambda path: drawn(len(path) / 10), {"path": ["zeroing populate", "zeroing memset"]}).show()
+    (chooser,) = shown[0].children
+    assert type(chooser).__name__ == "Dropdown"
+    first, chooser.value = shown.now, "zeroing memset"
+    assert shown.now not in (b"", first)
+
+
+def test_a_knob_without_widgets_is_a_picture(shown, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    knobs.Knob(drawn, {"height": [1]}).show()
+    assert [type(one).__name__ for one in shown] == ["Image"]
+
+
+def test_chunk_sizes_run_the_case_itself():
+    case = Case("free", "dontneed", "4KiB", 1 << 20, 1 << 16)
+    knob = knobs.chunk_sizes(case, 2)
+    (sizes,) = knob._choices.values()
+    assert sizes[0] == "512 KiB"
+    assert len(sizes) == len(set(sizes)) > 3
+    assert knob.picture(minimum_chunk=sizes[-1]).startswith(PNG)
+    assert knobs.traced(case, 2).trace is not None
+
+
+def test_a_case_that_this_machine_cannot_do_is_told():
+    with pytest.raises(RuntimeError, match="works on"):
+        knobs.traced(Case("page_walk", "pagemap", "1GiB", 1 << 30))
+
+
+def test_curves_of_a_run_are_carried_on():
+    knob = knobs.more_threads("data/sample")
+    paths, threads = knob._choices.values()
+    assert threads[0] == 8
+    assert len(paths) > 3
+    assert knob._first.startswith(PNG)
+
+
+# --- a session kept as a run --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cell(monkeypatch):
+    with monkeypatch.context() as patch:
+        bench = Bench(patch)
+        return measure(PLAIN, (1, 2), Protocol(least=7, most=7), clock=lambda: bench.now, trace=True)
+
+
+def test_a_session_becomes_a_run_that_can_be_reported_on(cell, tmp_path):
+    path = keep.save_run([cell], "mine", tmp_path)
+    run = load_run(path)
+    assert run.grid["name"] == "by-hand"
+    assert run.grid["protocol"]["least"] == 7
+    assert set(run.records["run_id"]) == {"mine"}
+    assert len(run.records) == len(cell.rows)
+    assert len(read_traces(path)) > 0
+    assert "Toy" in Report.open([path]).summary().body
+
+
+def test_what_cannot_be_saved_is_told(cell, tmp_path):
+    with pytest.raises(ValueError, match="no cell to save"):
+        keep.save_run([], "mine", tmp_path)
+    with pytest.raises(ValueError, match="is there twice"):
+        keep.save_run([cell, cell], "mine", tmp_path)
+    keep.save_run([cell], "mine", tmp_path)
+    with pytest.raises(ValueError, match="exists"):
+        keep.save_run([cell], "mine", tmp_path)
+
+
+def test_results_of_real_tasks_are_shown():
+    array = np.zeros(1000, np.uint8)
+
+    @ktask.thread_func
+    def fill(start, end, out):
+        out[start:end] = 1
+        return 0
+
+    text = ktask.run(0, 1000, ktask.Ctl(fill, args=(array,)), trace=True)._repr_html_()
+    assert "done" in text
+    assert " chunks</td>" in text

@@ -1,0 +1,200 @@
+"""Notebooks: each one runs as it is kept, and running one is a safe thing to do."""
+
+import ast
+import json
+import os
+import time
+
+import nbformat
+import psutil
+import pytest
+from conftest import printed, written
+
+from ktask.lab.records import read_records
+from ktask.lab.studies import fault_mutexes
+from ktask.lab.sweep import notebooks
+from ktask.lab.sweep.kernels import Kernels
+
+NAMES = sorted(path.stem for path in notebooks.FOLDER.glob("*.ipynb") if path.stem != "report")
+TINY = {
+    "size": "2MiB",
+    "min_chunk": "64KiB",
+    "threads": [1, 2],
+    "protocol": {"least": 2, "most": 2, "budget_s": 0.1, "warmup_s": 0.1},
+    "tables": ["ktask_clear_gigantic_page"],
+    "learned_from": ["ktask_clear_gigantic_page"],
+    "task_size": "8GiB",
+}
+
+
+# How many figures a notebook shows. A widget is one: it degrades to a picture. Zeroing has one more where
+# there are hugetlb pages.
+FIGURES = {"free": 4, "index": 2, "page_walk": 2, "prediction": 3, "reproduction": 2, "simulation": 5}
+FIGURES |= {"workload": 2, "zeroing": 3}
+
+
+def cells_tagged_parameters(name):
+    cells = nbformat.read(notebooks.find(name), as_version=4).cells
+    return [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+
+
+def parameters_of(name):
+    """Return the names that the parameters cell of a notebook sets."""
+    (cell,) = cells_tagged_parameters(name)
+    return [target.id for node in ast.parse(cell.source).body for target in node.targets]
+
+
+def tiny(name, **more):
+    return {key: value for key, value in (TINY | more).items() if key in parameters_of(name)}
+
+
+def images(notebook):
+    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
+    return sum("image/png" in output.get("data", {}) for output in outputs)
+
+
+# --- the notebooks of the project -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*NAMES, "report"])
+def test_one_cell_is_tagged_parameters(name):
+    assert len(cells_tagged_parameters(name)) == 1
+
+
+@pytest.mark.parametrize("name", [*NAMES, "report"])
+def test_a_notebook_is_valid_and_clean(name):
+    notebook = nbformat.read(notebooks.find(name), as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in code)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_notebook_begins_with_its_story(name):
+    first = nbformat.read(notebooks.find(name), as_version=4).cells[0]
+    assert first.cell_type == "markdown"
+    assert first.source.startswith("# ")
+
+
+@pytest.fixture(scope="module")
+def kernels():
+    """One warm process for all; without matplotlib, which asks at its import where figures go."""
+    with Kernels(["ktask.lab.sweep.preloaded", "scipy.stats"]) as found:
+        yield found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_by_hand_a_notebook_shows_its_figures(name, tmp_path, kernels):
+    done = notebooks.execute(notebooks.find(name), tmp_path / "out.ipynb", tiny(name), 60, kernels)
+    has_more = name == "zeroing" and fault_mutexes.why_not() is None
+    assert images(done) == FIGURES[name] + has_more
+    assert [p.name for p in tmp_path.iterdir()] == ["out.ipynb"]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "save_as" in parameters_of(name)])
+def test_in_a_sweep_a_notebook_keeps_records_instead(name, tmp_path, kernels):
+    labels = {"run_id": "r", "host_id": "h", "cell_id": "c"}
+    parameters = tiny(name, save_as=str(tmp_path / "c.parquet"), labels=labels, workload="protect")
+    done = notebooks.execute(notebooks.find(name), tmp_path / "out.ipynb", parameters, 60, kernels)
+    assert images(done) == 0
+    records = read_records(tmp_path / "c.parquet")
+    assert records[list(labels)].drop_duplicates().to_dict("records") == [labels]
+    assert set(records["workload"]) == {parameters.get("workload", name)}
+    assert records["verified"].all()
+    assert set(records.query("not warmup")["threads_requested"]) == {1, 2}
+
+
+def test_a_workload_without_a_notebook_of_its_own_has_one_that_serves_all():
+    assert notebooks.for_workload("free").name == "free.ipynb"
+    assert notebooks.for_workload("a_new_file").name == "workload.ipynb"
+
+
+def test_a_notebook_that_is_not_there_is_told():
+    with pytest.raises(ValueError, match=r"nosuch\.ipynb does not exist; run ktask from a checkout"):
+        notebooks.find("nosuch")
+
+
+# --- running one ------------------------------------------------------------------------------------------
+
+LISTENING = """
+import psutil
+import threading
+me = psutil.Process()
+print(me.pid)
+print([c.laddr for c in me.net_connections("inet")])
+print(len(me.net_connections("unix")) > 0)
+"""
+
+
+def test_a_kernel_listens_on_no_port(tmp_path, temporary):
+    done = notebooks.execute(written(tmp_path, LISTENING), tmp_path / "out.ipynb", {})
+    pid, ports, has_unix_sockets = printed(done).splitlines()
+    assert int(pid) != os.getpid()
+    assert (ports, has_unix_sockets) == ("[]", "True")
+    assert not psutil.pid_exists(int(pid))
+
+
+def test_parameters_arrive_unchanged(tmp_path, temporary):
+    value = {"x": [1, None, True, 1.5], "quote": 'it\'s "so"\n\\', "Ω": "\N{SNOWMAN}; import os"}
+    done = notebooks.execute(
+        written(tmp_path, "import json; print(json.dumps(a))"), tmp_path / "o.ipynb", {"a": value}
+    )
+    assert json.loads(printed(done)) == value
+
+
+def test_a_kernel_of_the_users_own_is_not_taken(tmp_path, temporary, monkeypatch):
+    spec = tmp_path / "kernels/python3/kernel.json"
+    spec.parent.mkdir(parents=True)
+    spec.write_text(json.dumps({"argv": ["/bin/false"], "display_name": "mine", "language": "python"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    notebooks.execute(written(tmp_path, "a"), tmp_path / "out.ipynb", {})
+
+
+def test_a_long_temporary_directory_does_no_harm(tmp_path, monkeypatch):
+    path = tmp_path / ("long" * 25)
+    path.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(path))
+    notebooks.execute(written(tmp_path, "a"), tmp_path / "out.ipynb", {})
+    assert list(path.iterdir()) == []
+
+
+FAILURES = {
+    "raises": ("1 / 0", "ZeroDivisionError: division by zero", True),
+    "in two lines": ("raise ValueError('one\\n  two')", "ValueError: one two", True),
+    "exits": ("import sys; sys.exit(3)", "SystemExit: 3", True),
+    "dies": ("import os; os.kill(os.getpid(), 9)", "the process of the cell died", False),
+    "hangs": ("import time; time.sleep(60)", "the cell took longer than 1 s", False),
+}
+
+
+@pytest.mark.parametrize(("source", "reason", "is_kept"), FAILURES.values(), ids=FAILURES)
+def test_a_notebook_that_fails_is_told_in_one_line(source, reason, is_kept, tmp_path, temporary):
+    before, began = psutil.Process().children(), time.monotonic()
+    with pytest.raises(notebooks.NotebookError) as caught:
+        notebooks.execute(written(tmp_path, source, "print('not reached')"), tmp_path / "out.ipynb", {}, 1)
+    assert str(caught.value).startswith(reason)
+    assert "\n" not in str(caught.value)
+    assert time.monotonic() - began < 20
+    assert psutil.Process().children() == before
+    assert list(temporary.iterdir()) == []
+    assert {p.name for p in tmp_path.iterdir()} == {"made.ipynb", *(["out.ipynb"] if is_kept else [])}
+
+
+def test_a_kernel_that_does_not_start_is_told(tmp_path, temporary, monkeypatch):
+    monkeypatch.setenv("PYTHONHOME", "/nonexistent")
+    with pytest.raises(notebooks.NotebookError, match="the process of the cell did not start"):
+        notebooks.execute(written(tmp_path, "a"), tmp_path / "out.ipynb", {})
+    assert list(temporary.iterdir()) == []
+
+
+def test_ctrl_c_leaves_nothing(tmp_path, temporary, monkeypatch):
+    def interrupted(*_, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nbclient.NotebookClient.execute_cell", interrupted)
+    before = psutil.Process().children()
+    with pytest.raises(KeyboardInterrupt):
+        notebooks.execute(written(tmp_path, "a"), tmp_path / "out.ipynb", {})
+    assert psutil.Process().children() == before
+    assert list(temporary.iterdir()) == []
+    assert [p.name for p in tmp_path.iterdir()] == ["made.ipynb"]

@@ -1,0 +1,25 @@
+"""The benchmark runs in its short form, so that it cannot rot."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+BENCH = Path(__file__).parents[2] / "benchmarks/bench.py"
+
+
+def test_short_form_prints_a_table_and_writes_json(tmp_path):
+    out = tmp_path / "bench.json"
+    command = [sys.executable, str(BENCH), "--short", "--json", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(out.read_text())
+    assert result["short"] is True
+    names = [contest["name"] for contest in result["contests"]]
+    assert names[0] == "one empty chunk, 1 thread"
+    for contest in result["contests"]:
+        assert contest["name"] in done.stdout
+        assert contest["reference"] in contest["rows"]
+        for row in contest["rows"].values():
+            assert row["median"]["low"] <= row["median"]["median"] <= row["median"]["high"]
+            assert row["median"]["median"] > 0

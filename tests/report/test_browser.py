@@ -1,0 +1,199 @@
+"""The committed report and the notebooks in a real browser that reaches nothing but this machine."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import browser
+import pytest
+
+ROOT = Path(__file__).parents[2]
+REPORT = ROOT / "reports/sample.html"
+AXE = ROOT / "tests/axe/node_modules/axe-core/axe.min.js"
+SCREENS = ROOT / "build/screens"
+
+pytestmark = pytest.mark.skipif(not browser.CHROMIUM, reason=browser.MISSING)
+
+# Elements that stick out of the page. What lies in a box that scrolls by itself does not.
+STICKING_OUT = """
+[...document.querySelectorAll('main *')].filter(one => !one.closest('.scroll') || one.matches('.scroll'))
+  .filter(one => one.getBoundingClientRect().right > document.documentElement.clientWidth + 0.5)
+  .map(one => one.tagName + ' ' + one.textContent.trim().slice(0, 60))
+"""
+LIGHT_AND_DARK = pytest.mark.parametrize("scheme", ["light", "dark"])
+
+
+@pytest.fixture(scope="module")
+def new_page(tmp_path_factory):
+    with browser.browser(tmp_path_factory.mktemp("profile")) as new_page:
+        yield new_page
+
+
+@pytest.fixture(scope="module")
+def page(new_page):
+    page = new_page()
+    page.resize(1000)
+    page.open(REPORT.as_uri())
+    return page
+
+
+def test_the_page_asks_for_nothing_and_complains_of_nothing(page):
+    assert page.requests == [REPORT.as_uri()]
+    assert page.failed == []
+    assert page.complaints == []
+
+
+def test_the_contents_lead_to_what_they_name(page):
+    hops = """[...document.querySelectorAll('nav a')].map(link => {
+      link.click();
+      const there = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+      const top = there.getBoundingClientRect().top;
+      const end = window.innerHeight + window.scrollY >= document.documentElement.scrollHeight - 1;
+      return [link.textContent, there.textContent, Math.abs(top) < 2 || end];
+    })"""
+    found = page.run(hops)
+    assert len(found) > 15
+    assert [one for one in found if one[0] != one[1] or not one[2]] == []
+
+
+def test_summary_machine_advice_and_caveat_fit_one_screen_each(page):
+    page.resize(1000, 800)
+    for wanted in (".summary", "#machine", "#advice"):
+        assert page.run(f"document.querySelector('{wanted}').getBoundingClientRect().height") < 800, wanted
+    assert page.run("document.querySelectorAll('.summary li').length") == 3
+    # Claims, recommendation and caveat together, with the machine below the title, are what one sees first.
+    assert (
+        page.run("document.querySelector('.summary').getBoundingClientRect().bottom + window.scrollY") < 800
+    )
+    assert page.run("document.querySelector('.byline').getBoundingClientRect().bottom + window.scrollY") < 800
+
+
+def test_figures_have_size(page):
+    boxes = page.run("""[...document.querySelectorAll('figure svg.plot')].map(one => {
+      const box = one.getBoundingClientRect(), ink = one.getBBox();
+      return [box.width, box.height, ink.width, ink.height];
+    })""")
+    assert len(boxes) > 8
+    assert all(min(box) > 60 for box in boxes)
+
+
+def test_data_of_a_figure_are_a_click_away(page):
+    text = page.run("fetch(document.querySelector('a.data').href).then(answer => answer.text())")
+    assert len(text.splitlines()) > 2
+
+
+@LIGHT_AND_DARK
+@pytest.mark.parametrize("width", [320, 768, 1000])
+def test_nothing_sticks_out(page, width, scheme):
+    page.resize(width, scheme=scheme)
+    page.picture(SCREENS / f"report-{width}-{scheme}.png", 6000)
+    assert page.run("document.documentElement.scrollWidth") == width
+    assert page.run(STICKING_OUT) == []
+
+
+def test_in_a_wide_window_only_the_appendix_scrolls(page):
+    page.resize(1200)
+    cut_off = """[...document.querySelectorAll('.scroll')]
+      .filter(one => one.scrollWidth > one.clientWidth + 1).map(one => one.getAttribute('aria-label'))"""
+    assert all("every case and thread count" in label for label in page.run(cut_off))
+
+
+def test_narrow_columns_of_text_stay_readable(page):
+    page.resize(320)
+    thin = """[...document.querySelectorAll('td:not(.number)')].filter(cell =>
+      cell.textContent.length > 40 && cell.getBoundingClientRect().width < 120).length"""
+    assert page.run(thin) == 0
+
+
+@LIGHT_AND_DARK
+def test_the_colours_are_those_of_the_scheme(page, scheme):
+    page.resize(1000, scheme=scheme)
+    light = page.run("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)[0] > 127")
+    assert light == (scheme == "light")
+
+
+@LIGHT_AND_DARK
+@pytest.mark.skipif(not AXE.exists(), reason="no axe-core; run `npm ci --prefix tests/axe`")
+def test_a_screen_reader_finds_its_way(page, scheme):
+    page.resize(1000, scheme=scheme)
+    page.run(AXE.read_text(encoding="utf-8") + "; 0")
+    found = page.run("axe.run().then(all => all.violations.map(v => [v.impact, v.id, v.nodes[0].html]))")
+    assert [one for one in found if one[0] in ("serious", "critical")] == []
+
+
+def test_the_page_prints_on_a4(page):
+    page.resize(643, media="print")  # A4 less its margins
+    cut_off = """[...document.querySelectorAll('.scroll:not(.wide)')]
+      .filter(one => one.scrollWidth > one.clientWidth + 1).map(one => one.getAttribute('aria-label'))"""
+    assert page.run(cut_off) == []
+    printed = page.pdf()
+    (SCREENS / "report.pdf").write_bytes(printed)
+    boxes = {
+        tuple(map(round, map(float, box))) for box in re.findall(rb"/MediaBox \[0 0 (\S+) (\S+)\]", printed)
+    }
+    assert boxes <= {(595, 842), (842, 595)}
+
+
+# --- JupyterLab -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """A JupyterLab on a copy of the notebooks, since it saves what it runs; yield its address."""
+    home = tmp_path_factory.mktemp("lab")
+    shutil.copytree(ROOT / "notebooks", home / "notebooks")
+    (home / "data").symlink_to(ROOT / "data")
+    environment = os.environ | {f"JUPYTER_{name}_DIR": str(home) for name in ("CONFIG", "DATA", "RUNTIME")}
+    command = [
+        *(sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", "--port=0"),
+        *("--allow-root", "--expose-app-in-browser", f"--notebook-dir={home / 'notebooks'}"),
+        *(f"--LabApp.{name}_dir={home}" for name in ("user_settings", "workspaces")),
+    ]
+    log = home / "log"
+    with log.open("w") as output:
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+    try:
+        yield browser.wait_until(lambda: re.search(r"http://127\S+", log.read_text()), "JupyterLab")[0]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+NOTEBOOK = "[...(window.jupyterapp?.shell.widgets('main') ?? [])].find(one => one.content?.model?.cells)"
+
+
+STILL = ".jp-OutputArea-child:has(.noUi-handle) ~ .jp-OutputArea-child img"
+# Turns the first knob by a key, and returns the picture as it was before.
+TURN = f"""(() => {{
+  const handle = document.querySelector('.noUi-handle'), before = document.querySelector('{STILL}').src;
+  handle.focus();
+  handle.dispatchEvent(new KeyboardEvent('keydown', {{key: 'Right', bubbles: true, cancelable: true}}));
+  return before;
+}})()"""
+
+
+def test_jupyterlab_opens_a_notebook_and_runs_it(new_page, lab):
+    page = new_page()
+    page.resize(1200)
+    page.open(lab.replace("/lab?", "/lab/tree/index.ipynb?"))
+    page.wait_for(f"{NOTEBOOK}?.sessionContext.session?.kernel?.status == 'idle'")
+    page.run(f"jupyterapp.shell.activateById({NOTEBOOK}.id)")
+    page.run("jupyterapp.commands.execute('notebook:run-all-cells').then(() => 0)")
+    cells = page.run(f"""{NOTEBOOK}.content.model.toJSON().cells
+      .filter(cell => cell.cell_type == 'code').map(cell => [cell.execution_count, cell.outputs])""")
+    page.picture(SCREENS / "jupyterlab.png", 1200)
+    before = page.run(TURN)
+    page.wait_for(f"document.querySelector('{STILL}').src != {json.dumps(before)}")
+    assert cells
+    assert all(count for count, _ in cells)
+    assert [one for _, outputs in cells for one in outputs if one["output_type"] == "error"] == []
+    assert [one for one in page.requests if not re.match("http://127.0.0.1|data:|blob:", one)] == []

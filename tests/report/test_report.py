@@ -1,0 +1,1345 @@
+"""The report: tables, figures, words and the page, on synthetic runs with known truth."""
+
+import base64
+import hashlib
+import io
+import json
+import re
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from matplotlib.figure import Figure as Drawing
+from nbformat import v4
+
+from ktask.common import units
+from ktask.lab.measure.flags import flag_effects
+from ktask.lab.measure.stats import NoiseFloor
+from ktask.lab.records import SKIPPED_COLUMNS
+from ktask.lab.traces import write_traces
+from ktask.models.simulation.machines import Machine
+from ktask.report import (
+    Report,
+    advice,
+    charts,
+    figures,
+    machine,
+    model,
+    model_sections,
+    page,
+    reproduction,
+    sections,
+    summary,
+    tables,
+    timeline,
+    write_report,
+)
+from ktask.report import (
+    bottlenecks as limits,
+)
+from ktask.report import (
+    larger_machines as relatives,
+)
+from ktask.report import (
+    sentences as words,
+)
+from ktask.report.study import Study, data_hash
+
+MIB, GIB = 1 << 20, 1 << 30
+PAGE_BYTES = {"4KiB": 4096, "THP": 2 * MIB, "2MiB": 2 * MIB, "1GiB": GIB}
+
+
+@dataclass(frozen=True)
+class Truth:
+    """One path of a synthetic run: one-thread rate, start-up cost, and the speedup of threads."""
+
+    workload: str
+    backend: str
+    method: str
+    page_kind: str
+    bytes_per_s: float
+    scaling: dict[int, float] = field(default_factory=lambda: {2: 1.9})
+    overhead_s: float = 2e-5
+    unit: str = "byte"
+
+    def wall_s(self, size_bytes: int, threads: int) -> float:
+        """Return the seconds in chunks, or of the serial call for 0 threads."""
+        alone = size_bytes / self.bytes_per_s
+        return alone if threads == 0 else alone / self.scaling[threads] + self.overhead_s
+
+
+TRUTHS = (
+    Truth("zeroing", "kernel", "populate", "4KiB", 2.0 * GIB),
+    Truth("zeroing", "kernel", "populate", "THP", 8.6 * GIB),
+    Truth("zeroing", "kernel", "populate", "2MiB", 8.6 * GIB, {2: 1.85}),
+    Truth("zeroing", "user", "memset", "4KiB", 9.7 * GIB, {2: 1.93}),
+    Truth("zeroing", "user", "nontemporal", "4KiB", 22.6 * GIB, {2: 1.96}),
+    Truth("page_walk", "kernel", "pagemap_scan", "4KiB", 188e6 * 4096, {2: 2.0}, unit="PTE"),
+    Truth("page_walk", "kernel", "pagemap", "4KiB", 56e6 * 4096, {2: 1.97}, unit="PTE"),
+    Truth("free", "kernel", "dontneed", "4KiB", 40 * GIB, {2: 1.6}),
+    Truth("free", "kernel", "munmap", "4KiB", 38 * GIB, {2: 0.8}),
+)
+
+
+# One path or two per workload: enough for a page, and half as long to draw.
+FEW = (TRUTHS[1], TRUTHS[4], TRUTHS[6], TRUTHS[7], TRUTHS[8])
+
+
+@dataclass
+class Run:
+    name: str
+    path: Path
+    records: pd.DataFrame
+    machine: dict
+    grid: dict
+    skipped: pd.DataFrame
+
+
+def rows_of_cell(truth, size_bytes, rng, *, n, threads, noise, aa, cold):
+    """Yield the rows of one cell in rounds: serial, chunked, and the serial call again if `aa`."""
+    calls = [(1, True, False), *([(1, True, True)] if aa else []), *((t, False, False) for t in threads)]
+    for round_ in range(-1, n):
+        for order, turn in enumerate(rng.permutation(len(calls))):
+            count, baseline, again = calls[turn]
+            is_cold = round_ in cold and not baseline
+            wall = truth.wall_s(size_bytes, 0 if baseline else count) * np.exp(noise * rng.standard_normal())
+            yield {
+                "round": round_,
+                "order": order,
+                "threads_requested": count,
+                "threads": count,
+                "warmup": round_ < 0,
+                "baseline": baseline,
+                "wall_s": wall * (8 if is_cold else 1),
+                "cpu_user_s": wall * count * 0.02,
+                "cpu_system_s": wall * count * 0.95,
+                "flags": ["aa"] * again + ["cold_memory"] * is_cold + ["steal"] * (round_ == 3),
+                "chunk_size": size_bytes if baseline else size_bytes // (4 * count),
+                "n_chunks": 1 if baseline else 4 * count,
+            }
+
+
+def make_records(truths=TRUTHS, sizes=(4 * MIB, 64 * MIB, GIB), *, n=7, noise=0.01, aa=True, cold=(), seed=7):
+    rng = np.random.default_rng(seed)
+    parts = []
+    for truth in truths:
+        for size_bytes in sizes:
+            rows = rows_of_cell(
+                truth,
+                size_bytes,
+                rng,
+                n=n,
+                threads=sorted(truth.scaling),
+                noise=noise,
+                aa=aa and size_bytes == max(sizes),
+                cold=cold,
+            )
+            parts.append(
+                pd.DataFrame(rows).assign(
+                    run_id="run",
+                    host_id="host",
+                    cell_id=f"{truth.workload}-{truth.method}-{truth.page_kind}-{size_bytes}",
+                    workload=truth.workload,
+                    backend=truth.backend,
+                    method=truth.method,
+                    page_kind=truth.page_kind,
+                    page_size_bytes=PAGE_BYTES[truth.page_kind],
+                    size_bytes=size_bytes,
+                    unit=truth.unit,
+                    operations=size_bytes // (4096 if truth.unit == "PTE" else 1),
+                    policy="ktask-v4",
+                    options="",
+                    min_chunk_size=2 * MIB,
+                    faults_minor=0,
+                    ctx_involuntary=1,
+                    steal_s=0.0,
+                    verified=True,
+                    started_at=pd.Timestamp("2025-03-01T12:00:00Z"),
+                )
+            )
+    return pd.concat(parts, ignore_index=True)
+
+
+def machine_facts(**changes):
+    return {
+        "caches": [{"level": 1, "type": "Data", "size_bytes": 49152, "cpus_sharing": 1, "count": 2}],
+        "python_version": "3.11.7",
+        "host_name": "testhost",
+        "cpu_model": "Test CPU 3000",
+        "sockets": 1,
+        "cores": 2,
+        "threads": 2,
+        "smt": False,
+        "kernel_release": "6.18.0",
+        "memory_total_bytes": 24 * GIB,
+        "virtualised": True,
+        "hypervisor": "KVM",
+        "git_commit": "0123456789abcdef0123456789abcdef01234567",
+        "lock_sha256": "ab" * 32,
+        **changes,
+    }
+
+
+def skipped(*rows):
+    """Return skipped cases; each is (workload, backend, method, page kind, size in bytes, reason)."""
+    cells = [{"cell_id": f"skipped-{i}", "failed": False, "options": ""} for i in range(len(rows))]
+    named = [
+        dict(zip(SKIPPED_COLUMNS[1:7], row, strict=True)) | cell
+        for row, cell in zip(rows, cells, strict=True)
+    ]
+    return pd.DataFrame(named, columns=SKIPPED_COLUMNS)
+
+
+NO_POOL = ("zeroing", "kernel", "populate", "1GiB", GIB, "no free 1 GiB pages in the hugetlb pool")
+
+
+def make_run(records=None, *, skips=(NO_POOL,), **facts):
+    if records is None:
+        records = make_records()
+    grid = {
+        "name": "quick",
+        "about": "synthetic",
+        "seed": 20250301,
+        "threads": [1, 2],
+        "protocol": {"least": 7, "most": 25, "budget_s": 1.0, "precision": 0.01, "warmup_s": 6.0, "seed": 1},
+        "cells": [],
+    }
+    return Run("sample", Path("data/runs/sample"), records, machine_facts(**facts), grid, skipped(*skips))
+
+
+def write_run(run, directory):
+    """Write a run directory in the format of a sweep: one Parquet file per cell."""
+    (directory / "records").mkdir(parents=True)
+    for cell, part in run.records.groupby("cell_id"):
+        part.to_parquet(directory / "records" / f"{cell}.parquet", index=False)
+    (directory / "machine.json").write_text(json.dumps(run.machine))
+    (directory / "grid.yaml").write_text(yaml.safe_dump(run.grid))
+    (directory / "skipped").mkdir()
+    for row in run.skipped.to_dict("records"):
+        (directory / "skipped" / f"{row['cell_id']}.json").write_text(json.dumps(row))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def run():
+    return make_run()
+
+
+@pytest.fixture(scope="module")
+def scaling(run):
+    return tables.scaling_table(run)
+
+
+def one_path(scaling_by_threads, *, n=7, noise=0.002, sizes=(64 * MIB, GIB), overhead_s=0.0, **options):
+    truth = Truth("free", "kernel", "dontneed", "4KiB", 10 * GIB, scaling_by_threads, overhead_s)
+    return make_run(make_records([truth], sizes, n=n, noise=noise, **options), skips=())
+
+
+def pick(table, **wanted):
+    rows = table[(table[list(wanted)] == list(wanted.values())).all(axis=1)]
+    assert len(rows) == 1
+    return rows.iloc[0]
+
+
+def page_text(report):
+    """Return everything that the notebook would show, as one string."""
+    pieces = """title summary workloads machines checks design noise results side_by_side model degradations
+        reproduction prediction recommendations questions reproduce all_numbers all_facts footer"""
+    return "".join(str(getattr(report, name)().body) for name in pieces.split())
+
+
+# --- tables --------------------------------------------------------------------------------------------
+
+
+def test_scaling_without_noise_is_exact():
+    table = tables.scaling_table(one_path({2: 1.6, 4: 2.5}, noise=0))
+    row = pick(table, threads=4, size_bytes=GIB)
+    assert row.wall == pytest.approx(0.1 / 2.5)
+    assert row.base_wall == pytest.approx(0.1)
+    assert row.rate == pytest.approx(25 * GIB)
+    assert row.bandwidth == pytest.approx(25 * GIB)
+    assert [row.speedup, row.speedup_low, row.speedup_high] == pytest.approx([2.5] * 3)
+    assert row.efficiency == pytest.approx(2.5 / 4)
+    assert row.cpu_cost == pytest.approx(4 / 2.5)
+    assert row.busy == pytest.approx(0.97)
+    assert row.verdict == "faster"
+    assert len(table) == 2 * 3
+
+
+def test_scaling_is_the_ratio_of_medians(run, scaling):
+    rows = run.records[
+        (run.records.method == "munmap") & (run.records.size_bytes == GIB) & ~run.records.warmup
+    ]
+    again = rows["flags"].map(lambda flags: "aa" in flags)
+    serial = rows[rows.baseline & ~again].wall_s.median()
+    threads = rows[~rows.baseline].wall_s.median()
+    row = pick(scaling, method="munmap", size_bytes=GIB, threads=2)
+    assert row.speedup == pytest.approx(serial / threads)
+    assert row.speedup_low < row.speedup < row.speedup_high < 1
+    assert row.verdict == "slower"
+
+
+def test_true_speedups_are_found(scaling):
+    rows = scaling[(scaling.threads == 2) & (scaling.size_bytes == GIB)]
+    truth = {(t.method, t.page_kind): t.wall_s(GIB, 0) / t.wall_s(GIB, 2) for t in TRUTHS}
+    for _, row in rows.iterrows():
+        assert row.speedup == pytest.approx(truth[row.method, row.page_kind], rel=0.03)
+
+
+def test_cold_repetitions_are_counted_and_enter_no_rate():
+    cold, warm = (tables.scaling_table(one_path({2: 1.6}, noise=0, cold=rounds)) for rounds in ((1, 4), ()))
+    one, other = pick(cold, threads=2, size_bytes=GIB), pick(warm, threads=2, size_bytes=GIB)
+    assert (one.n, one.n_cold, other.n_cold) == (5, 2, 0)
+    assert one.wall == one.wall_high == other.wall
+
+
+def test_warm_ups_enter_nothing():
+    run = one_path({2: 1.6}, noise=0)
+    run.records.loc[run.records.warmup, "wall_s"] = 1e6
+    assert tables.scaling_table(run).wall_high.max() < 1
+    assert len(tables.repetitions(run)) == (~run.records.warmup).sum()
+
+
+def test_other_flags_stay_in(scaling):
+    row = pick(scaling, method="munmap", size_bytes=GIB, threads=2)
+    assert (row.n, row.n_flagged) == (7, 1)
+
+
+def test_the_second_baseline_is_only_for_the_noise_floor():
+    run = one_path({2: 1.6}, noise=0)
+    again = tables.has_flag(run.records["flags"], "aa")
+    run.records.loc[again, "wall_s"] *= 1.1
+    assert pick(tables.scaling_table(run), threads=2, size_bytes=GIB).base_wall == pytest.approx(0.1)
+    floor = tables.noise_floors(tables.aa_table(run))["free"]
+    assert floor.floor == pytest.approx(0.1)
+    assert (floor.cells, floor.unequal) == (1, 1)
+
+
+def test_the_best_serial_method_is_the_other_base(scaling):
+    memset = pick(scaling, method="memset", size_bytes=GIB, threads=2)
+    best = pick(scaling, method="nontemporal", size_bytes=GIB, threads=1)
+    assert memset.vs_best == pytest.approx(best.wall / memset.wall)
+    assert memset.vs_best_high < 1 < memset.speedup_low
+    assert "do not catch up in memset (4 KiB)" in words.workload_finding(
+        scaling[scaling.workload == "zeroing"]
+    )
+
+
+def test_policies_are_compared_with_their_own_cells():
+    first, second = one_path({2: 1.9}, noise=0).records, one_path({2: 1.2}, noise=0).records
+    second = second.assign(policy="padata-cur", cell_id=second.cell_id + "-padata", wall_s=second.wall_s * 3)
+    table = tables.scaling_table(make_run(pd.concat([first, second], ignore_index=True)))
+    row = pick(table, policy="padata-cur", threads=2, size_bytes=GIB)
+    assert row.speedup == pytest.approx(1.2)
+    assert words.path_label(row) == "dontneed (4 KiB, padata-cur)"
+
+
+def test_crossover_is_the_smallest_size_of_an_unbroken_win():
+    # 0.5 ms for the helpers: 1 MiB takes 0.1 ms alone, 16 MiB 1.6 ms.
+    run = one_path({2: 2.0}, sizes=(MIB, 4 * MIB, 16 * MIB, GIB), overhead_s=5e-4)
+    row = tables.crossover_table(tables.scaling_table(run)).iloc[0]
+    assert row.from_size_bytes == 16 * MIB
+    assert row.slower_sizes == [MIB, 4 * MIB]
+    assert row.faster_sizes == [16 * MIB, GIB]
+    assert row.smallest_bytes == MIB
+    assert row.price == pytest.approx(5e-4, rel=0.02)
+    assert row.price_low < 5e-4 < row.price_high
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "start"),
+    [("ffff", 1.0), ("sfff", 2.0), ("fsff", 3.0), ("fffs", np.nan), ("ssss", np.nan), ("fnnf", 4.0)],
+)
+def test_wins_have_to_reach_the_largest_size(verdicts, start):
+    names = {"f": "faster", "s": "slower", "n": "no change"}
+    judged = pd.DataFrame({"verdict": [names[one] for one in verdicts], "size_bytes": [1, 2, 3, 4]})
+    assert tables._wins_from(judged) == pytest.approx(start, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("make", "outcome", "text"),
+    [
+        (lambda: one_path({2: 1.6}), "threads", "yes: 1."),
+        (lambda: one_path({2: 0.7}), "slower", "no: slower than the serial call ("),
+        (lambda: one_path({2: 1.0}, noise=0.05), "noise", "no: no change beyond the noise floor"),
+        (lambda: one_path({}), "single", "unknown: no thread count above one"),
+        (lambda: one_path({2: 1.6}, n=3), "few", "unknown: too few repetitions"),
+        (lambda: one_path({2: 1.6}, n=2, cold=(0, 1)), "cold", "unknown: no warm repetition"),
+    ],
+)
+def test_advice_and_reason(make, outcome, text):
+    run = make()
+    row = advice.recommendation_table(tables.scaling_table(run), run.skipped).iloc[0]
+    assert row.outcome == outcome
+    assert advice.reason(row, run.skipped).startswith(text)
+
+
+def test_advice_against_wins_that_do_not_last():
+    small, large = one_path({2: 1.6}, sizes=[MIB]).records, one_path({2: 0.9}, sizes=[GIB]).records
+    table = tables.scaling_table(make_run(pd.concat([small, large], ignore_index=True)))
+    assert advice.recommendation_table(table, skipped()).outcome.tolist() == ["mixed"]
+
+
+def test_losses_at_other_sizes_are_told():
+    small, large = (
+        one_path({2: 0.6}, sizes=[MIB]).records,
+        one_path({2: 1.0}, noise=0.05, sizes=[GIB]).records,
+    )
+    run = make_run(pd.concat([small, large], ignore_index=True))
+    row = advice.recommendation_table(tables.scaling_table(run), skipped()).iloc[0]
+    assert row.outcome == "noise"
+    assert advice.reason(row, skipped()).endswith("with 2 threads, 1 GiB), slower at 1 MiB")
+
+
+def test_advice_rests_on_the_largest_size_with_a_verdict():
+    small, large = one_path({2: 1.6}, sizes=[MIB]).records, one_path({2: 1.2}, n=3, sizes=[GIB]).records
+    run = make_run(pd.concat([small, large], ignore_index=True))
+    row = advice.recommendation_table(tables.scaling_table(run), skipped()).iloc[0]
+    assert (row.outcome, row.largest_bytes, row.n) == ("threads", MIB, 7)
+
+
+def test_skipped_paths_are_advised_about_with_their_reason(run, scaling):
+    found = advice.recommendation_table(scaling, run.skipped)
+    row = pick(found, page_kind="1GiB")
+    assert row.outcome == "skipped"
+    assert advice.reason(row, run.skipped) == f"unknown: not measured, {NO_POOL[-1]}"
+
+
+def test_the_fewest_threads_that_are_as_good_as_the_best_are_advised():
+    run = one_path({2: 1.9, 4: 3.0, 8: 3.01, 16: 2.0}, noise=0.01)
+    found = advice.recommendation_table(tables.scaling_table(run), run.skipped).iloc[0]
+    assert found.threads == 4
+    text = words.workload_finding(tables.scaling_table(run))
+    assert "More threads make it worse again: dontneed (4 KiB) to 1.99 [1.96, 2.01] with 16." in text
+
+
+@pytest.mark.parametrize(("cpu_share", "expected"), [(1.0, "busy"), (0.5, "waiting")])
+def test_what_limits_is_told_from_cpu_time(cpu_share, expected):
+    run = one_path({2: 1.2})
+    run.records.loc[~run.records.baseline, ["cpu_user_s", "cpu_system_s"]] *= cpu_share
+    assert limits.limits_table(tables.scaling_table(run)).limit.tolist() == [expected]
+
+
+def test_a_lock_that_is_spun_on_is_told_from_one_that_is_slept_on():
+    run = one_path({2: 0.95})
+    run.records.loc[~run.records.baseline, ["cpu_user_s", "cpu_system_s"]] *= 0.83
+    row = limits.limits_table(tables.scaling_table(run)).iloc[0]
+    assert (row.busy, row.cpu_cost) == (pytest.approx(0.8, abs=0.02), pytest.approx(1.75, abs=0.05))
+    assert row.limit == "busy"  # 34 % of the thread time is more CPU time, 20 % were spent off the CPU
+
+
+def test_the_roof_is_the_highest_user_space_rate(scaling):
+    roof = limits.memory_roof(scaling)
+    assert roof.label == "nontemporal, 2 threads"
+    assert roof.bytes_per_s == pick(scaling, method="nontemporal", size_bytes=GIB, threads=2).bandwidth
+    assert limits.memory_roof(scaling[scaling.backend == "kernel"]) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([1, 1.01, 1.02, 2, 2.01, 2.02], True),
+        ([1, 1.01, 1.02, 1.03, 1.04, 2], False),
+        (np.linspace(1, 2, 9), False),
+        ([1, 1, 2, 2], False),
+        ([1.0, 1.01] * 16 + [2, 2.01, 2.02], False),
+    ],
+)
+def test_two_groups_are_seen(values, expected):
+    assert tables.bimodal(np.array(values)) == expected
+
+
+def test_flags_are_counted(run):
+    counted = tables.flags_table(run).set_index("workload")
+    assert counted.loc["free", ["flag", "repetitions", "of"]].tolist() == ["steal", 14, 98]
+
+
+def test_tables_are_in_reading_order(scaling):
+    assert list(dict.fromkeys(scaling.workload)) == ["zeroing", "page_walk", "free"]
+    zeroing = scaling[(scaling.workload == "zeroing") & (scaling.method == "populate")]
+    assert list(dict.fromkeys(zeroing.page_kind)) == ["4KiB", "THP", "2MiB"]
+
+
+# --- figures -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def report(run):
+    return Report([run])
+
+
+def test_a_run_has_all_its_figures(report):
+    kinds = [f"{kind}-{name}" for name in ("zeroing", "page-walk", "free") for kind in KINDS]
+    last = ["model", "residuals", "crossover", "published", "relatives"]
+    assert list(report.figures) == ["noise", *kinds, *last]
+    assert [figure.number for figure in report.figures.values()] == list(range(1, 16))
+
+
+KINDS = ("speedup", "throughput", "distribution")
+
+
+def test_the_roof_stands_in_the_scaling_figure_where_it_is_in_sight(report):
+    caption, svg = (getattr(report.figures["speedup-zeroing"], name) for name in ("caption", "svg"))
+    assert re.search(
+        r"The memory roof, [\d.]+ GiB/s, stands at a speedup of [\d.]+ for nontemporal \(4 KiB\) to ", caption
+    )
+    assert svg.count("memory roof") == 1  # in the legend
+    assert "memory roof" not in report.figures["speedup-free"].svg + report.figures["speedup-free"].caption
+
+
+def test_drawings_are_text_in_the_colour_of_the_page(report):
+    for figure in report.figures.values():
+        assert "<text" in figure.svg
+        assert "currentColor" in figure.svg
+        assert figures.INK not in figure.svg
+        assert "<metadata" not in figure.svg
+        assert f'aria-label="{figure.alt}"' in figure.svg.replace("&#39;", "'")
+
+
+def test_identifiers_of_drawings_do_not_clash(report):
+    found = Counter(
+        key for figure in report.figures.values() for key in re.findall(r'\bid="([^"]+)"', figure.svg)
+    )
+    assert found.most_common(1)[0][1] == 1
+    used = {
+        key
+        for figure in report.figures.values()
+        for key in re.findall(r'(?:href="#|url\(#)([^")]+)', figure.svg)
+    }
+    assert used <= set(found)
+
+
+def test_captions_state_interval_and_n(report):
+    for key, figure in report.figures.items():
+        assert len(figure.alt) > 40
+        if key.split("-")[0] not in ("distribution", "published"):
+            assert "95 %" in figure.caption
+            assert "n = 7" in figure.caption
+
+
+def test_data_come_along_as_csv(report):
+    figure = report.figures["speedup-free"]
+    text = base64.b64decode(figure.csv_uri.partition(",")[2]).decode()
+    read = pd.read_csv(io.StringIO(text), keep_default_na=False)
+    assert np.allclose(read.speedup, figure.data.speedup)
+    assert read.method.tolist() == ["dontneed", "dontneed", "munmap", "munmap"]
+
+
+def test_drawing_leaves_no_trace(run, scaling):
+    before = dict(mpl.rcParams)
+    first, second = (figures.crossover_figure(scaling, "crossover") for _ in range(2))
+    assert first.svg == second.svg
+    assert dict(mpl.rcParams) == before
+
+
+def test_names_are_no_formulas():
+    run = one_path({2: 1.6})
+    run.records["method"] = "$x^2$"
+    drawn = figures.speedup_figure(tables.scaling_table(run), "free", "speedup-free", 0.01)
+    assert "$x^2$ (kernel)" in drawn.svg
+
+
+def test_throughput_counts_operations_where_they_are_alike(scaling):
+    assert set(figures.throughput_data(scaling, "page_walk").unit) == {"PTE"}
+    assert set(figures.throughput_data(scaling, "page_walk").quantity) == {"rate"}
+    mixed = scaling.assign(operations=np.arange(len(scaling)) + 1.0)
+    assert set(figures.throughput_data(mixed, "page_walk").unit) == {"byte"}
+
+
+def test_rates_far_apart_get_a_logarithmic_axis(report):
+    assert "logarithmic" not in report.figures["throughput-free"].caption
+    records = make_records([one for one in TRUTHS if one.workload == "free"])
+    records.loc[records.method == "munmap", "wall_s"] *= 100
+    far = tables.scaling_table(make_run(records))
+    assert "Both axes are logarithmic" in figures.throughput_figure(far, "free", "throughput-free").caption
+
+
+def test_cold_repetitions_are_drawn():
+    run = one_path({2: 1.6}, cold=(1,))
+    figure = figures.distribution_figure(run, "free", "distribution-free")
+    assert figure.data.cold.sum() == 1
+    assert "cold memory" in figure.svg
+    assert "Cold, crossed and in no rate: 1 of 21." in figure.caption
+
+
+def test_two_states_are_said_aloud():
+    run = one_path({2: 1.6}, n=12)
+    slow = ~run.records.baseline & (run.records["round"] % 2 == 0)
+    run.records.loc[slow, "wall_s"] *= 2
+    assert (
+        "Two groups: dontneed (4 KiB) with 2 threads."
+        in figures.distribution_figure(run, "free", "d").caption
+    )
+
+
+# --- words ---------------------------------------------------------------------------------------------
+
+
+def test_claims_carry_number_interval_scope_and_figure(scaling, report):
+    claims = summary.claims(scaling, "some machine")
+    assert len(claims) == 3
+    for claim in claims:
+        assert re.search(r"speedup of \d\.\d+ \[\d\.\d+, \d\.\d+\]", claim.text)
+        assert claim.scope.startswith("1 GiB, 2 threads, n = 7 per point")
+        assert claim.figure in report.figures
+    assert "of 2 kernel paths, 1 is faster than the serial call and 1 is slower than it" in claims[2].text
+
+
+def test_claims_fill_up_from_cost_and_losses():
+    table = tables.scaling_table(one_path({2: 0.7}))
+    texts = [str(claim.text) for claim in summary.claims(table, "m")]
+    assert [text.partition("</b>")[0] for text in texts] == [
+        "<b>Free:",
+        "<b>Where it gets worse:",
+        "<b>CPU time:",
+    ]
+    assert "the one measured kernel path is slower than the serial call" in texts[0]
+    assert "faster" not in "".join(texts)
+
+
+def test_noise_above_the_effect_is_no_gain():
+    run = one_path({2: 1.1}, noise=0.3, n=9)
+    table = tables.scaling_table(run, {"free": NoiseFloor(0.2, 0.0, 0.3, 5, 0)})
+    assert set(table.verdict) == {"baseline", "no change"}
+    text = summary.claims(table, "m")[0].text + words.workload_finding(table)
+    assert "not distinguishable from the serial call" in text
+    assert "faster" not in text
+
+
+def test_what_has_no_verdict_is_not_said_to_be_no_slower():
+    caption = Report([one_path({2: 1.6}, n=2)]).figures["crossover"].caption
+    assert caption.startswith("No point has repetitions enough for a verdict.")
+    assert "do threads make" not in caption
+
+
+@pytest.mark.parametrize(
+    ("speedups", "text"),
+    [
+        ({2: 0.7}, "Threads help at none of 2 points: 2 slower. "),
+        ({2: 1.6, 4: 0.7}, "Threads do not help at 2 of 4 points: 2 slower. "),
+        ({2: 1.6}, ""),
+    ],
+)
+def test_losses_are_counted(speedups, text):
+    assert summary.losses(tables.scaling_table(one_path(speedups))) == text
+
+
+def test_one_cpu_says_nothing_about_more_threads():
+    run = one_path({})
+    report = Report([run])
+    text = page_text(report)
+    assert list(report.figures) == ["noise", "throughput-free", "distribution-free"]
+    assert "there is no comparison with more" in text
+    assert "Only one thread was measured: nothing here says whether splitting pays." in text
+    assert "No thread count above one was measured, so there is no crossover." in text
+    assert "Nothing was measured with several threads, so there is nothing to compare." in text
+    assert "No published times" not in text
+    assert "At the largest size, the rate is " in text
+    assert "faster than the serial call" not in text
+
+
+def test_a_run_where_everything_was_skipped():
+    run = make_run(make_records().iloc[:0])
+    report = Report([run])
+    text = page_text(report)
+    assert not report.figures
+    assert "Nothing was measured with several threads, so there is nothing to compare." in text
+    assert "Nothing was measured: 1 case skipped, with the reason in appendix B." in text
+    assert NO_POOL[-1] in text
+    assert "times as fast" not in text
+
+
+def test_all_cold_run_reports_no_rate():
+    text = page_text(Report([one_path({2: 1.6}, n=2, cold=(0, 1))]))
+    assert "unknown: no warm repetition" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "caveat"),
+    [
+        ({}, "At most 2 threads on one machine, in one state of it"),
+        ({"findings": [{"name": "thp", "level": "blocker"}]}, "found a blocker before the run: thp"),
+        ({"floors": {}}, "No A/A comparison was measured"),
+        ({"floors": {"free": NoiseFloor(0.1, 0.1, 0.2, 4, 3)}}, "3 A/A comparisons did not come out equal"),
+        ({"floors": {"free": NoiseFloor(0.3, 0, 0.4, 4, 0)}}, "equal calls of free differ by up to 30 %"),
+    ],
+)
+def test_the_caveat_that_matters_most_is_given(scaling, changes, caveat):
+    usual = {"floors": {"free": NoiseFloor(0.01, 0, 0.02, 4, 0)}, "findings": [], "skipped": 0}
+    assert caveat in summary.caveat(scaling, **(usual | changes))
+
+
+@pytest.mark.parametrize(
+    ("threads", "text"),
+    [
+        ({2: 1.6}, "2 threads on every measured path, from the size and with the minimum chunk"),
+        ({2: 0.7}, "One thread everywhere: more do not pay on the one measured path."),
+        ({}, "None: no path has a verdict."),
+    ],
+)
+def test_the_head_of_the_page_recommends(threads, text):
+    run = one_path(threads)
+    assert advice.in_short(advice.recommendation_table(tables.scaling_table(run), run.skipped)).startswith(
+        text
+    )
+
+
+def test_paths_that_should_stay_alone_are_named(run, scaling):
+    text = advice.in_short(advice.recommendation_table(scaling, run.skipped))
+    assert "on 8 of 9 paths" in text
+    assert text.endswith("One thread for free munmap (4 KiB).")
+
+
+def test_cpu_time_of_other_processes_is_not_taken_for_that_of_the_work():
+    run = one_path({2: 1.6})
+    run.records[["cpu_user_s", "cpu_system_s"]] *= 0.01
+    row = pick(tables.scaling_table(run), size_bytes=GIB, threads=2)
+    assert np.isnan(row.cpu_cost)
+    assert np.isnan(row.busy)
+    assert limits.limits_table(tables.scaling_table(run)).limit.tolist() == ["unknown"]
+
+
+def test_what_is_too_short_has_no_cpu_time_of_its_own():
+    run = one_path({2: 1.6})
+    times = ["wall_s", "cpu_user_s", "cpu_system_s"]
+    largest = run.records[(run.records["size_bytes"] == GIB) & (run.records["threads"] == 2)]
+    run.records[times] *= 2 * tables.SHORT_S / largest["wall_s"].median()
+    row = pick(tables.scaling_table(run), size_bytes=GIB, threads=2)
+    assert row.cpu_cost > 0 and row.busy > 0
+    run.records[times] *= 0.2
+    row = pick(tables.scaling_table(run), size_bytes=GIB, threads=2)
+    assert np.isnan(row.cpu_cost) and np.isnan(row.busy)
+
+
+@pytest.mark.parametrize(
+    ("count", "columns"), [(1, 1), (3, 3), (4, 4), (5, 3), (6, 3), (7, 4), (9, 3), (15, 4)]
+)
+def test_panels_leave_few_places_empty(count, columns):
+    assert charts.columns_of(count) == columns
+
+
+def test_sizes_are_labelled_where_there_is_room():
+    axis = Drawing().add_subplot()
+    charts.size_axis(axis, [8 * MIB, 64 * MIB, 256 * MIB, GIB, 2 * GIB], 1.4)
+    assert sorted(axis.get_xticks()) == [64 * MIB, 2 * GIB]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("<p>96 % of 1 GiB in 12 ms, 79%</p>", "<p>96_% of 1_GiB in 12_ms, 79_%</p>"),
+        ("<td>1.9 [1.8, 2.0] GiB/s</td>", "<td>1.9 [1.8, 2.0]_GiB/s</td>"),
+        ('<i style="width: 9%">4 sizes</i>', '<i style="width: 9%">4 sizes</i>'),
+        ("<style>a { top: 9% }</style><code>1 ms</code>", "<style>a { top: 9% }</style><code>1 ms</code>"),
+    ],
+)
+def test_numbers_and_units_stay_together(before, after):
+    assert page.with_hard_spaces(before) == after.replace("_", "\u00a0")
+
+
+@pytest.mark.parametrize(
+    ("parts", "text"), [([], ""), (["a"], "a"), (["a", "b"], "a and b"), (["a", "b", "c"], "a, b and c")]
+)
+def test_lists_read_like_sentences(parts, text):
+    assert words.listed(parts) == text
+
+
+# --- machine -------------------------------------------------------------------------------------------
+
+
+def test_odd_facts_cost_their_line_only():
+    odd = {"cpu_model": "X", "caches": 3, "nodes": [{}], "memory_total_bytes": "many", "mitigations": None}
+    described = dict(machine.describe(odd))
+    assert described["Processor"] == "X"
+    assert {described[name] for name in ("Caches", "NUMA nodes", "Memory", "Mitigations")} == {"not known"}
+    assert machine.scope({}) == "CPU of unknown model, not known"
+
+
+def test_nested_facts_are_listed_by_name():
+    facts = machine.other_facts({"b": {"x": 1}, "a": [1, 2], "c": [{"y": 2}], "doctor": [{"name": "n"}]})
+    assert facts == [("a", "1, 2"), ("b.x", "1"), ("c.0.y", "2")]
+
+
+def test_findings_come_worst_first_with_a_mark_in_words():
+    findings = [
+        {"name": "clock", "level": "ok", "value": "tsc", "means": "fine", "remedy": ""},
+        {"name": "thp", "level": "blocker", "value": "never", "means": "None.", "remedy": "Run `echo 1`."},
+    ]
+    text = str(Report([make_run(doctor=findings)]).checks().body)
+    assert text.index("✗ blocker") < text.index("✓ ok")
+    assert '<span class="bad">✗ blocker</span>' in text
+    assert "Run <code>echo 1</code>." in text
+    assert "1 finding of 2 would spoil" in text
+
+
+# --- the page ------------------------------------------------------------------------------------------
+
+EVIL = "<script>alert(1)</script>"
+
+
+class Page(HTMLParser):
+    """Collects what the checks ask about."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.ids, self.loads, self.links = Counter(), Counter(), [], []
+        self.elements = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        known = dict(attrs)
+        self.tags[tag] += 1
+        self.elements.append((tag, known))
+        if "id" in known:
+            self.ids[known["id"]] += 1
+        self.loads += [known[name] for name in ("src", "srcset", "data", "poster", "action") if name in known]
+        if tag == "a":
+            self.links.append(known["href"])
+        elif "href" in known and not known["href"].startswith("#"):
+            self.loads.append(known["href"])
+
+    handle_startendtag = handle_starttag
+
+
+@pytest.fixture(scope="module")
+def run_path(tmp_path_factory):
+    records = make_records(FEW, n=7)
+    records.loc[records.method == "munmap", "method"] = "a$b$" + EVIL
+    evil = ("zeroing", "kernel", EVIL, "1GiB", GIB, EVIL)
+    return write_run(
+        make_run(records, skips=(NO_POOL, evil), host_name=EVIL), tmp_path_factory.mktemp("r") / "sample"
+    )
+
+
+@pytest.fixture(scope="module")
+def html_path(run_path, tmp_path_factory):
+    return write_report([run_path], tmp_path_factory.mktemp("out") / "deep" / "report.html")
+
+
+@pytest.fixture(scope="module")
+def html(html_path):
+    return html_path.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def parsed(html):
+    return Page(html)
+
+
+def test_the_page_loads_nothing(html, parsed):
+    assert [one for one in parsed.loads if not one.startswith("data:")] == []
+    assert not re.search(r"url\(\s*['\"]?(?!#)|@import", html)
+    assert not {"script", "iframe", "link", "object", "embed", "img"} & set(parsed.tags)
+    assert len(html) < 5_000_000
+
+
+def test_the_page_can_be_read_by_machines(html, parsed):
+    assert html.startswith("<!DOCTYPE html>")
+    assert '<html lang="en">' in html
+    assert (parsed.tags["h1"], parsed.tags["main"], parsed.tags["title"]) == (1, 1, 1)
+    assert parsed.tags["caption"] == parsed.tags["table"] > 10
+    assert all(known.get("scope") in ("col", "row") for tag, known in parsed.elements if tag == "th")
+    assert [key for key, times in parsed.ids.items() if times > 1] == []
+
+
+def test_every_figure_is_there_with_words(html, parsed):
+    drawings = [known for tag, known in parsed.elements if tag == "svg"]
+    assert len(drawings) == parsed.tags["figure"] == parsed.tags["figcaption"] == 15
+    assert all(known["role"] == "img" and len(known["aria-label"]) > 40 for known in drawings)
+    assert "No description has been provided" not in html
+
+
+def test_links_inside_the_page_lead_somewhere(parsed):
+    inside = [link[1:] for link in parsed.links if link.startswith("#")]
+    assert len(inside) > 20
+    assert set(inside) <= set(parsed.ids)
+    assert all(re.match("#|data:text/csv|https://github.com/", link) for link in parsed.links)
+
+
+def test_the_summary_has_claims_recommendation_and_caveat(html):
+    head = html[html.index('class="summary"') : html.index("</section>")]
+    assert head.count("<li>") == 3
+    assert head.index("<b>Recommendation.</b> 2\u00a0threads") < head.index("<b>Caveat.</b>")
+    assert 'href="#advice"' in head
+
+
+def test_sections_are_numbered_and_listed(html):
+    listed = re.search("<nav.*?</nav>", html, re.DOTALL)[0]
+    titles = [re.sub("<[^>]+>", "", one) for one in re.findall("<h2.*?</h2>", html)]
+    assert [title.split()[0] for title in titles] == [*map(str, range(1, 14)), "A", "B", "C", "D"]
+    assert all(title in listed for title in titles)
+    assert "5.3 Free" in listed
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ("1", "no program gains as much as the path inside it"),
+        ("2", "zeroing memory that is already resident are different measurements and are never mixed"),
+        ("4", "All threads are released together, and the clock stops with the last of them"),
+        ("4", "a speedup is the ratio of two medians, never a mean of ratios"),
+        ("4", "from seed 20250301"),
+        ("5", "What they do not show about the kernel"),
+        ("9", "The points that a law was fitted to are never the ones it is tested on"),
+        *(("12", f"{kind}: ") for kind in ("Internal", "Construct", "External", "Statistical")),
+        *(("A", title) for title in ("Requirements", "Smoke run", "Full run", "Expected variation")),
+        ("B", "no free 1\u00a0GiB pages in the hugetlb pool"),
+        ("D", "Speedup against threads"),
+    ],
+)
+def test_what_a_reviewer_looks_for_is_said_where_it_belongs(html, section, said):
+    parts = [re.sub(r"\s+", " ", re.sub("<[^>]*>", "", f"<h2{one}")) for one in html.split("<h2")[1:]]
+    (text,) = [one for one in parts if one.startswith(f"{section} ")]
+    assert said.replace("\u00a0", " ") in text
+
+
+def test_code_is_hidden(html):
+    assert "report.title()" not in html
+    assert "runs = [" not in html
+    assert "In&nbsp;[" not in html
+
+
+def test_names_from_outside_are_escaped(html):
+    assert EVIL not in html
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+    assert "a$b$" in html
+
+
+def test_the_footer_names_commit_data_and_lock(html, run_path):
+    footer = html[html.index("<footer") :]
+    assert "0123456789ab" in footer
+    assert data_hash(run_path) in footer
+    assert "ab" * 32 in footer
+
+
+def test_the_data_hash_is_over_names_and_contents(run_path):
+    lines = [
+        f"{f.name} {hashlib.sha256(f.read_bytes()).hexdigest()}\n" for f in sorted(run_path.glob("records/*"))
+    ]
+    assert data_hash(run_path) == hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def test_the_same_run_gives_the_same_bytes(run_path, html_path, tmp_path):
+    steps = []
+    again = write_report([str(run_path)], tmp_path / "again.html", steps.append)
+    assert again.read_bytes() == html_path.read_bytes()
+    assert len(steps) == 3
+    assert [file.name for file in tmp_path.iterdir()] == ["again.html"]
+
+
+def test_a_progress_bar_is_not_in_the_page():
+    bar = {"application/vnd.jupyter.widget-view+json": {"model_id": "ab"}, "text/plain": "figures: 18%"}
+    line = v4.new_output("stream", name="stderr", text="figures: 20%")
+    drawing = v4.new_code_cell(outputs=[v4.new_output("display_data", bar), line])
+    cells = [drawing, v4.new_markdown_cell("## Method")]
+    html = page.to_html(v4.new_notebook(cells=cells), "title")
+    assert "figures" not in html
+    assert html.count("Method") == 1
+
+
+def test_two_machines_in_one_report():
+    two = make_records(FEW)
+    two["host_id"] = np.where(two.method == "munmap", "second", "first")
+    report = Report([make_run(two, host_id="first")])
+    assert [study.label for study in report.studies] == ["sample on first", "sample on second"]
+    text = page_text(report)
+    assert "5.4 sample on second: Free" in text
+    assert [key for key, n in Page(text).ids.items() if n > 1] == []
+
+
+def test_what_is_no_run_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"no run to report on; give at least one directory"):
+        write_report([], tmp_path / "out.html")
+    with pytest.raises(ValueError, match=r"is not a run"):
+        write_report([tmp_path], tmp_path / "out.html")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("heading", "key"),
+    [("4 Method", "method"), ("A All <b>numbers</b>", "all-numbers"), ("7", "section")],
+)
+def test_anchors_are_the_words_of_the_heading(heading, key):
+    assert page.anchor(heading) == key
+
+
+# --- why not double ---------------------------------------------------------------------------------------
+
+
+def chunks(*spans, threads=2, wall_s=1.0):
+    """Return a trace: each span is (helper, start, end) in seconds."""
+    rows = [dict(zip(("helper", "t0_s", "t1_s"), span, strict=True)) for span in spans]
+    return pd.DataFrame(rows).assign(threads=threads, wall_s=wall_s, cpu=0, start_bytes=0, end_bytes=1)
+
+
+@pytest.mark.parametrize(
+    ("spans", "start", "gaps", "end"),
+    [
+        ([(0, 0, 1), (1, 0, 1)], 0, 0, 0),
+        ([(0, 0, 1), (1, 0.5, 1)], 0.25, 0, 0),
+        ([(0, 0, 1), (1, 0, 0.4)], 0, 0, 0.3),
+        ([(0, 0, 0.3), (0, 0.7, 1), (1, 0, 1)], 0, 0.2, 0),
+        ([(0, 0, 1)], 0.5, 0, 0),  # the helper came too late for any chunk
+    ],
+)
+def test_thread_time_is_accounted_for(spans, start, gaps, end):
+    found = limits.trace_losses(chunks(*spans))
+    assert [found["start"], found["gaps"], found["end"]] == pytest.approx([start, gaps, end])
+    assert sum(found[name] for name in ("start", "gaps", "end", "chunks")) == pytest.approx(1)
+    assert found["traced_apart"] == pytest.approx(2 * end)  # of two threads, one of which ends with the task
+
+
+def traced(run, *spans):
+    """Return limits of a one-path run with this trace (times as shares of its own), and the trace."""
+    scaling = tables.scaling_table(run)
+    row = scaling[scaling.size_bytes == scaling.size_bytes.max()].sort_values("threads").iloc[-1]
+    scaled = [(helper, start * row.wall, end * row.wall) for helper, start, end in spans]
+    trace = chunks(*scaled, wall_s=row.wall).assign(cell_id=row.cell_id, run_id="r", host_id="h")
+    return limits.limits_table(scaling, trace), trace
+
+
+@pytest.mark.parametrize(
+    ("spans", "limit", "text"),
+    [
+        ([(0, 0, 1), (1, 0.6, 1)], "start", "the largest loss is before a helper has its first chunk"),
+        ([(0, 0, 1), (1, 0, 0.4)], "end", "imbalance"),
+        ([(0, 0, 1), (1, 0, 0.1), (1, 0.7, 1)], "gaps", "between chunks"),
+        ([(0, 0, 1), (1, 0, 1)], "busy", "the same work took them longer"),
+    ],
+)
+def test_what_limits_is_told_from_the_trace(spans, limit, text):
+    found, _ = traced(one_path({2: 1.2}), *spans)
+    assert found.limit.tolist() == [limit]
+    said = limits.finding(found)
+    assert said.startswith(
+        "<p><b>Why not double?</b></p>\n<ul><li><b>dontneed (4 KiB)</b>, 60 % of the ideal: "
+    )
+    assert "Known of this path:</i> The TLB shootdown" in said
+    assert text in said
+
+
+@pytest.mark.parametrize(("alone", "limit"), [(0.8, "cutting"), (0.98, "busy")])
+def test_what_chunks_alone_cost_is_told_apart_from_what_threads_cost(alone, limit):
+    run = one_path({1: alone, 2: 1.4})  # of a loss of 0.3, chunks alone explain 0.17 or 0.01
+    found, _ = traced(run, (0, 0, 1), (1, 0, 1))
+    assert found.limit.tolist() == [limits.limits_table(tables.scaling_table(run)).limit[0]] == [limit]
+    assert found.alone[0] == pytest.approx(1 / alone, rel=0.02)
+    assert found.alone_low[0] < found.alone[0] < found.alone_high[0]
+    said = f"one thread in the same chunks takes {words.value(found.iloc[0], 'alone')}"
+    assert f"Cutting alone: {said} (dontneed (4 KiB)) times the serial time." in limits.finding(found)
+    assert (f"{said} times as long" in limits.finding(found)) == (limit == "cutting")
+    assert "Chunks, 1 thread" in limits.table(found, "key")
+    scaling = tables.scaling_table(run)
+    assert scaling[scaling.size_bytes == GIB].apply(words.threads_label, axis=1).tolist() == [
+        "1 serial",
+        "1 in chunks",
+        "2",
+    ]
+    assert len(summary.claims(scaling, "here")) == 2
+    assert "slower" not in summary.losses(scaling)
+
+
+@pytest.mark.parametrize(
+    ("speedup", "limit", "text"),
+    [
+        (1.98, "scales", "It is, or nearly: dontneed (4 KiB) 97 % of the ideal."),
+        (1.84, "near", "Not decided, as the interval holds 90 %: dontneed (4 KiB) 90.1 [88.9, 90.6] % of"),
+        (1.6, "busy", "the same work took them longer"),
+    ],
+)
+def test_what_scales_is_decided_by_the_whole_interval(speedup, limit, text):
+    found = limits.limits_table(tables.scaling_table(one_path({2: speedup}, noise=0.02)))
+    assert found.limit.tolist() == [limit]
+    assert text in limits.finding(found)
+
+
+def test_spinning_or_sleeping_is_left_open_where_the_intervals_do():
+    run = one_path({2: 1.2})
+    run.records.loc[~run.records.baseline, ["cpu_user_s", "cpu_system_s"]] *= 0.835
+    shaken = run.records.loc[~run.records.baseline, "cpu_system_s"]
+    run.records["cpu_system_s"] = run.records["cpu_system_s"].where(
+        run.records.baseline, shaken * np.resize([0.9, 1.1], len(run.records))[shaken.index]
+    )
+    found = limits.limits_table(tables.scaling_table(run))
+    assert found.limit.tolist() == ["both"]
+    assert "which of them costs more is not decided" in limits.finding(found)
+
+
+def test_how_far_apart_threads_end_is_told_over_all_repetitions():
+    run = one_path({2: 1.2})
+    run.records["apart_s"] = run.records["wall_s"] * np.where(run.records.baseline, 0, 0.04)
+    found, trace = traced(run, (0, 0, 1), (1, 0, 0.4))
+    caption = timeline.timeline_figure(found, trace, "free", "timeline-free").caption
+    told = "threads end 4.00 [4.00, 4.00] % (dontneed (4 KiB)) of the wall time apart."
+    assert f"Over all repetitions, n = 7, {told}" in caption
+    old, trace = traced(one_path({2: 1.2}), (0, 0, 1), (1, 0, 0.4))
+    caption = timeline.timeline_figure(old, trace, "free", "timeline-free").caption
+    assert "In the trace, the threads of a path end 60 % of its time apart." in caption
+
+
+def test_a_drift_with_the_rounds_is_said():
+    run = one_path({2: 1.5}, n=20)
+    assert "Drift" not in figures.distribution_figure(run, "free", "d").caption
+    run.records.loc[run.records.baseline, "wall_s"] *= 1 - 0.002 * run.records["round"]
+    caption = figures.distribution_figure(run, "free", "d").caption
+    assert "Drift with the rounds: dontneed (4 KiB) with 1 thread, faster." in caption
+
+
+def test_a_trace_unlike_the_other_repetitions_is_no_evidence():
+    found, _ = traced(one_path({2: 1.2}), (0, 0, 1), (1, 0, 0.4))
+    slow = found.assign(traced_s=1.3 * found["wall"]).iloc[0]
+    assert (limits._limit(found.iloc[0]), limits._limit(slow)) == ("end", "busy")
+
+
+def test_too_few_repetitions_do_not_come_out_equal():
+    run = one_path({2: 1.5}, n=2)
+    floors = tables.noise_floors(tables.aa_table(run))
+    assert "Too few repetitions to tell" in words.aa_caption(tables.aa_table(run), floors)
+
+
+def test_without_a_serial_call_no_speedup_is_told():
+    run = one_path({2: 1.5})
+    run = replace(run, records=run.records[~run.records.baseline])
+    text = Report([run]).results().body
+    assert "The serial call has no warm repetition, so no speedup is known." in text
+    assert "of the ideal" not in text
+
+
+def test_cells_of_the_grid_that_a_killed_run_lacks_are_told():
+    run = make_run(make_records(FEW, n=7))
+    lost = {"cell_id": "free-exit-4KiB-1GiB", "workload": "free", "method": "exit", "page_kind": "4KiB"}
+    cells = [{"cell_id": run.records.cell_id[0]}, lost | {"size_bytes": GIB, "options": {}}]
+    report = Report([replace(run, grid=run.grid | {"cells": cells})])
+    assert "The run is not complete: 1 cell of its grid was not measured." in report.summary().body
+    assert "the run ended before it" in report.all_numbers().body
+    assert "unknown: not measured, the run ended before it" in report.recommendations().body
+
+
+def test_a_path_at_the_roof_is_told():
+    truths = [Truth("zeroing", "user", "memset", "4KiB", 10 * GIB, {2: 1.1})]
+    found = limits.limits_table(tables.scaling_table(make_run(make_records(truths))))
+    assert found.limit.tolist() == ["roof"]
+
+
+def test_the_question_names_the_most_threads():
+    run = one_path({2: 1.5, 4: 2.0})
+    assert "Why not 4 times?" in limits.finding(limits.limits_table(tables.scaling_table(run)))
+
+
+def test_the_timeline_shows_every_chunk_and_says_what_is_lost():
+    found, trace = traced(one_path({2: 1.2}), (0, 0, 1), (1, 0, 0.4))
+    figure = timeline.timeline_figure(found, trace, "free", "timeline-free")
+    assert figure.data[["helper", "method"]].to_numpy().tolist() == [[0, "dontneed"], [1, "dontneed"]]
+    assert (
+        "The largest loss of thread time is after the last chunk (dontneed (4 KiB) 30 %)." in figure.caption
+    )
+    assert "n = 1" in figure.caption
+    assert "70 % of their time inside chunks, imbalance" in figure.alt
+    assert timeline.timeline_figure(found, trace.iloc[:0], "free", "timeline-free") is None
+
+
+def test_traces_of_a_run_enter_its_report(tmp_path):
+    run = one_path({2: 1.2})
+    _, trace = traced(run, (0, 0, 1), (1, 0, 0.4))
+    path = write_run(run, tmp_path / "run")
+    (path / "traces").mkdir()
+    cell = trace["cell_id"].iloc[0]
+    write_traces(path / "traces/c.parquet", trace, {"run_id": "r", "host_id": "h", "cell_id": cell})
+    report = Report.open([path])
+    assert "timeline-free" in report.figures
+    assert "Would smaller chunks" in report.questions().body
+
+
+# --- advice and several runs ------------------------------------------------------------------------------
+
+
+def test_the_minimum_chunk_is_the_share_of_a_thread_where_it_begins_to_pay():
+    run = one_path({2: 2.0}, sizes=(MIB, 4 * MIB, 16 * MIB, GIB), overhead_s=5e-4)
+    row = advice.recommendation_table(tables.scaling_table(run), run.skipped).iloc[0]
+    assert advice.minimum_chunk(row) == "8 MiB"
+    run = one_path({2: 2.0}, sizes=(16 * MIB, GIB))
+    row = advice.recommendation_table(tables.scaling_table(run), run.skipped).iloc[0]
+    assert advice.minimum_chunk(row) == "≤ 8 MiB"
+
+
+def test_the_advice_is_summed_up(report):
+    assert "Threads pay on 8 of the 9 paths with a verdict." in report.recommendations().body
+
+
+def renamed(run, name):
+    return Run(name, Path("data/runs") / name, run.records, run.machine, run.grid, run.skipped)
+
+
+def test_two_runs_are_put_side_by_side_and_compared():
+    old, new = one_path({2: 1.8}), renamed(one_path({2: 1.8}), "after")
+    new.records["wall_s"] *= np.where(new.records.baseline, 1, 2)
+    text = page_text(Report([old, new]))
+    assert "Of 1 path with a verdict in every run, 0 have the same one everywhere." in text
+    assert "after against sample: of 4 times, 0 better and 2 worse" in text
+    assert [key for key, n in Page(text).ids.items() if n > 1] == []
+
+
+def test_one_run_has_nothing_beside_it(report):
+    assert report.side_by_side().body == ""
+
+
+def test_runs_of_different_work_are_not_compared():
+    other = renamed(make_run(make_records([TRUTHS[5]]), skips=()), "other")
+    text = str(Report([one_path({2: 1.8}), other]).side_by_side().body)
+    assert "no case in common" in text
+    assert "The runs have no path with a verdict in common." in text
+
+
+# --- model, prediction and published results --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("threads", "used"),
+    [([1, 2], (1, 2)), ([1, 2, 4], (1, 2, 4)), ([1, 2, 4, 8], (1, 2, 4)), ([1, 2, 3, 4], (1, 2))],
+)
+def test_some_thread_counts_are_kept_out_of_the_fit(threads, used):
+    assert model.calibration(threads) == used
+
+
+def test_a_law_finds_its_own_curve_and_is_tested_on_what_it_has_not_seen():
+    run = one_path({n: 1 / (0.05 + 0.95 / n) for n in (2, 4, 8)}, noise=0)
+    (one,) = model.fits(tables.scaling_table(run))
+    assert one.fit_threads == (1, 2, 4)
+    table = one.curve.set_index("threads")
+    assert table.index.tolist() == [1, 2, 4, 8, 16]
+    assert table["beyond"].tolist() == [False] * 4 + [True]
+    assert table.loc[8, "low_s"] < 0.1 * (0.05 + 0.95 / 8) < table.loc[8, "high_s"]
+    assert table["residual"].abs().dropna().max() < 0.1
+    said = str(Report([run]).prediction().body)
+    assert "On 1 point that the laws had not seen" in said
+    assert "beyond twice the range" in said
+    assert "All points were fitted on" not in Report([run]).figures["residuals"].caption
+
+
+def test_two_thread_counts_are_said_to_settle_little(report):
+    assert "Two thread counts do not settle a law" in report.model().body
+    assert "this tests nothing" in report.figures["residuals"].caption
+    assert "No thread count was left to test the laws on." in report.prediction().body
+
+
+def test_bigger_relatives_are_simulated_beside_the_law():
+    report = Report([one_path({2: 1.8, 4: 3.0}, noise=0)])
+    figure, said = report.figures["relatives"], str(report.prediction().body)
+    table = figure.data.set_index("threads")
+    assert table.index.tolist() == [1, 2, 4, 8, 16]
+    assert table.loc[[1, 2, 4], "simulated_s"].tolist() == pytest.approx([0.1, 0.1 / 1.8, 0.1 / 3], rel=0.1)
+    assert table.loc[16, "simulated_speedup"] == pytest.approx(16 / (1 + 15 * 0.11), rel=0.1)  # contention
+    assert table["beyond"].tolist() == [False] * 4 + [True]
+    for drawn in ("measured", "fitted law", "simulated", "ideal", "beyond 2×"):
+        assert f">{drawn}</text>" in figure.svg or f"{drawn}</text>" in figure.svg
+    assert "with 8 and" in figure.caption
+    assert "simulated" in figure.alt
+    assert "a machine of this kind with 32 CPUs (1 node)" in said  # 26 at most for one task
+    assert "The run kept no timelines" in said
+    assert "bends too late" in said
+    assert f">{units.fmt_number(table.loc[16, 'simulated_speedup'])}</td>" in said
+
+
+def test_a_task_of_few_chunks_ends_where_they_do():
+    run = one_path({2: 1.9}, noise=0)
+    run.records["min_chunk_size"] = run.records["size_bytes"] // 2
+    report = Report([run])
+    assert report.figures["relatives"].data["simulated_speedup"].max() == pytest.approx(1.9, rel=0.01)
+    assert "cannot be cut into more than 2 chunks" in report.figures["relatives"].caption
+
+
+def test_no_machine_is_larger_than_the_simulator_can():
+    assert relatives.relative_of(Machine("two", cores_per_node=2), 8).cpus == 16
+    with pytest.raises(ValueError, match="a machine for 60000 threads has more than 65536 CPUs"):
+        relatives.relative_of(Machine("two", cores_per_node=2), 60_000)
+
+
+def test_a_run_that_cannot_be_calibrated_says_why_nothing_is_simulated():
+    run = one_path({2: 1.9})
+    run.records["flags"] = [["steal"]] * len(run.records)
+    report = Report([run])
+    assert "Nothing was simulated: run sample has no settled repetition" in report.prediction().body
+    assert "No simulated curve is drawn" in report.figures["relatives"].caption
+    assert report.figures["relatives"].data["simulated_s"].isna().all()
+    assert ">simulated</text>" not in report.figures["relatives"].svg
+
+
+def test_the_roof_is_told_or_said_to_be_unknown(report):
+    assert re.search(
+        r"The roof, .*GiB/s \(nontemporal, 2 threads\). The highest median rate of the kernel is 1[56]",
+        report.model().body,
+    )
+    assert "so no roof of the memory" in Report([one_path({2: 1.5})]).model().body
+
+
+def test_the_calibrated_store_is_held_against_the_best_of_its_kind():
+    truths = [TRUTHS[3], TRUTHS[4], Truth("zeroing", "user", "auto", "4KiB", 11.3 * GIB, {2: 1.96})]
+    text = model_sections.choice_sentence(
+        tables.scaling_table(make_run(make_records(truths, (GIB,), noise=0)))
+    )
+    assert "auto reaches 50 % of nontemporal (22.6 GiB/s; 1 thread, 1 GiB) and 50 % of nontemporal (" in text
+    assert not model_sections.choice_sentence(tables.scaling_table(one_path({2: 1.6})))
+
+
+def test_nothing_is_fitted_to_one_thread():
+    report = Report([one_path({})])
+    assert "there is nothing to fit" in report.model().body
+    assert "there is nothing to fit" in report.prediction().body
+
+
+def test_published_speedups_start_at_one_thread():
+    table = reproduction.published_speedups()
+    assert set(table["workload"]) == {"zeroing", "free"}
+    assert (table.loc[table["threads"] == 1, "speedup"] == 1).all()
+    curves = table.groupby(["what", "machine", "size_bytes", "source"])
+    assert (curves["threads"].min() == 1).all()
+
+
+def test_published_results_stand_beside_those_of_the_run(report):
+    text = report.reproduction().body
+    assert "No published times with one thread and with several were found for page walk." in text
+    assert "SPARC T7-4" in text
+    assert re.search(
+        r"Free with 2 threads: published 1\.58 \(1 curve\), here 0\.[78]", report.figures["published"].caption
+    )
+
+
+def test_warnings_are_shown_with_what_they_did(run):
+    text = str(sections.flags(Study(run)))
+    assert "Times as long" in text
+    effects = flag_effects(run.records).set_index(["workload", "flag"])
+    assert sections._effect(effects, "free", "steal")[0].split(" ")[0] in text
+    assert sections._effect(effects, "free", "no such flag") == ("–", "–")
+
+
+@pytest.mark.parametrize(
+    ("facts", "borders"),
+    [
+        ({"sockets": 1, "cores": 2, "threads": 2}, {}),
+        ({"sockets": 1, "cores": 4, "threads": 8}, {4: "one thread per core"}),
+        ({"sockets": 2, "cores": 8, "threads": 16}, {4: "one socket", 8: "one thread per core"}),
+        ({"sockets": "?", "cores": 2}, {}),
+        ({}, {}),
+    ],
+)
+def test_borders_of_cores_and_sockets(facts, borders):
+    assert machine.thread_borders(facts) == borders
+
+
+def test_borders_are_drawn_where_threads_go_beyond_them():
+    run = one_path({2: 1.9, 4: 2.5})
+    scaling = tables.scaling_table(run)
+    marked = figures.speedup_figure(scaling, "free", "s", 0.01, {2: "one socket", 4: "one thread per core"})
+    assert "one socket" in marked.svg
+    assert "one thread per core" not in marked.svg
+
+
+def test_no_label_of_the_sample_is_left_in_tex():
+    html = (Path(__file__).parents[2] / "reports/sample.html").read_text(encoding="utf-8")
+    assert "mathdefault" not in html
