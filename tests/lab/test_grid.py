@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ktask import workloads
 from ktask.lab.measure.cell import Protocol, default_threads
 from ktask.lab.sweep.grid import Grid, cell_id, load_grid, parse_grid, shipped
 from ktask.memory import region as memory
 from ktask.workloads import Case, Method, Option, Workload
+from ktask.workloads import base as workloads
 
 WORK = {"workload": "zeroing", "method": "populate", "page_kind": "THP", "size": "2MiB"}
 
@@ -52,7 +52,7 @@ def test_the_readme_and_the_grid_say_how_many_cells_there_are():
     full, quick = (len(load_grid(name).cases) for name in ("full", "quick"))
     root = Path(__file__).parents[2]
     assert f"measures {full} cells instead of {quick}" in " ".join((root / "README.md").read_text().split())
-    assert f"{full} cells" in (root / "ktask/grids/full.yaml").read_text().splitlines()[0]
+    assert f"{full} cells" in (root / "ktask/lab/sweep/grids/full.yaml").read_text().splitlines()[0]
 
 
 @pytest.mark.parametrize("name", shipped())

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from ktask import workloads
 from ktask.cli import app as cli
 from ktask.engine.policy import POLICIES
 from ktask.engine.task import Ctl, Result
@@ -18,6 +17,7 @@ from ktask.lab.measure import one_case, session
 from ktask.lab.measure.cell import Protocol, Variant, default_threads, measure, variants
 from ktask.memory import region as memory
 from ktask.workloads import Case, CheckError, Method, Workload
+from ktask.workloads import base as workloads
 
 CASE = Case("toy", "alloc", "4KiB", 400 << 10, 8192, "ktask-v3")
 PLAIN = Case("toy", "plain", "4KiB", 400 << 10)

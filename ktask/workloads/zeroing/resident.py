@@ -13,7 +13,7 @@ from ktask.engine.thread_functions import thread_func
 from ktask.memory import region as memory
 from ktask.workloads import Case
 from ktask.workloads.zeroing import store_choice, store_learning
-from ktask.workloads.zeroing.region import Zeroed
+from ktask.workloads.zeroing.zeroed import Zeroed
 
 # At most: user code may zero a part of a page, so that several threads zero one of 1 GiB.
 STORE_UNIT = memory.THP_SIZE

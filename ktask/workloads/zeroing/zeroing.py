@@ -19,8 +19,8 @@ from ktask.memory import region as memory
 from ktask.workloads import Case, Method, Option, State, Workload, expect
 from ktask.workloads.populated import no_populate, populate
 from ktask.workloads.zeroing.allocation import FILES, Allocation
-from ktask.workloads.zeroing.region import NODE, Zeroed, nodes_of
 from ktask.workloads.zeroing.resident import Resident
+from ktask.workloads.zeroing.zeroed import NODE, Zeroed, nodes_of
 
 ORDER = 1
 
