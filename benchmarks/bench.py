@@ -31,7 +31,7 @@ from numba import njit, prange
 
 import ktask
 from ktask import workloads
-from ktask.common.json_files import write_json
+from ktask.common.files import write_json
 from ktask.common.units import fmt_size
 from ktask.engine import run as engine
 from ktask.host.facts import machine_facts

@@ -1,16 +1,18 @@
-"""Files that appear whole or not at all."""
+"""Small files: written whole or not at all, read with an error that names the file."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
 @contextlib.contextmanager
-def whole(path: Path | str, ending: str = ".tmp") -> Iterator[Path]:
+def atomic_write(path: Path | str, ending: str = ".tmp") -> Iterator[Path]:
     """Give a path to write to, which becomes `path` once the block ends well and the disk has it.
 
     A reader sees the old file or the new one, never a part; after an error the old one is still there. The
@@ -30,5 +32,38 @@ def whole(path: Path | str, ending: str = ".tmp") -> Iterator[Path]:
 
 def write_text(path: Path | str, text: str) -> None:
     """Write `text` as UTF-8, whole or not at all."""
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path | str, obj: Any) -> None:
+    """Write `obj` as JSON so that a reader sees the old file or the new one, never a part.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `obj` has no JSON form (a NaN counts as such); the file stays as it was.
+    OSError
+        If the directory is missing or full; the file stays as it was.
+    """
+    write_text(path, json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path | str) -> Any:
+    """Return the content of a JSON file.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged; the message names it.
+    OSError
+        If the file cannot be read.
+    """
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        message = (
+            f"{path} is not a JSON file ({error}); delete it and measure again, or restore it from a copy"
+        )
+        raise ValueError(message) from error

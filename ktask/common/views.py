@@ -1,15 +1,12 @@
-"""How tasks look in a notebook: results and plans as small tables. Imported when one is displayed."""
+"""How cases, plans and results look in a notebook: small tables, made when one is displayed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from html import escape
-from typing import TYPE_CHECKING
+from typing import Any
 
-if TYPE_CHECKING:
-    from ktask.engine.policy import Plan
-    from ktask.engine.task import Result
-    from ktask.workloads import Case
+from ktask.common.units import fmt_size, fmt_time
 
 MOST_CHUNKS = 6
 
@@ -24,46 +21,29 @@ def fact_table(title: str, rows: Iterable[tuple[str, object]]) -> str:
     return f"<table><caption>{escape(title)}</caption><tbody>{body}</tbody></table>"
 
 
-def _seconds(value: float) -> str:
-    """Return a time in the largest unit that leaves at least 1, without the lab's formats."""
-    if value != value:  # noqa: PLR0124 - NaN
-        return "not measured"
-    for factor, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
-        if value >= factor:
-            return f"{value / factor:.4g} {unit}"
-    return f"{value * 1e9:.4g} ns"
-
-
 def _listed(values: Iterable[object], most: int = MOST_CHUNKS) -> str:
     shown = [str(value) for value in values]
     return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")
 
 
-def case_html(case: Case) -> str:
+def case_html(case: Any) -> str:
     """Return a case as an HTML table."""
     options = ", ".join(f"{name}={value}" for name, value in case.options)
     rows = [
         ("pages", case.page_kind),
-        ("size", _size(case.size_bytes)),
-        ("minimum chunk", _size(case.min_chunk_bytes)),
+        ("size", fmt_size(case.size_bytes)),
+        ("minimum chunk", fmt_size(case.min_chunk_bytes)),
         ("policy", case.policy),
         *([("options", options)] if options else []),
     ]
     return fact_table(f"{case.workload} {case.method}", rows)
 
 
-def _size(size_bytes: int) -> str:
-    for factor, unit in ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
-        if size_bytes >= factor:
-            return f"{size_bytes / factor:.4g} {unit}"
-    return f"{size_bytes} B"
+def _apart(result: Any) -> str:
+    return f", threads end {fmt_time(result.apart_s)} apart" if result.apart_s > 0 else ""
 
 
-def _apart(result: Result) -> str:
-    return f", threads end {_seconds(result.apart_s)} apart" if result.apart_s > 0 else ""
-
-
-def result_html(result: Result) -> str:
+def result_html(result: Any) -> str:
     """Return what came of a task as an HTML table."""
     cpu_s = result.cpu_user_s + result.cpu_system_s
     busy = cpu_s / (result.wall_s * result.threads) if result.threads and result.wall_s > 0 else float("nan")
@@ -72,8 +52,8 @@ def result_html(result: Result) -> str:
             "outcome",
             "done" if not result.error else f"error {result.error}, {len(result.failed)} failed stretches",
         ),
-        ("wall time", _seconds(result.wall_s) + _apart(result)),
-        ("CPU time", _seconds(cpu_s) + (f", {busy:.0%} of the threads' time" if busy == busy else "")),  # noqa: PLR0124
+        ("wall time", fmt_time(result.wall_s) + _apart(result)),
+        ("CPU time", fmt_time(cpu_s) + (f", {busy:.0%} of the threads' time" if busy == busy else "")),  # noqa: PLR0124
         ("threads", result.threads),
         ("chunks", f"{result.n_chunks} of up to {result.chunk_size} units"),
         ("chunks per thread", _listed(result.chunks_per_thread, 16)),
@@ -91,7 +71,7 @@ def result_html(result: Result) -> str:
     return fact_table(f"Result of a task, policy {result.policy}", rows)
 
 
-def plan_html(plan: Plan) -> str:
+def plan_html(plan: Any) -> str:
     """Return a plan as an HTML table, with its first chunks."""
     first = (
         [plan.chunk_bounds(0, i) for i in range(min(plan.part_chunks(0), MOST_CHUNKS))] if plan.parts else []

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ktask.common.files import whole, write_text
+from ktask.common.files import atomic_write, write_text
 from ktask.engine.task import Result
 
 US = 1e6
@@ -57,7 +57,7 @@ def write_figure(result: Result, path: Path | str) -> None:
     import matplotlib.pyplot as plt  # noqa: PLC0415
 
     axes = plot(result)
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         axes.figure.savefig(partial, dpi=150, format=Path(path).suffix[1:])
     plt.close(axes.figure)
 

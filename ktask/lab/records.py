@@ -19,8 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from ktask.common.files import whole
-from ktask.common.json_files import read_json, write_json
+from ktask.common.files import atomic_write, read_json, write_json
 from ktask.lab import traces
 
 SCHEMA_VERSION = "1.3"
@@ -89,7 +88,7 @@ class Run:
 def write_records(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write the rows of one cell so that the file is there whole or not at all."""
     table = pa.Table.from_pylist([dict(row) for row in rows], schema=SCHEMA)
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         pq.write_table(table, partial, compression="zstd")
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ktask.common.files import whole
+from ktask.common.files import atomic_write
 from ktask.engine.task import Result
 
 # name, Frictionless type, Arrow type, what it is
@@ -51,7 +51,7 @@ def trace_table(result: Result, bytes_per_unit: int = 1) -> pd.DataFrame:
 def write_traces(path: Path, table: pd.DataFrame, labels: Mapping[str, str]) -> None:
     """Write the trace of one cell so that the file is there whole or not at all."""
     labelled = table.assign(**{name: labels.get(name, "") for name in SCHEMA.names[:3]})
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         pq.write_table(
             pa.Table.from_pandas(labelled, SCHEMA, preserve_index=False), partial, compression="zstd"
         )

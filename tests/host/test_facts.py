@@ -10,7 +10,7 @@ from importlib import metadata
 import pytest
 from machines import NAMES, plant
 
-from ktask.common import json_files as files
+from ktask.common import files
 from ktask.host import facts as machine
 from ktask.host.facts import clean_text, machine_facts
 

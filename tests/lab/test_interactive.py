@@ -12,7 +12,6 @@ from test_measure import PLAIN, Bench
 
 import ktask
 from ktask.common import progress
-from ktask.common import views as show
 from ktask.engine.policy import Part, Plan
 from ktask.engine.task import Result
 from ktask.lab.measure import session
@@ -60,14 +59,6 @@ def test_a_plan_shows_its_first_chunks():
     assert "Plan of a task, policy ktask-v4" in text
     assert "0 to 125, 125 to 250" in text
     assert "and 2 more" in text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(1.5, "1.5 s"), (2e-3, "2 ms"), (3e-6, "3 µs"), (5e-8, "50 ns"), (np.nan, "not measured")],
-)
-def test_times_are_in_a_unit_that_suits(seconds, text):
-    assert show._seconds(seconds) == text
 
 
 def test_none_of_this_is_imported_with_ktask():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ktask import workloads
-from ktask.common.json_files import write_json
+from ktask.common.files import write_json
 from ktask.engine import slots as limits
 from ktask.host import topology
 from ktask.lab.measure.cell import Protocol

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ktask import __version__
-from ktask.common.files import whole
+from ktask.common.files import atomic_write
 from ktask.lab import records
 from ktask.lab.sweep import remote
 from ktask.lab.sweep.cells import FOLDERS, CellTask, Outcome, without_records
@@ -304,7 +304,7 @@ def keep(files: dict[str, bytes], path: Path) -> None:
         folder, _, rest = name.partition("/")
         if folder not in FOLDERS or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=,+-]*", rest):
             raise ClusterError(f"a worker handed over a file {name!r}, which has no place in a run")
-        with whole(path / folder / rest) as partial:
+        with atomic_write(path / folder / rest) as partial:
             partial.write_bytes(files[name])
 
 

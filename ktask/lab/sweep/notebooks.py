@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ktask.common.files import whole
+from ktask.common.files import atomic_write
 
 if TYPE_CHECKING:
     from ktask.lab.sweep.kernels import Kernel, Kernels
@@ -78,7 +78,7 @@ def execute(
 
     with contextlib.nullcontext(kernels) if kernels else Kernels() as source_of_kernels:
         source_of_kernels.begin()  # its imports go on during those of papermill
-        with whole(out, ".ipynb") as partial, own_kernel(source_of_kernels) as kernel:
+        with atomic_write(out, ".ipynb") as partial, own_kernel(source_of_kernels) as kernel:
             return _execute(source, partial, out, parameters, timeout_s, kernel)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ktask.common.json_files import write_json
+from ktask.common.files import write_json
 from ktask.host import doctor
 from ktask.host.facts import machine_facts
 from ktask.lab import records
