@@ -33,9 +33,10 @@ lab: $(READY) ## open the notebooks in JupyterLab
 bench: $(READY) ## the engine beside its peers: a table, and build/bench.json
 	@mkdir -p build && $(BIN)/python benchmarks/bench.py --json build/bench.json
 
-lint: $(READY) ## check style, and that notebooks carry no outputs
+lint: $(READY) ## check style, the direction of imports, and that notebooks carry no outputs
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-logo --no-cache
 	@$(BIN)/python tests/check_notebooks.py
 
 format: $(READY) ## put the code in the common format

@@ -12,6 +12,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ktask.common.version import __version__
 from ktask.engine.live import Bar, Live
 from ktask.engine.task import Ctl, Node, Result
 
@@ -20,8 +21,19 @@ if TYPE_CHECKING:
     from ktask.engine.thread_functions import thread_func
     from ktask.memory.inspect import walk
 
-__version__ = "0.1.0"
-__all__ = ["Bar", "Ctl", "Live", "Node", "Result", "plan", "run", "run_numa", "thread_func", "walk"]
+__all__ = [
+    "Bar",
+    "Ctl",
+    "Live",
+    "Node",
+    "Result",
+    "__version__",
+    "plan",
+    "run",
+    "run_numa",
+    "thread_func",
+    "walk",
+]
 
 # numba takes 0.2 to 0.5 s to import, so the names that need it are looked up at their first use.
 _LAZY = {

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ktask import __version__
+from ktask.common.version import __version__
 from ktask.host.topology import (
     CPU_DIR,
     NODE_DIR,
@@ -42,6 +42,7 @@ MAX_TEXT = 4096  # the longest kernel command line is 4 KiB on most architecture
 PROJECT = Path(__file__).resolve().parents[2]
 # Recorded even if the project is not installed but only lies there.
 PACKAGES = ("numba", "llvmlite", "numpy", "pandas", "pyarrow", "scipy", "papermill", "nbclient", "matplotlib")
+OTHER_EXTRAS = re.compile(r"extra == .(cluster|dev)")
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 GIT_TIMEOUT_S = 5
 
@@ -399,12 +400,12 @@ def collect_python(_root: Path) -> Facts:
 
 
 def _needed_packages() -> list[str]:
-    """Return the packages that ktask needs by itself, without its extras, and those in `PACKAGES`."""
+    """Return the packages that measuring needs, not those for clusters and development; and `PACKAGES`."""
     try:
         needs = metadata.requires("ktask") or []
     except metadata.PackageNotFoundError:
         needs = []
-    names = (re.match(r"[A-Za-z0-9._-]+", need) for need in needs if "extra ==" not in need)
+    names = (re.match(r"[A-Za-z0-9._-]+", need) for need in needs if not OTHER_EXTRAS.search(need))
     return sorted({name[0].lower() for name in names if name} | set(PACKAGES))
 
 

@@ -1,10 +1,11 @@
 """The environment and the shape of the project: files that must say the same, and imports that point down."""
 
 import ast
-import graphlib
 import importlib.metadata
+import itertools
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -30,22 +31,6 @@ PARTS_OF = {
     "zmq": "ipykernel",
 }
 
-# From the top to the bottom. A module imports from its own layer, without circles, and from those below.
-LAYERS = [
-    ("__main__",),
-    ("cli",),
-    ("report",),
-    ("models",),
-    ("lab",),
-    ("workloads",),
-    ("memory",),
-    ("engine",),
-    ("host",),
-    ("common",),
-]
-HEIGHT = {name: -level for level, names in enumerate(LAYERS) for name in names}
-
-
 # --- dependencies -----------------------------------------------------------------------------------------
 
 
@@ -54,9 +39,10 @@ def project():
 
 
 def needed():
-    """Return what pyproject.toml asks for, development included, as {name: bounds}."""
-    lines = [*project()["dependencies"], *project()["optional-dependencies"]["dev"]]
-    return {canonicalize_name(r.name): r.specifier for r in map(Requirement, lines)}
+    """Return what pyproject.toml asks for, with all its extras, as {name: bounds}."""
+    lines = [*project()["dependencies"], *itertools.chain(*project()["optional-dependencies"].values())]
+    found = {canonicalize_name(r.name): r.specifier for r in map(Requirement, lines)}
+    return {name: bounds for name, bounds in found.items() if name != "ktask"}
 
 
 def locked():
@@ -126,39 +112,29 @@ def _for_type_checkers(node):
     return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
 
 
-def part_of(path):
-    """Return the part of the package that a file belongs to."""
-    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+def lint_imports(folder):
+    """Check the import contract of pyproject.toml on the `ktask` of a folder."""
+    command = [Path(sys.executable).with_name("lint-imports"), "--no-cache", "--no-logo"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
-def edges():
-    """Return (file, part, part imported) for each import of the package from itself."""
-    for path in sorted(PACKAGE.rglob("*.py")):
-        for name in imported(path):
-            names = name.split(".")
-            if names[0] == "ktask" and len(names) > 1 and names[1] in HEIGHT:
-                yield path, part_of(path), names[1]
+def test_an_upward_import_breaks_the_contract(tmp_path):
+    """`make lint` checks the tree itself; here it is seen that the contract can be broken."""
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    shutil.copytree(PACKAGE, tmp_path / "ktask", ignore=shutil.ignore_patterns("__pycache__"))
+    assert (kept := lint_imports(tmp_path)).returncode == 0, kept.stdout
+    with (tmp_path / "ktask/engine/policy.py").open("a") as file:
+        file.write("\n\ndef planted():\n    from ktask.lab import records\n")
+    broken = lint_imports(tmp_path)
+    assert broken.returncode == 1
+    assert "ktask.engine.policy -> ktask.lab.records" in broken.stdout
 
 
-def test_every_part_has_its_layer():
-    assert {part_of(path) for path in PACKAGE.rglob("*.py")} - {"__init__", *HEIGHT} == set()
-
-
-def test_imports_point_down():
-    up = [
-        f"{path.relative_to(ROOT)} imports {other}"
-        for path, part, other in edges()
-        if HEIGHT[other] > HEIGHT.get(part, 0)
-    ]
-    assert up == []
-
-
-def test_imports_have_no_circles():
-    graph = defaultdict(set)
-    for _, part, other in edges():
-        if part not in (other, "__init__"):
-            graph[part].add(other)
-    graphlib.TopologicalSorter(graph).prepare()
+def test_a_part_without_its_layer_breaks_the_contract(tmp_path):
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    shutil.copytree(PACKAGE, tmp_path / "ktask", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "ktask/misc.py").write_text("")
+    assert lint_imports(tmp_path).returncode == 1
 
 
 def modules_after(code):
@@ -202,4 +178,4 @@ def test_notebooks_call_only_the_upper_layers(path):
     parts = re.findall(r"^\s*(?:from|import) ktask\.(\w+)", source, re.MULTILINE)
     parts += re.findall(r"^\s*from ktask import (\w+)", source, re.MULTILINE)
     assert parts
-    assert set(parts) <= {"lab", "report", "models"}
+    assert set(parts) <= {"common", "lab", "report", "models"}

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from ktask import __version__
 from ktask.common.files import atomic_write
+from ktask.common.version import __version__
 from ktask.lab import records
 from ktask.lab.sweep import remote
 from ktask.lab.sweep.cells import FOLDERS, CellTask, Outcome, without_records

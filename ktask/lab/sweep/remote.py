@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ktask import __version__
+from ktask.common.version import __version__
 from ktask.engine import slots as limits
 from ktask.lab.sweep.cells import FOLDERS, CellTask, Outcome, run_cell
 from ktask.lab.sweep.grid import Grid, parse_grid
