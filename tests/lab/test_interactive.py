@@ -30,8 +30,8 @@ def test_a_result_is_a_table_with_units():
     text = result._repr_html_()
     for part in (
         "policy ktask-v4",
-        "2 ms",
-        "3 ms, 75% of the threads",
+        "2.00 ms",
+        "3.00 ms, 75% of the threads",
         "8 of up to 4096 units",
         "5, 3",
         "not asked for",
@@ -50,7 +50,7 @@ def test_a_failed_result_says_so_and_escapes():
 
 def test_a_case_is_a_table_with_units():
     text = Case("free", "exit", "4KiB", 3 << 29, options=(("name", "<b>"),))._repr_html_()
-    for part in ("free exit", "4KiB", "1.5 GiB", "2 MiB", "name=&lt;b&gt;"):
+    for part in ("free exit", "4KiB", "1.50 GiB", "2 MiB", "name=&lt;b&gt;"):
         assert part in text
 
 
