@@ -12,17 +12,14 @@ import os
 import platform
 import re
 import resource
-import textwrap
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from ktask.host.counters import event_flags, sample_events
-from ktask.host.facts import Facts, clean_text, machine_facts
+from ktask.host.facts import Facts, machine_facts
 from ktask.host.topology import ROOT, format_cpu_list, read_text, smt_siblings
 
 LEVELS = ("ok", "note", "warning", "blocker")  # from harmless to fatal
@@ -651,42 +648,3 @@ def exit_code(findings: Sequence[Finding]) -> int:
 def to_json(findings: Sequence[Finding]) -> dict[str, Any]:
     """Return the findings ready for JSON: ``worst`` and the list ``findings``."""
     return {"worst": worst(findings), "findings": [asdict(finding) for finding in findings]}
-
-
-def render(findings: Sequence[Finding], width: int = 100) -> str:
-    """Return the findings as a plain-text table, the gravest first.
-
-    Commands stay in one line, so that they can be copied; a command longer than `width` sticks out.
-    """
-    ordered = sorted(findings, key=lambda finding: -LEVELS.index(finding.level))
-    return "\n".join([*(_render_finding(finding, width) for finding in ordered), "", _summary(findings)])
-
-
-def _render_finding(finding: Finding, width: int) -> str:
-    mark = finding.level.upper() if finding.level in {"warning", "blocker"} else finding.level
-    columns = ((mark, 7), (finding.name, 14), (finding.value, 22), (finding.means, width - 7 - 14 - 22 - 6))
-    cells = [textwrap.wrap(clean_text(text), cell_width) for text, cell_width in columns]
-    lines = zip_longest(*cells, fillvalue="")
-    widths = [cell_width for _, cell_width in columns]
-    rows = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
-    return "\n".join(rows + _render_remedy(finding.remedy, width))
-
-
-def _render_remedy(remedy: str, width: int) -> list[str]:
-    # A null byte, not a blank, inside backticks keeps a command in one piece while the text is wrapped.
-    glued = re.sub(r"`[^`]*`", lambda command: command[0].replace(" ", "\0"), clean_text(remedy))
-    lines = textwrap.wrap(
-        glued,
-        width,
-        initial_indent=" " * 9 + "-> ",
-        subsequent_indent=" " * 12,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-    return [line.replace("\0", " ") for line in lines]
-
-
-def _summary(findings: Sequence[Finding]) -> str:
-    counts = Counter(finding.level for finding in findings)
-    words = {level: level if counts[level] == 1 or level == "ok" else f"{level}s" for level in LEVELS}
-    return ", ".join(f"{counts[level]} {words[level]}" for level in reversed(LEVELS))

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats as distributions
 
-from ktask.common.units import fmt_number, fmt_size, fmt_time
+from ktask.common.units import fmt_size
 from ktask.lab.measure import stats
 from ktask.lab.measure.stats import ENOUGH, Estimate
 from ktask.lab.records import Run
@@ -76,6 +76,16 @@ class Row:
     ratio: Estimate | None
     p_value: float | None
     verdict: str
+
+    @property
+    def variant(self) -> str:
+        """How many threads, in words."""
+        return variant_name(self.threads, self.baseline)
+
+
+def variant_name(threads: int, baseline: bool) -> str:
+    """Return how many threads a row has, in words."""
+    return "serial" if baseline else "1 thread" if threads == 1 else f"{threads} threads"
 
 
 @dataclass(frozen=True)
@@ -319,11 +329,7 @@ def _name(key: tuple[Any, ...]) -> str:
     *_, threads, baseline = key
     workload, _, method, page_kind, size_bytes, options, policy, min_chunk = key[-10:-2]
     parts = [workload, method, page_kind, fmt_size(size_bytes), options, policy, f"min {fmt_size(min_chunk)}"]
-    return " ".join([part for part in parts if part] + [_variant(threads, baseline)])
-
-
-def _variant(threads: int, baseline: bool) -> str:
-    return "serial" if baseline else "1 thread" if threads == 1 else f"{threads} threads"
+    return " ".join([part for part in parts if part] + [variant_name(threads, baseline)])
 
 
 # --- what else differs ---------------------------------------------------------------------------------
@@ -373,72 +379,3 @@ def to_json(found: Comparison) -> dict[str, Any]:
 
 def _plain(one: Estimate | None) -> dict[str, Any] | None:
     return one and {k: v if v == v else None for k, v in one._asdict().items()}  # noqa: PLR0124
-
-
-_HEAD = ("method, pages, size, threads", "old", "new", "new / old", "95 % interval", "verdict")
-_WIDTHS = (46, 9, 9, 9, 15, 12)
-
-
-def render(found: Comparison) -> str:
-    """Return a comparison as plain text: a table per workload, then what differs and what it all means."""
-    lines = [f"{found.new} against {found.old}; ratios of times, below 1 is better"]
-    for workload in dict.fromkeys(row.workload for row in found.rows):
-        rows = [row for row in found.rows if row.workload == workload]
-        lines += ["", workload, _line(_HEAD), *map(_render_row, rows)]
-    lines += [*_render_missing(found), *_render_differences(found), "", _conclusion(found)]
-    return "\n".join(lines)
-
-
-def _line(cells: Sequence[str]) -> str:
-    first, *rest, last = cells
-    middle = "  ".join(text.rjust(width) for text, width in zip(rest, _WIDTHS[1:-1], strict=True))
-    return f"  {first.ljust(_WIDTHS[0])}  {middle}  {last}".rstrip()
-
-
-def _render_row(row: Row) -> str:
-    what = [
-        row.method,
-        row.page_kind,
-        fmt_size(row.size_bytes),
-        row.options,
-        _variant(row.threads, row.baseline),
-    ]
-    times = (fmt_time(row.old.median), fmt_time(row.new.median))
-    if row.ratio is None:
-        return _line((" ".join(filter(None, what)), *times, "", "", row.verdict))
-    interval = f"{fmt_number(row.ratio.low)} – {fmt_number(row.ratio.high)}"
-    return _line((" ".join(filter(None, what)), *times, fmt_number(row.ratio.median), interval, row.verdict))
-
-
-def _render_missing(found: Comparison) -> list[str]:
-    sides = ((found.old, found.only_old), (found.new, found.only_new))
-    return [f"\nonly in {run}: {len(names)} rows, such as {names[0]}" for run, names in sides if names]
-
-
-MOST_DIFFERENCES = 20
-
-
-def _render_differences(found: Comparison) -> list[str]:
-    if not found.differences:
-        return []
-    shown = [f"  {d.fact}: {_short(d.old)} -> {_short(d.new)}" for d in found.differences[:MOST_DIFFERENCES]]
-    more = len(found.differences) - MOST_DIFFERENCES
-    hosts = any(d.fact == "host_id" for d in found.differences)
-    head = "the machines differ:" if hosts else "machine, software or protocol differ:"
-    return ["", head, *shown, *([f"  and {more} more; --json has them all"] if more > 0 else [])]
-
-
-def _short(value: Any) -> str:
-    text = "(not told)" if value is None else str(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _conclusion(found: Comparison) -> str:
-    counts = {
-        name: sum(row.verdict == name for row in found.rows) for name in ("better", "worse", "within noise")
-    }
-    told = ", ".join(f"{n} {name}" for name, n in counts.items())
-    noise = f"two processes of the same commit differ by about {np.expm1(found.spread):.1%}"
-    beyond = len(found.regressions)
-    end = f"{beyond} got slower by more than {found.threshold:.0%}" if beyond else "no regression"
-    return f"{told} of {len(found.rows)}; {noise}; {end}"

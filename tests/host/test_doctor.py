@@ -7,6 +7,8 @@ import time
 import pytest
 from machines import NAMES, plant
 
+from ktask.cli.doctor import render
+from ktask.cli.tables import as_text
 from ktask.host import doctor
 from ktask.host.doctor import (
     Activity,
@@ -14,7 +16,6 @@ from ktask.host.doctor import (
     Probes,
     State,
     diagnose,
-    render,
     sample_state,
     state_flags,
     worst,
@@ -273,7 +274,7 @@ def test_unknown_level_is_refused():
 
 
 def test_table_fits_the_terminal_and_keeps_commands_whole():
-    lines = render(SOME).splitlines()
+    lines = as_text(render(SOME)).splitlines()
     assert lines[0].split()[:3] == ["WARNING", "bad", "no"]
     assert max(map(len, lines)) <= 100
     assert any(COMMAND in line for line in lines)
@@ -281,13 +282,13 @@ def test_table_fits_the_terminal_and_keeps_commands_whole():
 
 
 def test_table_shows_no_control_characters():
-    text = render([Finding("name", "a\x1b[31m\nb", "ok", "Means\x07.", "Do\x1b it.")])
+    text = as_text(render([Finding("name", "a\x1b[31m\nb", "ok", "Means\x07.", "Do\x1b it.")]))
     assert text.replace("\n", "").isprintable()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_table_of_every_machine_fits(tmp_path, name):
-    assert max(map(len, render(diagnose(plant(name, tmp_path))).splitlines())) <= 100
+    assert max(map(len, as_text(render(diagnose(plant(name, tmp_path)))).splitlines())) <= 100
 
 
 def test_json():

@@ -9,9 +9,11 @@ import pandas as pd
 import pytest
 
 from ktask.cli import app as cli
+from ktask.cli.compare import render as parts
+from ktask.cli.tables import as_text
 from ktask.lab import compare as module
 from ktask.lab import records
-from ktask.lab.compare import compare, render, robust_spread, to_json
+from ktask.lab.compare import compare, robust_spread, to_json
 from ktask.lab.measure import stats
 from ktask.lab.measure.stats import Estimate
 from ktask.lab.records import SCHEMA, Run, load_run
@@ -209,8 +211,8 @@ def test_what_differs_between_the_machines_is_told(rng):
         ("host_id", "a", "b"),
         ("packages.numba", "0.62", "0.63"),
     ]
-    assert "the machines differ:" in render(found)
-    assert "packages.numba: 0.62 -> 0.63" in render(found)
+    assert "the machines differ:" in as_text(parts(found))
+    assert "packages.numba: 0.62 -> 0.63" in as_text(parts(found))
 
 
 def test_what_only_one_run_has_is_told(rng):
@@ -219,7 +221,7 @@ def test_what_only_one_run_has_is_told(rng):
     assert found.only_new == tuple(
         f"free m THP 5 MiB ktask-v4 min 2 MiB {v}" for v in ("serial", "2 threads")
     )
-    assert "only in more: 2 rows, such as free m THP 5 MiB" in render(found)
+    assert "only in more: 2 rows, such as free m THP 5 MiB" in as_text(parts(found))
 
 
 def test_rows_are_sorted_by_effect_within_their_workload(rng):

@@ -6,9 +6,11 @@ import pandas as pd
 import pytest
 
 from ktask.cli import app as cli
+from ktask.cli.sweep import render_estimate
+from ktask.cli.tables import as_text
 from ktask.lab.records import SCHEMA, write_records
 from ktask.lab.sweep import estimate as module
-from ktask.lab.sweep.estimate import estimate_sweep, render, to_json
+from ktask.lab.sweep.estimate import estimate_sweep, to_json
 from ktask.lab.sweep.grid import load_grid, parse_grid
 
 PROTOCOL = {"least": 3, "most": 10, "budget_s": 4.0, "warmup_s": 2.0}
@@ -67,7 +69,7 @@ def test_what_cannot_be_measured_is_told_and_takes_no_time():
     cells = estimate_sweep(grid)
     assert [cell.time_s > 0 for cell in cells] == [False, True]
     assert "works on" in cells[0].skipped
-    text = render(grid, cells)
+    text = as_text(render_estimate(grid, cells, to_json(grid, cells)))
     assert "1 cells would be skipped:\n  free-lazyfree-1GiB-1GiB: " in text
     assert text.splitlines()[-1].startswith("grid g: 1 cells at 1, 2 threads, about ")
 

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 
 from ktask import workloads
-from ktask.common.units import fmt_size, fmt_time
 from ktask.lab.measure.cell import variants
 from ktask.lab.records import load_run
 from ktask.lab.sweep.cells import why_not
@@ -131,44 +130,3 @@ def to_json(grid: Grid, cells: Sequence[CellEstimate]) -> dict[str, Any]:
             for cell in cells
         ],
     }
-
-
-def render(grid: Grid, cells: Sequence[CellEstimate]) -> str:
-    """Return an estimate as plain text: a line per kind of work, what would be skipped, and the sum."""
-    kinds: dict[tuple[str, ...], list[CellEstimate]] = {}
-    for cell in cells:
-        case = cell.case
-        kinds.setdefault((case.workload, case.method, case.page_kind), []).append(cell)
-    lines = [f"{'work':34} {'cells':>5}  {'sizes':22} {'time':>8} {'memory':>9}"]
-    lines += [_render_kind(kind, found) for kind, found in kinds.items()]
-    skipped = [cell for cell in cells if cell.skipped is not None]
-    if skipped:
-        lines += ["", f"{len(skipped)} cells would be skipped:"]
-        lines += [f"  {cell_id(cell.case)}: {cell.skipped}" for cell in skipped]
-    total = to_json(grid, cells)
-    threads, memory = ", ".join(map(str, grid.threads)), fmt_size(total["memory_bytes"])
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"grid {grid.name}: {len(cells) - len(skipped)} cells at {threads} threads, about "
-            f"{_duration(total['time_s'])}, up to {memory} of memory; nothing measured",
-        ]
-    )
-
-
-def _render_kind(kind: tuple[str, ...], cells: Sequence[CellEstimate]) -> str:
-    measured = [cell for cell in cells if cell.skipped is None]
-    sizes = [fmt_size(cell.case.size_bytes) for cell in sorted(cells, key=lambda c: c.case.size_bytes)]
-    span = sizes[0] if len(set(sizes)) == 1 else f"{sizes[0]} to {sizes[-1]}"
-    time_s = sum(cell.time_s for cell in measured)
-    memory = fmt_size(max(cell.memory_bytes for cell in measured)) if measured else "-"
-    took = _duration(time_s) if measured else "skipped"
-    return f"{' '.join(kind):34} {len(cells):>5}  {span:22} {took:>8} {memory:>9}"
-
-
-def _duration(time_s: float) -> str:
-    if time_s < 60:
-        return fmt_time(time_s)
-    minutes = time_s / 60
-    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"

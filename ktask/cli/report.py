@@ -1,0 +1,38 @@
+"""`ktask report`: one HTML file from one or several runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ktask.cli.base import AsJson, emit
+
+
+def _progress(text: str) -> None:
+    sys.stderr.write(f"report: {text} ...\n")
+
+
+EXAMPLES = (
+    "ktask report data/sample",
+    "ktask report 20261123-054255-quick --out mine.html",
+)
+
+
+def report(
+    runs: Annotated[list[str], typer.Argument(help="Names of runs, or their directories.")],
+    out: Annotated[Path | None, typer.Option(help="The HTML file; reports/<run>.html by default.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write one self-contained HTML file from one or several runs; print its path."""
+    from ktask.lab.sweep import notebooks  # noqa: PLC0415
+    from ktask.lab.sweep.sweep import find_run  # noqa: PLC0415
+    from ktask.report import write_report  # noqa: PLC0415
+
+    paths = [find_run(name) for name in runs]
+    if out is None:
+        out = notebooks.FOLDER.parent / "reports" / f"{'+'.join(path.resolve().name for path in paths)}.html"
+    written = write_report(paths, out, progress=_progress)
+    emit({"report": str(written)}, as_json, lambda value: [value["report"]])

@@ -1,0 +1,113 @@
+"""`ktask run`: one case against its one-thread baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ktask.cli.base import FOUND, OK, AsJson, emit, fail, whole_number
+from ktask.cli.workload_names import option_names, workload_names
+from ktask.common.units import fmt_number, fmt_rate, fmt_size, fmt_time
+
+if TYPE_CHECKING:
+    from ktask.cli.tables import Part
+
+NAMES = workload_names()
+METHODS, OPTIONS = (
+    "; ".join(f"{name}: {', '.join(texts)}" for name, texts in names.items())
+    for names in (NAMES, option_names())
+)
+
+
+EXAMPLES = (
+    "ktask run zeroing --size 1GiB --threads 2",
+    "ktask run page_walk --method pagemap --size 16GiB --json",
+    "ktask run page_walk --method pagemap --set pages=memory --threads 2",
+    "ktask run free --page-size 4KiB --size 2GiB --min-chunk 32MiB --trace free.csv",
+)
+
+
+def run(
+    workload: Annotated[str, typer.Argument(help=f"One of {', '.join(NAMES)}.")],
+    size: Annotated[
+        str, typer.Option(help="Memory to cover, such as 512MiB; bare numbers are bytes.")
+    ] = "1GiB",
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            help="Threads, the caller included; all CPUs by default.", parser=whole_number, metavar="INT"
+        ),
+    ] = None,
+    page_size: Annotated[
+        str | None, typer.Option(help="4KiB, THP, 2MiB or 1GiB; the last two need a hugetlb pool.")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help=f"How to do the work. {METHODS}.")] = None,
+    backend: Annotated[str | None, typer.Option(help="kernel or user; picks the first method of it.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help=f"An option of the method, by default none; may be given again. {OPTIONS}. A wrong value is "
+            "answered by those allowed.",
+        ),
+    ] = None,
+    policy: Annotated[str, typer.Option(help="Rule for threads and chunks.")] = "ktask-v4",
+    min_chunk: Annotated[str, typer.Option(help="The least that a helper is started for.")] = "2MiB",
+    repetitions: Annotated[
+        int, typer.Option(help="Rounds; each runs every variant once.", parser=whole_number, metavar="INT")
+    ] = 7,
+    trace: Annotated[
+        Path | None,
+        typer.Option(help="Write the chunks of one more run to .csv, .json (Perfetto), .svg or .png."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure one case against its one-thread baseline.
+
+    Exit 1 if this machine cannot do it, with the reason.
+    """
+    from ktask.lab.measure import one_case  # noqa: PLC0415
+    from ktask.workloads import CheckError  # noqa: PLC0415
+
+    case = one_case.choose(workload, backend, method, page_size, size, min_chunk, policy, settings or ())
+    try:
+        result = one_case.run_one(case, threads, repetitions, trace)
+    except CheckError as error:
+        fail(f"no result, the work was not done as it should: {error}", FOUND)
+    emit(result, as_json, render)
+    raise typer.Exit(FOUND if "skipped" in result else OK)
+
+
+def render(result: dict[str, Any]) -> Iterator[Part]:
+    """Yield a result as text: what was measured, a table of its figures, and warnings."""
+    from ktask.cli.tables import table  # noqa: PLC0415
+
+    if "skipped" in result:
+        yield f"skipped: {result['skipped']}"
+        return
+    size = fmt_size(result["size_bytes"])
+    yield f"{result['workload']} {result['method']}, {size} of {result['page_size']} pages"
+    yield f"{result['n_chunks']} chunks of {fmt_size(result['chunk_size'])}, {result['policy']}\n"
+    threads = "again" if result["threads"] == 1 else f"{result['threads']} threads"
+    rows = [
+        ("1 thread", *_figures(result["baseline_wall_s"], fmt_time)),
+        (threads, *_figures(result["wall_s"], fmt_time)),
+        ("rate", *_figures(result["rate"], lambda value: fmt_rate(value, result["unit"]))),
+        ("speedup", *_figures(result["speedup"], fmt_number)),
+    ]
+    yield table(("", "median", "95 % interval", "best", "n"), rows)
+    if result["flags"]:
+        flags = ", ".join(f"{name} ({n} repetitions)" for name, n in result["flags"].items())
+        yield f"\nwarnings: {flags}"
+
+
+def _figures(estimate: dict[str, Any], form: Callable[[float], str]) -> tuple[str, ...]:
+    """Return an estimate as cells: median, interval, best and count."""
+    median, best = (form(estimate[key]) if estimate["n"] else "–" for key in ("median", "best"))
+    known = estimate["low"] is not None
+    interval = f"{form(estimate['low'])} – {form(estimate['high'])}" if known else "–"
+    return median, interval, best, str(estimate["n"])

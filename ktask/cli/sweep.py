@@ -1,0 +1,133 @@
+"""`ktask sweep`: a grid, each cell in a fresh process."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ktask.cli.base import FOUND, INTERRUPTED, AsJson, emit, fail
+from ktask.common.units import fmt_size, fmt_time
+
+if TYPE_CHECKING:
+    from ktask.cli.tables import Part
+    from ktask.lab.sweep.estimate import CellEstimate
+    from ktask.lab.sweep.grid import Grid
+
+
+EXAMPLES = (
+    "ktask sweep quick",
+    "ktask sweep full --dry-run",
+    "ktask sweep full --run night",
+    "ktask sweep full --run night --resume",
+    "ktask sweep quick --scheduler tcp://127.0.0.1:8786",
+)
+
+
+def sweep(
+    grid: Annotated[
+        str, typer.Argument(help="quick, full, tiny, a study (free, policies, ...), or a YAML file.")
+    ] = "quick",
+    run: Annotated[
+        str | None, typer.Option("--run", help="Name of the run; date and grid by default.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Measure only what the run still lacks.")] = False,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="With --resume: measure what failed once more.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Estimate time and memory; measure nothing.")
+    ] = False,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            "--scheduler", metavar="ADDR", help="Measure on every host of this Dask cluster: tcp://host:8786."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a grid by papermill, each cell in a fresh process; print the directory of the run.
+
+    Whatever stops it (Ctrl-C, kill -9, a full disk, a reboot), `--resume` goes on without losing a cell. A
+    cell that dies, hangs or runs out of memory is kept with the reason, and the sweep goes on.
+    """
+    from ktask.lab.sweep import grid as grids  # noqa: PLC0415
+    from ktask.lab.sweep import sweep as sweeps  # noqa: PLC0415
+
+    loaded = grids.load_grid(grid)
+    if dry_run:
+        _emit_estimate(loaded, as_json)
+        return
+    if retry and not resume:
+        raise ValueError("--retry needs --resume, and the --run whose failed cells to measure once more")
+    run = run or sweeps.new_run_name(loaded)
+    where = f" --scheduler {scheduler}" if scheduler else ""
+    again = f"`ktask sweep {grid} --run {run} --resume{where}`"
+    try:
+        if scheduler:
+            from ktask.lab.sweep.cluster import sweep_cluster  # noqa: PLC0415
+
+            paths = sweep_cluster(scheduler, grid, run, resume=resume, retry=retry)
+        else:
+            paths = [sweeps.sweep(loaded, run, resume=resume, retry=retry)]
+    except KeyboardInterrupt:
+        fail(f"interrupted; the cells done so far are kept, go on with {again}", INTERRUPTED)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        disk = error.filename or sweeps.RUNS
+        fail(
+            f"the disk is full ({disk}); the cells done so far are kept, make room and go on with {again}",
+            FOUND,
+        )
+    for path in paths:
+        sys.stderr.write((f"{path.name}: " if scheduler else "") + sweeps.summary(path) + "\n")
+    runs = [str(path) for path in paths]
+    emit({"run": runs[0], "runs": runs} if scheduler else {"run": runs[0]}, as_json, lambda _: runs)
+
+
+def _emit_estimate(grid: Grid, as_json: bool) -> None:
+    from ktask.lab.sweep import estimate, sweep  # noqa: PLC0415
+
+    earlier = sorted(sweep.RUNS.glob("*/machine.json"), key=lambda path: path.stat().st_mtime)[-5:]
+    cells = estimate.estimate_sweep(grid, [estimate.SAMPLE, *(path.parent for path in earlier)])
+    emit(estimate.to_json(grid, cells), as_json, lambda total: render_estimate(grid, cells, total))
+
+
+def render_estimate(grid: Grid, cells: Sequence[CellEstimate], total: dict[str, Any]) -> Iterator[Part]:
+    """Yield an estimate: a row per kind of work, what would be skipped, and the sum."""
+    from ktask.cli.tables import table  # noqa: PLC0415
+
+    kinds: dict[tuple[str, ...], list[CellEstimate]] = {}
+    for cell in cells:
+        kinds.setdefault((cell.case.workload, cell.case.method, cell.case.page_kind), []).append(cell)
+    rows = [_kind_row(kind, found) for kind, found in kinds.items()]
+    yield table(("work", "cells", "sizes", "time", "memory"), rows, left=(0, 2))
+    skipped = [f"  {cell['cell_id']}: {cell['skipped']}" for cell in total["cells"] if cell["skipped"]]
+    if skipped:
+        yield f"\n{len(skipped)} cells would be skipped:"
+        yield from skipped
+    threads, memory = ", ".join(map(str, grid.threads)), fmt_size(total["memory_bytes"])
+    yield (
+        f"\ngrid {grid.name}: {len(cells) - len(skipped)} cells at {threads} threads, about "
+        f"{_duration(total['time_s'])}, up to {memory} of memory; nothing measured"
+    )
+
+
+def _kind_row(kind: tuple[str, ...], cells: Sequence[CellEstimate]) -> tuple[str, ...]:
+    measured = [cell for cell in cells if cell.skipped is None]
+    sizes = list(map(fmt_size, sorted(cell.case.size_bytes for cell in cells)))
+    span = sizes[0] if len(set(sizes)) == 1 else f"{sizes[0]} to {sizes[-1]}"
+    memory = fmt_size(max(cell.memory_bytes for cell in measured)) if measured else "-"
+    took = _duration(sum(cell.time_s for cell in measured)) if measured else "skipped"
+    return " ".join(kind), str(len(cells)), span, took, memory
+
+
+def _duration(time_s: float) -> str:
+    if time_s < 60:
+        return fmt_time(time_s)
+    minutes = time_s / 60
+    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"

@@ -1,0 +1,35 @@
+"""Tables for the terminal: plain and of one width in a pipe, styled and fitted on a terminal."""
+
+import io
+import sys
+
+import pytest
+
+from ktask.cli.tables import as_text, show, table
+
+PARTS = ["[bold] 10 MiB :smile:", table(("case", "time"), [("free 4KiB", "1.5 ms"), ("x", "10 s")], indent=2)]
+TEXT = "[bold] 10 MiB :smile:\n  case         time\n  free 4KiB  1.5 ms\n  x            10 s\n"
+
+
+@pytest.mark.parametrize("variables", [{}, {"FORCE_COLOR": "1", "COLUMNS": "10"}, {"TERM": "dumb"}])
+def test_a_pipe_gets_plain_text_whatever_the_surroundings(variables, monkeypatch, capsys):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    show(PARTS)
+    assert capsys.readouterr().out == TEXT == as_text(PARTS)
+
+
+def test_a_terminal_gets_a_styled_head_and_its_own_width(monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "30")
+    show([table(("what", "time"), [("a long name of a case in words", "1.5 ms")])])
+    assert "\x1b[1m" in terminal.getvalue()
+    assert "1.5 ms" in terminal.getvalue()
+    assert len(terminal.getvalue().splitlines()) > 2
+
+
+def test_long_rows_are_not_folded_in_a_pipe():
+    assert len(as_text([table(("a",), [("word " * 100,)])]).splitlines()) == 2
