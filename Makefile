@@ -11,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help report test setup lab bench lint format lock clean sample
+.PHONY: help report test setup lab bench docs lint format lock clean sample
 
 help: ## list the verbs
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -32,6 +32,11 @@ lab: $(READY) ## open the notebooks in JupyterLab
 
 bench: $(READY) ## the engine beside its peers: a table, and build/bench.json
 	@mkdir -p build && $(BIN)/python benchmarks/bench.py --json build/bench.json
+
+docs: $(READY) ## build the documentation in build/docs, and run its examples
+	@$(BIN)/python -m sphinx -W --keep-going -q -c docs -b html . build/docs
+	@$(BIN)/python -m sphinx -W --keep-going -q -c docs -d build/docs/.doctrees -b doctest . build/docs/.doctest
+	@ln -sf README.html build/docs/index.html; echo build/docs/index.html
 
 lint: $(READY) ## check style, the direction of imports, and that notebooks carry no outputs
 	@$(BIN)/ruff check .

@@ -61,8 +61,8 @@ class Bar(Live):
 
     Examples
     --------
-    >>> with Bar("zeroing") as bar:
-    ...     ktask.run(0, size, ctl, live=bar)
+    >>> with ktask.Bar("zeroing") as bar:
+    ...     result = ktask.run(0, buf.size, ctl, live=bar)
     """
 
     EVERY_S = 0.1

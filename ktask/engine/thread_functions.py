@@ -178,7 +178,7 @@ def thread_func(function: Callable | None = None, *, cache: bool = False):
 
     Examples
     --------
-    >>> @thread_func
+    >>> @ktask.thread_func
     ... def zero(start, end, buf):
     ...     buf[start:end] = 0
     ...     return 0

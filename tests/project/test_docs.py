@@ -1,0 +1,53 @@
+"""The documentation builds without a warning, and every example in it runs."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def build(builder: str, out: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-c", "docs", "-b", builder]
+    command += ["-d", str(out / "doctrees"), ".", str(out / builder)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    out = tmp_path_factory.mktemp("site")
+    built = build("html", out)
+    assert built.returncode == 0, built.stderr
+    return out
+
+
+def test_the_site_needs_no_network(site):
+    pages = [page.read_text() for page in (site / "html").rglob("*.html")]
+    assert len(pages) > 10
+    loaded = re.compile(r"""<(?:script|img|link rel="stylesheet")[^>]* (?:src|href)="(?:https?:)?//""")
+    assert not [text for text in pages if loaded.search(text)]
+
+
+def test_every_public_name_has_an_entry(site):
+    import ktask
+
+    text = (site / "html/docs/api.html").read_text()
+    assert [name for name in ktask.__all__ if f'id="ktask.{name}"' not in text] == []
+
+
+def test_examples_of_pages_and_docstrings_run(site):
+    built = build("doctest", site)
+    assert built.returncode == 0, built.stderr
+    tests = int(re.search(r"(\d+) tests\n", (site / "doctest/output.txt").read_text())[1])
+    assert tests > 15
+
+
+def test_the_example_of_the_readme_runs():
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    names = {}
+    exec(block.replace("1 << 30", "8 << 20"), names)  # a smaller buffer
+    assert names["result"].error == 0 and not np.any(names["buf"])
