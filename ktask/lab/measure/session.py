@@ -122,24 +122,3 @@ def shown(table: pd.DataFrame | None):
 
 def _entries(per_second: float) -> str:
     return fmt_rate(per_second, "entry")
-
-
-def plot(cell: Cell):
-    """Return a figure with every repetition of a cell, by thread count; cold ones are crosses."""
-    import matplotlib.pyplot as plt  # noqa: PLC0415
-
-    table = cell.table().query("not warmup").copy()
-    table["cold"] = ["cold_memory" in flags for flags in table["flags"]]
-    figure, axes = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
-    for cold, part in table.groupby("cold"):
-        spread = 0.12 * ((part["round"] % 7) / 6 - 0.5)
-        style = {"marker": "x", "color": "0.6"} if cold else {"marker": "o", "color": "#0173b2", "alpha": 0.6}
-        axes.scatter(
-            part["wall_s"] * 1e3, part["threads"] + spread, label="cold memory" if cold else None, **style
-        )
-    if table["cold"].any():
-        axes.legend(frameon=False)
-    case = cell.case
-    axes.set(xlabel="wall time (ms)", ylabel="threads", xlim=(0, None), yticks=sorted(set(table["threads"])))
-    axes.set_title(f"{case.workload} {case.method}, {fmt_size(case.size_bytes)} of {case.page_kind} pages")
-    return figure

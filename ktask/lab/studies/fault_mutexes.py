@@ -92,16 +92,3 @@ def finding(table: pd.DataFrame | None) -> str:
         f"{slow} of {count} pages take turns with the first one; with {mutexes} mutexes chance would give "
         f"{count / mutexes:.0f}."
     )
-
-
-def plot(table: pd.DataFrame, title: str = ""):
-    """Return a figure of `pairs`: the time of each pair by the number of its second page."""
-    import matplotlib.pyplot as plt  # noqa: PLC0415
-
-    figure, axes = plt.subplots(figsize=(6.4, 3.0), layout="constrained")
-    for slow, (label, marker, color) in enumerate((("at once", "o", "#0173b2"), ("in turn", "D", "#de8f05"))):
-        part = table[table["takes_turns"] == bool(slow)]
-        axes.plot(part.index, part["wall_us"], marker, color=color, markersize=4, label=label)
-    axes.set(xlabel="number of the other page", ylabel="both pages (µs)", ylim=(0, None), title=title)
-    axes.legend(frameon=False, loc="lower right", ncols=2)
-    return figure

@@ -67,23 +67,3 @@ def _rates_of(case: Case, layout: str, threads: Sequence[int], repetitions: int)
             | {"speedup": serial / wall.median}
         )
     return rows
-
-
-def plot_rates(table: pd.DataFrame):
-    """Return a figure: entries per second by method and layout, one bar per thread count."""
-    import matplotlib.pyplot as plt  # noqa: PLC0415
-
-    methods = list(dict.fromkeys(table["method"]))
-    figure, panels = plt.subplots(
-        1, len(methods), figsize=(2.3 * len(methods), 3), layout="constrained", squeeze=False
-    )
-    for axes, method in zip(panels[0], methods, strict=True):
-        part = (
-            table[table["method"] == method].pivot(index="layout", columns="threads", values="entries_per_s")
-            / 1e6
-        )
-        part.loc[[name for name in LAYOUTS if name in part.index]].plot.bar(ax=axes, legend=False, width=0.8)
-        axes.set(title=method, xlabel="", ylabel="million entries/s" if axes is panels[0][0] else "")
-    handles = panels[0][0].get_legend_handles_labels()
-    figure.legend(*handles, title="threads", frameon=False, loc="outside right upper")
-    return figure

@@ -14,7 +14,7 @@ from ktask.common.units import fmt_size, parse_size
 from ktask.host import topology
 from ktask.lab.studies.freeing import Sample, interleaved, row_of, sample
 from ktask.memory import region as memory
-from ktask.memory.region import GIB, MIB
+from ktask.memory.region import GIB
 from ktask.workloads import Case
 
 SHARED = (("sharing", "shared"),)
@@ -118,38 +118,3 @@ def crossover(table: pd.DataFrame) -> str:
         return "Splitting does not pay at the largest size here."
     first = rates.index[rates.index > below[-1]][0]
     return f"Splitting pays from {fmt_size(int(first))} on."
-
-
-# --- figures ------------------------------------------------------------------------------------------------
-
-COLORS = {
-    "stores": "#de8f05",
-    "rep_stosb": "#029e73",
-    "memset": "#cc78bc",
-    "nontemporal": "#0173b2",
-    "auto": "black",
-}
-
-
-def plot_stores(table: pd.DataFrame, title: str = ""):
-    """Return a figure of `stores`: the rate by size, a panel for each number of threads."""
-    import matplotlib.pyplot as plt  # noqa: PLC0415
-
-    counts = sorted(set(table["threads"]))
-    figure, axes = plt.subplots(
-        1, len(counts), figsize=(4.2 * len(counts), 3.4), layout="constrained", sharey=True, squeeze=False
-    )
-    for axis, count in zip(axes[0], counts, strict=True):
-        for name, part in table[table["threads"] == count].groupby("stores", sort=False):
-            style = "--" if name == "auto" else "-"
-            axis.plot(
-                part["size_bytes"] / MIB, part["gib_s"], style, marker="o", color=COLORS[name], label=name
-            )
-        axis.set_xscale("log", base=2)
-        ticks = sorted(set(table["size_bytes"] / MIB))
-        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        axis.set(xlabel="size (MiB)", ylim=(0, None), title=f"{count} thread{'s' * (count > 1)}")
-    axes[0][0].set_ylabel("zeroed (GiB/s)")
-    axes[0][-1].legend(frameon=False, fontsize=8)
-    figure.suptitle(title)
-    return figure

@@ -1,0 +1,359 @@
+"""How every figure looks: one palette and theme, axes of sizes, threads and times, intervals, and saving.
+
+A figure comes in a pair: a function that makes a tidy table, and one that draws it with seaborn and what is
+here. The intervals are those of the table, as they were measured; seaborn estimates nothing. Drawings do
+not pass through pyplot, so nothing global changes and nothing has to be closed.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from io import BytesIO, StringIO
+from pathlib import Path
+from xml.etree import ElementTree
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+
+from ktask.common.files import whole
+from ktask.common.units import fmt_size, fmt_time
+
+PALETTE = tuple(sns.color_palette("colorblind").as_hex())
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES = ("", (4, 1.5), (1, 1), (3, 1.25, 1.5, 1.25), (5, 1, 1, 1), (6, 2), (2, 1))
+INK, FAINT, WARN = "#010203", "#c0c1c2", "#b00021"
+THEME = {
+    **sns.axes_style("ticks"),
+    **sns.plotting_context("paper"),
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor"), INK),
+    **dict.fromkeys(("xtick.color", "ytick.color"), INK),
+    **dict.fromkeys(("font.size", "axes.labelsize", "axes.titlesize", "legend.title_fontsize"), 8.5),
+    **dict.fromkeys(("legend.fontsize", "xtick.labelsize", "ytick.labelsize"), 8.5),
+    **dict.fromkeys(("axes.linewidth", "xtick.major.width", "ytick.major.width"), 0.6),
+    **dict.fromkeys(("xtick.major.size", "ytick.major.size"), 3.5),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "axes.formatter.useoffset"), False),
+    "axes.titlelocation": "left",
+    "figure.titlesize": 9.5,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.5,
+    "legend.frameon": False,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 4.5,
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "ktask",  # the same drawing gives the same bytes
+    "text.parse_math": False,
+}
+WIDTHS_IN = {1: 3.8, 2: 5.6}  # by number of panels beside each other
+FULL_WIDTH_IN = 7.2
+MOST_COLUMNS = 4
+LONGEST_TITLE = 20  # above this, the part in parentheses goes to a line of its own
+LABEL_IN = 0.52  # width of the longest label on an axis of sizes
+MANY_THREADS = 16  # above this, thread counts are drawn on a logarithmic axis
+MOST_COUNTS = 8  # above this, only the powers of two among thread counts are labelled
+DOTTED = {"color": INK, "linewidth": 0.8, "linestyle": ":"}
+
+
+def theme() -> AbstractContextManager[None]:
+    """Return the context in which drawings are made and saved; also a decorator."""
+    return mpl.rc_context(THEME)
+
+
+class Drawing(Figure):
+    """A figure that a notebook shows where it is the value of a cell."""
+
+    def _repr_png_(self) -> bytes:
+        with theme():
+            buffer = BytesIO()
+            self.savefig(buffer, format="png", dpi=110)
+        return buffer.getvalue()
+
+
+# --- panels ---------------------------------------------------------------------------------------------
+
+
+def columns_of(count: int, most: int = MOST_COLUMNS) -> int:
+    """Return how many panels to put beside each other so that few places stay empty."""
+    return math.ceil(count / math.ceil(count / most))
+
+
+def single(width_in: float = 6.4, height_in: float = 3.2) -> tuple[Drawing, Axes]:
+    """Return a drawing with one panel."""
+    drawing = Drawing(figsize=(width_in, height_in), layout="constrained")
+    axis = drawing.add_subplot()
+    axis.set_axisbelow(True)
+    return drawing, axis
+
+
+def panels(
+    count: int, height_in: float = 2.15, most: int = MOST_COLUMNS, width_in: float | None = None, **shared
+) -> tuple[Drawing, list[Axes]]:
+    """Return a drawing with `count` panels of one height beside and below each other, `most` in a row."""
+    columns = columns_of(count, most)
+    rows = math.ceil(count / columns)
+    width = WIDTHS_IN.get(columns, FULL_WIDTH_IN) if width_in is None else width_in
+    drawing = Drawing(figsize=(width, rows * height_in + 0.35), layout="constrained")
+    axes = list(drawing.subplots(rows, columns, squeeze=False, **shared).flat)
+    for spare in axes[count:]:
+        spare.remove()
+    for axis in axes[:count]:
+        axis.grid(axis="y")
+        axis.set_axisbelow(True)
+        axis.tick_params(labelbottom=True, labelleft=True)
+    return drawing, axes[:count]
+
+
+def label_left(axes: Sequence[Axes], text: str, most: int = MOST_COLUMNS) -> None:
+    """Name the vertical axis, of the first panel of each row only."""
+    first = columns_of(len(axes), most)
+    for i, axis in enumerate(axes):
+        axis.set_ylabel("" if i % first else text)
+
+
+def set_title(axis: Axes, text: str) -> None:
+    """Set the title of a panel, a long one in two lines."""
+    axis.set_title(text.replace(" (", "\n(", 1) if len(text) > LONGEST_TITLE else text)
+
+
+def legend(drawing: Figure, axes: Sequence[Axes], title: str | None = None) -> None:
+    """Put one legend for all panels above them."""
+    entries = {}
+    for axis in axes:
+        if axis.legend_:
+            axis.legend_.remove()
+        handles, labels = axis.get_legend_handles_labels()
+        entries |= dict(zip(labels, handles, strict=True))
+    columns = int(drawing.get_figwidth() / 1.15)
+    look = {"loc": "outside upper left", "ncols": columns, "handlelength": 2.6, "title": title}
+    drawing.legend(entries.values(), entries.keys(), alignment="left", **look)
+
+
+# --- marks ----------------------------------------------------------------------------------------------
+
+
+def looks(order: Sequence) -> dict[str, object]:
+    """Return seaborn's arguments that give each value of `order` a colour, marker and dash of its own."""
+    dashes = {one: DASHES[i % len(DASHES)] for i, one in enumerate(order)}
+    markers = {one: MARKERS[i % len(MARKERS)] for i, one in enumerate(order)}
+    colours = {one: PALETTE[i % len(PALETTE)] for i, one in enumerate(order)}
+    look = {"palette": colours, "markers": markers, "dashes": dashes, "markeredgewidth": 0}
+    return {"hue_order": list(order), **look}
+
+
+def _with_ends(
+    table: pd.DataFrame, value: str, ends: tuple[str, str] | None, kept: list[str]
+) -> pd.DataFrame:
+    """Return each row three times, as low end, middle and high end: seaborn finds the interval in them."""
+    low, high = ends or (f"{value}_low", f"{value}_high")
+    return pd.concat(
+        [table[kept].assign(**{value: table[name]}) for name in (low, value, high)], ignore_index=True
+    )
+
+
+MEASURED = {"estimator": "median", "errorbar": ("pi", 100)}  # of the three rows of `_with_ends`
+
+
+def curves(
+    axis: Axes,
+    table: pd.DataFrame,
+    x: str,
+    y: str,
+    hue: str | None = None,
+    *,
+    order: Sequence = (),
+    ends: tuple[str, str] | None = None,
+    band: bool = False,
+    **look,
+) -> None:
+    """Draw a line per value of `hue`, with the intervals that the table has.
+
+    Parameters
+    ----------
+    axis
+        Where to draw.
+    table
+        One row per point.
+    x, y
+        Columns.
+    hue
+        Column that tells lines apart; none for a single line.
+    order
+        The values of `hue` in all panels, so that they look the same in each.
+    ends
+        Columns with the ends of the interval; by default `y` with `_low` and `_high`.
+    band
+        Draw the interval as a band without marks, not as bars.
+    **look
+        For `seaborn.lineplot`.
+    """
+    long = _with_ends(table, y, ends, [x, hue] if hue else [x])
+    if hue:
+        style = {"hue": hue, "style": hue, **looks(order or list(dict.fromkeys(table[hue])))}
+    else:
+        style = {"color": PALETTE[0], "marker": "o", "markeredgewidth": 0}
+    if band:
+        style |= {"markers": False} if hue else {"marker": ""}
+    else:
+        style |= {"err_style": "bars", "err_kws": {"capsize": 2, "elinewidth": 0.9}}
+    sns.lineplot(long, x=x, y=y, ax=axis, **MEASURED, **(style | look))
+
+
+def intervals(
+    axis: Axes,
+    table: pd.DataFrame,
+    value: str,
+    row: str,
+    hue: str | None = None,
+    *,
+    ends: tuple[str, str] | None = None,
+    **look,
+) -> None:
+    """Draw a point with its interval for each row of the table, at the height of its text in column `row`."""
+    long = _with_ends(table, value, ends, [row, hue] if hue else [row])
+    style = {"color": PALETTE[0]}
+    if hue:
+        known = looks(list(dict.fromkeys(table[hue])))
+        style = {"hue": hue, "palette": known["palette"], "markers": [*known["markers"].values()]}
+    style |= {
+        "dodge": 0.4 if hue else False,
+        "markersize": 4.5,
+        "linestyle": "none",
+        "capsize": 0,
+        "err_kws": {"linewidth": 0.9},
+    }
+    sns.pointplot(long, x=value, y=row, orient="h", ax=axis, **MEASURED, **(style | look))
+    axis.set_ylabel("")
+
+
+def ideal(axis: Axes, counts: Iterable[int]) -> None:
+    """Draw the line on which a speedup is the number of threads."""
+    ends = sorted(set(counts))
+    axis.plot(ends, ends, label="ideal", **DOTTED)
+
+
+def chunk_lanes(axis: Axes, chunks: pd.DataFrame, wall_s: float, threads: int) -> None:
+    """Draw a lane per thread with a bar per chunk, neighbours in two shades, and the end of the task.
+
+    `chunks` has a row per chunk: `helper` (0 is the caller), `t0_s` and `t1_s` since the release.
+    """
+    for helper, part in chunks[chunks["helper"] < threads].sort_values("t0_s").groupby("helper"):
+        spans = np.column_stack([part["t0_s"], part["t1_s"] - part["t0_s"]]) * 1e3
+        shades = [PALETTE[0], PALETTE[9]] * (len(part) // 2 + 1)
+        edge = {"facecolors": shades[: len(part)], "edgecolors": INK, "linewidth": 0.3}
+        axis.broken_barh(spans, (helper - 0.38, 0.76), **edge)
+    axis.axvline(wall_s * 1e3, **DOTTED)
+    axis.set_yticks(range(threads), ["caller", *(f"helper {i}" for i in range(1, threads))])
+    axis.set_ylim(threads - 0.45, -0.55)
+    axis.set_xlim(0, wall_s * 1e3 * 1.02)
+    axis.tick_params(axis="y", length=0)
+
+
+# --- axes -----------------------------------------------------------------------------------------------
+
+
+def plain(value: float) -> str:
+    """Return a number as an axis shows it."""
+    return f"{value:g}"
+
+
+def log_axis(
+    axis: Axes,
+    which: str,
+    ticks: Iterable[float] | None = None,
+    text: Callable[[float], str] = plain,
+    base: int = 2,
+) -> None:
+    """Make the axis `which` logarithmic, with labels at `ticks`, or at powers of `base`."""
+    getattr(axis, f"set_{which}scale")("log", base=base)
+    one = getattr(axis, f"{which}axis")
+    if ticks is not None:
+        one.set_major_locator(FixedLocator(sorted(set(ticks))))
+    elif base == 10:
+        one.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    one.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
+    one.set_minor_locator(NullLocator())
+
+
+def time_axis(axis: Axes, which: str = "y") -> None:
+    """Make the axis `which` logarithmic, in seconds."""
+    log_axis(axis, which, text=fmt_time, base=10)
+
+
+def thread_axis(axis: Axes, threads: Iterable[int], *, log: bool | None = None) -> None:
+    """Mark the measured thread counts, many of them on a logarithmic axis (or as `log` says)."""
+    counts = sorted({int(n) for n in threads})
+    shown = [n for n in counts if n & (n - 1) == 0] if len(counts) > MOST_COUNTS else counts
+    if log or (log is None and counts[-1] > MANY_THREADS):
+        log_axis(axis, "x", shown)
+    else:
+        axis.set_xticks(shown)
+    axis.set_xlabel("threads")
+
+
+def size_axis(axis: Axes, sizes: Iterable[int], width_in: float, label: str = "size") -> None:
+    """Mark on a logarithmic axis, `width_in` wide, as many of the sizes (bytes) as have room for a label."""
+    wanted = sorted(set(sizes), reverse=True)
+    per_inch = max(math.log2(wanted[0] / wanted[-1]), 1) / (0.9 * width_in)
+    shown = wanted[:1]
+    for size in wanted[1:]:
+        if math.log2(shown[-1] / size) > LABEL_IN * per_inch:
+            shown.append(size)
+    log_axis(axis, "x", shown, lambda value: fmt_size(round(value)))
+    axis.set_xlabel(label)
+    if len(wanted) == 1:
+        axis.set_xlim(wanted[0] / 2, wanted[0] * 2)
+
+
+# --- saving ---------------------------------------------------------------------------------------------
+
+# The page sets these variables for light, dark and print; without them a drawing has its own colours.
+VARIABLES = {
+    INK: "currentColor",
+    FAINT: f"var(--rule, {FAINT})",
+    WARN: f"var(--bad, {WARN})",
+    **{colour: f"var(--series-{i}, {colour})" for i, colour in enumerate(PALETTE, start=1)},
+}
+XML = "{http://www.w3.org/2000/svg}"
+HREF = "{http://www.w3.org/1999/xlink}href"
+ElementTree.register_namespace("", XML[1:-1])
+
+
+def save(drawing: Figure, path: Path | str) -> None:
+    """Write a drawing as the kind of picture that the name of the file ends in; whole or not at all."""
+    kind = Path(path).suffix[1:]
+    with theme(), whole(path) as partial:
+        drawing.savefig(partial, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
+
+
+def to_svg(drawing: Figure, key: str, alt: str) -> str:
+    """Return a drawing as an inline SVG element: text as text, colours of the page, `alt` for its readers.
+
+    `key` makes its identifiers differ from those of other drawings on the page.
+    """
+    for one in (drawing, *drawing.axes):
+        one.patch.set_visible(False)
+    buffer = StringIO()
+    with theme(), mpl.rc_context({"svg.hashsalt": key}):
+        # As `savefig`, which draws everything twice, the first time for nothing.
+        drawing.get_layout_engine().execute(drawing)
+        drawing.set_layout_engine("none")
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        FigureCanvasSVG(drawing).print_svg(buffer, metadata=nothing)
+    root = ElementTree.fromstring(buffer.getvalue())  # noqa: S314 - written by matplotlib a moment ago
+    for element in root.iter():
+        if element.tag == f"{XML}g":
+            element.attrib.pop("id", None)  # counted, so the same in all drawings, and not referred to
+        if HREF in element.attrib:
+            element.set("href", element.attrib.pop(HREF))
+    width, height = drawing.get_size_inches() * 72
+    root.attrib = {"class": "plot", "role": "img", "aria-label": alt, "style": f"--natural: {width / 72:g}in"}
+    root.set("viewBox", f"0 0 {width:g} {height:g}")
+    text = ElementTree.tostring(root, encoding="unicode")
+    for colour, variable in VARIABLES.items():
+        text = text.replace(colour, variable)
+    return text
