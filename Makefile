@@ -7,6 +7,8 @@ PYTHON ?= python3
 GRID ?= quick
 RUN ?=
 SCHEDULER ?=
+JOBS ?= 2
+PYTEST ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -22,8 +24,8 @@ report: $(READY) ## measure this machine (3 to 4 minutes on two CPUs) and write 
 	@runs=$$($(BIN)/ktask sweep $(GRID) $(if $(RUN),--run $(RUN)) $(if $(SCHEDULER),--scheduler $(SCHEDULER))); \
 	  mapfile -t runs <<<"$$runs"; $(BIN)/ktask report "$${runs[@]}"
 
-test: $(READY) ## run the tests
-	@$(BIN)/python -m pytest
+test: $(READY) ## run the tests, two at a time (PYTEST="..." adds options)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST)
 
 setup: $(READY) ## build the environment in .venv, and nothing else
 

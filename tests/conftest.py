@@ -1,9 +1,11 @@
 """Surroundings of the tests: nothing of the user's is read, and nothing is left to the user.
 
 Markers: `pool(page_kind, pages)` skips a test where the machine has no such hugetlb pages free, and `cpus(n)`
-where this process may use fewer CPUs.
+where this process may use fewer CPUs. A test marked `alone` or `pool` has the machine to itself, however many
+workers pytest has.
 """
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -31,9 +33,31 @@ FOREIGN = (
 PATIENCE_S = 60
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "pool(page_kind, pages): needs free hugetlb pages")
-    config.addinivalue_line("markers", "cpus(n): needs CPUs")
+def runs_alone(item) -> bool:
+    """Return whether no other test may run beside this one."""
+    return any(item.iter_markers("alone")) or any(item.iter_markers("pool"))
+
+
+def pytest_collection_modifyitems(items):
+    """Put what runs alone last: until then no worker waits for another."""
+    items.sort(key=runs_alone)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Let workers share the machine, but for tests that need it alone.
+
+    Whoever wants it holds the door meanwhile: so one that waits for the others is not overtaken by them.
+    """
+    folder = item.config.cache.mkdir("locks")
+    with (folder / "door").open("w") as door, (folder / "machine").open("w") as machine:
+        fcntl.flock(door, fcntl.LOCK_EX)
+        fcntl.flock(machine, fcntl.LOCK_EX if runs_alone(item) else fcntl.LOCK_SH)
+        fcntl.flock(door, fcntl.LOCK_UN)
+        try:
+            return (yield)
+        finally:
+            fcntl.flock(machine, fcntl.LOCK_UN)  # a forked child may have the file still open
 
 
 def pytest_runtest_setup(item):
