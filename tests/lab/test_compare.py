@@ -241,10 +241,10 @@ def test_a_threshold_that_makes_no_sense_is_refused(threshold, rng):
 # --- the command ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def slowed(tmp_path, sample):
+@pytest.fixture(scope="module")
+def slowed(tmp_path_factory, sample):
     """The sample run, half as fast, in a directory of its own."""
-    path = tmp_path / "slowed"
+    path = tmp_path_factory.mktemp("runs") / "slowed"
     (path / "records").mkdir(parents=True)
     for name in ("machine.json", "grid.yaml"):
         (path / name).write_bytes((SAMPLE / name).read_bytes())
