@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -37,6 +37,7 @@ from ktask.engine import run as engine
 from ktask.host.facts import machine_facts
 from ktask.host.topology import cpu_count
 from ktask.lab.measure import stats
+from ktask.lab.measure.rounds import interleave, prepared, repeat
 from ktask.memory import region as memory
 from ktask.memory.region import GIB, MIB
 from ktask.workloads import Case
@@ -60,13 +61,8 @@ class Contest:
 
     def measure(self, rounds: int) -> dict[str, np.ndarray]:
         """Return the seconds of every contestant, one per round; two rounds to warm up are dropped."""
-        random = np.random.default_rng(SEED)
-        names = list(self.contestants)
-        seconds = {name: [] for name in names}
-        for _ in range(rounds + 2):
-            for k in random.permutation(len(names)):
-                seconds[names[k]].append(self.contestants[names[k]]())
-        return {name: np.array(values[2:]) for name, values in seconds.items()}
+        found = interleave(self.contestants, rounds, SEED, warmups=2)
+        return {name: np.array(values) for name, values in found.items()}
 
 
 # --- peers -----------------------------------------------------------------------------------------------
@@ -249,21 +245,34 @@ def kernel_path(
 ) -> Contest:
     """Return the contest for one path of the kernel, entered by the same calls in the same chunks."""
     workload, advice = KERNEL_PATHS[method]
-    state = workloads.get(workload).setup(Case(workload, method, page_kind, size_bytes))
-    plan = ktask.plan(ktask.Node(0, state.size, -1), replace(state.ctl, max_threads=threads))
-    chunk = plan.chunk_size * state.bytes_per_unit
-
-    def by_ktask(count: int) -> float:
-        state.before()
-        state.ctl.max_threads = count
-        return ktask.run(0, state.size, state.ctl).wall_s
+    state, close = set_up(Case(workload, method, page_kind, size_bytes))
+    chunk = chunk_of(state, threads)
 
     def by_c(count: int) -> float:
         state.before()
         step = chunk if count > 1 else size_bytes
-        return c_peers.advise(state.region.address, size_bytes, step, advice, count)
+        seconds = c_peers.advise(state.region.address, size_bytes, step, advice, count)
+        state.check()
+        return seconds
 
-    return _beside_c(name, threads, by_ktask, by_c, state.close)
+    return _beside_c(name, threads, partial(seconds_of, state), by_c, close)
+
+
+def set_up(case: Case) -> tuple[workloads.State, Callable[[], None]]:
+    """Return a case set up, and what gives it back."""
+    stack = ExitStack()
+    return stack.enter_context(prepared(case)), stack.close
+
+
+def seconds_of(state: workloads.State, count: int) -> float:
+    """Return the seconds of one repetition by the engine."""
+    return repeat(state, count).result.wall_s
+
+
+def chunk_of(state: workloads.State, threads: int) -> int:
+    """Return the bytes of a chunk that the engine gives several threads."""
+    plan = ktask.plan(ktask.Node(0, state.size, -1), replace(state.ctl, max_threads=threads))
+    return plan.chunk_size * state.bytes_per_unit
 
 
 def _beside_c(name: str, threads: int, by_ktask, by_c, close) -> Contest:
@@ -282,54 +291,37 @@ WALKS = {"pagemap_scan": "walk_scan", "pagemap": "walk_pagemap", "mincore": "wal
 
 def page_walk(name: str, method: str, size_bytes: int, threads: int, c_peers: ctypes.CDLL) -> Contest:
     """Return the contest for one page walk, by the same calls in the same chunks."""
-    state = workloads.get("page_walk").setup(Case("page_walk", method, "4KiB", size_bytes))
-    chunk = ktask.plan(ktask.Node(0, state.size, -1), replace(state.ctl, max_threads=threads)).chunk_size
-    found = np.zeros(1, np.int64)
-
-    def by_ktask(count: int) -> float:
-        state.before()
-        state.ctl.max_threads = count
-        seconds = ktask.run(0, state.size, state.ctl).wall_s
-        state.check()
-        return seconds
+    state, close = set_up(Case("page_walk", method, "4KiB", size_bytes))
+    chunk, found = chunk_of(state, threads), np.zeros(1, np.int64)
 
     def by_c(count: int) -> float:
-        step = chunk * state.bytes_per_unit if count > 1 else size_bytes
-        where = state.process.fd, state.space.address, size_bytes, step
+        where = state.process.fd, state.space.address, size_bytes, chunk if count > 1 else size_bytes
         seconds = getattr(c_peers, WALKS[method])(*where, count, found.ctypes.data)
         workloads.expect(found[0] == state.space.present, f"the peer found {found[0]} pages")
         return seconds
 
-    return _beside_c(name, threads, by_ktask, by_c, state.close)
+    return _beside_c(name, threads, partial(seconds_of, state), by_c, close)
 
 
 def page_table_model(name: str, size_bytes: int, tables: str, threads: int) -> Contest:
     """Return the contest between walking a radix table in arrays and reading as much memory."""
     options = (("tables", tables),)
-    walk, read = (
-        workloads.get("page_walk").setup(Case("page_walk", method, "4KiB", size_bytes, options=options))
-        for method in ("radix", "plain_read")
-    )
-
-    def seconds(state, count: int) -> float:
-        state.before()
-        state.ctl.max_threads = count
-        return ktask.run(0, state.size, state.ctl).wall_s
-
-    contestants = {f"walk, {_threads(n)}": partial(seconds, walk, n) for n in (1, threads)}
-    contestants |= {f"read, {_threads(n)}": partial(seconds, read, n) for n in (1, threads)}
-    reference = f"read, {_threads(threads)}"
-    return Contest(name, "ms", 1e3, contestants, reference, 15, lambda: (walk.close(), read.close()))
+    stack, contestants = ExitStack(), {}
+    for what, method in (("walk", "radix"), ("read", "plain_read")):
+        case = Case("page_walk", method, "4KiB", size_bytes, options=options)
+        state = stack.enter_context(prepared(case))
+        contestants |= {f"{what}, {_threads(n)}": partial(seconds_of, state, n) for n in (1, threads)}
+    return Contest(name, "ms", 1e3, contestants, f"read, {_threads(threads)}", 15, stack.close)
 
 
 def zeroing(name: str, size_bytes: int, page_kind: str, threads: int, c_peers: ctypes.CDLL | None) -> Contest:
     """Return the contest for zeroing resident memory, from the Python call to its return."""
-    state = workloads.get("zeroing").setup(Case("zeroing", "auto", page_kind, size_bytes))
-    state.ctl.max_threads = threads
+    state, close = set_up(Case("zeroing", "auto", page_kind, size_bytes))
+    ctl = replace(state.ctl, max_threads=threads)
     address, size = state.region.address, state.region.size_bytes
     words = state.region.words
     own = f"ktask auto, {_threads(threads)}"
-    calls = {own: lambda: ktask.run(0, state.size, state.ctl), "numpy.fill, 1 thread": lambda: words.fill(0)}
+    calls = {own: lambda: ktask.run(0, state.size, ctl), "numpy.fill, 1 thread": lambda: words.fill(0)}
     if c_peers:
         calls[f"C memset, {_threads(threads)}"] = lambda: c_peers.zero_memset(address, size, threads)
         if c_peers.zero_stream(address, size, threads) >= 0:
@@ -345,7 +337,7 @@ def zeroing(name: str, size_bytes: int, page_kind: str, threads: int, c_peers: c
 
     contestants = {peer: in_use(call) for peer, call in calls.items()}
     rounds = 9 if size_bytes > GIB else 31 if size_bytes > 128 * MIB else 151  # a cache shared with others
-    return Contest(name, "us", US, contestants, own, rounds, state.close)
+    return Contest(name, "us", US, contestants, own, rounds, close)
 
 
 def makespan(shares: list[float], threads: int) -> float:
@@ -466,7 +458,10 @@ def main() -> None:
         sys.stdout.write(render(results[-1]) + "\n\n")
         sys.stdout.flush()
     if options.json:
-        write_json(options.json, {"machine": machine_facts(), "short": options.short, "contests": results})
+        write_json(
+            options.json,
+            {"machine": machine_facts(), "short": options.short, "seed": SEED, "contests": results},
+        )
 
 
 if __name__ == "__main__":

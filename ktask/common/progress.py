@@ -1,6 +1,7 @@
 """A bar for loops that people wait for, in the terminal and in a notebook."""
 
-from collections.abc import Collection, Iterable
+import contextlib
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -12,3 +13,17 @@ def watched(items: Collection[Item], what: str = "") -> Iterable[Item]:
     from tqdm.auto import tqdm  # noqa: PLC0415  (not needed without a bar)
 
     return tqdm(items, desc=what, leave=False, delay=DELAY_S)
+
+
+@contextlib.contextmanager
+def rounds_bar(rounds: int) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar for the block; yield what to call with the number of rounds done."""
+    from tqdm.auto import tqdm  # noqa: PLC0415  (not needed without a bar)
+
+    with tqdm(total=rounds, desc="rounds", leave=False, delay=DELAY_S) as bar:
+
+        def update(done: int) -> None:
+            bar.update(done - bar.n)
+
+        yield update
+        bar.total = bar.n  # enough, before the most: nothing that a notebook should paint red

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from ktask import workloads
 from ktask.common.units import fmt_size, fmt_time, parse_size
-from ktask.engine import run as engine
 from ktask.engine import trace as traces
 from ktask.engine.task import Result
 from ktask.host import topology
+from ktask.lab.measure.rounds import prepared, repeat
 from ktask.lab.records import load_run
-from ktask.memory import region as memory
 from ktask.models.scaling import forecast, plots
 from ktask.report import sentences as words
 from ktask.report import tables
-from ktask.workloads import Case, CheckError
+from ktask.workloads import Case
 
 Draw = Callable[..., Any]
 
@@ -92,7 +91,7 @@ def chunk_sizes(case: Case, threads: int | None = None) -> Knob:
     shown = sizes[::-1][: 2 * 6 : 2] if len(sizes) > 6 else sizes[::-1]
 
     def draw(minimum_chunk: str) -> Any:
-        result = traced(_with_chunk(case, parse_size(minimum_chunk)), threads)
+        result = traced(replace(case, min_chunk_bytes=parse_size(minimum_chunk)), threads)
         axes = traces.plot(result)
         axes.set_title(
             f"{case.workload} {case.method}, {fmt_size(case.size_bytes)}: {result.n_chunks} chunks, "
@@ -103,10 +102,6 @@ def chunk_sizes(case: Case, threads: int | None = None) -> Knob:
     return Knob(draw, {"minimum_chunk": shown})
 
 
-def _with_chunk(case: Case, min_chunk_bytes: int) -> Case:
-    return Case(*(case.workload, case.method, case.page_kind, case.size_bytes, min_chunk_bytes), case.policy)
-
-
 def traced(case: Case, threads: int | None = None) -> Result:
     """Run a case once with a trace, and check that the work was done.
 
@@ -115,20 +110,8 @@ def traced(case: Case, threads: int | None = None) -> Result:
     ktask.memory.region.UnavailableError, ktask.memory.region.BudgetError, CheckError
         If this machine cannot do it, has not enough memory, or the work did not happen.
     """
-    if reason := workloads.why_not(case):
-        raise memory.UnavailableError(reason)
-    workloads.require_memory(case)
-    state = workloads.get(case.workload).setup(case)
-    try:
-        state.ctl.max_threads = threads or topology.cpu_count()
-        state.before()
-        result = engine.run(0, state.size, state.ctl, case.policy, trace=True)
-        if result.error:
-            raise CheckError(f"{case.workload} {case.method} failed with error {result.error}")
-        state.check()
-    finally:
-        state.close()
-    return result
+    with prepared(case) as state:
+        return repeat(state, threads or topology.cpu_count(), case.policy, trace=True).result
 
 
 # --- threads against the predicted curve ------------------------------------------------------------------

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
 
+from ktask.common.units import parse_size
+from ktask.engine.policy import policy_named
 from ktask.engine.task import Ctl
 from ktask.memory import region as memory
 
@@ -50,6 +52,54 @@ class Case:
     min_chunk_bytes: int = 2 * memory.MIB
     policy: str = "ktask-v4"
     options: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        workload: str,
+        method: str | None = None,
+        *,
+        size: str | int,
+        page_kind: str | None = None,
+        backend: str | None = None,
+        min_chunk: str | int = 2 * memory.MIB,
+        policy: str = "ktask-v4",
+        options: Mapping[str, Any] | None = None,
+    ) -> Case:
+        """Return the case that these words describe; what is left out is filled in.
+
+        Parameters
+        ----------
+        workload, method, options
+            As above; the first method (of the backend) if left out, and options at their defaults.
+        size, min_chunk
+            Bytes, or text such as "256MiB".
+        page_kind
+            THP if left out, or what the method can do.
+        backend
+            `kernel`, `user` or `model`.
+
+        Raises
+        ------
+        ValueError
+            If one names nothing that exists; the message says what does.
+        """
+        found = get(workload)
+        policy_named(policy)
+        chosen = found.method(method) if method else found.first_method(backend)
+        if backend and chosen.backend != backend:
+            raise ValueError(
+                f"method {chosen.name} of {workload} has backend {chosen.backend}, not {backend!r}"
+            )
+        return cls(
+            found.name,
+            chosen.name,
+            known_page_kind(page_kind or chosen.usual_page_kind),
+            parse_size(size),
+            parse_size(min_chunk),
+            policy,
+            chosen.parse_options(options or {}),
+        )
 
     def _repr_html_(self) -> str:
         from ktask.common.views import case_html  # noqa: PLC0415  (not needed to run anything)
@@ -174,6 +224,11 @@ class Method:
     options: tuple[Option, ...] = ()
     limit: str = ""
 
+    @property
+    def usual_page_kind(self) -> str:
+        """The kind of pages that a case has if none is named."""
+        return next((kind for kind in ("THP", "4KiB") if kind in self.page_kinds), self.page_kinds[0])
+
     def named_option(self, name: str) -> Option:
         """Return the option called `name`; ValueError lists the others."""
         for option in self.options:
@@ -214,6 +269,14 @@ class Workload:
         known = ", ".join(m.name for m in self.methods)
         raise ValueError(f"workload {self.name} has no method {name!r}; use one of {known}")
 
+    def first_method(self, backend: str | None = None) -> Method:
+        """Return the first method, or the first of a backend; ValueError lists the backends."""
+        for method in self.methods:
+            if backend in (None, method.backend):
+                return method
+        known = ", ".join(sorted({m.backend for m in self.methods}))
+        raise ValueError(f"backend {backend!r} of {self.name} is unknown; use one of {known}")
+
 
 @lru_cache(maxsize=1)
 def registry() -> dict[str, Workload]:
@@ -235,6 +298,13 @@ def get(name: str) -> Workload:
         raise ValueError(f"workload {name!r} is unknown; use one of {', '.join(registry())}") from None
 
 
+def known_page_kind(kind: Any) -> str:
+    """Return the name of a kind of pages; ValueError lists those that exist."""
+    if kind not in memory.PAGE_KINDS:
+        raise ValueError(f"page kind {kind!r} is unknown; use one of {', '.join(memory.PAGE_KINDS)}")
+    return kind
+
+
 def require_memory(case: Case) -> None:
     """Raise `memory.BudgetError` if the case needs more than its share of the memory, or of a pool."""
     what = f"{case.workload} {case.method}"
@@ -251,9 +321,7 @@ def why_not(case: Case) -> str | None:
         If the case names something that does not exist anywhere.
     """
     method = get(case.workload).method(case.method)
-    if case.page_kind not in memory.PAGE_KINDS:
-        known = ", ".join(memory.PAGE_KINDS)
-        raise ValueError(f"page kind {case.page_kind!r} is unknown; use one of {known}")
+    known_page_kind(case.page_kind)
     if case.page_kind not in method.page_kinds:
         kinds = ", ".join(method.page_kinds)
         return f"{case.workload} {method.name} works on {kinds} pages, not on {case.page_kind}"

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from ktask.engine.task import Result
 from ktask.host import topology
+from ktask.lab.measure.rounds import Repetition
 from ktask.lab.studies import freeing as free_study
-from ktask.lab.studies.freeing import Sample, interleaved, row_of
+from ktask.lab.studies import sampling, ways
 
 
 @pytest.mark.parametrize(
@@ -19,34 +21,30 @@ from ktask.lab.studies.freeing import Sample, interleaved, row_of
 )
 def test_shootdowns_of_all_cpus(monkeypatch, text, count):
     monkeypatch.setattr(topology, "read_text", lambda _: text)
-    np.testing.assert_equal(free_study.shootdowns(), count)
+    np.testing.assert_equal(sampling.shootdowns(), count)
 
 
-def test_every_call_is_made_once_per_round_in_changing_order():
-    order = []
-    calls = {name: lambda name=name: order.append(name) or Sample(1, 1, 1, 0) for name in "abc"}
-    found = interleaved(calls, rounds=20)
-    assert {name: len(samples) for name, samples in found.items()} == dict.fromkeys("abc", 20)
-    rounds = {"".join(order[k : k + 3]) for k in range(0, 63, 3)}
-    assert all(sorted(one) == list("abc") for one in rounds)
-    assert len(rounds) > 3
+def repetition(wall_s, cpu_s, n_chunks, shootdowns):
+    return Repetition(Result(wall_s=wall_s, cpu_system_s=cpu_s, n_chunks=n_chunks), 5, 5 + shootdowns)
 
 
 def test_a_row_has_speedup_busy_share_and_shootdowns_per_chunk():
-    serial = [Sample(0.2, 0.2, 1, 1)] * 7
-    row = row_of([Sample(0.1, 0.15, 10, 30)] * 7, serial, threads=2)
+    serial = [repetition(0.2, 0.2, 1, 1)] * 7
+    row = sampling.row_of([repetition(0.1, 0.15, 10, 30)] * 7, serial, threads=2)
     assert row["speedup"] == pytest.approx(2)
+    assert row["serial_ms"] == pytest.approx(200)
     assert row["wall_ms"] == pytest.approx(100)
-    assert row["busy"] == pytest.approx(0.75)
+    assert row["busy"] == row["cpu"] == pytest.approx(0.75)
     assert row["shootdowns_per_chunk"] == 3
-    assert np.isnan(row_of([Sample(1e-5, 1e-5, 1, 0)], serial[:1], threads=2)["busy"])
+    assert np.isnan(sampling.row_of([repetition(1e-5, 1e-5, 1, 0)], serial[:1], threads=2)["busy"])
 
 
 @pytest.mark.cpus(2)
 def test_each_way_that_the_machine_has_is_a_row():
-    table = free_study.ways("4MiB", "4KiB", threads=2, rounds=1)
-    assert list(table.index) == list(free_study.WAYS)
+    table = ways.ways("4MiB", ways.entries_of("free", "4KiB"), threads=2, rounds=1)
+    assert list(table.index) == ["dontneed", "lazyfree", "munmap", "munmap_at_once", "exit"]
     assert (table[["serial_ms", "wall_ms"]] > 0).all(axis=None)
+    assert np.isnan(table.loc["exit", "busy"])
 
 
 @pytest.mark.cpus(2)

@@ -14,6 +14,7 @@ from ktask.engine.task import Ctl, Result
 from ktask.host.doctor import sample_state
 from ktask.lab.measure import cell as module
 from ktask.lab.measure import one_case, session
+from ktask.lab.measure import rounds as core
 from ktask.lab.measure.cell import Protocol, Variant, default_threads, measure, variants
 from ktask.memory import region as memory
 from ktask.workloads import Case, CheckError, Method, Workload
@@ -65,7 +66,7 @@ class Bench:
             memory_need=lambda case: case.size_bytes,
         )
         monkeypatch.setattr(workloads, "registry", lambda: {"toy": workload})
-        monkeypatch.setattr(module.engine, "run", self.run)
+        monkeypatch.setattr(core.engine, "run", self.run)
         monkeypatch.setattr(module.doctor, "sample_state", lambda: fixed)
         monkeypatch.setattr(module, "is_virtual", lambda: True)
 
@@ -73,7 +74,7 @@ class Bench:
         self.states.append(self.make(case))
         return self.states[-1]
 
-    def run(self, start, size, ctl, policy, trace=False):
+    def run(self, start, size, ctl, policy, trace=False, low_priority=None):
         assert (start, size) == (0, 100)
         self.states[-1].log.append("run")
         self.runs.append((ctl.max_threads, policy))
@@ -412,7 +413,7 @@ def test_threads_that_cannot_be_are_refused(threads, bench):
 
 def test_an_unknown_policy_is_refused_with_all_names(bench):
     with pytest.raises(ValueError, match="ktask-v9") as caught:
-        bench.measure(Case("toy", "plain", "4KiB", 4096, policy="ktask-v9"))
+        Case.of("toy", "plain", size=4096, policy="ktask-v9")
     assert all(name in str(caught.value) for name in POLICIES)
 
 

@@ -3,32 +3,34 @@
 import pandas as pd
 import pytest
 
+from ktask.host import topology
+from ktask.lab.studies import ways as way_study
 from ktask.lab.studies import zeroing as zero_study
 from ktask.workloads import get
 
 
 def test_every_way_names_a_method_and_a_page_kind_that_it_can_do():
-    for workload, method, kind, options in zero_study.WAYS.values():
+    for workload, method, kind, options in way_study.ZEROING.values():
         assert kind in get(workload).method(method).page_kinds
         assert get(workload).method(method).parse_options(dict(options)) == options
 
 
 def test_the_methods_of_a_workload_that_do_a_kind_of_page():
-    assert list(zero_study.entries_of("pin", "4KiB")) == ["io_uring", "mlock"]
-    assert zero_study.entries_of("pin", "2MiB") == {"io_uring": ("pin", "io_uring", "2MiB", ())}
+    assert list(way_study.entries_of("pin", "4KiB")) == ["io_uring", "mlock"]
+    assert way_study.entries_of("pin", "2MiB") == {"io_uring": ("pin", "io_uring", "2MiB", ())}
 
 
 def test_a_way_has_time_speedup_and_cpu_time():
-    table = zero_study.ways("4MiB", {"a": zero_study.WAYS["populate, 4KiB"]}, threads=1, rounds=2)
+    table = way_study.ways("4MiB", {"a": way_study.ZEROING["populate, 4KiB"]}, threads=1, rounds=2)
     row = table.loc["a"]
     assert row["serial_ms"] > 0
     assert (row["speedup"], row["cpu"], row["n"]) == (1, 1, 2)
 
 
 def test_a_way_that_the_machine_lacks_is_left_out(monkeypatch):
-    entries = {"here": zero_study.WAYS["populate, 4KiB"], "not here": zero_study.WAYS["populate, THP"]}
-    monkeypatch.setattr(zero_study.topology, "thp_mode", lambda: "never")
-    assert list(zero_study.ways("1MiB", entries, threads=1, rounds=1).index) == ["here"]
+    entries = {"here": way_study.ZEROING["populate, 4KiB"], "not here": way_study.ZEROING["populate, THP"]}
+    monkeypatch.setattr(topology, "thp_mode", lambda: "never")
+    assert list(way_study.ways("1MiB", entries, threads=1, rounds=1).index) == ["here"]
 
 
 @pytest.mark.parametrize(

@@ -7,26 +7,22 @@ costs), and each thread count. So a speedup is a ratio of neighbours in time.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ktask import workloads
-from ktask.engine import policy
-from ktask.engine import run as engine
 from ktask.engine.task import Result
 from ktask.host import doctor, topology
 from ktask.lab.measure import flags, stats
-from ktask.lab.measure.failures import as_check_errors
-from ktask.memory import region as memory
+from ktask.lab.measure.rounds import SEED, SERIAL_POLICY, interleave, prepared, repeat
 from ktask.workloads import Case
 
 
@@ -57,7 +53,7 @@ class Protocol:
     budget_s: float = 3.0
     precision: float = 0.01
     warmup_s: float = 8.0
-    seed: int = 1
+    seed: int = SEED
     sample_s: float = 0.001
 
 
@@ -74,10 +70,6 @@ class Variant(NamedTuple):
         """Whether this is the second baseline."""
         return self.baseline and self.name == "aa"
 
-
-SERIAL_POLICY = (
-    "ktask-v4"  # with one thread: one call over the whole range, which is what the kernel does now
-)
 
 CHUNKED = "1 thread in chunks"
 
@@ -173,18 +165,12 @@ def measure(
     threads = default_threads() if threads is None else threads
     if bad := [n for n in threads if n < 1]:
         raise ValueError(f"threads={bad[0]} is not allowed; use 1 to {topology.cpu_count()}")
-    policy.policy_named(case.policy)
-    if reason := workloads.why_not(case):
-        raise memory.UnavailableError(reason)
-    workloads.require_memory(case)
     cell = Cell(case, protocol=protocol)
-    with as_check_errors(case), contextlib.closing(workloads.get(case.workload).setup(case)) as state:
+    with prepared(case) as state:
         round_variants = variants(threads)
         _warm_up(cell, state, round_variants, protocol, clock)
         round_variants[2:2] = _alone(cell, state) if chunked else []
-        for done in _rounds(cell, state, round_variants, protocol, clock):
-            if on_round:
-                on_round(done)
+        _rounds(cell, state, round_variants, protocol, clock, on_round)
         if trace:
             cell.traced, cell.bytes_per_unit = _traced(cell, state, round_variants[-1]), state.bytes_per_unit
     _mark_cold(cell)
@@ -225,18 +211,25 @@ def _alone(cell: Cell, state) -> list[Variant]:
     return [alone]
 
 
-def _rounds(cell: Cell, state, round_variants, protocol: Protocol, clock) -> Iterator[int]:
-    """Run rounds until the protocol has enough; yield how many are done."""
-    random = np.random.default_rng(protocol.seed)
-    end = clock() + protocol.budget_s
-    for number in range(protocol.most):
+def _rounds(cell: Cell, state, round_variants, protocol: Protocol, clock, on_round) -> None:
+    """Run rounds until the protocol has enough."""
+    end, n_warmups = clock() + protocol.budget_s, len(cell.rows)
+    calls = _calls(cell, protocol)
+
+    def once(variant: Variant) -> None:
+        place = divmod(len(cell.rows) - n_warmups, len(round_variants))
+        _repeat(cell, state, variant, place, calls, clock=clock)
+
+    def is_enough(done: int) -> bool:
+        nonlocal calls
         calls = _calls(cell, protocol)  # anew each round: warm-ups were slower than what follows
-        for place, k in enumerate(random.permutation(len(round_variants))):
-            _repeat(cell, state, round_variants[k], (number, place), calls, clock=clock)
-        yield number + 1
+        if on_round:
+            on_round(done)
         _mark_cold(cell)
-        if number + 1 >= protocol.least and _enough(cell, round_variants, protocol, clock() - end):
-            return
+        return done >= protocol.least and _enough(cell, round_variants, protocol, clock() - end)
+
+    variants_by_name = {variant.name: partial(once, variant) for variant in round_variants}
+    interleave(variants_by_name, protocol.most, protocol.seed, on_round=is_enough)
 
 
 def _traced(cell: Cell, state, variant: Variant) -> Result:
@@ -245,12 +238,9 @@ def _traced(cell: Cell, state, variant: Variant) -> Result:
     It is no part of the rows: reading the clock around each chunk costs what the others do not pay.
     """
     usual_s = float(np.median([row["wall_s"] for row in cell.rows if is_of(row, variant)]))
-    tries = []
+    tries: list[Result] = []
     while len(tries) < MOST_TRACED and not any(one.wall_s < STEADY_FACTOR * usual_s for one in tries):
-        state.ctl.max_threads = variant.threads
-        state.before()
-        tries.append(_call(cell.case, state, variant, trace=True))
-        state.check()
+        tries.append(repeat(state, variant.threads, cell.case.policy, trace=True).result)
     return min(tries, key=lambda one: one.wall_s)
 
 
@@ -276,20 +266,13 @@ def _repeat(
     clock=time.monotonic,
 ) -> float:
     """Run one repetition, check it, keep its row; return its wall time in seconds, the mean of its calls."""
-    end = clock() + LONGEST_S
-    state.ctl.max_threads = variant.threads
-    state.before()
-    before, started_at = doctor.sample_state(), datetime.now(UTC)
-    results = [_call(cell.case, state, variant)]
-    after = doctor.sample_state()
-    state.check()
-    is_last = calls == 1
+    end, found, is_last = clock() + LONGEST_S, [], False
     while not is_last:
-        is_last = len(results) + 1 == calls or clock() > end
-        state.before()
-        results.append(_call(cell.case, state, variant))
-        after = doctor.sample_state() if is_last else after
-        state.check()
+        is_last = len(found) + 1 == calls or (bool(found) and clock() > end)
+        observe = _observe if is_last or not found else lambda: None
+        found.append(repeat(state, variant.threads, *_chunking(cell.case, variant), observe=observe))
+    (before, started_at), (after, _) = found[0].before, found[-1].after
+    results = [one.result for one in found]
     cell.rows.append(
         _described(cell.case, state)
         | _planned(cell.case, state, variant, results[-1])
@@ -307,24 +290,15 @@ def _repeat(
     return cell.rows[-1]["wall_s"]
 
 
-def _call(case: Case, state, variant: Variant, *, trace: bool = False) -> Result:
-    """Run the task; OSError with the code of its thread function if that is not 0."""
-    ctl = state.ctl
-    least, ctl.min_chunk_size = ctl.min_chunk_size, variant.chunk_size or ctl.min_chunk_size
-    try:
-        result = engine.run(0, state.size, ctl, _rule(case, variant), trace=trace)
-    finally:
-        ctl.min_chunk_size = least
-    if result.error:
-        raise OSError(result.error, os.strerror(result.error))
-    return result
+def _observe() -> tuple[doctor.State, datetime]:
+    return doctor.sample_state(), datetime.now(UTC)
 
 
-def _rule(case: Case, variant: Variant) -> str:
-    """Return the policy that cuts the range as the variant wants it."""
+def _chunking(case: Case, variant: Variant) -> tuple[str, int]:
+    """Return the policy that chunks the range as the variant wants it, and the least chunk in units."""
     if variant.chunk_size:
-        return "dynamic"
-    return SERIAL_POLICY if variant.baseline else case.policy
+        return "dynamic", variant.chunk_size
+    return (SERIAL_POLICY if variant.baseline else case.policy), 0
 
 
 def _means(results: Sequence[Result]) -> dict[str, Any]:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ktask import workloads
 from ktask.common.units import parse_size
 from ktask.engine import policy
-from ktask.engine import run as engine
 from ktask.engine.trace import write_chrome, write_csv, write_figure
 from ktask.host import topology
 from ktask.lab.measure import stats
 from ktask.lab.measure.cell import Cell, Protocol, Variant, measure
+from ktask.lab.measure.rounds import prepared, repeat
 from ktask.memory import region as memory
 from ktask.workloads import Case, Method
 
@@ -136,12 +135,6 @@ WRITERS = {".json": write_chrome, ".svg": write_figure, ".png": write_figure}  #
 
 def write_trace(case: Case, threads: int, path: Path) -> None:
     """Run the case once more with a trace; the ending of `path` tells what to write (`WRITERS`)."""
-    state = workloads.get(case.workload).setup(case)
-    try:
-        state.ctl = replace(state.ctl, max_threads=threads)
-        state.before()
-        result = engine.run(0, state.size, state.ctl, case.policy, trace=True)
-        state.check()
-    finally:
-        state.close()
+    with prepared(case) as state:
+        result = repeat(state, threads, case.policy, trace=True).result
     WRITERS.get(path.suffix, write_csv)(result, path)

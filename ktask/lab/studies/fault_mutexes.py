@@ -8,17 +8,17 @@ always the same ones for the same mapping.
 
 from __future__ import annotations
 
-from itertools import product
+from functools import partial
 
 import numpy as np
 import pandas as pd
 
-from ktask.common.progress import watched
+from ktask.common.progress import rounds_bar
 from ktask.engine import native
-from ktask.engine import run as engine
 from ktask.engine.task import Ctl
 from ktask.engine.thread_functions import thread_func
 from ktask.host import topology
+from ktask.lab.measure.rounds import SEED, interleave, repeat
 from ktask.memory import region as memory
 from ktask.workloads import expect
 
@@ -49,7 +49,27 @@ def why_not() -> str | None:
     return memory.why_not(PAGE_KIND, (FEWEST_PAIRS + 1) * memory.PAGE_KINDS[PAGE_KIND])
 
 
-def pairs(rounds: int = 7) -> pd.DataFrame:
+class Pair:
+    """The first page of a mapping and the one `apart` pages on, as a case set up for two threads."""
+
+    size, bytes_per_unit, operations = 2, memory.PAGE_KINDS[PAGE_KIND], 2
+
+    def __init__(self, region: memory.Region, apart: int):
+        self.region = region
+        self.ctl = Ctl(fault_in, (region.address, apart * self.bytes_per_unit))
+
+    def before(self) -> None:
+        """Give all pages back."""
+        self.region.zap()
+
+    def check(self) -> None:
+        """Do nothing: what is to be seen is in the result."""
+
+    def close(self) -> None:
+        """Do nothing: the pages go with the region."""
+
+
+def pairs(rounds: int = 7, seed: int = SEED) -> pd.DataFrame:
     """Return how long two threads take to fault in the first page of a mapping and one other, at once.
 
     Returns
@@ -62,25 +82,27 @@ def pairs(rounds: int = 7) -> pd.DataFrame:
     ------
     ktask.memory.region.UnavailableError
         If there is no pool with enough pages.
-    ktask.workloads.CheckError
+    OSError, ktask.workloads.CheckError
         If the pages were not faulted in.
     """
-    page_bytes = memory.PAGE_KINDS[PAGE_KIND]
     count = min(MOST_PAIRS, max(FEWEST_PAIRS, memory.free_pool_pages(PAGE_KIND) - 1))
-    found = np.full((rounds, count), np.nan)
-    with memory.Region((count + 1) * page_bytes, PAGE_KIND) as region:
-        for at, k in watched(list(product(range(rounds), range(count))), "pairs"):
-            ctl = Ctl(fault_in, (region.address, (k + 1) * page_bytes), min_chunk_size=1, max_threads=2)
-            result = engine.run(0, 2, ctl, "dynamic")
-            if result.error:
-                raise OSError(result.error, "a page could not be faulted in")
-            expect(result.faults_minor >= 2, f"{result.faults_minor} faults, not one for each page")
-            if result.chunks_per_thread == (1, 1):
-                found[at, k] = result.wall_s * 1e6
-            region.zap()
-    wall_us = np.fmin.reduce(found)
-    table = pd.DataFrame({"page": np.arange(1, count + 1), "wall_us": wall_us}).set_index("page")
+    pages = range(1, count + 1)
+    with (
+        memory.Region((count + 1) * memory.PAGE_KINDS[PAGE_KIND], PAGE_KIND) as region,
+        rounds_bar(rounds) as on_round,
+    ):
+        calls = {page: partial(_at_once_us, Pair(region, page)) for page in pages}
+        found = interleave(calls, rounds, seed, on_round=on_round)
+    wall_us = np.fmin.reduce([found[page] for page in pages], axis=1)
+    table = pd.DataFrame({"page": pages, "wall_us": wall_us}).set_index("page")
     return table.assign(takes_turns=wall_us > IN_TURN * np.nanmedian(wall_us))
+
+
+def _at_once_us(pair: Pair) -> float:
+    """Return the microseconds that both pages take; NaN if one thread did both."""
+    result = repeat(pair, 2, "dynamic").result
+    expect(result.faults_minor >= 2, f"{result.faults_minor} faults, not one for each page")
+    return result.wall_s * 1e6 if result.chunks_per_thread == (1, 1) else np.nan
 
 
 def finding(table: pd.DataFrame | None) -> str:

@@ -9,9 +9,9 @@ import pandas as pd
 from ktask import workloads
 from ktask.common.progress import watched
 from ktask.common.units import parse_size
-from ktask.engine import run as engine
 from ktask.lab.measure import stats
-from ktask.memory import region as memory
+from ktask.lab.measure.rounds import SEED, prepared
+from ktask.lab.studies.sampling import How, can_run, samples, walls
 from ktask.workloads import Case
 
 METHODS = ("pagemap_scan", "pagemap", "mincore", "radix")
@@ -22,48 +22,38 @@ LAYOUTS: Mapping[str, tuple[tuple[str, str], ...]] = {
 }
 
 
-def walk_rates(size: str | int, threads: Sequence[int] = (1, 2), repetitions: int = 7) -> pd.DataFrame:
+def walk_rates(
+    size: str | int, threads: Sequence[int] = (1, 2), rounds: int = 7, seed: int = SEED
+) -> pd.DataFrame:
     """Return entries per second of each method on each layout, one row per thread count.
 
     Columns method, layout, threads, entries, entries_per_s, low_per_s, high_per_s (95 %) and speedup over
-    one thread. Thread counts take turns, so that a speedup compares neighbours in time. What this machine
-    cannot do is left out.
+    one thread. What this machine cannot do is left out.
     """
     rows = []
     for method in watched(METHODS, "methods"):
         known = {option.name for option in workloads.get("page_walk").method(method).options}
         for layout, options in LAYOUTS.items():
             case = Case("page_walk", method, "4KiB", parse_size(size), options=options)
-            if known >= dict(options).keys() and workloads.why_not(case) is None and _fits(case):
-                rows += _rates_of(case, layout, threads, repetitions)
+            if known >= dict(options).keys() and can_run(case):
+                rows += [{"layout": layout} | row for row in _rates_of(case, threads, rounds, seed)]
     return pd.DataFrame(rows)
 
 
-def _fits(case: Case) -> bool:
-    """Return whether the memory for a case may be taken."""
-    return workloads.get(case.workload).memory_need(case) <= memory.budget_bytes()
-
-
-def _rates_of(case: Case, layout: str, threads: Sequence[int], repetitions: int) -> list[dict]:
-    state = workloads.get("page_walk").setup(case)
-    try:
-        walls = {count: [] for count in threads}
-        for _ in range(repetitions):
-            for count, found in walls.items():
-                state.ctl.max_threads = count
-                state.before()
-                found.append(engine.run(0, state.size, state.ctl).wall_s)
-                state.check()
-    finally:
-        state.close()
-    serial = stats.estimate(walls[min(threads)]).median
-    rows = []
-    for count, found in walls.items():
-        wall = stats.estimate(found)
-        rates = {"entries_per_s": wall.median, "low_per_s": wall.high, "high_per_s": wall.low}
-        rows.append(
-            {"method": case.method, "layout": layout, "threads": count, "entries": state.operations}
-            | {name: state.operations / seconds for name, seconds in rates.items()}
-            | {"speedup": serial / wall.median}
-        )
-    return rows
+def _rates_of(case: Case, threads: Sequence[int], rounds: int, seed: int) -> list[dict]:
+    with prepared(case) as state:
+        found = samples(state, {n: How(n) for n in threads}, rounds, seed)
+        entries = state.operations
+    times = {n: stats.estimate(walls(some)) for n, some in found.items()}
+    return [
+        {
+            "method": case.method,
+            "threads": n,
+            "entries": entries,
+            "entries_per_s": entries / time.median,
+            "low_per_s": entries / time.high,
+            "high_per_s": entries / time.low,
+            "speedup": times[min(threads)].median / time.median,
+        }
+        for n, time in times.items()
+    ]

@@ -1,81 +1,22 @@
-"""Studies of zeroing and its neighbours: who scales, who waits, and which stores are fastest at a size."""
+"""Studies of zeroing: which stores are fastest at a size, and from which size on splitting pays."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
-from ktask import workloads
 from ktask.common.progress import watched
 from ktask.common.units import fmt_size, parse_size
 from ktask.host import topology
-from ktask.lab.studies.freeing import Sample, interleaved, row_of, sample
-from ktask.memory import region as memory
+from ktask.lab.measure.rounds import SEED
+from ktask.lab.studies.sampling import How, can_run, samples_of, walls
 from ktask.memory.region import GIB
 from ktask.workloads import Case
 
-SHARED = (("sharing", "shared"),)
-Entry = tuple[str, str, str, tuple[tuple[str, str], ...]]
-WAYS: Mapping[str, Entry] = {
-    **{f"populate, {kind}": ("zeroing", "populate", kind, ()) for kind in memory.PAGE_KINDS},
-    **{f"populate, {kind}, shared": ("zeroing", "populate", kind, SHARED) for kind in ("4KiB", "2MiB")},
-    "fallocate, 2MiB, one file": ("zeroing", "fallocate", "2MiB", ()),
-    "fallocate, 2MiB, 16 files": ("zeroing", "fallocate_files", "2MiB", ()),
-    "user, rep stosb": ("zeroing", "rep_stosb", "THP", ()),
-    "user, non-temporal": ("zeroing", "nontemporal", "THP", ()),
-}
 SIZES = ("256KiB", "1MiB", "4MiB", "16MiB", "64MiB", "256MiB", "1GiB")
 STORES = ("stores", "rep_stosb", "memset", "nontemporal", "auto")
-
-
-def entries_of(workload: str, page_kind: str) -> dict[str, Entry]:
-    """Return the methods of a workload that do a kind of page."""
-    methods = workloads.get(workload).methods
-    return {m.name: (workload, m.name, page_kind, ()) for m in methods if page_kind in m.page_kinds}
-
-
-def ways(
-    size: str | int, entries: Mapping[str, Entry] = WAYS, threads: int | None = None, rounds: int = 7
-) -> pd.DataFrame:
-    """Return what each way takes with one thread and with `threads`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per way that this machine can do: `serial_ms`, `wall_ms`, `speedup` with `low` and `high`
-        (95 %), `busy` (CPU time over the time of the threads: the rest was spent waiting; NaN below 20 us,
-        where it is not exact, and where other processes do the work), and `cpu` (CPU time over that of one
-        thread: beyond 1, the threads have slowed each other down).
-    """
-    threads = threads or topology.cpu_count()
-    rows = []
-    for label, (workload, method, kind, options) in watched(entries.items(), "ways"):
-        case = Case(workload, method, kind, parse_size(size), options=options)
-        if workloads.why_not(case) is None:
-            found = _samples(case, (1, threads), rounds)
-            rows.append({"way": label} | _row(found, threads))
-            if method == "many_processes":
-                rows[-1] |= {"busy": float("nan"), "cpu": float("nan")}
-    return pd.DataFrame(rows).set_index("way")
-
-
-def _samples(case: Case, counts: Sequence[int], rounds: int) -> dict[Any, list[Sample]]:
-    workloads.require_memory(case)
-    state = workloads.get(case.workload).setup(case)
-    try:
-        return interleaved({n: lambda n=n: sample(state, n) for n in counts}, rounds)
-    finally:
-        state.close()
-
-
-def _row(found: dict[Any, list[Sample]], threads: int) -> dict[str, Any]:
-    one, all_threads = (row_of(found[n], found[1], n) for n in (1, threads))
-    cpu_s = {n: float(np.median([s.cpu_s for s in found[n]])) for n in (1, threads)}
-    kept = {key: all_threads[key] for key in ("wall_ms", "speedup", "low", "high", "busy", "n")}
-    return {"serial_ms": one["wall_ms"], **kept, "cpu": cpu_s[threads] / cpu_s[1] if cpu_s[1] else np.nan}
 
 
 def stores(
@@ -83,23 +24,20 @@ def stores(
     page_kind: str = "THP",
     threads: int | None = None,
     rounds: int = 7,
+    seed: int = SEED,
 ) -> pd.DataFrame:
     """Return the rate (GiB/s) of each kind of store and of `auto`, by size, with one thread and with all.
 
     Every kind has memory of its own, which it finds as its last repetition and the check left it.
     """
-    threads = threads or topology.cpu_count()
+    variants = {n: How(n) for n in sorted({1, threads or topology.cpu_count()})}
     rows = []
     for size in map(parse_size, watched(sizes, "sizes")):
-        for method in STORES:
-            case = Case("zeroing", method, page_kind, size)
-            if workloads.why_not(case) is not None or size > memory.budget_bytes():
-                continue
-            for n, samples in _samples(case, sorted({1, threads}), rounds).items():
-                wall_s = float(np.median([s.wall_s for s in samples]))
-                rows.append(
-                    {"size_bytes": size, "stores": method, "threads": n, "gib_s": size / GIB / wall_s}
-                )
+        for case in (Case("zeroing", method, page_kind, size) for method in STORES):
+            if can_run(case):
+                for n, found in samples_of(case, variants, rounds, seed).items():
+                    gib_s = size / GIB / float(np.median(walls(found)))
+                    rows.append({"size_bytes": size, "stores": case.method, "threads": n, "gib_s": gib_s})
     return pd.DataFrame(rows)
 
 

@@ -17,23 +17,23 @@ CPU's own, and are populated by all threads: by one, the times of two that free 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from ktask import workloads
-from ktask.engine import run as engine
 from ktask.host import topology
 from ktask.lab.measure import stats
 from ktask.lab.measure.flags import are_cold
+from ktask.lab.measure.rounds import SEED, interleave, prepared, repeat
 from ktask.models.simulation.calibrate import simulated_wall_s
 from ktask.models.simulation.costs import fit_costs
 from ktask.models.simulation.machines import Machine
-from ktask.workloads import Case, CheckError
+from ktask.workloads import Case
 from ktask.workloads.free.free import Free
 
 CASES = (
@@ -74,7 +74,7 @@ def trials(threads: int) -> tuple[Trial, ...]:
     )
 
 
-def measure_trials(case: Case, ways: Sequence[Trial], rounds: int = 20, seed: int = 1) -> pd.DataFrame:
+def measure_trials(case: Case, ways: Sequence[Trial], rounds: int = 20, seed: int = SEED) -> pd.DataFrame:
     """Run every trial once per round, in random order; the first two rounds are warm-ups and left out.
 
     Returns
@@ -89,21 +89,17 @@ def measure_trials(case: Case, ways: Sequence[Trial], rounds: int = 20, seed: in
     ktask.workloads.CheckError
         If the work did not happen.
     """
-    workloads.require_memory(case)
-    state = workloads.get(case.workload).setup(case)
-    if isinstance(state, Free) and case.page_kind != "4KiB":
-        state.fill.max_threads = 1
-    random, rows = np.random.default_rng(seed), []
-    try:
-        least = state.ctl.min_chunk_size
-        for number in range(-2, rounds):
-            for k in random.permutation(len(ways)):
-                row = _repeat(state, ways[k], least)
-                if number >= 0:
-                    rows.append({"round": number, "span_bytes": TABLE_ENTRIES * case.page_size, **row})
-    finally:
-        state.close()
-    return warm(pd.DataFrame(rows))
+    with prepared(case) as state:
+        if isinstance(state, Free) and case.page_kind != "4KiB":
+            state.fill = replace(state.fill, max_threads=1)
+        calls = {way.name: partial(_repeat, state, way) for way in ways}
+        found = interleave(calls, rounds, seed, warmups=2)
+    span = {"span_bytes": TABLE_ENTRIES * case.page_size}
+    return warm(
+        pd.DataFrame(
+            {"round": number, **span, **row} for rows in found.values() for number, row in enumerate(rows)
+        )
+    )
 
 
 def warm(rows: pd.DataFrame) -> pd.DataFrame:
@@ -116,21 +112,16 @@ def warm(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[~pd.concat(cold).reindex(rows.index)].reset_index(drop=True)
 
 
-def _repeat(state: workloads.State, way: Trial, least: int) -> dict:
-    chunk = max(1, int(np.ceil(state.size * way.chunk_share))) if way.chunk_share else least
-    state.ctl.max_threads, state.ctl.min_chunk_size = way.threads, chunk
-    state.before()
-    result = engine.run(0, state.size, state.ctl, way.policy, low_priority=False, trace=True)
-    if result.error:
-        raise CheckError(f"{way.name} failed: {os.strerror(result.error)}")
-    state.check()
+def _repeat(state: workloads.State, way: Trial) -> dict:
+    chunk = max(1, int(np.ceil(state.size * way.chunk_share))) if way.chunk_share else 0
+    result = repeat(state, way.threads, way.policy, chunk, trace=True, low_priority=False).result
     first = result.trace.groupby("helper").t0_s.min()
     return {
         "trial": way.name,
         "fit": way.fit,
         "threads": result.threads,
         "policy": way.policy,
-        "min_chunk_size": chunk * state.bytes_per_unit,
+        "min_chunk_size": (chunk or state.ctl.min_chunk_size) * state.bytes_per_unit,
         "size_bytes": state.size * state.bytes_per_unit,
         "n_chunks": result.n_chunks,
         "baseline": False,

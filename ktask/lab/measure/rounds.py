@@ -1,0 +1,140 @@
+"""The measuring core: variants in turns, a case set up, and one repetition of it.
+
+All that measures calls these three: `ktask run`, the cells of a sweep, the studies, the knobs, the validation
+of the simulator and the benchmarks. So everywhere the order is random from a seed, the work is checked, and a
+repetition with an error never becomes a number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from ktask import workloads
+from ktask.engine import run as engine
+from ktask.engine.task import Result
+from ktask.lab.measure.failures import as_check_errors
+from ktask.memory import region as memory
+from ktask.workloads import Case, State
+
+Name = TypeVar("Name", bound=Hashable)
+Value = TypeVar("Value")
+
+SEED = 1
+# With one thread: one call over the whole range, which is what the kernel does now.
+SERIAL_POLICY = "ktask-v4"
+
+
+def interleave(
+    variants: Mapping[Name, Callable[[], Value]],
+    rounds: int,
+    seed: int = SEED,
+    *,
+    warmups: int = 0,
+    on_round: Callable[[int], bool | None] | None = None,
+) -> dict[Name, list[Value]]:
+    """Call each variant once per round, in random order, so that ratios compare neighbours in time.
+
+    Parameters
+    ----------
+    variants
+        What to call, by name.
+    rounds
+        How many to keep, at most.
+    seed
+        Of the order within the rounds.
+    warmups
+        Rounds before them whose values are dropped.
+    on_round
+        Called after each round that is kept, with how many there are; True ends the measurement.
+
+    Returns
+    -------
+    dict
+        What the calls returned, by name, in the order of the rounds.
+    """
+    random, names = np.random.default_rng(seed), list(variants)
+    found: dict[Name, list[Value]] = {name: [] for name in names}
+    for number in range(-warmups, rounds):
+        for k in random.permutation(len(names)):
+            value = variants[names[k]]()
+            if number >= 0:
+                found[names[k]].append(value)
+        if number >= 0 and on_round and on_round(number + 1):
+            break
+    return found
+
+
+@contextlib.contextmanager
+def prepared(case: Case) -> Iterator[State]:
+    """Set `case` up for the block, and give everything back after it.
+
+    Raises
+    ------
+    ktask.memory.region.UnavailableError, ktask.memory.region.BudgetError
+        If this machine cannot run the case, or lacks the memory.
+    ktask.workloads.CheckError
+        If inside the block the work did not happen, or the kernel refused something.
+    """
+    if reason := workloads.why_not(case):
+        raise memory.UnavailableError(reason)
+    workloads.require_memory(case)
+    with as_check_errors(case), contextlib.closing(workloads.get(case.workload).setup(case)) as state:
+        yield state
+
+
+class Repetition(NamedTuple):
+    """A result, and what was observed just before the task and just after it."""
+
+    result: Result
+    before: Any = None
+    after: Any = None
+
+
+def repeat(
+    state: State,
+    threads: int,
+    policy: str = SERIAL_POLICY,
+    chunk_size: int = 0,
+    *,
+    trace: bool = False,
+    low_priority: bool | None = None,
+    observe: Callable[[], Any] = lambda: None,
+) -> Repetition:
+    """Prepare one repetition, run it and check it.
+
+    Parameters
+    ----------
+    state
+        From `prepared`.
+    threads
+        Cap on the threads, the caller included.
+    policy, trace, low_priority
+        As of `ktask.run`.
+    chunk_size
+        The least chunk in units of the task; 0 for that of the case.
+    observe
+        Called outside of the clock, but with nothing else between.
+
+    Raises
+    ------
+    OSError
+        With the code of the thread function if that is not 0; `prepared` makes a CheckError of it.
+    ktask.workloads.CheckError
+        If the work did not happen.
+    """
+    state.ctl = replace(state.ctl, max_threads=threads)
+    state.before()
+    ctl = replace(state.ctl, min_chunk_size=chunk_size) if chunk_size else state.ctl
+    before = observe()
+    result = engine.run(0, state.size, ctl, policy, trace=trace, low_priority=low_priority)
+    after = observe()
+    if result.error:
+        raise OSError(result.error, os.strerror(result.error))
+    state.check()
+    return Repetition(result, before, after)
