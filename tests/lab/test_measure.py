@@ -8,7 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from ktask.cli import app as cli
+from ktask.cli import run as cli
+from ktask.cli.tables import as_text
 from ktask.engine.policy import POLICIES
 from ktask.engine.task import Ctl, Result
 from ktask.host.doctor import sample_state
@@ -509,7 +510,7 @@ def test_best_is_the_shortest_time_and_the_highest_rate(bench, two_cpus):
 def test_one_repetition_has_no_interval(bench, two_cpus):
     found = one_case.run_one(PLAIN, 2, 1)
     assert found["wall_s"] == {"median": 1.0, "low": None, "high": None, "best": 1.0, "n": 1}
-    assert "–" in cli._render_run(found)
+    assert "–" in as_text(cli.render(found))
 
 
 def test_one_thread_is_compared_with_itself(bench, two_cpus):
@@ -523,7 +524,7 @@ def test_a_case_that_stayed_cold_has_no_rate_and_says_so(bench, two_cpus):
     found = one_case.run_one(CASE, 2, 3)
     assert found["wall_s"] == {"median": None, "low": None, "high": None, "best": None, "n": 0}
     assert found["flags"] == {"cold_memory": 9}
-    assert "cold_memory (9 repetitions)" in cli._render_run(found)
+    assert "cold_memory (9 repetitions)" in as_text(cli.render(found))
 
 
 def test_a_case_that_cannot_be_run_is_skipped_with_the_reason(bench, two_cpus):
