@@ -582,22 +582,27 @@ may_renice = pytest.mark.skipif(
 
 
 @ktask.thread_func
-def note_nice(start, end, arrived, nice, linger):
-    """Write down the nice level of the thread; both threads are inside at once, helpers linger."""
-    native.fetch_add(arrived.ctypes.data, 1)
-    for _ in range(2_000_000_000):
-        if native.load(arrived.ctypes.data) == 2:
+def note_nice(start, end, arrived, nice, patience):
+    """Write down the nice level of the thread, while both threads are inside.
+
+    A helper at level 19 then stays until it has another level, but looks `patience` times at most.
+    """
+    for wanted in (2, 4):  # nobody leaves before both have looked: the caller would hand its level over
+        native.fetch_add(arrived.ctypes.data, 1)
+        for _ in range(2_000_000_000):
+            if native.load(arrived.ctypes.data) >= wanted:
+                break
+        if wanted == 2:
+            nice[start] = getpriority(0, 0)
+    for _ in range(patience):
+        if nice[start] != 19 or getpriority(0, 0) != 19:
             break
-    nice[start] = getpriority(0, 0)
-    if nice[start] == 19:
-        for k in range(linger):
-            arrived[1] += k & 1
     return 0
 
 
-def nice_levels(linger=0, **options):
-    arrived, nice = np.zeros(2, np.int64), np.full(2, -99, np.int64)
-    ctl = ktask.Ctl(note_nice, (arrived, nice, linger), 1, 2)
+def nice_levels(patience=0, **options):
+    arrived, nice = np.zeros(1, np.int64), np.full(2, -99, np.int64)
+    ctl = ktask.Ctl(note_nice, (arrived, nice, patience), 1, 2)
     return ktask.run(0, 2, ctl, **options), sorted(nice.tolist())
 
 
@@ -618,7 +623,7 @@ def test_helpers_run_at_nice_19_and_come_back():
 @two_cpus
 @may_renice
 def test_caller_without_chunks_hands_its_priority_over():
-    result, _ = nice_levels(linger=50_000_000)
+    result, _ = nice_levels(patience=50_000_000)
     assert result.hand_overs == 1
 
 
