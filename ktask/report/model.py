@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
 import pandas as pd
 
-from ktask.models.scaling.explain import say
 from ktask.models.scaling.forecast import curves_of
 from ktask.models.scaling.laws import LAWS
 from ktask.models.scaling.posterior import LEVEL
@@ -43,25 +41,17 @@ class Fitted:
 
     @cached_property
     def curve(self) -> pd.DataFrame:
-        """Per thread count: fitted time and 90 % interval, measured time, and whether it was fitted on.
+        """Per thread count the columns of `Predicted.table`, `fitted` and `residual`.
 
-        `time_s`, `low_s`, `high_s` and `measured_s` (NaN if not measured) are in seconds, `residual` is
-        measured over fitted time minus one, and `beyond` marks what is more than twice the range of the fit.
+        The residual is measured over fitted time minus one.
         """
         most = max(self.fit_threads)
-        threads = sorted({*self.measured["threads"], *(most << i for i in range(1, FARTHEST.bit_length()))})
-        low, middle, high = self.predicted.fit.predict(np.array(threads, float))
-        measured = self.measured.set_index("threads")
-        table = pd.DataFrame({"threads": threads, "time_s": middle, "low_s": low, "high_s": high})
-        table["measured_s"] = measured["wall"].reindex(threads).to_numpy()
-        table["n"] = measured["n"].reindex(threads).to_numpy()
+        ahead = {most << i for i in range(1, FARTHEST.bit_length())}
+        table = self.predicted.table({*self.measured["threads"], *ahead})
+        table["n"] = self.measured.set_index("threads")["n"].reindex(table["threads"]).to_numpy()
         table["residual"] = table["measured_s"] / table["time_s"] - 1
         table["fitted"] = table["threads"].isin(self.fit_threads)
-        table["beyond"] = table["threads"] > 2 * most
-        base = self.measured["wall"].iloc[0]
-        return table.assign(
-            speedup=base / middle, speedup_low=base / high, speedup_high=base / low, **self.case
-        )
+        return table.assign(**self.case)
 
     @property
     def law(self) -> str:
@@ -70,13 +60,13 @@ class Fitted:
 
     @property
     def says(self) -> str:
-        """What the times settle about its parameters, in words."""
-        return say(self.predicted.fit.best(), self.predicted.fit.slow_start())
+        """What the times determine about its parameters, in words."""
+        return self.predicted.fit.says()
 
     @property
-    def share(self) -> float:
+    def probability(self) -> float:
         """How probable it is among all laws."""
-        return self.predicted.fit.shares()[self.law]
+        return self.predicted.fit.probabilities()[self.law]
 
 
 def fits(scaling: pd.DataFrame) -> list[Fitted]:

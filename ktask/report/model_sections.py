@@ -94,7 +94,7 @@ def _fit_row(one: Fitted) -> tuple[object, ...]:
         units.fmt_size(one.case["size_bytes"]),
         ", ".join(map(str, one.fit_threads)),
         one.law,
-        words.percent(one.share),
+        words.percent(one.probability),
         "; ".join(told),
         one.says,
         f"{units.fmt_number(100 * one.curve['residual'].abs().max(), 2)} %",

@@ -47,11 +47,11 @@ def test_the_true_law_wins_where_it_was_not_shown():
     roof = explain.compare_laws(curve_of(laws.roof, 0.01, 6.0, 8.0))
     assert roof.law[0] == "roof" and roof.held_out_pct[0] < 2
     assert roof.says[0].endswith("of the work is serial; saturates at 6.0 threads")
-    assert roof.says[0].startswith("at most ")  # a hundredth is too little to be told from nothing
+    assert roof.says[0].startswith("at most ")  # a hundredth is too little to tell from nothing
     assert 1.0 < float(roof.says[0].split()[2].rstrip("%")) < 5.0
     amdahl = explain.compare_laws(curve_of(laws.amdahl, 0.2)).set_index("law")
     assert amdahl.held_out_pct["amdahl"] < 1 < amdahl.held_out_pct["gustafson"]
-    assert amdahl["share"].sum() == pytest.approx(1)
+    assert amdahl["probability"].sum() == pytest.approx(1)
 
 
 def test_residuals_are_small_for_the_true_law_only():
@@ -68,7 +68,7 @@ def test_a_slow_start_is_said():
     assert found.says.startswith("5.0% of the work is serial; one thread alone is 1.49 times slower")
 
 
-def test_what_the_times_do_not_settle_is_not_claimed():
+def test_what_the_times_do_not_determine_is_not_claimed():
     two = curve_of(laws.roof, 0.001, 10.0, 6.0, threads=np.array([1, 2, 4]))
     roof = explain.compare_laws(two).set_index("law").says["roof"]
     assert "saturates" not in roof

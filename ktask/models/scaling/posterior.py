@@ -1,21 +1,21 @@
 """What the measured times say about the parameters of the laws, and hence about other thread counts.
 
-Three times cannot settle three parameters, and a least-squares fit then follows their noise: it ends at a
-bound, or predicts ten times too much. So every law starts from what its parameters usually are; random draws
-of them are weighted by how well they explain the measured times, and all predictions are taken over the
-weighted draws of all laws. A start that is faster than linear is one of the things a draw can explain.
+Three times do not determine three parameters, and a least-squares fit then follows their noise: it ends at a
+bound, or predicts ten times too much. So random draws of the parameters from their priors are weighted by how
+well they explain the measured times, and all predictions are taken over the weighted draws of all laws.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp, ndtri
-from scipy.stats import qmc
+from scipy.special import logsumexp, ndtri, softmax
+from scipy.stats import multivariate_normal, qmc
 
 from ktask.models.scaling.laws import LAWS, Law, log_times
 
@@ -25,25 +25,24 @@ DRAWS = 1 << 12
 # Below this many effective draws the sampler moves to where the weight is and draws again.
 ENOUGH_DRAWS = 300
 MOVES = 8
-FLATTENINGS = 20
+FROM_PRIOR = 0.2
+MOST_HALVINGS = 20
+NEGLIGIBLE = 1e-6  # posterior probability of a law
 # No law is exact: around it published times scatter by 2 % inside the measured range, and by 4 % more per
 # doubling beyond. Found together with the numbers of the laws.
 SCATTER = 0.02
 SCATTER_PER_DOUBLING = 0.04
 TAIL = 4  # degrees of freedom of the scatter: single outliers happen
 LEVEL = 0.90
-# A parameter is settled if its 90 % interval is less than this share of the one before any measurement.
-SETTLED = 0.6
+ENDS = (1 - LEVEL) / 2, (1 + LEVEL) / 2
+# A parameter is determined if its 90 % interval is less than this share of that of its prior.
+DETERMINED = 0.6
+WIDE = 3.0  # an interval whose ends are farther apart than this gives a bound, and no value
+NOTABLE_SLOW_START = 1.05
 
 
 class Rows(NamedTuple):
-    """Measured times of one source.
-
-    Attributes
-    ----------
-    threads, log_time, sd : ndarray, shape (n,)
-        `sd` is the standard deviation of log_time.
-    """
+    """Measured times of one source; `sd` is the standard deviation of `log_time`. Arrays of shape (n,)."""
 
     threads: Array
     log_time: Array
@@ -70,43 +69,64 @@ class LawFit:
 
     def parameters(self) -> dict[str, dict[str, float]]:
         """Return median and 90 % interval per parameter."""
-        weight = np.exp(self.log_weight)
-        ends = [(1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2]
         found = {}
         for i, parameter in enumerate(self.law.parameters):
-            low, middle, high = weighted_quantiles(parameter.value(self.normals[:, i]), weight, ends)
+            value, weight = parameter.value(self.normals[:, i]), np.exp(self.log_weight)
+            low, middle, high = weighted_quantiles(value, weight, [ENDS[0], 0.5, ENDS[1]])
             found[parameter.name] = {"value": middle, "low": low, "high": high}
         return found
 
-    def settled(self, parameter: str) -> bool:
-        """Return whether the times said more about a parameter than was known before."""
+    def says(self, slow_start: float = 1.0) -> str:
+        """Return what the law says: "2.1% of the work is serial; saturates at 9.3 threads".
+
+        A fraction of which only the upper end is known is given as "at most"; other such parameters are not
+        mentioned.
+        """
+        parts, known = [], self.parameters()
+        for parameter in self.law.parameters:
+            value = known[parameter.name]
+            if not (parameter.about and self.is_determined(parameter.name)):
+                continue
+            if value["high"] <= WIDE * value["low"]:
+                parts.append(parameter.about.format(value["value"]))
+            elif parameter.is_fraction:
+                parts.append("at most " + parameter.about.format(value["high"]))
+        if slow_start > NOTABLE_SLOW_START:
+            parts.append(f"one thread alone is {slow_start:.2f} times slower than its share")
+        return "; ".join(parts) or "the times do not determine its parameters"
+
+    def is_determined(self, parameter: str) -> bool:
+        """Return whether the times say more about a parameter than its prior does."""
         at = [p.name for p in self.law.parameters].index(parameter)
-        low, high = weighted_quantiles(self.normals[:, at], np.exp(self.log_weight), [0.05, 0.95])
-        return high - low < SETTLED * 2 * ndtri(0.95)
+        low, high = weighted_quantiles(self.normals[:, at], np.exp(self.log_weight), ENDS)
+        return high - low < DETERMINED * 2 * ndtri(ENDS[1])
+
+    def log_times(self, threads: Array, own: Rows) -> Array:
+        """Return the logarithm of the time of each draw in the scale of the rows, shape (draws, n)."""
+        scale = _log_scale(log_times(self.law, self.normals, own.threads), own)
+        return log_times(self.law, self.normals, threads) + scale[:, None]
 
     def fitted(self, own: Rows) -> Array:
         """Return the times that the law gives for the rows, the median over the draws."""
-        times = log_times(self.law, self.normals, own.threads)
-        times = times + log_scale(times, own)[:, None]
-        return np.exp([weighted_quantiles(t, np.exp(self.log_weight), [0.5])[0] for t in times.T])
+        times, weight = self.log_times(own.threads, own), np.exp(self.log_weight)
+        return np.exp([weighted_quantiles(column, weight, [0.5])[0] for column in times.T])
 
     def held_out(self, own: Rows) -> Array:
         """Return the times that the law predicts for each row from the others; NaN for the first row.
 
         The fewest threads are never left out: a law cannot know what one thread alone may cost.
         """
-        times = log_times(self.law, self.normals, own.threads)
-        whole = log_likelihood(self.law, self.normals, [own])
+        all_rows = log_likelihood(self.law, self.normals, [own])
         predicted = np.full(len(own.threads), np.nan)
         for i in range(1, len(own.threads)):
             rest = Rows(*(np.delete(column, i) for column in own))
-            weight = self.log_weight - whole + log_likelihood(self.law, self.normals, [rest])
-            values = times[:, i] + log_scale(np.delete(times, i, axis=1), rest)
-            predicted[i] = np.exp(weighted_quantiles(values, np.exp(weight - weight.max()), [0.5])[0])
+            weight = softmax(self.log_weight - all_rows + log_likelihood(self.law, self.normals, [rest]))
+            values = self.log_times(own.threads[i : i + 1], rest)[:, 0]
+            predicted[i] = np.exp(weighted_quantiles(values, weight, [0.5])[0])
         return predicted
 
 
-def weighted_quantiles(values: Array, weight: Array, at: list[float]) -> list[float]:
+def weighted_quantiles(values: Array, weight: Array, at: Sequence[float]) -> list[float]:
     """Return quantiles of weighted values, at the middle of each weight."""
     order = np.argsort(values)
     reached = np.cumsum(weight[order]) - weight[order] / 2
@@ -114,7 +134,7 @@ def weighted_quantiles(values: Array, weight: Array, at: list[float]) -> list[fl
 
 
 @lru_cache(maxsize=16)
-def _first_draws(d: int) -> Array:
+def _prior_draws(d: int) -> Array:
     """Return standard normal numbers, evenly spread (a Sobol sequence)."""
     even = qmc.Sobol(d, seed=d).random(DRAWS)
     return ndtri(np.clip(even, 1e-9, 1 - 1e-9))
@@ -124,62 +144,57 @@ def _log_normal(normals: Array) -> Array:
     return -0.5 * (normals**2).sum(axis=1) - 0.5 * normals.shape[1] * np.log(2 * np.pi)
 
 
-def log_scale(times: Array, rows: Rows) -> Array:
+def _log_scale(times: Array, rows: Rows) -> Array:
     """Return the logarithm of the one-thread time of each draw, the weighted mean over the rows."""
-    weight = rows.sd**-2
-    return ((rows.log_time - times) * weight).sum(axis=1) / weight.sum()
+    return np.average(rows.log_time - times, axis=1, weights=rows.sd**-2)
 
 
-def log_likelihood(law: Law, normals: Array, sources: list[Rows]) -> Array:
+def log_likelihood(law: Law, normals: Array, sources: Sequence[Rows]) -> Array:
     """Return how well each draw explains all sources, each of which has a scale of its own."""
     total = np.zeros(len(normals))
     for rows in sources:
         times = log_times(law, normals, rows.threads)
-        off = (rows.log_time - times - log_scale(times, rows)[:, None]) / rows.sd
+        off = (rows.log_time - times - _log_scale(times, rows)[:, None]) / rows.sd
         total -= (TAIL + 1) / 2 * np.log1p(off**2 / TAIL).sum(axis=1)
     return total
 
 
-def _times_matrix(rows: Array, matrix: Array) -> Array:
-    """Return the matrix times each row. The threads that BLAS starts for it cost more than it does."""
-    return np.einsum("nd,ed->ne", rows, matrix)
+def _effective_draws(weight: Array) -> float:
+    return 1 / (weight**2).sum()
 
 
 def _move(normals: Array, log_weight: Array, rng: np.random.Generator) -> tuple[Array, Array]:
     """Return new draws around the weighted ones, and the logarithm of their density.
 
-    One in five comes from the wide first distribution, so that no draw gets a boundless weight.
+    Some come from the prior, so that no draw gets a boundless weight.
     """
     d = normals.shape[1]
-    weight = np.exp(log_weight)
-    # Too few to tell a covariance: flatten them first, as much as it takes. By a fixed power, times that turn
-    # back after two threads ended with a single draw, and 128 threads differed 2.6-fold from seed to seed.
-    for _ in range(FLATTENINGS):
-        if 1 / (weight**2).sum() >= 10 * d:
+    # Too few effective draws give no covariance, so temper their weights first, as much as it takes. With a
+    # fixed power, times that turn back after two threads ended with a single draw, and 128 threads differed
+    # 2.6-fold from seed to seed.
+    for _ in range(MOST_HALVINGS):
+        if _effective_draws(softmax(log_weight)) >= 10 * d:
             break
         log_weight = log_weight / 2
-        weight = np.exp(log_weight - logsumexp(log_weight))
-    mean = weight @ normals
-    covariance = 1.3 * ((normals - mean).T * weight) @ (normals - mean) + 0.02 * np.eye(d)
-    factor, wide = np.linalg.cholesky(covariance), DRAWS // 5
-    standard = rng.standard_normal((DRAWS, d))  # each draw, as the distribution around `mean` sees it
-    fresh = np.vstack([standard[:wide], mean + _times_matrix(standard[wide:], factor)])
-    standard[:wide] = _times_matrix(fresh[:wide] - mean, np.linalg.inv(factor))
-    near = _log_normal(standard) - np.log(np.diag(factor)).sum()
-    share = wide / DRAWS
-    return fresh, np.logaddexp(np.log(share) + _log_normal(fresh), np.log1p(-share) + near)
+    weight = softmax(log_weight)
+    covariance = 1.3 * np.cov(normals.T, aweights=weight, ddof=0) + 0.02 * np.eye(d)
+    mean, wide = weight @ normals, int(FROM_PRIOR * DRAWS)
+    fresh = rng.standard_normal((DRAWS, d))
+    fresh[wide:] = mean + np.einsum("nd,ed->ne", fresh[wide:], np.linalg.cholesky(covariance))
+    near = multivariate_normal(mean, covariance).logpdf(fresh)
+    return fresh, np.logaddexp(np.log(FROM_PRIOR) + _log_normal(fresh), np.log1p(-FROM_PRIOR) + near)
 
 
-def fit_law(law: Law, sources: list[Rows]) -> LawFit:
+def fit_law(law: Law, sources: Sequence[Rows]) -> LawFit:
     """Return the weighted draws of a law (population Monte Carlo; the same input gives the same draws)."""
     rng = np.random.default_rng(0)
-    normals = _first_draws(len(law.parameters) + 2)
+    normals = _prior_draws(len(law.parameters) + 2)
     density = _log_normal(normals)
     for move in range(MOVES):
         weight = log_likelihood(law, normals, sources) + _log_normal(normals) - density
         total = logsumexp(weight)
         weight = weight - total
-        if move == MOVES - 1 or 1 / np.exp(2 * weight).sum() > ENOUGH_DRAWS:
+        if move == MOVES - 1 or _effective_draws(np.exp(weight)) > ENOUGH_DRAWS:
             break
         normals, density = _move(normals, weight, rng)
     return LawFit(law, normals, weight, float(total - np.log(DRAWS)))
@@ -187,59 +202,44 @@ def fit_law(law: Law, sources: list[Rows]) -> LawFit:
 
 @dataclass(frozen=True)
 class Fit:
-    """All laws, fitted to one curve.
-
-    Attributes
-    ----------
-    own : Rows
-        The fit rows of the curve itself; they set its scale.
-    """
+    """All laws, fitted to one curve, whose own rows set the scale."""
 
     laws: tuple[LawFit, ...]
     own: Rows
 
-    def shares(self) -> dict[str, float]:
-        """Return the probability of each law; they add up to 1."""
-        odds = np.array([fit.log_evidence + np.log(fit.law.weight) for fit in self.laws])
-        share = np.exp(odds - logsumexp(odds))
-        return {fit.law.name: float(p) for fit, p in zip(self.laws, share, strict=True)}
+    def probabilities(self) -> dict[str, float]:
+        """Return the posterior probability of each law."""
+        p = softmax([fit.log_evidence + np.log(fit.law.prior_weight) for fit in self.laws])
+        return {fit.law.name: float(one) for fit, one in zip(self.laws, p, strict=True)}
 
     def best(self) -> LawFit:
         """Return the most probable law."""
-        shares = self.shares()
-        return max(self.laws, key=lambda fit: shares[fit.law.name])
+        p = self.probabilities()
+        return max(self.laws, key=lambda fit: p[fit.law.name])
+
+    def says(self) -> str:
+        """Return what the most probable law says."""
+        return self.best().says(self.slow_start() if self.own.threads[0] == 1 else 1.0)
 
     def slow_start(self) -> float:
         """Return the median factor by which one thread is slower than the law says."""
-        log_factor, weight = self._draws(np.array([1.0]), slow=True)
-        return float(np.exp(weighted_quantiles(log_factor[:, 0], weight, [0.5])[0]))
+        factors, weight = self._over_laws(lambda fit: fit.law.slow_start.value(*fit.normals.T[-2:]))
+        return float(np.exp(weighted_quantiles(factors, weight, [0.5])[0]))
 
-    def _draws(self, threads: Array, slow: bool = False) -> tuple[Array, Array]:
-        """Return log times over all laws, and their weights; the excess of one thread alone if `slow`."""
-        shares = self.shares()
-        times, weights = [], []
-        for fit in self.laws:
-            if shares[fit.law.name] < 1e-6:
-                continue
-            law_times = log_times(fit.law, fit.normals, threads)
-            if slow:
-                law_times = law_times - log_times(fit.law, _never_slow(fit.normals), threads)
-            else:
-                law_times = (
-                    law_times
-                    + log_scale(log_times(fit.law, fit.normals, self.own.threads), self.own)[:, None]
-                )
-            times.append(law_times)
-            weights.append(np.exp(fit.log_weight) * shares[fit.law.name])
-        return np.vstack(times), np.concatenate(weights)
+    def _over_laws(self, of: Callable[[LawFit], Array]) -> tuple[Array, Array]:
+        """Return something of every draw of every law, and the weights of the draws."""
+        p = self.probabilities()
+        likely = [fit for fit in self.laws if p[fit.law.name] >= NEGLIGIBLE]
+        weight = [np.exp(fit.log_weight) * p[fit.law.name] for fit in likely]
+        return np.concatenate([of(fit) for fit in likely]), np.concatenate(weight)
 
     def predict(self, threads: Array, least_sd: Array | float = 0.0) -> Array:
         """Return low, middle and high of the time per thread count, shape (3, n).
 
         The middle is the time of the expected speedup, 1 / E[1 / t]. Where little is known, few draws say
-        almost anything above, and none less than the work divided by the threads; what is to be expected then
-        is no median. Held out by machine, the 90th percentile of the errors of rates is 90 % so, and 141 % by
-        the median; that of times 22 % and 20 %.
+        almost anything above, and none less than the work divided by the threads, so the median says little.
+        Held out by machine, the 90th percentile of the errors of rates is 90 % so, and 141 % by the median;
+        that of times 22 % and 20 %.
 
         Parameters
         ----------
@@ -247,29 +247,23 @@ class Fit:
         least_sd : float or ndarray, shape (n,)
             Relative scatter of a single measurement, such as rounding.
         """
-        times, weight = self._draws(np.asarray(threads, float))
+        times, weight = self._over_laws(lambda fit: fit.log_times(threads, self.own))
         beyond = np.maximum(np.log2(threads / self.own.threads.max()), 0)
         sd = np.sqrt(SCATTER**2 + np.square(least_sd) + (SCATTER_PER_DOUBLING * beyond) ** 2)
-        picked, noise = _even_picks(weight)
+        picked = picks(weight, DRAWS)
+        noise = np.random.default_rng(0).permutation(ndtri((np.arange(DRAWS) + 0.5) / DRAWS))
         sample = times[picked] + noise[:, None] * sd
-        low, high = np.exp(np.quantile(sample, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0))
+        low, high = np.exp(np.quantile(sample, ENDS, axis=0))
         return np.array([low, np.clip(1 / np.exp(-sample).mean(axis=0), low, high), high])
 
 
-def _never_slow(normals: Array) -> Array:
-    plain = normals.copy()
-    plain[:, -1] = np.inf  # of which the factor is 1, whether slow or fast
-    return plain
+def picks(weight: Array, count: int) -> NDArray[np.intp]:
+    """Return indices of `count` draws, evenly picked by weight."""
+    reached = np.cumsum(weight)
+    at = np.searchsorted(reached / reached[-1], (np.arange(count) + 0.5) / count)
+    return np.minimum(at, len(weight) - 1)
 
 
-def _even_picks(weight: Array) -> tuple[NDArray[np.intp], Array]:
-    """Return draws picked by weight, and a standard normal number for each; only shuffled at random."""
-    steps = (np.arange(DRAWS) + 0.5) / DRAWS
-    picked = np.minimum(np.searchsorted(np.cumsum(weight) / weight.sum(), steps), len(weight) - 1)
-    return picked, np.random.default_rng(0).permutation(ndtri(steps))
-
-
-def fit(own: Rows, others: list[Rows] | None = None, laws: tuple[Law, ...] = LAWS) -> Fit:
-    """Return the laws fitted to the rows of a curve, and to those of its relatives if there are any."""
-    sources = [own, *(others or [])]
-    return Fit(tuple(fit_law(law, sources) for law in laws), own)
+def fit(own: Rows, others: Sequence[Rows] = (), laws: tuple[Law, ...] = LAWS) -> Fit:
+    """Return the laws fitted to the rows of a curve, and to those of other curves if there are any."""
+    return Fit(tuple(fit_law(law, [own, *others]) for law in laws), own)

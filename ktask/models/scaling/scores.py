@@ -39,7 +39,7 @@ def _curve(one: Predicted) -> dict[str, Any]:
     if one.fit is not None:
         best = one.fit.best()
         record |= {"law": best.law.name, "parameters": best.parameters()}
-        record |= {"laws": one.fit.shares(), "slow_start": one.fit.slow_start()}
+        record |= {"laws": one.fit.probabilities(), "slow_start": one.fit.slow_start()}
     elif one.predictions:
         record["law"] = "sizes"
     record["fit"] = {"threads": list(one.fit_threads), "other_curves": one.pooled}
@@ -49,15 +49,16 @@ def _curve(one: Predicted) -> dict[str, Any]:
     return record if one.reason is None else record | {"reason": one.reason}
 
 
-def _split(options: Options, other_sizes: bool) -> dict[str, Any]:
-    if other_sizes:
-        return {"fit": "rows of the other sizes of the same work", "test": "all rows of the size itself"}
+def _split(options: Options) -> dict[str, Any]:
     pooled = "; all rows of other sizes of the same work, these of other work on the machine"
     return {
         "fit_threads": list(options.fit_threads),
         "fit": "rows of the curve with these thread counts" + (pooled if options.pool else ""),
         "test": "rows of the curve with other thread counts",
     }
+
+
+SPLIT_BY_SIZE = {"fit": "rows of the other sizes of the same work", "test": "all rows of the size itself"}
 
 
 def predict_file(
@@ -85,21 +86,12 @@ def predict_file(
         If the table cannot be read; the message names the line.
     """
     table = read_curves(path, **(columns or {}))
-    return _result(table, _predict(table, options, other_sizes, progress), options, other_sizes)
-
-
-def _predict(table: Table, options: Options, other_sizes: bool, progress: Progress | None) -> list[Predicted]:
-    if other_sizes:
-        return predict_sizes(table, progress)
-    return predict_table(table, options, progress)
-
-
-def _result(table: Table, predicted: list[Predicted], options: Options, other_sizes: bool) -> dict[str, Any]:
+    predicted = predict_sizes(table, progress) if other_sizes else predict_table(table, options, progress)
     return {
         "table": str(table.path),
         "curves": [_curve(one) for one in predicted],
         "score": score(predicted),
-        "split": _split(options, other_sizes),
+        "split": SPLIT_BY_SIZE if other_sizes else _split(options),
         "interval": LEVEL,
         "machine": options.machine.name if options.machine else None,
         "columns": dict(table.columns),
@@ -128,27 +120,41 @@ def score_folder(
         If no file of the folder is a table with curves.
     """
     tables, unreadable = _read_all(Path(folder))
-    by_threads = {table.path.name: predict_table(table, options, progress) for table in tables}
-    by_size = {table.path.name: predict_sizes(table) for table in tables}
+    by_threads = [predict_table(table, options, progress) for table in tables]
+    by_size = [predict_sizes(table) for table in tables]
     return {
         "folder": str(folder),
         "tables": [
             {
-                "table": name,
-                "curves": len(predicted),
-                "fitted": sum(one.fit is not None for one in predicted),
-                "threads": score(predicted),
-                "sizes": score(by_size[name]),
-                "used_for_design": Path(name).stem in DESIGN_TABLES,
+                "table": table.path.name,
+                "curves": len(threads),
+                "fitted": sum(one.fit is not None for one in threads),
+                "threads": score(threads),
+                "sizes": score(sizes),
+                "used_for_design": table.path.stem in DESIGN_TABLES,
             }
-            for name, predicted in by_threads.items()
+            for table, threads, sizes in zip(tables, by_threads, by_size, strict=True)
         ],
         "unreadable": unreadable,
-        "score": score(one for predicted in by_threads.values() for one in predicted),
-        "sizes": score(one for predicted in by_size.values() for one in predicted),
-        "split": _split(options, False),
+        "score": score(one for predicted in by_threads for one in predicted),
+        "sizes": score(one for predicted in by_size for one in predicted),
+        "split": _split(options),
         "designed_on": list(DESIGN_TABLES),
     }
+
+
+def _read_all(folder: Path) -> tuple[list[Table], dict[str, str]]:
+    tables, unreadable = [], {}
+    for path in sorted(folder.glob("*.csv")):
+        try:
+            tables.append(read_curves(path))
+        except TableError as error:
+            unreadable[path.name] = str(error).removeprefix(f"{path}, ")
+    if not tables:
+        raise ValueError(
+            f"{folder} holds no table with scaling curves; a table has columns threads, size, time"
+        )
+    return tables, unreadable
 
 
 def score_held_out(
@@ -162,8 +168,8 @@ def score_held_out(
     Parameters
     ----------
     by : {"machine", "workload", "table"}
-        All curves of one are left out together, and the usual values of the laws are learned anew from the
-        others (`ktask.models.scaling.learn`).
+        All curves of one are left out together, and the priors of the laws are learned anew from the others
+        (`ktask.models.scaling.learn`).
     progress : callable, optional
         Wraps the sequence of the groups.
     tables : sequence of str
@@ -179,49 +185,28 @@ def score_held_out(
         raise ValueError(f"held out {by!r} is not known; use {', '.join(HELD_OUT)}")
     found = [example for example in examples() if example.table in tables]
     learner = Learner(found)
-    names = sorted({getattr(example, by) for example in found})
-    folds = [fold for name in (progress or iter)(names) if (fold := _fold(name, by, learner, found, options))]
-    scored = [{"name": name, "curves": len(those), **_by_kind(those)} for name, those in folds]
-    everything = [one for _, predicted in folds for one in predicted]
+    able = [e for e in found if np.isin(e.curve.threads, options.fit_threads).sum() > 1]
+    folds: list[dict[str, Any]] = []
+    everything: list[tuple[Example, Predicted]] = []
+    for name in (progress or iter)(sorted({getattr(example, by) for example in able})):
+        mine = [e for e in able if getattr(e, by) == name]
+        others = replace(options, laws=learner.laws(**{by: name}))
+        predicted = [(e, predict_curve(e.curve, others)) for e in mine]
+        folds.append({"name": name, "curves": len(mine), **_by_kind(predicted)})
+        everything += predicted
+    scores = _by_kind(everything)
     return {
         "held_out": by,
-        "folds": scored,
-        "score": _by_kind(everything)["times"],
-        "rates": _by_kind(everything)["rates"],
-        "split": _split(options, False) | {"laws": f"learned from the curves of the other {by}s"},
+        "folds": folds,
+        "score": scores["times"],
+        "rates": scores["rates"],
+        "split": _split(options) | {"laws": f"learned from the curves of the other {by}s"},
         "designed_on": list(tables),
     }
 
 
-_Held = tuple[bool, Predicted]  # whether the curve is of rates, and what was predicted
-
-
-def _fold(
-    name: str, by: str, learner: Learner, found: list[Example], options: Options
-) -> tuple[str, list[_Held]] | None:
-    """Return the predictions for one group of curves, or None if none of them has the rows to fit on."""
-    mine = [example for example in found if getattr(example, by) == name]
-    able = [e for e in mine if len(e.curve.threads[np.isin(e.curve.threads, options.fit_threads)]) > 1]
-    if not able:
-        return None
-    learned = replace(options, laws=learner.laws(lambda example: getattr(example, by) != name))
-    return name, [(e.is_rate, predict_curve(e.curve, learned)) for e in able]
-
-
-def _by_kind(predicted: list[_Held]) -> dict[str, Any]:
-    kinds = {"times": False, "rates": True}
-    return {kind: score(one for rate, one in predicted if rate is is_rate) for kind, is_rate in kinds.items()}
-
-
-def _read_all(folder: Path) -> tuple[list[Table], dict[str, str]]:
-    tables, unreadable = [], {}
-    for path in sorted(folder.glob("*.csv")):
-        try:
-            tables.append(read_curves(path))
-        except TableError as error:
-            unreadable[path.name] = str(error).removeprefix(f"{path}, ")
-    if not tables:
-        raise ValueError(
-            f"{folder} holds no table with scaling curves; a table has columns threads, size, time"
-        )
-    return tables, unreadable
+def _by_kind(predicted: Sequence[tuple[Example, Predicted]]) -> dict[str, Any]:
+    return {
+        kind: score(one for example, one in predicted if example.is_rate is is_rate)
+        for kind, is_rate in (("times", False), ("rates", True))
+    }
