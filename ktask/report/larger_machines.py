@@ -19,7 +19,7 @@ from ktask.common import units
 from ktask.engine.policy import MOST_CPUS
 from ktask.models.simulation.calibrate import calibrate, measured_walls
 from ktask.models.simulation.machines import Machine
-from ktask.models.simulation.what_if import repeated_walls
+from ktask.models.simulation.what_if import repeated
 from ktask.report import markup, tables
 from ktask.report import sentences as words
 from ktask.report.charts import (
@@ -132,7 +132,8 @@ def _simulated(bigger: Machine, curve: pd.DataFrame, asked: pd.DataFrame) -> pd.
         "low_priority": False,
     }
     machine, size = bigger.for_work(case["work"]), int(case.name[-1])
-    walls = [repeated_walls(machine, size, seeds=SEEDS, max_threads=int(n), **how) for n in curve["threads"]]
+    runs = [repeated(machine, size, seeds=SEEDS, max_threads=int(n), **how) for n in curve["threads"]]
+    walls = [[one.wall_s for one in same] for same in runs]
     low, middle, high = np.quantile(walls, (0.05, 0.5, 0.95), axis=1)
     found = (middle, low, high, middle[0] / middle, math.ceil(size / how["min_chunk"]))
     return curve.assign(**dict(zip(UNKNOWN, found, strict=True)))

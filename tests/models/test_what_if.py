@@ -11,7 +11,7 @@ from ktask.lab import traces
 from ktask.lab.records import SCHEMA, Run
 from ktask.models.simulation import calibrate, contention, machines, published_machines, validation, what_if
 from ktask.models.simulation.machines import Load, Machine, load_machine
-from ktask.models.simulation.simulator import simulate, walls_s
+from ktask.models.simulation.simulator import simulate, simulations
 from ktask.workloads import Case
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -141,9 +141,9 @@ def test_what_fits_a_cache_says_nothing_about_memory():
 def test_seeds_of_a_layout_give_the_times_of_whole_simulations():
     noisy = replace(QUIET, noise=0.2, contention=0.05, helper_queue_s=1e-4)
     whole = [simulate(noisy, GIB, max_threads=6, seed=seed).wall_s for seed in range(3)]
-    assert walls_s(noisy, GIB, max_threads=6, seeds=range(3)) == whole
+    assert [one.wall_s for one in simulations(noisy, GIB, max_threads=6, seeds=range(3))] == whole
     assert len(set(whole)) == 3
-    assert walls_s(noisy, 0) == [0.0]
+    assert [one.wall_s for one in simulations(noisy, 0)] == [0.0]
 
 
 def test_a_superlinear_start_makes_one_thread_slow(tmp_path):

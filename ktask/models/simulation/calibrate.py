@@ -35,7 +35,7 @@ from ktask.engine.policy import MOST_CPUS
 from ktask.lab.records import Run
 from ktask.lab.traces import read_traces
 from ktask.models.simulation.machines import Machine
-from ktask.models.simulation.what_if import repeated_walls
+from ktask.models.simulation.what_if import repeated
 
 WORK = ["workload", "method", "page_kind", "options"]
 GAINS_LITTLE = 1.25  # speedup below which a lock is blamed, or the roof where no lock is thought of
@@ -178,7 +178,7 @@ def _mean_log_error(machine: Machine, walls: pd.DataFrame) -> float:
 
 def simulated_wall_s(machine: Machine, case: Any) -> float:
     """Return the simulated time of a row of `measured_walls`."""
-    walls = repeated_walls(
+    runs = repeated(
         machine,
         int(case.size_bytes),
         min_chunk=int(case.min_chunk_size),
@@ -186,7 +186,7 @@ def simulated_wall_s(machine: Machine, case: Any) -> float:
         policy_name="ktask-v4" if case.baseline else case.policy,
         low_priority=False,
     )
-    return float(np.median(walls))
+    return float(np.median([run.wall_s for run in runs]))
 
 
 def fit_line(sizes: Iterable[float], walls_s: Iterable[float]) -> tuple[float, float]:

@@ -5,7 +5,7 @@ Daniel Jordan measured a task beside stress-ng and usemem on 8 CPUs of a two-soc
 
 * stress-ng: 43.04 s per thread, alone (case 1, for both tables of it);
 * usemem: 25 GiB in 10.45 s, alone (case 2; the 86 GiB of the other table in proportion), and 24.0 s or 25.3 s
-  for 4 rounds with 4 or 8 threads, alone (case 3). What 8 threads take longer than 4 is taken to be the end
+  for 4 rounds with 4 or 8 threads, alone (case 3). What 8 threads take longer than 4 is assumed to be the end
   of each round, when one thread frees the memory of all and the others sleep;
 * VFIO: 13.5 s with one thread and 2.8 s with eight for 64 GiB, alone (case 3): a start of 1.27 s, whatever
   the size, and 0.191 s per GiB that is shared by all threads;
@@ -17,7 +17,7 @@ Daniel Jordan measured a task beside stress-ng and usemem on 8 CPUs of a two-soc
 So only case 3 rests on nothing but rows without contention (`rests_on` "alone"). In case 2 those of other
 sizes and of another machine are scaled ("scaled"). The task of case 1 was never published alone; its work
 comes from one contended row of each table, which is not scored ("stands in"): helpers at normal priority,
-and one thread. How that test program was cut is not published: one chunk per thread is supposed, because its
+and one thread. How that test program was split is not published: one chunk per thread is assumed, because its
 author says that its helpers starved until stress-ng was over (42 s at 1.4 % of a CPU are 0.6 s of work; 32
 chunks of the 15 s that it needs have 0.5 s).
 
@@ -30,9 +30,8 @@ table beside it: 29 of 32 times within 15 % if all were balanced, 28 if all stay
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -53,6 +52,8 @@ ROUNDS = 4  # of usemem in case 3
 NODE_GIB = 377  # of the machine of case 3; the other one is not named, but has two sockets, too
 VFIO_GIB = {"2/7": 175, "2/8": 32, "3/0": 64, "3/4": 64, "3/8": 64}
 USEMEM_GIB = {"2/7": 25, "2/8": 86, "3/0": 0, "3/4": 30, "3/8": 30}  # per thread
+STANDS_IN = {"1/7": "helpers at normal priority", "1/8": "1 thread"}  # the variant that gives the work
+RESTS_ON = {"1": "stands in", "2": "scaled", "3": "alone"}  # by case: where its amounts of work come from
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,12 @@ class Setting:
     load_first
         Whether the load starts before the task.
     split_once
-        Whether the task is cut into one chunk per thread, instead of by the policy.
+        Whether the task is split into one chunk per thread, instead of by the policy.
     """
 
-    start_s: float
-    work_s: float
-    load_s: float
+    start_s: float = 0.0
+    work_s: float = 0.0
+    load_s: float = 0.0
     rounds: int = 1
     pause_s: float = 0.0
     load_first: bool = True
@@ -85,18 +86,11 @@ class Setting:
         return "balanced" if self.rounds > 1 else "pinned"
 
 
-class Outcome(NamedTuple):
-    """Seconds of the task, of the last thread of the load, and of its threads in the mean."""
-
-    task_s: float
-    load_s: float
-    load_mean_s: float
-
-
 def rows() -> pd.DataFrame:
     """Return the rows that are measurements of their own, in numbers where they are numbers.
 
-    Columns added: case_number, kind ("task", "load" or "load, mean"), and setting, which names the table.
+    Columns added: case_number, kind ("task", "load" or "load, mean"), setting, which names the table, and
+    calibrated_on, for all rows without contention and one each for the task of case 1.
     """
     table = published.read_file("ktask_priority_contention")
     table = table[table.new_measurement == "yes"].reset_index(drop=True)
@@ -108,13 +102,15 @@ def rows() -> pd.DataFrame:
     table["kind"] = is_load.map({True: "load", False: "task"})
     table.loc[table.workload_measured.str.contains("mean of per-thread"), "kind"] = "load, mean"
     table["setting"] = table.case_number.astype(str) + "/" + table.competitor_threads.astype(int).astype(str)
+    stands_in = (table.kind == "task") & (table.setting.map(STANDS_IN) == table.variant)
+    table["calibrated_on"] = (table.competing_workload == "none") | stands_in
     return table
 
 
-def simulate_row(
-    setting: Setting, run_queue: str, threads: int, load_threads: int, low: bool, hand: bool
-) -> Outcome:
-    """Return what becomes of a task with `threads` beside `load_threads`; 0 threads are no task."""
+def _outcome(setting: Setting, run_queue: str, row: Any) -> dict[str, float]:
+    """Return by kind of row the simulated seconds: the task, the last thread of the load, and their mean."""
+    threads = 0 if pd.isna(row.kernel_threads) else int(row.kernel_threads)
+    load_threads = int(row.competitor_threads)
     size = int(setting.work_s * GIB) if threads else 0
     least = -(-size // threads) if setting.split_once and threads else MIN_CHUNK
     plan = policy.make_plan("ktask-v4", [Part(0, size, 0)], least, threads, machine=KERNEL)
@@ -135,23 +131,17 @@ def simulate_row(
         run_queue=run_queue,
         load=(load,) if load_threads else (),
     )
-    run = run_plan(machine, plan, low_priority=low, hand_over=hand, loads_to_end=True)
+    low, hand_over = "MAX_NICE" in row.variant, row.renice == "yes"
+    run = run_plan(machine, plan, low_priority=low, hand_over=hand_over, loads_to_end=True)
     ends = run.loads.end_s - begin_s
-    return Outcome(run.wall_s, ends.max(), ends.mean())
-
-
-def _outcome(setting: Setting, run_queue: str, row) -> Outcome:
-    """Return the simulated outcome of a published row."""
-    threads = 0 if pd.isna(row.kernel_threads) else int(row.kernel_threads)
-    low, hand = "MAX_NICE" in row.variant, row.renice == "yes"
-    return simulate_row(setting, run_queue, threads, int(row.competitor_threads), low, hand)
+    return {"task": run.wall_s, "load": ends.max(), "load, mean": ends.mean()}
 
 
 # --- calibration -------------------------------------------------------------------------------------------
 
 
 def settings(table: pd.DataFrame, run_queue: str) -> dict[str, Setting]:
-    """Return the setting of each table, from the rows that `_calibrates` marks."""
+    """Return the setting of each table, from the rows that are calibrated on."""
     vfio = table[(table.case_number == 3) & (table.kind == "task") & (table.competitor_threads == 0)]
     one_s, eight_s = (float(vfio[vfio.kernel_threads == n].time_s.iloc[0]) for n in (1, 8))
     per_gib_s = (one_s - eight_s) * 8 / 7 / VFIO_GIB["3/0"]
@@ -159,17 +149,17 @@ def settings(table: pd.DataFrame, run_queue: str) -> dict[str, Setting]:
     found = {}
     for name, gib in VFIO_GIB.items():
         slower = far_factor(gib + int(name[2:]) * USEMEM_GIB[name])
-        load = _usemem(table, name) if name != "3/0" else {"load_s": 0.0}
-        load["load_s"] *= slower
-        found[name] = Setting(start_s, per_gib_s * gib * slower, load_first=name != "2/7", **load)
-    stress_s = _alone_s(table, 1, 7)
-    for name, first in (("1/7", False), ("1/8", True)):
-        row = next(r for r in table.itertuples() if r.setting == name and _calibrates(r) and r.kind == "task")
-        found[name] = _with_work(
-            lambda work_s, first=first: Setting(0.0, work_s, stress_s, load_first=first, split_once=True),
-            run_queue,
-            row,
+        load = _usemem(table, name)
+        found[name] = replace(
+            load,
+            start_s=start_s,
+            work_s=per_gib_s * gib * slower,
+            load_s=load.load_s * slower,
+            load_first=name != "2/7",
         )
+    stress = Setting(load_s=_alone_s(table, 1, 7), split_once=True)
+    found["1/7"] = _with_work(replace(stress, load_first=False), run_queue, table, "1/7")
+    found["1/8"] = _with_work(stress, run_queue, table, "1/8")
     return found
 
 
@@ -180,14 +170,15 @@ def _alone_s(table: pd.DataFrame, case: int, threads: int) -> float:
     return float(chosen.time_s.iloc[0])
 
 
-def _usemem(table: pd.DataFrame, name: str) -> dict[str, Any]:
-    """Return what the load of a table of case 2 or 3 does, as keywords of `Setting`."""
+def _usemem(table: pd.DataFrame, name: str) -> Setting:
+    """Return what the load of a table of case 2 or 3 does."""
     if name.startswith("2"):
-        return {"load_s": _alone_s(table, 2, 7) * USEMEM_GIB[name] / USEMEM_GIB["2/7"]}
+        return Setting(load_s=_alone_s(table, 2, 7) * USEMEM_GIB[name] / USEMEM_GIB["2/7"])
+    if not USEMEM_GIB[name]:
+        return Setting()
     four_s, eight_s = (_alone_s(table, 3, n) for n in (4, 8))
     # T = load_s + rounds * pause_s * threads
-    pause_s = (eight_s - four_s) / (ROUNDS * 4)
-    return {"load_s": 2 * four_s - eight_s, "rounds": ROUNDS, "pause_s": pause_s}
+    return Setting(load_s=2 * four_s - eight_s, rounds=ROUNDS, pause_s=(eight_s - four_s) / (ROUNDS * 4))
 
 
 def far_factor(gib: float) -> float:
@@ -210,26 +201,17 @@ def remote_penalty() -> float:
     return 1 + float(far @ longer / (far @ far))
 
 
-def _calibrates(row) -> bool:
-    """Return whether a row is calibrated on: all without contention, and one each for the task of case 1."""
-    if row.competing_workload == "none":
-        return True
-    stands_in = {"1/7": "helpers at normal priority", "1/8": "1 thread"}
-    return row.kind == "task" and stands_in.get(row.setting) == row.variant
+def _with_work(setting: Setting, run_queue: str, table: pd.DataFrame, name: str) -> Setting:
+    """Return the setting whose work makes the simulated task take as long as the row that stands in."""
+    row = next(table[(table.setting == name) & (table.kind == "task") & table.calibrated_on].itertuples())
 
+    def error_s(work_s: float) -> float:
+        return _outcome(replace(setting, work_s=work_s), run_queue, row)["task"] - row.time_s
 
-def _with_work(make: Callable[[float], Setting], run_queue: str, row) -> Setting:
-    """Return the setting whose work makes the simulated task take as long as a row says."""
-
-    def off(work_s: float) -> float:
-        return _outcome(make(work_s), run_queue, row).task_s - row.time_s
-
-    return make(brentq(off, row.time_s / 100, row.time_s * 8, xtol=1e-3))
+    return replace(setting, work_s=brentq(error_s, row.time_s / 100, row.time_s * 8, xtol=1e-3))
 
 
 # --- the tables side by side ---------------------------------------------------------------------------
-
-RESTS_ON = {"1": "stands in", "2": "scaled", "3": "alone"}  # by case: where its amounts of work come from
 
 
 def compare() -> pd.DataFrame:
@@ -243,17 +225,15 @@ def compare() -> pd.DataFrame:
         spread whose kind is not defined; NaN if there is none), simulated_s and error_pct (by the rule), and
         what either schedule would make of it: balanced_s and pinned_s.
     """
-    table, schedules = rows(), {}
+    table = rows()
+    known: dict[str, Setting] = {}
     for schedule, run_queue in SCHEDULES.items():
         known = settings(table, run_queue)
-        outcomes = [_outcome(known[row.setting], run_queue, row) for row in table.itertuples()]
-        kinds = {"task": "task_s", "load": "load_s", "load, mean": "load_mean_s"}
         table[f"{schedule}_s"] = [
-            getattr(one, kinds[kind]) for one, kind in zip(outcomes, table.kind, strict=True)
+            _outcome(known[row.setting], run_queue, row)[row.kind] for row in table.itertuples()
         ]
-        schedules |= {name: setting.schedule for name, setting in known.items()}
-    table["simulated_s"] = table.balanced_s.where(table.setting.map(schedules) == "balanced", table.pinned_s)
-    table["calibrated_on"] = [_calibrates(row) for row in table.itertuples()]
+    by_rule = table.setting.map({name: setting.schedule for name, setting in known.items()})
+    table["simulated_s"] = table.balanced_s.where(by_rule == "balanced", table.pinned_s)
     table["rests_on"] = table.setting.str[0].map(RESTS_ON)
     table = table.rename(columns={"time_s": "published_s"})
     table["error_pct"] = 100 * (table.simulated_s / table.published_s - 1)
@@ -263,35 +243,24 @@ def compare() -> pd.DataFrame:
     return table[columns].sort_values(["setting", "calibrated_on", "kind"], ignore_index=True)
 
 
-def score(table: pd.DataFrame) -> dict[str, Any]:
+def score_table(table: pd.DataFrame) -> pd.DataFrame:
     """Return how many of the rows that were not calibrated on come out within 15 %, and the errors.
 
-    `by_rests_on` has the same for each source of the amounts of work.
+    One row per source of the amounts of work (`RESTS_ON`), and one for all.
     """
-    scored = table[~table.calibrated_on]
-    parts = {name: _score(part) for name, part in scored.groupby("rests_on")}
-    return {**_score(scored), "by_rests_on": parts}
-
-
-def score_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Return `score` as a table, one row per source of the amounts of work and one for all."""
-    found = score(table)
-    rows = found.pop("by_rests_on") | {"all": found}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("amounts of work")
-
-
-def _score(table: pd.DataFrame) -> dict[str, float]:
-    errors = table.error_pct.abs()
-    return {
-        "n": len(errors),
-        "within_15_pct": int((errors <= 15).sum()),
-        "median_ape_pct": float(errors.median()),
-        "max_ape_pct": float(errors.max()),
-    }
+    errors = table[~table.calibrated_on].assign(error=lambda rows: rows.error_pct.abs())
+    both = pd.concat([errors, errors.assign(rests_on="all")])
+    return both.groupby(both.rests_on.rename("amounts of work"), sort=False).error.agg(
+        n="size",
+        within_15_pct=lambda error: int((error <= 15).sum()),
+        median_ape_pct="median",
+        max_ape_pct="max",
+    )
 
 
 def result() -> dict[str, Any]:
-    """Return `compare` and `score` as `ktask simulate --contention --json` prints them."""
+    """Return `compare` and its scores as `ktask simulate --contention --json` prints them."""
     table = compare()
+    scores = score_table(table).astype(object).to_dict("index")
     records = table.astype(object).where(table.notna(), None).to_dict("records")
-    return {"rows": records, "score": score(table)}
+    return {"rows": records, "score": {**scores.pop("all"), "by_rests_on": scores}}

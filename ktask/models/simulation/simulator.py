@@ -7,8 +7,9 @@ load on the CPUs of a described machine, and has `event_loop.run` do the rest.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,62 +24,78 @@ from ktask.models.simulation.machines import Load, Machine, nice_weight
 TRACE_COLUMNS = ("part", "worker", "start", "end", "t0_s", "t1_s")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Simulation:
-    """What came of a simulated task.
-
-    Attributes
-    ----------
-    machine, plan
-        As simulated.
-    wall_s
-        From the call to the end of the last worker.
-    workers
-        One row per worker, the caller first: node, chunks, end_s, cpu_s.
-    loads
-        One row per thread of other load: entry, node, cpu_s, end_s (NaN if it was still running), done_s (CPU
-        seconds of its work that were done); up to the end of the task, or of the load if that was asked for.
-    trace
-        One row per chunk if asked for: part, worker, start, end, t0_s, t1_s.
-    events
-        Events simulated.
-    """
+    """What came of a simulated task; the tables are made from the arrays of the event loop when asked for."""
 
     machine: Machine
     plan: policy.Plan
-    wall_s: float
-    workers: pd.DataFrame = field(repr=False)
-    loads: pd.DataFrame = field(repr=False)
-    trace: pd.DataFrame | None = field(default=None, repr=False)
-    events: int = 0
+    agents: np.ndarray = field(repr=False)
+    state: np.ndarray = field(repr=False)
+    rows: np.ndarray = field(repr=False)
+
+    @cached_property
+    def wall_s(self) -> float:
+        """Seconds from the call to the end of the last worker."""
+        n = self.plan.threads
+        return float(self.agents["end_s"][:n].max()) - _offset_s(self.machine) if n else 0.0
+
+    @cached_property
+    def workers(self) -> pd.DataFrame:
+        """One row per worker, the caller first: node, chunks, end_s, cpu_s."""
+        n, state = self.plan.threads, self.state
+        chunks = state[worker.HEADER + worker.ROW * len(self.plan.parts) :].reshape(n, worker.ROW)
+        return self._agents_table(slice(n)).assign(chunks=chunks[:, worker.W_DONE])
+
+    @cached_property
+    def loads(self) -> pd.DataFrame:
+        """One row per thread of other load, up to the end of the task, or of the load if that was asked for.
+
+        Columns: entry, node, cpu_s, end_s (NaN if it was still running), done_s (CPU seconds of its work that
+        were done).
+        """
+        of_load = slice(self.plan.threads, None)
+        return self._agents_table(of_load).assign(
+            entry=_entries(self.machine), done_s=self.agents["done"][of_load]
+        )
+
+    def _agents_table(self, which: slice) -> pd.DataFrame:
+        agents = self.agents[which]
+        end_s = agents["end_s"] - _offset_s(self.machine)
+        return pd.DataFrame({"node": agents["node"], "end_s": end_s, "cpu_s": agents["used_s"]})
+
+    @cached_property
+    def trace(self) -> pd.DataFrame:
+        """One row per chunk if asked for: part, worker, start, end, t0_s, t1_s."""
+        table = pd.DataFrame(self.rows, columns=list(TRACE_COLUMNS))
+        table[["t0_s", "t1_s"]] -= _offset_s(self.machine)
+        return table.astype(dict.fromkeys(TRACE_COLUMNS[:4], np.int64))
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the summary that `ktask simulate --json` prints."""
+        """Return plan and time of the task."""
+        plan = self.plan
         return {
-            "machine": self.machine.name,
-            "policy": self.plan.policy,
-            "threads": self.plan.threads,
-            "chunk_size": self.plan.chunk_size,
-            "n_chunks": self.plan.n_chunks,
+            **{"threads": plan.threads, "chunk_size": plan.chunk_size, "n_chunks": plan.n_chunks},
             "wall_s": self.wall_s,
         }
 
 
-def simulate(
+def simulations(
     machine: Machine,
     parts: int | Part | Sequence[Part],
     min_chunk: int = 2 << 20,
     max_threads: int = 0,
     policy_name: str = "ktask-v4",
     *,
-    align: int = 1,
     hand_over: bool | None = None,
     low_priority: bool | None = None,
     loads_to_end: bool = False,
     trace: bool = False,
-    seed: int = 0,
-) -> Simulation:
-    """Return what would come of a task on a described machine.
+    seeds: Iterable[int] = (0,),
+) -> list[Simulation]:
+    """Return what would come of a task on a described machine, once per seed of the noise.
+
+    It is planned and laid out once: of 8 chunks, 0.9 ms, and 70 us for each seed.
 
     Parameters
     ----------
@@ -86,7 +103,7 @@ def simulate(
         The description; `Machine.for_work` first where figures differ by work.
     parts
         The node parts, or the size in bytes of the only one, on node 0. Memory of node -1 is spread over all.
-    min_chunk, max_threads, policy_name, align
+    min_chunk, max_threads, policy_name
         As in `ktask.engine.policy.make_plan`.
     hand_over
         Whether the caller, out of chunks, lends its priority to an unfinished helper at a time; by default
@@ -97,52 +114,25 @@ def simulate(
         Go on until all other load is done, too; it must be finite.
     trace
         Keep one row per chunk.
-    seed
-        Of the noise.
 
     Raises
     ------
     ValueError, TypeError
         For a plan that cannot be, or load that never ends where it has to.
     """
-    plan, how = _planned(
-        machine, parts, min_chunk, max_threads, policy_name,
-        align=align, hand_over=hand_over, low_priority=low_priority,
-    )  # fmt: skip
-    return run_plan(machine, plan, loads_to_end=loads_to_end, trace=trace, seed=seed, **how)
-
-
-def walls_s(
-    machine: Machine, parts: int | Part | Sequence[Part], *, seeds: Sequence[int] = (0,), **task: Any
-) -> list[float]:
-    """Return the times of a task for several seeds of the noise; `task` as in `simulate`.
-
-    It is planned and laid out once: 70 us for each further seed of a task of 8 chunks, 0.9 ms by `simulate`.
-    """
-    plan, how = _planned(machine, parts, **task)
-    stage = _Stage(machine, plan, **how)
-    return [stage.wall_s(stage.play(seed)) for seed in seeds]
-
-
-def _planned(
-    machine: Machine,
-    parts: int | Part | Sequence[Part],
-    min_chunk: int = 2 << 20,
-    max_threads: int = 0,
-    policy_name: str = "ktask-v4",
-    *,
-    align: int = 1,
-    hand_over: bool | None = None,
-    low_priority: bool | None = None,
-) -> tuple[policy.Plan, dict[str, bool]]:
-    """Return the plan of a task, and whether its helpers are of low priority and handed over."""
     if not isinstance(parts, Sequence):
         parts = (parts if isinstance(parts, Part) else Part(0, parts, 0),)
-    plan = policy.make_plan(
-        policy_name, parts, min_chunk, max_threads, machine=machine.for_policy(), align=align
-    )
+    plan = policy.make_plan(policy_name, parts, min_chunk, max_threads, machine=machine.for_policy())
     low = policy.policy_named(policy_name).low_priority if low_priority is None else low_priority
-    return plan, {"low_priority": low, "hand_over": low if hand_over is None else hand_over}
+    stage = _Stage(machine, plan, low, low if hand_over is None else hand_over, loads_to_end)
+    return [stage.play(seed, trace) for seed in seeds]
+
+
+def simulate(
+    machine: Machine, parts: int | Part | Sequence[Part], *task: Any, seed: int = 0, **more: Any
+) -> Simulation:
+    """Return what would come of a task for one seed; see `simulations`."""
+    return simulations(machine, parts, *task, seeds=(seed,), **more)[0]
 
 
 def run_plan(
@@ -153,28 +143,19 @@ def run_plan(
     hand_over: bool = False,
     loads_to_end: bool = False,
     trace: bool = False,
-    seed: int = 0,
 ) -> Simulation:
-    """Return what would come of a given plan; see `simulate`."""
-    if loads_to_end and any(load.threads and not np.isfinite(load.cpu_time_s) for load in machine.load):
-        raise ValueError("loads_to_end=True needs load that ends; give every entry of load a cpu_time")
-    stage = _Stage(machine, plan, low_priority, hand_over, loads_to_end)
-    return _simulation(machine, plan, stage.play(seed, trace))
-
-
-class _Played(NamedTuple):
-    """What a run of the event loop leaves: agents, state of the engine, rows of the trace, events."""
-
-    agents: np.ndarray
-    state: np.ndarray
-    rows: np.ndarray | None
-    events: int
+    """Return what would come of a given plan; see `simulations`."""
+    return _Stage(machine, plan, low_priority, hand_over, loads_to_end).play(0, trace)
 
 
 class _Stage:
     """A task and its machine as arrays for the event loop, to be played with one seed after the other."""
 
-    def __init__(self, machine, plan, low_priority=False, hand_over=False, loads_to_end=False):
+    def __init__(
+        self, machine: Machine, plan: policy.Plan, low_priority: bool, hand_over: bool, loads_to_end: bool
+    ) -> None:
+        if loads_to_end and any(load.threads and not np.isfinite(load.cpu_time_s) for load in machine.load):
+            raise ValueError("loads_to_end=True needs load that ends; give every entry of load a cpu_time")
         self.machine, self.plan = machine, plan
         self.prepared = engine.prepare_plan(
             plan
@@ -190,7 +171,7 @@ class _Stage:
         self.queues = _queues(machine, self.agents["queue"])
         self.order = np.argsort(self.agents["queue"], kind="stable")
 
-    def play(self, seed: int, trace: bool = False) -> _Played:
+    def play(self, seed: int, trace: bool) -> Simulation:
         """Return what comes of it."""
         state, agents, clocks = self.prepared.state.copy(), self.agents.copy(), self.clocks.copy()
         rows = np.zeros((self.plan.n_chunks if trace else 0, event_loop.TRACE_COLUMNS))
@@ -209,19 +190,14 @@ class _Stage:
         )
         if events < 0:
             raise ValueError(f"the task never ends on {self.machine.name}: no worker gets any CPU time")
-        return _Played(agents, state, rows if trace else None, events)
-
-    def wall_s(self, played: _Played) -> float:
-        """Return the seconds from the call to the end of the last worker."""
-        n = self.plan.threads
-        return float(played.agents["end_s"][:n].max()) - _offset_s(self.machine) if n else 0.0
+        return Simulation(self.machine, self.plan, agents, state, rows)
 
 
 # --- who runs where ----------------------------------------------------------------------------------------
 
 
 class _Member(NamedTuple):
-    """An agent before it begins: its run queue, node, and what it is."""
+    """An agent before it begins: its run queue (-1 if not chosen yet), node, and what it is."""
 
     queue: int
     node: int
@@ -237,18 +213,16 @@ def _crew(machine: Machine, plan: policy.Plan, low_priority: bool) -> list[_Memb
     """
     caller = nice_weight(machine.caller_nice)
     helper = nice_weight(machine.helper_nice) if low_priority else caller
-    wanted = [(0.0, caller, _home(machine, plan), None)] if plan.threads else []
-    wanted += [(0.0, helper, nid, None) for _, nid in plan.helpers]
+    wanted = [_Member(-1, _home(machine, plan), caller, 0.0)] if plan.threads else []
+    wanted += [_Member(-1, nid, helper, 0.0) for _, nid in plan.helpers]
     for load in machine.load:
-        wanted += [(load.start_s, nice_weight(load.nice), ANY_NODE, load)] * load.threads
-    first_s = min((start_s for start_s, *_ in wanted), default=0.0)
-    places = _Places(machine)
-    crew: list[_Member | None] = [None] * len(wanted)
-    for at in sorted(range(len(wanted)), key=lambda at: wanted[at][0]):  # ties: workers, then load
-        start_s, weight, nid, load = wanted[at]
-        node, cpu = places.take(nid, weight)
+        wanted += [_Member(-1, ANY_NODE, nice_weight(load.nice), load.start_s, load)] * load.threads
+    cpus, crew = _Cpus(machine), list(wanted)
+    for at in sorted(range(len(wanted)), key=lambda at: wanted[at].start_s):  # ties: workers, then load
+        one = wanted[at]
+        node, cpu = cpus.take(one.node, one.weight)
         queue = node if machine.run_queue == "node" else cpu
-        crew[at] = _Member(queue, node, weight, start_s - min(first_s, 0.0), load)
+        crew[at] = one._replace(queue=queue, node=node, start_s=one.start_s + _offset_s(machine))
     return crew
 
 
@@ -258,10 +232,10 @@ def _home(machine: Machine, plan: policy.Plan) -> int:
     return nid if nid != ANY_NODE else 0
 
 
-class _Places:
+class _Cpus:
     """CPUs of a machine by the weight of the threads on them."""
 
-    def __init__(self, machine: Machine):
+    def __init__(self, machine: Machine) -> None:
         self.nodes = np.zeros(machine.nodes)
         per_node = machine.cpus_per_node
         self.heaps = [
@@ -358,39 +332,6 @@ def _togetherness(machine: Machine, plan: policy.Plan) -> float:
     return float(np.average(np.maximum(1 - apart * plan.chunk_size / span, 0.0), weights=n - apart))
 
 
-# --- what came of it ---------------------------------------------------------------------------------------
-
-
-def _simulation(machine: Machine, plan: policy.Plan, played: _Played) -> Simulation:
-    (agents, state, rows, events), n, offset_s = played, plan.threads, _offset_s(machine)
-    chunks = state[worker.HEADER + worker.ROW * len(plan.parts) :].reshape(n, worker.ROW)[:, worker.W_DONE]
-    workers = pd.DataFrame(
-        {
-            "node": agents["node"][:n],
-            "chunks": chunks,
-            "end_s": agents["end_s"][:n] - offset_s,
-            "cpu_s": agents["used_s"][:n],
-        }
-    )
-    loads = pd.DataFrame(
-        {
-            "entry": _entries(machine),
-            "node": agents["node"][n:],
-            "cpu_s": agents["used_s"][n:],
-            "end_s": agents["end_s"][n:] - offset_s,
-            "done_s": agents["done"][n:],
-        }
-    )
-    trace = None if rows is None else _trace(rows, offset_s)
-    return Simulation(machine, plan, float(workers.end_s.max()) if n else 0.0, workers, loads, trace, events)
-
-
 def _offset_s(machine: Machine) -> float:
     """Return how long before the task the first load starts."""
     return -min((0.0, *(load.start_s for load in machine.load if load.threads)))
-
-
-def _trace(rows: np.ndarray, offset_s: float) -> pd.DataFrame:
-    table = pd.DataFrame(rows, columns=list(TRACE_COLUMNS))
-    table[["t0_s", "t1_s"]] -= offset_s
-    return table.astype(dict.fromkeys(TRACE_COLUMNS[:4], np.int64))

@@ -21,37 +21,20 @@ import pandas as pd
 
 from ktask.engine.policy import ANY_NODE, MOST_CPUS, Part
 from ktask.models.simulation.machines import Load, Machine
-from ktask.models.simulation.simulator import Simulation, simulate, walls_s
+from ktask.models.simulation.simulator import Simulation, simulate, simulations
 
 SEEDS = 25
 MIB = 1 << 20
 Parts = int | Sequence[Part]
 
 
-def repeated(
-    machine: Machine, parts: Parts, *, seeds: int = SEEDS, seed: int = 0, **task: Any
-) -> list[Simulation]:
-    """Return simulations, each with a seed of its own; one if the machine has no noise."""
-    return [simulate(machine, parts, seed=seed + k, **task) for k in range(_count(machine, seeds))]
+def repeated(machine: Machine, parts: Parts, *, seeds: int = SEEDS, **task: Any) -> list[Simulation]:
+    """Return simulations of a task, each with a seed of its own; one if the machine has no noise."""
+    return simulations(machine, parts, seeds=range(seeds if machine.noise > 0 else 1), **task)
 
 
-def repeated_walls(
-    machine: Machine, parts: Parts, *, seeds: int = SEEDS, seed: int = 0, **task: Any
-) -> list[float]:
-    """Return the times of `repeated` alone, which takes a tenth of the time."""
-    return walls_s(machine, parts, seeds=range(seed, seed + _count(machine, seeds)), **task)
-
-
-def _count(machine: Machine, seeds: int) -> int:
-    return seeds if machine.noise > 0 else 1
-
-
-def _walls(simulations: Sequence[Simulation]) -> dict[str, float]:
-    return _ends([one.wall_s for one in simulations])
-
-
-def _ends(walls: Sequence[float]) -> dict[str, float]:
-    low_s, wall_s, high_s = np.quantile(walls, (0.05, 0.5, 0.95)).tolist()
+def _walls(runs: Sequence[Simulation]) -> dict[str, float]:
+    low_s, wall_s, high_s = np.quantile([run.wall_s for run in runs], (0.05, 0.5, 0.95)).tolist()
     return {"wall_s": wall_s, "low_s": low_s, "high_s": high_s}
 
 
@@ -91,23 +74,18 @@ def scaling(
         One row per cap: threads_requested, threads, chunk_size, n_chunks, wall_s, low_s, high_s, rate
         (bytes/s), speedup over the same task with one thread, and load_loss_pct if the machine has load.
     """
-    counts = thread_counts(machine) if threads is None else list(threads)
-    alone = np.median(repeated_walls(machine, parts, seeds=seeds, **task | {"max_threads": 1}))
+    alone_s = _walls(repeated(machine, parts, seeds=seeds, **task | {"max_threads": 1}))["wall_s"]
     rows = []
-    for cap in counts:
-        how = task | {"max_threads": cap}
-        runs = repeated(machine, parts, seeds=seeds if machine.load else 1, **how)
-        walls = _walls(runs) if machine.load else _ends(repeated_walls(machine, parts, seeds=seeds, **how))
-        size, wall_s = _size(runs[0]), walls["wall_s"]
-        row = {"threads_requested": cap, **runs[0].as_dict(), **walls}
-        row |= {
-            "rate": size / wall_s if wall_s else math.nan,
-            "speedup": alone / wall_s if wall_s else math.nan,
-        }
+    for cap in thread_counts(machine) if threads is None else threads:
+        runs = repeated(machine, parts, seeds=seeds, **task | {"max_threads": cap})
+        row = {"threads_requested": cap, **runs[0].as_dict(), **_walls(runs)}
+        size, wall_s = sum(part.size for part in runs[0].plan.parts), row["wall_s"]
+        row["rate"] = size / wall_s if wall_s else math.nan
+        row["speedup"] = alone_s / wall_s if wall_s else math.nan
         if machine.load:
             row["load_loss_pct"] = float(np.median([load_loss_pct(run) for run in runs]))
         rows.append(row)
-    return pd.DataFrame(rows).drop(columns=["machine", "policy"])
+    return pd.DataFrame(rows)
 
 
 LAYOUTS = {
@@ -160,10 +138,6 @@ def curve(
         "load_threads": sum(load.threads for load in described.load),
         "curve": table.to_dict("records"),
     }
-
-
-def _size(simulation: Simulation) -> int:
-    return sum(part.size for part in simulation.plan.parts)
 
 
 def load_alone(machine: Machine) -> list[float]:
@@ -223,13 +197,8 @@ def chunk_balance(
 
 def _balance(runs: Sequence[Simulation]) -> dict[str, Any]:
     idle = [100 * (1 - run.workers.end_s.mean() / run.wall_s) for run in runs]
-    plan = runs[0].plan
-    return {
-        "chunk_size": plan.chunk_size,
-        "n_chunks": plan.n_chunks,
-        **_walls(runs),
-        "idle_pct": float(np.median(idle)),
-    }
+    chunks = {name: getattr(runs[0].plan, name) for name in ("chunk_size", "n_chunks")}
+    return {**chunks, **_walls(runs), "idle_pct": float(np.median(idle))}
 
 
 def cap_and_neighbours(
@@ -259,15 +228,21 @@ def cap_and_neighbours(
     DataFrame
         One row per cap: the columns of `scaling`, and taken_s: CPU seconds that the load lost in all.
     """
-    loaded = replace(machine, load=(Load(load_threads, bandwidth=bandwidth),))
-    table = scaling(loaded, spread(size_bytes, machine), caps, low_priority=low_priority)
-    per_s = load_alone(loaded)[0] * load_threads
-    table["taken_s"] = table.load_loss_pct / 100 * per_s * table.wall_s
-    return table
+    load = Load(load_threads, bandwidth=bandwidth)
+    return _beside(load, machine, size_bytes, caps, low_priority=low_priority)
+
+
+def _beside(
+    load: Load, machine: Machine, size_bytes: int, caps: Iterable[int] | None, **task: Any
+) -> pd.DataFrame:
+    loaded = replace(machine, load=(load,))
+    table = scaling(loaded, spread(size_bytes, machine), caps, **task)
+    per_s = load_alone(loaded)[0] * load.threads
+    return table.assign(taken_s=table.load_loss_pct / 100 * per_s * table.wall_s)
 
 
 def one_node_or_all(
-    machine: Machine, size_bytes: int, threads: Iterable[int] | None = None, **task: Any
+    machine: Machine, size_bytes: int, threads: Sequence[int] | None = None, **task: Any
 ) -> pd.DataFrame:
     """Return the curve of a task whose memory lies on one node, on all in parts, or interleaved.
 
@@ -277,16 +252,15 @@ def one_node_or_all(
         The columns of `scaling`, and memory: "one node" (helpers are queued there and spill over once it is
         full), "parts per node" (each helper begins on the part of its own node) or "interleaved".
     """
-    counts = thread_counts(machine) if threads is None else list(threads)
     tables = [
-        scaling(machine, parts_in(name, size_bytes, machine), counts, **task).assign(memory=name)
+        scaling(machine, parts_in(name, size_bytes, machine), threads, **task).assign(memory=name)
         for name in LAYOUTS
     ]
     return pd.concat(tables, ignore_index=True)
 
 
-HELPERS = {
-    "one thread": {"max_threads": 1},
+HELPERS: dict[str, dict[str, Any]] = {
+    "one thread": {"cap": 1},
     "helpers at the caller's priority": {"low_priority": False},
     "helpers at low priority": {"low_priority": True, "hand_over": False},
     "low priority, handed over": {"low_priority": True, "hand_over": True},
@@ -294,26 +268,21 @@ HELPERS = {
 
 
 def under_load(
-    machine: Machine, size_bytes: int, load_threads: Iterable[int], max_threads: int, **task: Any
+    machine: Machine, size_bytes: int, load_threads: Iterable[int], max_threads: int
 ) -> pd.DataFrame:
     """Return how a task fares beside endless load, for each way of running its helpers.
 
     Returns
     -------
     DataFrame
-        One row per number of load threads and per way (`helpers`, see `HELPERS`): threads, wall_s, low_s,
-        high_s, load_loss_pct (while the task ran) and taken_s (CPU seconds that the load lost in all).
+        One row per number of load threads and per way (`helpers`, see `HELPERS`): the columns of `scaling`,
+        and taken_s: CPU seconds that the load lost in all.
     """
-    rows = []
+    tables = []
     for count in load_threads:
-        loaded = replace(machine, load=(Load(count),) if count else ())
         for name, how in HELPERS.items():
-            runs = repeated(loaded, spread(size_bytes, machine), **{"max_threads": max_threads} | task | how)
-            loss = float(np.median([load_loss_pct(run) for run in runs])) if count else 0.0
-            taken_s = loss / 100 * sum(rate * count for rate in load_alone(loaded))
-            walls = _walls(runs)
-            rows.append(
-                {"load_threads": count, "helpers": name, "threads": runs[0].plan.threads, **walls}
-                | {"load_loss_pct": loss, "taken_s": taken_s * walls["wall_s"]}
-            )
-    return pd.DataFrame(rows)
+            task = dict(how)
+            caps = [task.pop("cap", max_threads)]
+            table = _beside(Load(count), machine, size_bytes, caps, **task)
+            tables.append(table.assign(load_threads=count, helpers=name))
+    return pd.concat(tables, ignore_index=True)
