@@ -6,7 +6,7 @@ policy would hand out on a machine with more CPUs. Where the two part, nobody ha
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from msgspec.structs import replace
 
 from ktask.common import units
 from ktask.engine.policy import MOST_CPUS

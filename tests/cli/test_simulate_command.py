@@ -89,4 +89,4 @@ def test_a_machine_file_at_fault_is_told_by_line(ktask, tmp_path):
     path.write_text("nodes: 2\ncores_per_node: 4\nnode_bandwidth: -3GiB\n")
     code, _, err = ktask("simulate", path)
     assert code == 2
-    assert f"{path}, line 3: node_bandwidth=-3GiB is not allowed; use bytes per second, more than 0" in err
+    assert f"{path}, line 3: node_bandwidth=-3GiB is not allowed; use bytes per second from 1e-06" in err

@@ -1,10 +1,15 @@
 """Machine descriptions: what a file may say, and what is said about one that is wrong."""
 
 import math
+from pathlib import Path
 
+import msgspec
 import pytest
+from msgspec import structs
 
+from ktask.common.yaml_files import meaning_of
 from ktask.models.simulation import machines
+from ktask.models.simulation.event_loop import Costs
 from ktask.models.simulation.machines import (
     Load,
     Machine,
@@ -14,6 +19,7 @@ from ktask.models.simulation.machines import (
     write_machine,
 )
 
+DOCS = (Path(__file__).parents[2] / "docs/simulator.md").read_text(encoding="utf-8")
 SMALL = "nodes: 2\ncores_per_node: 4\n"
 
 
@@ -61,18 +67,27 @@ WRONG = [
     (SMALL + "lock_share: 1.5", "line 3: lock_share=1.5 is not allowed; use a number from 0 to 1"),
     (SMALL + "smt: 2\nsmt_gain: 3", "line 4: smt_gain=3 is not allowed; use at most smt=2"),
     (SMALL + "run_queue: all", "line 3: run_queue=all is not allowed; use cpu or node"),
-    (SMALL + "nodes: 3", "line 3: key nodes of the description appears twice"),
-    (SMALL + "sockets: 3", "line 3: key 'sockets' of the description is unknown; use name, about"),
+    (SMALL + "nodes: 3", "line 3: key 'nodes' of the description appears twice; use it once"),
+    (SMALL + "sockets: 3", "line 3: key 'sockets' of the description is unknown; use the keys"),
     (SMALL + "load:\n  - threads: 2\n    cpu_time: -4\n", "line 5: cpu_time=-4 is not allowed; use seconds"),
-    (SMALL + "load:\n  - nice: 2\n", "line 4: key threads is missing"),
+    (
+        SMALL + "load:\n  - nice: 2\n",
+        "line 4: key threads of an entry of load is missing",
+    ),
     (SMALL + "load: 7", "line 3: load=7 is not allowed; use a list of mappings"),
     (SMALL + "work: {walk: {nodes: 1}}", "line 3: key 'nodes' of work walk is unknown"),
     (SMALL + "cores_per_node: [", "not YAML"),
     ("nodes: 1024\ncores_per_node: 65536", "line 1: nodes=1024 is not allowed; use nodes × cores_per_node"),
-    ("cores_per_node: 2", "key nodes is missing; give a whole number from 1 to 1024"),
-    ("- 1", "line 1: the description is no mapping"),
-    ("", "line 1: the description is no mapping"),
-    ("nodes: &a [*a]\ncores_per_node: 1", "nodes=a list or mapping is not allowed"),
+    (
+        "cores_per_node: 2",
+        "line 1: key nodes of the description is missing; give a whole number",
+    ),
+    ("- 1", "line 1: the description is a list or mapping; it must be a mapping with the keys"),
+    ("", "line 1: the description is empty; it must be a mapping with the keys"),
+    (
+        "nodes: &a [*a]\ncores_per_node: 1",
+        "line 1: nodes is too deep or has too many values, by aliases",
+    ),
     ("[" * 5000, "not YAML"),
 ]
 
@@ -97,6 +112,30 @@ def test_unknown_work():
 
 def test_defaults_stay_unwritten():
     assert as_yaml(Machine("x", nodes=1, cores_per_node=3)) == "name: x\nnodes: 1\ncores_per_node: 3\n"
+
+
+NUMBERS = {**machines.FIGURES, "caller_nice": None, "helper_nice": None, "smt": None}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_parameter_is_written_read_shown_documented_and_simulated(name):
+    """Each one, and so the next one as well: its field is all there is to add."""
+    field = next(one for one in structs.fields(Machine) if one.name == name)
+    bounds = msgspec.inspect.type_info(field.type).type
+    value = next(one for one in (2, 0.5) if bounds.ge <= one <= bounds.le)
+    machine = Machine("x", nodes=2, **{"smt": 4, name: value})
+    assert machines.parse_machine(as_yaml(machine)) == machine
+    assert (name if name != "smt" else "2 threads each") in machine._repr_html_()
+    assert f"| `{field.encode_name}` |" in DOCS
+    assert meaning_of(field.type)
+    if name in machines.FIGURES:
+        of_work = Machine("x", nodes=2, smt=4, work={"free": {name: value}})
+        assert machines.parse_machine(as_yaml(of_work)).for_work("free") == structs.replace(machine, work={})
+        assert name in Costs._fields
+
+
+def test_the_table_of_parameters_in_the_docs_is_that_of_the_code():
+    assert machines.parameter_table() in DOCS, "put `machines.parameter_table()` into docs/simulator.md"
 
 
 def test_a_notebook_shows_what_is_described_with_units():

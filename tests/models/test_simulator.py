@@ -1,13 +1,13 @@
 """The simulator: closed forms, the engine's own chunks, and conservation."""
 
 import math
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from ktask.engine import policy
 from ktask.engine import run as engine

@@ -1,15 +1,17 @@
 """Questions to the simulator, calibration, and the published tables it is held against."""
 
+import dataclasses
 import json
 import math
-from dataclasses import replace
 
 import pandas as pd
+import published_machines
 import pytest
+from msgspec.structs import replace
 
 from ktask.lab import traces
 from ktask.lab.records import SCHEMA, Run
-from ktask.models.simulation import calibrate, contention, machines, published_machines, validation, what_if
+from ktask.models.simulation import calibrate, contention, machines, validation, what_if
 from ktask.models.simulation.machines import Load, Machine, load_machine
 from ktask.models.simulation.simulator import simulate, simulations
 from ktask.workloads import Case
@@ -190,7 +192,7 @@ def test_a_run_that_only_warmed_up_cannot_be_calibrated_on(tmp_path):
 )
 def test_threads_that_ran_had_cpus_whatever_the_facts_say(tmp_path, facts):
     known = Machine("known", cores_per_node=16, core_bandwidth=8e9, contention=0.1)
-    run = replace(run_of(known, tmp_path, [(GIB, n) for n in (1, 2, 4)]), machine=facts)
+    run = dataclasses.replace(run_of(known, tmp_path, [(GIB, n) for n in (1, 2, 4)]), machine=facts)
     found = calibrate.calibrate(run)
     assert (found.nodes, found.cores_per_node, found.smt) == (1, 4, 1)
     assert found.for_work("zeroing-populate-THP").contention == pytest.approx(0.1, rel=0.01)

@@ -24,11 +24,11 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from msgspec.structs import replace
 from scipy.optimize import brentq, minimize_scalar
 
 from ktask.engine.policy import MOST_CPUS

@@ -23,7 +23,7 @@ changes the speed of all others. State as arrays of records and not as tuples of
 because every call counted references to each array anew.
 """
 
-from typing import NamedTuple
+from collections import namedtuple
 
 import numpy as np
 from numba import njit
@@ -41,6 +41,7 @@ from ktask.engine.worker import (
     chunk_bounds,
     other_part,
 )
+from ktask.models.simulation.machines import FIGURES
 
 ABSENT, WAITING, WORKING, HELD, ASLEEP, OVER = range(6)
 WALL = 0  # the clock of real time
@@ -94,26 +95,10 @@ QUEUE = np.dtype(
 )
 
 
-class Costs(NamedTuple):
-    """The machine in numbers; see `ktask.models.simulation.machines.Machine`."""
-
-    n_workers: int
-    n_nodes: int
-    cores_per_node: int
-    smt: int
-    smt_gain: float
-    core_bandwidth: float
-    remote_penalty: float
-    contention: float
-    chunk_flush_s: float
-    helper_queue_s: float
-    helper_start_s: float
-    chunk_cost_s: float
-    claim_s: float
-    lock_share: float
-    noise: float
-    hand_over: bool
-    loads_to_end: bool
+# The machine in numbers: all its figures and its layout, and what is known of the task.
+Costs = namedtuple(
+    "Costs", (*FIGURES, "nodes", "cores_per_node", "smt", "n_workers", "hand_over", "loads_to_end")
+)
 
 
 # Numbers that change as the run goes on, in one array.
@@ -262,8 +247,8 @@ def _worker_speed(a, m, i, crowd):
     """Return the bytes per second of worker `i` on its memory, with `crowd` CPUs' worth of workers at it."""
     memory = a[i].memory - 1
     far = 1.0 if memory != a[i].node else 0.0
-    if memory == m.n_nodes:  # spread over all nodes
-        far = (m.n_nodes - 1.0) / m.n_nodes
+    if memory == m.nodes:  # spread over all nodes
+        far = (m.nodes - 1.0) / m.nodes
     slower = (1.0 + far * (m.remote_penalty - 1.0)) * (1.0 + m.contention * max(crowd - 1.0, 0.0))
     return a[i].cpu * m.core_bandwidth / slower
 
@@ -297,7 +282,7 @@ def _share_cpus(a, q, members, m):
     for k in range(q.size - 1):
         if q[k].live:
             _share_queue(a, members[q[k].first : q[k + 1].first], q[k].cpus)
-    used, crowd = np.zeros(m.n_nodes), 0.0
+    used, crowd = np.zeros(m.nodes), 0.0
     for i in range(a.size):
         used[a[i].node] += a[i].share
         crowd += a[i].share if i < m.n_workers else 0.0

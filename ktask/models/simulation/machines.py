@@ -3,30 +3,29 @@
 A description is flat. Bandwidths are bytes *of the task* per second, as the engine counts them: a page walk
 over 1 GiB of mappings is a task of 1 GiB, whatever it reads. What differs from one kind of work to the next
 stands under `work`, and `Machine.for_work` puts it in place of the general figure.
+
+A parameter is one field of `Figures` (or of `Machine`, if it is the same for every kind of work): default,
+unit, bounds and meaning. Reading, writing, display, the event loop's `Costs` and the table in
+docs/simulator.md follow from it.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
-from decimal import Decimal
 from pathlib import Path
-from reprlib import Repr
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal
 
+import msgspec
 import yaml
+from msgspec import UNSET, Meta, Struct, structs
 
 from ktask.common.files import write_text
 from ktask.common.units import SIZE_SUFFIXES, fmt_number, fmt_rate, fmt_time
+from ktask.common.yaml_files import Document, allowed, meaning_of, named_files, read_named
 from ktask.engine import policy
 
-SHIPPED = Path(__file__).parent / "described"
-LARGEST_FILE_BYTES = 1 << 20
-_REPR = Repr()
-_REPR.maxlevel, _REPR.maxstring, _REPR.maxother = 2, 60, 60
-_short = _REPR.repr
+FOLDER = Path(__file__).parent / "described"
 
 # Weights of the nice levels from -20 to 19: sched_prio_to_weight of kernel/sched/core.c, CFS and EEVDF alike.
 # fmt: off
@@ -44,144 +43,152 @@ def nice_weight(nice: int) -> int:
     return NICE_WEIGHTS[nice + 20]
 
 
-@dataclass(frozen=True)
-class Load:
-    """Other threads on the machine while the task runs.
+_TIMES = {"": "1", "s": "1", "ms": "1e-3", "us": "1e-6", "µs": "1e-6", "ns": "1e-9", "min": "60"}
+_SIZES = {"": "1", **{name.lower(): str(factor) for name, factor in SIZE_SUFFIXES.items()}}
+_RATE = {"units": _SIZES, "noun": "bytes per second", "example": "8.6GiB"}
+_TIME = {"units": _TIMES, "noun": "seconds", "example": "50us"}
+_SIZE = {"units": _SIZES, "noun": "bytes", "example": "1GiB"}
 
-    Attributes
-    ----------
-    threads
-        How many; spread over the CPUs as the workers of a task are.
-    nice
-        Their nice level.
-    cpu_time_s
-        CPU seconds that each needs; infinite for one that never ends.
-    rounds
-        In how many equal rounds it spends them. A thread sleeps after its round until all are done with it.
-    pause_s
-        CPU seconds that one of them works alone after each round, such as freeing the memory of all.
-    start_s
-        When they start; the task starts at 0, and one that started earlier has a negative time.
-    busy
-        Share of its turn that a thread really computes; the rest, it waits, and low-priority threads that
-        wait for the same CPU run instead.
-    bandwidth
-        Bytes per second that each takes from the memory of its node when it has a CPU to itself.
-    """
-
-    threads: int
-    nice: int = 0
-    cpu_time_s: float = math.inf
-    start_s: float = 0.0
-    busy: float = 1.0
-    bandwidth: float = 0.0
-    rounds: int = 1
-    pause_s: float = 0.0
+Rate = Annotated[float, Meta(ge=1e-6, le=1e18, extra=_RATE)]
+Seconds = Annotated[float, Meta(ge=0, le=1e9, extra=_TIME)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Nice = Annotated[int, Meta(ge=-20, le=19)]
 
 
-_IN_HEAD = ("name", "about", "source", "nodes", "cores_per_node", "smt")
+def means(text: str, low: float | None = None, high: float | None = None, extra: Any = None) -> Meta:
+    """Return what a field means, its bounds and its unit."""
+    return Meta(description=text, ge=low, le=high, extra=extra)
 
 
-def _told(name: str, value: Any) -> str:
-    """Return a figure of a description with its unit, for a person."""
-    if name.endswith("_bandwidth"):
-        return fmt_rate(value, "byte")
-    if isinstance(value, float):
-        return fmt_time(value) if name.endswith("_s") else fmt_number(value)
-    return ", ".join(value) if isinstance(value, Mapping) else str(value)
+Nodes = Annotated[int, means("NUMA nodes", 1, 1024)]
+Cores = Annotated[int, means("cores of each node", 1, policy.MOST_CPUS)]
 
 
-@dataclass(frozen=True)
-class Machine:
-    """A described machine.
+def _key(name: str) -> str:
+    """Return the key in a file of an attribute: times carry their unit in Python only."""
+    return name.removesuffix("_s")
 
-    Attributes
-    ----------
-    name, about, source
-        For people; `source` says where the figures come from.
-    nodes, cores_per_node, smt
-        Layout: nodes, cores of each, hardware threads of each core.
-    smt_gain
-        Work of a core with all of its hardware threads busy, over that with one.
-    core_bandwidth
-        Bytes of the task per second that a thread gets through that has its memory to itself, on its own
-        node.
-    node_bandwidth
-        Bytes per second that the memory of one node delivers to all threads together; infinite if unknown.
-    remote_penalty
-        How many times longer a chunk takes whose memory lies on another node.
-    slow_start
-        How many times longer than at `core_bandwidth` a task takes that has one thread only. More than 1
-        where starts are superlinear: one thread reaches across nodes, or has the cache of one core.
-    contention
-        Share by which each further thread of the task, while it runs, slows every thread down (shared cache
-        lines, locks too short to queue for).
-    neighbour_contention, neighbour_span
-        Share by which another thread slows one in addition while both are within the same `neighbour_span`
-        bytes of the task, which one lock guards: a table of page-table entries is one for 2 MiB of 4 KiB
-        pages, or for 1 GiB of huge ones. Concurrent chunks are neighbours, so small ones meet more often.
-    task_start_s
-        Seconds before the first chunk, whatever the size.
-    helper_queue_s, helper_start_s
-        Seconds that the caller spends on queueing one helper, and from there to the helper's first chunk.
-    chunk_cost_s, chunk_flush_s
-        Seconds per chunk besides its work: in any case, and for each other thread of the task that runs (it
-        has to be told to forget translations).
-    claim_s
-        Part of taking a chunk during which nobody else can take one.
-    lock_share
-        Share of a chunk's work that is done under one lock of the whole machine.
-    noise
-        Standard deviation of the logarithm of a chunk's time.
-    run_queue
-        `"cpu"`: threads stay on the CPU they were put on. `"node"`: the scheduler balances perfectly over the
-        CPUs of a node.
-    caller_nice, helper_nice
-        Nice levels; helpers run at theirs only under a policy of low priority.
-    load
-        Other threads.
-    work
-        Figures that differ for a kind of work, by its name.
-    """
+
+class Load(Struct, frozen=True, omit_defaults=True, rename=_key):
+    """Other threads on the machine while the task runs."""
+
+    threads: Annotated[int, means("how many, spread over the CPUs as workers are", 0, policy.MOST_CPUS)]
+    nice: Annotated[Nice, means("their nice level")] = 0
+    cpu_time_s: Annotated[float, means("CPU time that each needs; inf: endless", 1e-9, 1e9, _TIME)] = math.inf
+    start_s: Annotated[float, means("when they start; the task starts at 0", -1e9, 1e9, _TIME)] = 0.0
+    busy: Annotated[
+        float,
+        means(
+            "share of its turn that a thread computes; else it waits, and low-priority threads that wait for "
+            "the same CPU run instead",
+            *(0.01, 1),
+        ),
+    ] = 1.0
+    bandwidth: Annotated[
+        float, means("what each takes from its node on a CPU of its own", 0, 1e18, _RATE)
+    ] = 0.0
+    rounds: Annotated[
+        int, means("equal parts of its CPU time; a thread sleeps after each until all are done", 1, 1_000_000)
+    ] = 1
+    pause_s: Annotated[
+        Seconds, means("CPU time of one of them alone after each round, such as freeing the memory of all")
+    ] = 0.0
+
+
+class Figures(Struct, frozen=True, kw_only=True, omit_defaults=True, rename=_key):
+    """What may differ from one kind of work to the next."""
+
+    smt_gain: Annotated[
+        float, means("work of a core with all hardware threads busy, over that with one", 0.1, 16)
+    ] = 1.0
+    core_bandwidth: Annotated[Rate, means("of a thread that has the memory of its node to itself")] = 1e9
+    node_bandwidth: Annotated[Rate, means("of the memory of a node, all threads together")] = math.inf
+    remote_penalty: Annotated[
+        float, means("times longer that a chunk takes whose memory lies on another node", 1, 100)
+    ] = 1.0
+    slow_start: Annotated[
+        float,
+        means(
+            "times longer than at `core_bandwidth` that a task with one thread takes: it reaches across "
+            "nodes, or has the cache of one core",
+            *(1, 10),
+        ),
+    ] = 1.0
+    contention: Annotated[
+        Share,
+        means(
+            "share by which each further running thread of the task slows all: shared cache lines, locks too "
+            "short to queue for"
+        ),
+    ] = 0.0
+    neighbour_contention: Annotated[
+        float, means("the same, between threads within one `neighbour_span` of the task", 0, 10)
+    ] = 0.0
+    neighbour_span: Annotated[
+        float,
+        means(
+            "what one lock guards: a table of page-table entries is one for 2 MiB of 4 KiB pages, or for 1 "
+            "GiB of huge ones",
+            *(0, 1e18, _SIZE),
+        ),
+    ] = 0.0
+    task_start_s: Annotated[Seconds, means("before the first chunk, whatever the size")] = 0.0
+    helper_queue_s: Annotated[Seconds, means("what queueing one helper costs the caller")] = 0.0
+    helper_start_s: Annotated[Seconds, means("from there to the helper's first chunk")] = 0.0
+    chunk_cost_s: Annotated[Seconds, means("per chunk, besides its work")] = 0.0
+    chunk_flush_s: Annotated[
+        Seconds, means("per chunk and other running thread of the task, which has to forget translations")
+    ] = 0.0
+    claim_s: Annotated[Seconds, means("part of taking a chunk during which nobody else can take one")] = 0.0
+    lock_share: Annotated[Share, means("share of a chunk's work under one lock of the whole machine")] = 0.0
+    noise: Annotated[float, means("standard deviation of the logarithm of a chunk's time", 0, 2)] = 0.0
+
+
+FIGURES = {field.name: field for field in structs.fields(Figures)}
+_Work = msgspec.defstruct(
+    "_Work", [(name, field.type, UNSET) for name, field in FIGURES.items()], frozen=True, rename=_key
+)
+
+
+class Machine(Figures, frozen=True, omit_defaults=True, rename=_key):
+    """A described machine: its layout, other load, and `Figures` for any work and for kinds of work."""
 
     name: str
-    nodes: int = 1
-    cores_per_node: int = 1
-    smt: int = 1
-    smt_gain: float = 1.0
-    core_bandwidth: float = 1e9
-    node_bandwidth: float = math.inf
-    remote_penalty: float = 1.0
-    slow_start: float = 1.0
-    contention: float = 0.0
-    neighbour_contention: float = 0.0
-    neighbour_span: float = 0.0
-    task_start_s: float = 0.0
-    helper_queue_s: float = 0.0
-    helper_start_s: float = 0.0
-    chunk_cost_s: float = 0.0
-    chunk_flush_s: float = 0.0
-    claim_s: float = 0.0
-    lock_share: float = 0.0
-    noise: float = 0.0
-    run_queue: str = "cpu"
-    caller_nice: int = 0
-    helper_nice: int = 19
+    about: Annotated[str, means("for people")] = ""
+    source: Annotated[str, means("where the figures come from")] = ""
+    nodes: Nodes = 1
+    cores_per_node: Cores = 1
+    smt: Annotated[int, means("hardware threads of each core", 1, 16)] = 1
+    run_queue: Annotated[
+        Literal["cpu", "node"],
+        means("cpu: threads stay on the CPU they were put on; node: they are balanced over their node"),
+    ] = "cpu"
+    caller_nice: Annotated[Nice, means("nice level of the caller")] = 0
+    helper_nice: Annotated[Nice, means("of helpers, under a policy of low priority only")] = 19
     load: tuple[Load, ...] = ()
-    work: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    about: str = ""
-    source: str = ""
+    work: dict[str, dict[str, float]] = {}
+
+    def __post_init__(self) -> None:
+        """Refuse figures that contradict each other."""
+        if self.cpus > policy.MOST_CPUS:
+            use = f"nodes × cores_per_node × smt within {policy.MOST_CPUS} CPUs"
+            raise ValueError(f"nodes={self.nodes} is not allowed; use {use}")
+        if self.smt_gain > self.smt:
+            use = f"at most smt={self.smt}, the hardware threads of a core"
+            raise ValueError(f"smt_gain={self.smt_gain:g} is not allowed; use {use}")
 
     def _repr_html_(self) -> str:
         from ktask.common.views import fact_table  # noqa: PLC0415  (not needed to simulate anything)
 
         layout = f"{self.nodes} nodes of {self.cores_per_node} cores, {self.smt} threads each"
-        given = (one for one in fields(self) if one.name not in _IN_HEAD)
-        rows = ((one.name, getattr(self, one.name), one.default) for one in given)
-        told = [(name, _told(name, value)) for name, value, usual in rows if value and value != usual]
-        return fact_table(
-            self.name, [("layout", layout), *told, ("about", self.about), ("source", self.source)]
-        )
+        given = ((field.name, getattr(self, field.name), field.default) for field in structs.fields(self))
+        rows = [
+            (name, _formatted(name, value))
+            for name, value, default in given
+            if name not in _IN_HEAD and value and value != default
+        ]
+        about = (("about", self.about), ("source", self.source))
+        return fact_table(self.name, [("layout", layout), *rows, *about])
 
     @property
     def cpus_per_node(self) -> int:
@@ -213,111 +220,50 @@ class Machine:
         if name not in self.work:
             known = ", ".join(self.work) or "none; its figures stand for any work"
             raise ValueError(f"work {name!r} is not described for {self.name}; use one of {known}")
-        return replace(self, **self.work[name], work={})
+        return structs.replace(self, **self.work[name], work={})
 
 
-# --- what a value may be -----------------------------------------------------------------------------------
-
-_TIMES = {"": "1", "s": "1", "ms": "1e-3", "us": "1e-6", "µs": "1e-6", "ns": "1e-9", "min": "60"}
-_RATES = {"": "1", **{name.lower(): str(factor) for name, factor in SIZE_SUFFIXES.items()}}
+_IN_HEAD = ("name", "about", "source", "nodes", "cores_per_node", "smt")
 
 
-class Rule(NamedTuple):
-    """What a key may hold: units by suffix if any, bounds, whole numbers only, and the words for all that."""
-
-    low: float
-    high: float
-    allowed: str
-    units: Mapping[str, str] = {"": "1"}
-    whole: bool = False
-
-    def read(self, value: Any) -> float | int:
-        """Return the number; ValueError if it is none or out of bounds."""
-        number = self._number(value)
-        if not self.low <= number <= self.high or (self.whole and number != int(number)):
-            raise ValueError
-        return int(number) if self.whole else number
-
-    def _number(self, value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float | str):
-            raise ValueError
-        match = re.fullmatch(r"\s*([+-]?[\d.]+(?:e[+-]?\d+)?)\s*([a-zµ]*)\s*", str(value).lower())
-        if not match or match[2] not in self.units:
-            raise ValueError
-        try:
-            return float(Decimal(match[1]) * Decimal(self.units[match[2]]))
-        except ArithmeticError:
-            raise ValueError from None
+def _formatted(name: str, value: Any) -> str:
+    """Return a figure of a description with its unit, for a person."""
+    if name.endswith("_bandwidth"):
+        return fmt_rate(value, "byte")
+    if isinstance(value, float):
+        return fmt_time(value) if name.endswith("_s") else fmt_number(value)
+    return ", ".join(value) if isinstance(value, Mapping) else str(value)
 
 
-def _rate(low: float) -> Rule:
-    more = "more than 0" if low else "0 or more"
-    return Rule(low, 1e18, f"bytes per second, {more} and at most 1e18, such as 8.6GiB", _RATES)
+def parameter_table() -> str:
+    """Return every figure of a description as a Markdown table: default, what is allowed, meaning."""
+    rows = ["| key | default | allowed | meaning |", "|---|---|---|---|"]
+    for title, struct in (("", Machine), ("load: ", Load)):
+        for field in structs.fields(struct):
+            if meaning := meaning_of(field.type):
+                default = "" if field.required else field.default
+                default = f"{default:g}" if isinstance(default, float) else default
+                rows.append(
+                    f"| `{title}{field.encode_name}` | {default} | {allowed(field.type)} | {meaning} |"
+                )
+    return "\n".join(rows) + "\n"
 
 
-def _time(low: float = 0.0) -> Rule:
-    least = "0 or more" if low == 0 else f"at least {low:g}"
-    return Rule(low, 1e9, f"seconds, {least} and at most 1e9, or with ns, us, ms or s, such as 50us", _TIMES)
+# --- files -------------------------------------------------------------------------------------------------
 
 
-def _count(most: int) -> Rule:
-    return Rule(1, most, f"a whole number from 1 to {most}", whole=True)
+class _File(Machine, frozen=True, kw_only=True, rename=_key):
+    """A machine as a file has it: its layout has to be given, and kinds of work are checked."""
 
-
-_NICE = Rule(-20, 19, "a whole number from -20 to 19", whole=True)
-RULES: dict[str, Rule] = {
-    "nodes": _count(1024),
-    "cores_per_node": _count(policy.MOST_CPUS),
-    "smt": _count(16),
-    "smt_gain": Rule(0.1, 16, "a number from 0.1 to 16"),
-    "core_bandwidth": _rate(1e-6),
-    "node_bandwidth": _rate(1e-6),
-    "remote_penalty": Rule(1, 100, "a number from 1 to 100"),
-    "slow_start": Rule(1, 10, "a number from 1 to 10"),
-    "contention": Rule(0, 1, "a number from 0 to 1"),
-    "neighbour_contention": Rule(0, 10, "a number from 0 to 10"),
-    "neighbour_span": Rule(0, 1e18, "bytes, 0 or more and at most 1e18, such as 1GiB", _RATES),
-    "task_start": _time(),
-    "helper_queue": _time(),
-    "helper_start": _time(),
-    "chunk_cost": _time(),
-    "chunk_flush": _time(),
-    "claim": _time(),
-    "lock_share": Rule(0, 1, "a number from 0 to 1"),
-    "noise": Rule(0, 2, "a number from 0 to 2"),
-    "caller_nice": _NICE,
-    "helper_nice": _NICE,
-}
-LOAD_RULES: dict[str, Rule] = {
-    "threads": Rule(0, policy.MOST_CPUS, f"a whole number from 0 to {policy.MOST_CPUS}", whole=True),
-    "nice": _NICE,
-    "cpu_time": _time(1e-9),
-    "start": _time(-1e9),
-    "busy": Rule(0.01, 1, "a number from 0.01 to 1"),
-    "bandwidth": _rate(0),
-    "rounds": _count(1_000_000),
-    "pause": _time(),
-}
-_OF_THE_MACHINE = ("nodes", "cores_per_node", "smt", "caller_nice", "helper_nice")
-WORK_KEYS = tuple(key for key in RULES if key not in _OF_THE_MACHINE)  # what may differ for a kind of work
-_TEXTS = ("name", "about", "source")
-_RUN_QUEUES = ("cpu", "node")
-KEYS = (*_TEXTS, *RULES, "run_queue", "load", "work")
-NEEDED = ("nodes", "cores_per_node")
-_IN_SECONDS = {key for key, rule in (RULES | LOAD_RULES).items() if rule.units is _TIMES}
-
-
-def _attribute(key: str) -> str:
-    """Return the attribute that a key of the file fills: times carry their unit in Python."""
-    return f"{key}_s" if key in _IN_SECONDS else key
-
-
-# --- reading -------------------------------------------------------------------------------------------
+    name: str = ""
+    nodes: Nodes
+    cores_per_node: Cores
+    work: dict[str, _Work] = {}
 
 
 def shipped() -> dict[str, Path]:
     """Return the descriptions that come with the project, by name."""
-    return {path.stem: path for path in sorted(SHIPPED.glob("*.yaml"))}
+    return named_files(FOLDER)
 
 
 def load_machine(name: str | Path) -> Machine:
@@ -329,162 +275,31 @@ def load_machine(name: str | Path) -> Machine:
         If there is no such description, or it says something impossible: the message names file, line, key,
         value and what is allowed.
     """
-    path = shipped().get(str(name), Path(name))
-    try:
-        if path.stat().st_size > LARGEST_FILE_BYTES:
-            raise ValueError(f"machine {name}: larger than 1 MiB, which no description is")
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        known = ", ".join(shipped())
-        raise ValueError(f"machine {str(name)!r} is neither a file nor one of {known}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"machine {name}: cannot be read: {error}") from None
-    return parse_machine(text, str(name), path.stem)
+    text, stem = read_named("machine", name, FOLDER)
+    return parse_machine(text, str(name), stem)
 
 
 def parse_machine(text: str, where: str = "machine", name: str = "machine") -> Machine:
     """Return the machine that the text of a YAML file describes; `where` starts every message."""
-    try:
-        tree = yaml.compose(text, Loader=yaml.SafeLoader)
-        top = _Table(tree, where, "the description", KEYS)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
-    for key in NEEDED:
-        if key not in top.nodes:
-            raise ValueError(f"{where}: key {key} is missing; give {RULES[key].allowed}")
-    values = top.numbers(RULES) | {key: top.text(key) for key in _TEXTS if key in top.nodes}
-    if "run_queue" in top.nodes:
-        values["run_queue"] = top.choice("run_queue", _RUN_QUEUES)
-    if values["nodes"] * values["cores_per_node"] * values.get("smt", 1) > policy.MOST_CPUS:
-        raise top.error("nodes", f"nodes × cores_per_node × smt within {policy.MOST_CPUS} CPUs")
-    _check_smt(top, values)
-    loads = tuple(Load(**_load(table)) for table in top.tables("load", LOAD_RULES, "an entry of load"))
-    works = {name: table.numbers(RULES) for name, table in top.named_tables("work", WORK_KEYS)}
-    return Machine(**{"name": name, **values, "load": loads, "work": works})
-
-
-def _check_smt(top: _Table, values: Mapping[str, Any]) -> None:
-    if values.get("smt_gain", 1.0) > values.get("smt", 1):
-        raise top.error("smt_gain", f"at most smt={values.get('smt', 1)}, the hardware threads of a core")
-
-
-def _load(table: _Table) -> dict[str, Any]:
-    if "threads" not in table.nodes:
-        raise table.complaint(table.line, "key threads", "is missing", LOAD_RULES["threads"].allowed)
-    return table.numbers(LOAD_RULES)
-
-
-def _listed(keys: tuple[str, ...] | None) -> str:
-    return ", ".join(keys or ())
-
-
-class _Table:
-    """One mapping of the file, with the line of every key, so that a message can say where."""
-
-    def __init__(self, node: yaml.Node | None, where: str, what: str, keys: tuple[str, ...] | None):
-        self.where, self.what, self.line = where, what, node.start_mark.line + 1 if node else 1
-        self.nodes: dict[str, yaml.Node] = {}
-        if not isinstance(node, yaml.MappingNode):
-            raise self.complaint(self.line, what, "is no mapping", f"the keys {_listed(keys)}")
-        for key_node, value in node.value:
-            key, line = str(key_node.value), key_node.start_mark.line + 1
-            if not isinstance(key_node, yaml.ScalarNode) or (keys is not None and key not in keys):
-                raise self.complaint(
-                    line, f"key {_short(key)} of {what}", "is unknown", ", ".join(keys or ())
-                )
-            if key in self.nodes:
-                raise self.complaint(line, f"key {key} of {what}", "appears twice", "it once")
-            self.nodes[key] = value
-
-    def complaint(self, line: int, subject: str, problem: str, allowed: str) -> ValueError:
-        return ValueError(f"{self.where}, line {line}: {subject} {problem}; use {allowed}")
-
-    def error(self, key: str, allowed: str) -> ValueError:
-        """Return the complaint about the value of `key`."""
-        node = self.nodes.get(key)
-        line = node.start_mark.line + 1 if node else self.line
-        shown = node.value if isinstance(node, yaml.ScalarNode) else "a list or mapping"
-        return self.complaint(line, f"{key}={_short(shown).strip(chr(39))}", "is not allowed", allowed)
-
-    def value(self, key: str) -> Any:
-        """Return the value of `key` if it is a single one, else None."""
-        node = self.nodes[key]
-        if not isinstance(node, yaml.ScalarNode):
-            return None
-        return yaml.SafeLoader("").construct_object(node)
-
-    def numbers(self, rules: Mapping[str, Rule]) -> dict[str, Any]:
-        """Return the numbers of every key that has a rule, by attribute."""
-        found = {}
-        for key in self.nodes:
-            if key not in rules:
-                continue
-            try:
-                found[_attribute(key)] = rules[key].read(self.value(key))
-            except (ValueError, OverflowError):
-                raise self.error(key, rules[key].allowed) from None
-        return found
-
-    def text(self, key: str) -> str:
-        node = self.nodes[key]
-        if not isinstance(node, yaml.ScalarNode):
-            raise self.error(key, "a text")
-        return str(node.value)
-
-    def choice(self, key: str, allowed: tuple[str, ...]) -> str:
-        text = self.text(key)
-        if text not in allowed:
-            raise self.error(key, " or ".join(allowed))
-        return text
-
-    def tables(self, key: str, rules: Mapping[str, Rule], what: str) -> list[_Table]:
-        """Return the mappings that `key` lists."""
-        node = self.nodes.get(key)
-        if node is None:
-            return []
-        if not isinstance(node, yaml.SequenceNode):
-            raise self.error(key, f"a list of mappings with the keys {', '.join(rules)}")
-        return [_Table(item, self.where, what, tuple(rules)) for item in node.value]
-
-    def named_tables(self, key: str, keys: tuple[str, ...]) -> list[tuple[str, _Table]]:
-        """Return the mappings that `key` holds by name."""
-        if key not in self.nodes:
-            return []
-        names = _Table(self.nodes[key], self.where, key, None)
-        return [(name, _Table(node, self.where, f"work {name}", keys)) for name, node in names.nodes.items()]
-
-
-# --- writing -------------------------------------------------------------------------------------------
+    found = structs.asdict(Document(text, where).read(_File, "the description"))
+    work = {
+        kind: {key: value for key, value in structs.asdict(figures).items() if value is not UNSET}
+        for kind, figures in found["work"].items()
+    }
+    return Machine(**found | {"name": found["name"] or name, "work": work})
 
 
 def as_yaml(machine: Machine) -> str:
     """Return the description of a machine as YAML, without what is at its default."""
-    return yaml.safe_dump(_plain(machine), sort_keys=False, allow_unicode=True, width=100)
+    head = {"name": machine.name, "nodes": machine.nodes, "cores_per_node": machine.cores_per_node}
+    plain = head | msgspec.to_builtins(machine)
+    if work := plain.pop("work", {}):
+        plain["work"] = {
+            kind: {_key(name): x for name, x in figures.items()} for kind, figures in work.items()
+        }
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100)
 
 
 def write_machine(machine: Machine, path: Path | str) -> None:
     """Write the description of a machine, whole or not at all."""
     write_text(path, as_yaml(machine))
-
-
-def _plain(machine: Machine) -> dict[str, Any]:
-    defaults = Machine("")
-    keys = {_attribute(key): key for key in KEYS}
-    plain = {}
-    for key in KEYS:
-        value = getattr(machine, _attribute(key))
-        if key not in ("load", "work") and (key in NEEDED or value != getattr(defaults, _attribute(key))):
-            plain[key] = value
-    if machine.load:
-        plain["load"] = [_plain_load(load) for load in machine.load]
-    if machine.work:
-        plain["work"] = {
-            name: {keys[a]: v for a, v in values.items()} for name, values in machine.work.items()
-        }
-    return plain
-
-
-def _plain_load(load: Load) -> dict[str, Any]:
-    names = {_attribute(key): key for key in LOAD_RULES}
-    default = {f.name: f.default for f in fields(Load)}
-    return {names[a]: v for a, v in asdict(load).items() if v != default[a]}

@@ -19,7 +19,7 @@ from ktask.engine import policy, worker
 from ktask.engine import run as engine
 from ktask.engine.policy import ANY_NODE, Part
 from ktask.models.simulation import event_loop
-from ktask.models.simulation.machines import Load, Machine, nice_weight
+from ktask.models.simulation.machines import FIGURES, Load, Machine, nice_weight
 
 TRACE_COLUMNS = ("part", "worker", "start", "end", "t0_s", "t1_s")
 
@@ -299,25 +299,12 @@ def _queues(machine: Machine, queue: np.ndarray) -> np.ndarray:
 
 
 def _costs(machine: Machine, plan: policy.Plan, hand_over: bool, loads_to_end: bool) -> event_loop.Costs:
-    slower = machine.slow_start if plan.threads == 1 else 1.0
-    return event_loop.Costs(
-        n_workers=plan.threads,
-        n_nodes=machine.nodes,
-        core_bandwidth=machine.core_bandwidth / slower,
-        hand_over=hand_over,
-        loads_to_end=loads_to_end,
-        contention=machine.contention + machine.neighbour_contention * _togetherness(machine, plan),
-        **{
-            name: float(getattr(machine, name))
-            for name in ("remote_penalty", "chunk_cost_s", "chunk_flush_s", "claim_s")
-        },
-        **{
-            name: float(getattr(machine, name))
-            for name in ("lock_share", "noise", "smt_gain", "helper_queue_s", "helper_start_s")
-        },
-        cores_per_node=machine.cores_per_node,
-        smt=machine.smt,
-    )
+    figures = {name: float(getattr(machine, name)) for name in FIGURES}
+    figures["core_bandwidth"] /= machine.slow_start if plan.threads == 1 else 1.0
+    figures["contention"] += machine.neighbour_contention * _togetherness(machine, plan)
+    layout = {name: getattr(machine, name) for name in ("nodes", "cores_per_node", "smt")}
+    task = {"n_workers": plan.threads, "hand_over": hand_over, "loads_to_end": loads_to_end}
+    return event_loop.Costs(**figures, **layout, **task)
 
 
 def _togetherness(machine: Machine, plan: policy.Plan) -> float:

@@ -18,12 +18,12 @@ CPU's own, and are populated by all threads: by one, the times of two that free 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from msgspec.structs import replace
 
 from ktask import workloads
 from ktask.host import topology

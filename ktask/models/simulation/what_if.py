@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from msgspec.structs import replace
 
 from ktask.engine.policy import ANY_NODE, MOST_CPUS, Part
 from ktask.models.simulation.machines import Load, Machine

@@ -10,14 +10,15 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from msgspec.structs import replace
 
 from ktask.models import published
 from ktask.models.simulation.calibrate import fit_line, fit_scaling
-from ktask.models.simulation.machines import SHIPPED, Machine, write_machine
+from ktask.models.simulation.machines import FOLDER, Machine, write_machine
 from ktask.models.simulation.simulator import simulate
 
 FITS = 10  # of bandwidth and shape in turn
@@ -177,7 +178,7 @@ def _figures(found: pd.DataFrame, curves: Curves) -> dict[str, float]:
     return {name: float(f"{value:.4g}") for name, value in figures.items()}
 
 
-def write_all(folder: Path = SHIPPED) -> list[Path]:
+def write_all(folder: Path = FOLDER) -> list[Path]:
     """Write every description; return the paths."""
     table = published.load()
     paths = []
