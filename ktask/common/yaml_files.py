@@ -23,6 +23,7 @@ from msgspec.inspect import FloatType, IntType, LiteralType, Metadata, StrType, 
 LARGEST_BYTES = 1 << 20
 MOST_VALUES = 100_000  # a small file can hold more, by aliases of aliases
 DEEPEST = 20
+LONGEST = 400  # message about values in a file
 _SHORT = Repr()
 _SHORT.maxstring = _SHORT.maxother = 60
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
@@ -78,7 +79,8 @@ class Document:
         try:
             yield
         except (ValueError, TypeError) as error:
-            raise self._error(self._lines[id(made)], str(error)) from None
+            message = str(error) if len(str(error)) <= LONGEST else f"{str(error)[:LONGEST]} ..."
+            raise self._error(self._lines[id(made)], message) from None
 
     def _error(self, line: int, message: str) -> ValueError:
         return ValueError(f"{self.where}, line {line}: {message}")
@@ -125,8 +127,7 @@ class Document:
             return {name: self._struct(one, args[1], f"{key} {name}", depth) for name, one in pairs.items()}
         if origin is tuple and _is_struct(args[0]):
             if not isinstance(node, yaml.SequenceNode):
-                keys = ", ".join(field.encode_name for field in structs.fields(args[0]))
-                raise self._not_allowed(node, key, f"a list of mappings with the keys {keys}")
+                raise self._not_allowed(node, key, allowed(kind))
             return tuple(self._struct(one, args[0], f"an entry of {key}", depth) for one in node.value)
         try:
             return msgspec.convert(_number(self._plain(node, key, depth), type_info(kind)), kind)
@@ -194,6 +195,9 @@ def allowed(kind: Any) -> str:
     info, extra = _bare(type_info(kind))
     if "allowed" in extra:
         return extra["allowed"]
+    if get_origin(kind) is tuple:
+        keys = ", ".join(field.encode_name for field in structs.fields(get_args(kind)[0]))
+        return f"a list of mappings with the keys {keys}"
     if isinstance(info, LiteralType):
         return " or ".join(map(str, info.values))
     if not isinstance(info, FloatType | IntType):

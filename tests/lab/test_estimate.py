@@ -4,6 +4,7 @@ import json
 
 import pandas as pd
 import pytest
+import yaml
 
 from ktask.cli import app as cli
 from ktask.cli.sweep import render_estimate
@@ -33,7 +34,9 @@ def earlier(tmp_path):
 
 
 def grid_of(*work, **keys):
-    return parse_grid({"threads": [1, 2], "protocol": PROTOCOL, "work": list(work)} | keys, "g")
+    return parse_grid(
+        yaml.safe_dump({"threads": [1, 2], "protocol": PROTOCOL, "work": list(work)} | keys), "g"
+    )
 
 
 def seconds(size, earlier, **keys):

@@ -15,12 +15,16 @@ from ktask.workloads import base as workloads
 WORK = {"workload": "zeroing", "method": "populate", "page_kind": "THP", "size": "2MiB"}
 
 
+def grid_of(data, name="g"):
+    return parse_grid(yaml.safe_dump(data, sort_keys=False), name)
+
+
 def grid_with(**changes):
-    return parse_grid({"work": [WORK]} | changes, "g")
+    return grid_of({"work": [WORK]} | changes)
 
 
 def work_with(**changes):
-    return parse_grid({"work": [WORK | changes]}, "g")
+    return grid_of({"work": [WORK | changes]})
 
 
 @pytest.mark.parametrize("name", shipped())
@@ -76,7 +80,7 @@ def test_cell_id_is_plain():
 
 
 def test_cells_of_a_small_grid():
-    grid = parse_grid(
+    grid = grid_of(
         {
             "about": "small",
             "seed": 5,
@@ -93,7 +97,7 @@ def test_cells_of_a_small_grid():
                 {"workload": "page_walk", "size": "1GiB", "min_chunk": "8MiB", "policy": "ktask-v1"},
             ],
         },
-        "small",
+        name="small",
     )
     kib64 = 64 << 10
     assert grid == Grid(
@@ -133,7 +137,7 @@ def with_options(monkeypatch):
 
 def test_options_are_combined_and_their_defaults_need_no_name(with_options):
     entry = {"workload": "toy", "size": "1MiB", "options": {"lock": ["zone", "order"], "batch": [63, 1]}}
-    cases = parse_grid({"work": [entry]}, "g").cases
+    cases = grid_of({"work": [entry]}).cases
     assert [case.options_text for case in cases] == ["", "batch=1", "lock=order", "batch=1,lock=order"]
     assert [cell_id(case) for case in cases[::3]] == [
         "toy-buddy-4KiB-1MiB",
@@ -157,7 +161,7 @@ def test_options_are_combined_and_their_defaults_need_no_name(with_options):
 )
 def test_options_that_are_not_there_are_refused(with_options, options, message):
     with pytest.raises(ValueError, match=message):
-        parse_grid({"work": [{"workload": "toy", "size": "1MiB", "options": options}]}, "g")
+        grid_of({"work": [{"workload": "toy", "size": "1MiB", "options": options}]})
 
 
 def test_what_is_left_out_has_defaults():
@@ -168,7 +172,7 @@ def test_what_is_left_out_has_defaults():
 
 
 def test_a_cell_given_twice_is_measured_once():
-    assert len(parse_grid({"work": [WORK, WORK]}, "g").cases) == 1
+    assert len(grid_of({"work": [WORK, WORK]}).cases) == 1
 
 
 def test_a_grid_is_kept_with_everything_spelled_out():
@@ -180,15 +184,23 @@ def test_a_grid_is_kept_with_everything_spelled_out():
 
 BAD_GRIDS = {
     "sise": ({"sise": 1, "work": [WORK]}, "'sise'", "seed, threads"),
-    "no work": ({}, "work=None", "list of entries"),
+    "no work": ({}, "key work of the grid is missing", "give a list of mappings with the keys workload"),
     "empty work": ({"work": []}, "work=[]", "list of entries"),
-    "work is a mapping": ({"work": {"workload": "zeroing"}}, "work={", "list of entries"),
-    "entry is text": ({"work": ["zeroing"]}, "'zeroing'", "mapping with the keys workload"),
-    "entry without size": ({"work": [{"workload": "free"}]}, "{'workload': 'free'}", "workload and size"),
-    "not a mapping": ([1, 2], "[1, 2]", "mapping with the keys about"),
-    "empty": (None, "None", "mapping with the keys about"),
+    "work is a mapping": ({"work": {"workload": "zeroing"}}, "line 2: work=", "list of mappings"),
+    "entry is text": (
+        {"work": ["zeroing"]},
+        "line 2: an entry of work is zeroing",
+        "mapping with the keys workload",
+    ),
+    "entry without size": (
+        {"work": [{"workload": "free"}]},
+        "line 2: key size",
+        "a size such as 512MiB",
+    ),
+    "not a mapping": ([1, 2], "line 1: the grid is a list", "mapping with the keys work"),
+    "empty": (None, "the grid is null", "mapping with the keys work"),
     "seed": ({"seed": -1, "work": [WORK]}, "seed=-1", "at least 0"),
-    "seed text": ({"seed": "x", "work": [WORK]}, "seed='x'", "whole number"),
+    "seed text": ({"seed": "x", "work": [WORK]}, "seed=x", "whole number"),
     "protocol": ({"protocol": 3, "work": [WORK]}, "protocol is 3", "least, most"),
     "too many": ({"work": [WORK | {"size": list(range(1, 10_002))}]}, "10001 cells", "at most 10000"),
 }
@@ -197,7 +209,7 @@ BAD_GRIDS = {
 @pytest.mark.parametrize(("data", "value", "allowed"), BAD_GRIDS.values(), ids=BAD_GRIDS)
 def test_a_bad_grid_is_refused(data, value, allowed):
     with pytest.raises(ValueError) as caught:
-        parse_grid(data, "g")
+        grid_of(data)
     assert value in str(caught.value)
     assert allowed in str(caught.value)
 

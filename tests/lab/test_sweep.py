@@ -37,7 +37,7 @@ CONTENT = {
     "protocol": {"least": 2, "most": 2, "budget_s": 0.1, "warmup_s": 0.5},
     "work": [WALK, TOO_LARGE, UNFIT],
 }
-GRID = parse_grid(CONTENT, "tiny")
+GRID = parse_grid(yaml.safe_dump(CONTENT), "tiny")
 WALKS = [cell_id(case) for case in GRID.cases if case.workload == "page_walk"]
 # `ktask` with runs kept elsewhere: the place, then what a user types
 ELSEWHERE = """
@@ -158,7 +158,9 @@ def test_the_executed_notebooks_are_kept(swept):
 
 
 def test_the_order_is_random_and_follows_the_seed():
-    grid = parse_grid(CONTENT | {"work": [WALK | {"size": [2**k for k in range(12, 32)]}]}, "g")
+    grid = parse_grid(
+        yaml.safe_dump(CONTENT | {"work": [WALK | {"size": [2**k for k in range(12, 32)]}]}), "g"
+    )
     order = sweep.in_random_order(grid)
     assert order == sweep.in_random_order(grid) != list(grid.cases)
     assert Counter(order) == Counter(grid.cases)
@@ -203,7 +205,7 @@ def test_a_run_that_exists_is_not_touched_without_resume(run):
 
 def test_a_run_is_not_resumed_with_another_grid(run):
     before = state(run)
-    other = parse_grid(CONTENT | {"seed": 2}, "tiny")
+    other = parse_grid(yaml.safe_dump(CONTENT | {"seed": 2}), "tiny")
     with pytest.raises(ValueError, match="run done was made with another grid; give the same one"):
         sweep.sweep(other, "done", resume=True, root=run.parent, quiet=True)
     assert state(run) == before
@@ -295,7 +297,7 @@ def test_a_cell_that_fails_is_told_and_the_sweep_goes_on(fake_notebooks, tmp_pat
     ]
     methods = ("pagemap", "memset", "dontneed")
     entries = [w | {"method": m} for w, m in zip(work, methods, strict=True)]
-    grid = parse_grid({"limit_s": 1, "work": entries}, "failing")
+    grid = parse_grid(yaml.safe_dump({"limit_s": 1, "work": entries}), "failing")
     path = sweep.sweep(grid, "r", root=tmp_path / "runs", quiet=True)
     skipped = load_run(path).skipped.set_index("workload")
     assert skipped["reason"].to_dict() == {
@@ -478,7 +480,7 @@ def test_a_sweep_survives_kills_at_random_moments(start, tmp_path, record_proper
     counts = killed_and_resumed(start, path, kills, cells, Random(1))
     record_property("records at each kill", counts)
     assert counts[-1] > cells / 2
-    grid = parse_grid(content, "slow")
+    grid = parse_grid(yaml.safe_dump(content), "slow")
     walks = [cell_id(case) for case in grid.cases if case.workload == "page_walk"]
     files, variants, each_once = structure(path)
     assert files == {

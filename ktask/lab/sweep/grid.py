@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from reprlib import Repr
-from typing import Any
+from typing import Annotated, Any
 
-import yaml
+import msgspec
+from msgspec import Meta, Struct, structs
 
 from ktask import workloads
 from ktask.common.units import SIZE_SUFFIXES, parse_size
+from ktask.common.yaml_files import Document, named_files, read_named
 from ktask.engine import policy
 from ktask.lab.measure.cell import Protocol, default_threads
 from ktask.memory import region as memory
 from ktask.workloads import Case
 
-SHIPPED = Path(__file__).parent / "grids"
-_KEYS = ("about", "seed", "threads", "min_chunk", "policy", "protocol", "limit_s", "work")
-_WORK_KEYS = ("workload", "method", "page_kind", "size", "min_chunk", "policy", "options")
+FOLDER = Path(__file__).parent / "grids"
 MOST_CELLS = 10_000
 LIMIT_S = 600.0
-_REPR = Repr()
-_REPR.maxlevel = 2  # a small file can hold a value of any size, by aliases of aliases
-_short = _REPR.repr
 
 
 @dataclass(frozen=True)
@@ -86,9 +81,57 @@ def _exact_size(size_bytes: int) -> str:
     return f"{size_bytes // factor}{name}"
 
 
+# --- files -------------------------------------------------------------------------------------------------
+
+Count = Annotated[int, Meta(ge=1, extra={"allowed": "a positive whole number"})]
+Positive = Annotated[float, Meta(gt=0, le=1e9, extra={"allowed": "a positive number up to 1e9"})]
+ProtocolFile = msgspec.defstruct(
+    "ProtocolFile",
+    [
+        (one.name, Count if isinstance(one.default, int) else Positive, one.default)
+        for one in fields(Protocol)
+        if one.name != "seed"
+    ],
+    frozen=True,
+)
+
+
+class Work(Struct, frozen=True):
+    """An entry of `work`: every combination of its values is a cell."""
+
+    workload: Annotated[Any, Meta(extra={"allowed": "the name of a workload"})]
+    size: Annotated[Any, Meta(extra={"allowed": "a size such as 512MiB, or a list of them"})]
+    method: Any = None
+    page_kind: Any = None
+    min_chunk: Any = None
+    policy: Any = None
+    options: Annotated[dict[str, Any], Meta(extra={"allowed": "a mapping such as {layout: sparse}"})] = {}
+
+
+class GridFile(Struct, frozen=True):
+    """What a file may say."""
+
+    work: tuple[Work, ...]
+    about: str = ""
+    seed: Annotated[int, Meta(ge=0, extra={"allowed": "a whole number of at least 0"})] = 1
+    threads: Any = "auto"
+    min_chunk: Any = "2MiB"
+    policy: Any = "ktask-v4"
+    protocol: ProtocolFile = ProtocolFile()
+    limit_s: Positive = LIMIT_S
+
+    def __post_init__(self) -> None:
+        """Refuse a grid of nothing, and rounds that cannot be."""
+        if not self.work:
+            raise ValueError("work=[] is not allowed; use a list of entries with workload and size")
+        most, least = self.protocol.most, self.protocol.least
+        if most < least:
+            raise ValueError(f"protocol most={most} is below least={least}; raise one or lower the other")
+
+
 def shipped() -> dict[str, Path]:
     """Return the grids that come with the project, by name."""
-    return {path.stem: path for path in sorted(SHIPPED.glob("*.yaml"))}
+    return named_files(FOLDER)
 
 
 def load_grid(name: str) -> Grid:
@@ -98,69 +141,30 @@ def load_grid(name: str) -> Grid:
     ------
     ValueError
         If there is no such grid, or the file says something that is not understood: the message names the
-        file, the key and what is allowed.
+        file, the line, the key and what is allowed.
     """
-    data, stem = read_grid(name)
-    try:
-        return parse_grid(data, stem)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"grid {name}: {error}") from None
+    return parse_grid(*read_grid(name), f"grid {name}")
 
 
-def read_grid(name: str) -> tuple[Any, str]:
-    """Return the content of the file of a grid, not yet looked at, and the grid's name."""
-    path = shipped().get(name, Path(name))
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8")), path.stem
-    except FileNotFoundError:
-        known = ", ".join(shipped())
-        raise ValueError(f"grid {name!r} is neither a file nor one of {known}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"grid {name}: cannot be read: {' '.join(str(error).split())}") from None
+def read_grid(name: str) -> tuple[str, str]:
+    """Return the text of the file of a grid, not yet looked at, and the grid's name."""
+    return read_named("grid", name, FOLDER)
 
 
-def parse_grid(data: Any, name: str) -> Grid:
-    """Return the grid that the content of a YAML file describes; ValueError tells what is wrong."""
-    grid = _mapping(data, _KEYS, "the grid")
-    defaults = {k: grid[k] for k in ("min_chunk", "policy") if k in grid}
-    seed = _whole(grid.get("seed", 1), "seed", 0)
-    work = grid.get("work")
-    if not isinstance(work, list) or not work:
-        example = "{workload: zeroing, size: 1GiB}"
-        raise ValueError(f"work={_short(work)} is not allowed; use a list of entries such as {example}")
-    cases = tuple(dict.fromkeys(case for entry in work for case in _cases(entry, defaults)))
+def parse_grid(text: str, name: str, where: str = "grid") -> Grid:
+    """Return the grid that a YAML text describes; ValueError says what is wrong, `where` in front."""
+    document = Document(text, where)
+    file = document.read(GridFile, "the grid")
+    with document.at(file):
+        threads = _threads(file.threads)
+    cases: dict[Case, None] = {}
+    for work in file.work:
+        with document.at(work):
+            cases |= dict.fromkeys(_cases(work, file))
     if len(cases) > MOST_CELLS:
-        raise ValueError(f"{len(cases)} cells are too many; use at most {MOST_CELLS}")
-    return Grid(
-        name=name,
-        about=str(grid.get("about", "")),
-        seed=seed,
-        threads=_threads(grid.get("threads", "auto")),
-        protocol=_protocol(grid.get("protocol", {}), seed),
-        cases=cases,
-        limit_s=_positive(grid.get("limit_s", LIMIT_S), "limit_s"),
-    )
-
-
-def _mapping(data: Any, keys: Sequence[str], what: str) -> Mapping[str, Any]:
-    if not isinstance(data, dict):
-        raise ValueError(f"{what} is {_short(data)}; it must be a mapping with the keys {', '.join(keys)}")
-    for key in data:
-        if key not in keys:
-            raise ValueError(f"key {_short(key)} of {what} is unknown; use {', '.join(keys)}")
-    return data
-
-
-def _whole(value: Any, name: str, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name}={_short(value)} is not allowed; use a whole number of at least {least}")
-    return value
-
-
-def _positive(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ValueError(f"{name}={_short(value)} is not allowed; use a positive number")
-    return float(value)
+        raise ValueError(f"{where}: {len(cases)} cells are too many; use at most {MOST_CELLS}")
+    protocol = Protocol(**structs.asdict(file.protocol), seed=file.seed)
+    return Grid(name, file.about, file.seed, threads, protocol, tuple(cases), file.limit_s)
 
 
 def _threads(value: Any) -> tuple[int, ...]:
@@ -169,62 +173,42 @@ def _threads(value: Any) -> tuple[int, ...]:
     counts = value if isinstance(value, list) else [value]
     if not counts:
         raise ValueError("threads=[] is not allowed; use auto or a list such as [1, 2, 4]")
-    return tuple(sorted({_whole(n, "threads", 1) for n in counts} | {1}))
+    for count in counts:
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ValueError(f"threads={count!r} is not allowed; use a whole number of at least 1")
+    return tuple(sorted({*counts, 1}))
 
 
-def _protocol(data: Any, seed: int) -> Protocol:
-    keys = [f.name for f in fields(Protocol) if f.name != "seed"]
-    values = dict(_mapping(data, keys, "protocol"))
-    for key, value in values.items():
-        _positive(value, f"protocol {key}")
-        if key in ("least", "most"):
-            _whole(value, f"protocol {key}", 1)
-    protocol = Protocol(**values, seed=seed)
-    if protocol.most < protocol.least:
-        raise ValueError(
-            f"protocol most={protocol.most} is below least={protocol.least}; raise one or lower the other"
-        )
-    return protocol
-
-
-def _cases(entry: Any, defaults: Mapping[str, Any]) -> list[Case]:
-    work = defaults | dict(_mapping(entry, _WORK_KEYS, "an entry of work"))
-    if "workload" not in work or "size" not in work:
-        raise ValueError(f"entry {_short(entry)} of work needs the keys workload and size")
-    workload = workloads.get(str(work["workload"]))
-    names = _list("method", work.get("method", [m.name for m in workload.methods]))
-    methods = [workload.method(str(name)) for name in names]
-    policy_name = str(work.get("policy", "ktask-v4"))
+def _cases(work: Work, file: GridFile) -> list[Case]:
+    workload = workloads.get(str(work.workload))
+    methods = [workload.method(str(name)) for name in _values("method", work.method)] or workload.methods
+    policy_name = str(work.policy or file.policy)
     policy.policy_named(policy_name)
-    min_chunk = parse_size(work.get("min_chunk", 2 * memory.MIB))
-    settings = _settings(work.get("options", {}))
+    min_chunk = parse_size(file.min_chunk if work.min_chunk is None else work.min_chunk)
+    sizes = [parse_size(size) for size in _values("size", work.size)]
+    kinds = [_page_kind(kind) for kind in _values("page_kind", work.page_kind)]
     cases = []
     for method in methods:
-        options = list(dict.fromkeys(method.parse_options(setting) for setting in settings))
-        kinds = _list("page_kind", work.get("page_kind", list(method.page_kinds)))
-        sizes = [parse_size(size) for size in _list("size", work["size"])]
-        for kind, size, chosen in itertools.product(map(_page_kind, kinds), sizes, options):
+        options = list(dict.fromkeys(map(method.parse_options, _settings(work.options))))
+        for kind, size, chosen in itertools.product(kinds or method.page_kinds, sizes, options):
             cases.append(Case(workload.name, method.name, kind, size, min_chunk, policy_name, chosen))
     return cases
 
 
-def _settings(options: Any) -> list[dict[str, Any]]:
+def _settings(options: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return every combination of the values of `options`, each of which is one value or a list."""
-    if not isinstance(options, dict):
-        raise ValueError(
-            f"options={_short(options)} is not allowed; use a mapping such as {{layout: sparse}}"
-        )
-    values = [_list(f"option {_short(name)}", value) for name, value in options.items()]
-    return [dict(zip(map(str, options), chosen, strict=True)) for chosen in itertools.product(*values)]
+    values = [_values(f"option {name}", value) for name, value in options.items()]
+    return [dict(zip(options, chosen, strict=True)) for chosen in itertools.product(*values)]
 
 
-def _list(name: str, value: Any) -> list[Any]:
+def _values(name: str, value: Any) -> list[Any]:
+    """Return what one value or a list holds; nothing if the file does not have it."""
     if value == []:
         raise ValueError(f"{name}=[] is not allowed; use one value or a list of them")
-    return value if isinstance(value, list) else [value]
+    return [] if value is None else value if isinstance(value, list) else [value]
 
 
 def _page_kind(kind: Any) -> str:
     if kind not in memory.PAGE_KINDS:
-        raise ValueError(f"page_kind={_short(kind)} is unknown; use one of {', '.join(memory.PAGE_KINDS)}")
+        raise ValueError(f"page_kind={kind!r} is unknown; use one of {', '.join(memory.PAGE_KINDS)}")
     return kind
