@@ -33,6 +33,7 @@ import ktask
 from ktask import workloads
 from ktask.common.files import write_json
 from ktask.common.units import fmt_size
+from ktask.engine import native
 from ktask.engine import run as engine
 from ktask.host.facts import machine_facts
 from ktask.host.topology import cpu_count
@@ -41,7 +42,6 @@ from ktask.lab.measure.rounds import interleave, prepared, repeat
 from ktask.memory import region as memory
 from ktask.memory.region import GIB, MIB
 from ktask.workloads import Case
-from ktask.workloads.zeroing.resident import zero_bytes
 
 SEED = 20261123
 US, NS = 1e6, 1e9
@@ -71,6 +71,13 @@ class Contest:
 @ktask.thread_func(cache=True)
 def nothing(start, end, arg):
     """Return at once."""
+    return 0
+
+
+@ktask.thread_func(cache=True)
+def fill_bytes(start, end, address):
+    """Write to every byte."""
+    native.memset(address + start, 255, end - start)
     return 0
 
 
@@ -328,7 +335,7 @@ def zeroing(name: str, size_bytes: int, page_kind: str, threads: int, c_peers: c
             calls[f"C non-temporal, {_threads(threads)}"] = lambda: c_peers.zero_stream(
                 address, size, threads
             )
-    fill = ktask.Ctl(zero_bytes, (address, -1), 2 * MIB, threads)
+    fill = ktask.Ctl(fill_bytes, (address,), 2 * MIB, threads)
 
     def in_use(call: Callable[[], object]) -> Callable[[], float]:
         """Return a contestant that finds the memory as a program leaves it: written to, by these threads."""

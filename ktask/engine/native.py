@@ -6,7 +6,6 @@ kernel path is a range of addresses and nothing else.
 """
 
 import errno
-import platform
 
 from llvmlite import binding, ir
 from numba import int32, int64, njit, types
@@ -146,91 +145,6 @@ def call_chunk(typingctx, function, start, end, args):
         return builder.call(builder.inttoptr(values[0], kind), values[1:])
 
     return int64(int64, int64, int64, int64), codegen
-
-
-@intrinsic
-def _zero_line_streaming(typingctx, address):
-    """Zero the 64 aligned bytes at `address` by one store that bypasses the caches."""
-
-    def codegen(context, builder, signature, args):
-        line = ir.VectorType(_I64, 8)
-        pointer = builder.inttoptr(args[0], line.as_pointer())
-        instruction = builder.store(ir.Constant(line, [0] * 8), pointer, align=64)
-        one = builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
-        instruction.set_metadata("nontemporal", one)
-        return context.get_dummy_value()
-
-    return types.void(int64), codegen
-
-
-@intrinsic
-def _fence(typingctx):
-    """Order non-temporal stores before whatever follows."""
-
-    def codegen(context, builder, signature, args):
-        builder.fence("seq_cst")
-        return context.get_dummy_value()
-
-    return types.void(), codegen
-
-
-@njit(cache=True, nogil=True)
-def zero_streaming(start, end):
-    """Zero `[start, end)` (multiples of 64 bytes) with non-temporal stores.
-
-    Pays beyond the last-level cache, because no line is read before it is overwritten, and loses inside it.
-    """
-    for address in range(start, end, 64):
-        _zero_line_streaming(address)
-    _fence()
-
-
-@intrinsic
-def _zero_line(typingctx, address):
-    """Zero the 64 aligned bytes at `address` by plain stores.
-
-    The empty assembly behind it keeps the compiler from turning a loop of these into a call of memset.
-    """
-
-    def codegen(context, builder, signature, args):
-        line = ir.VectorType(_I64, 8)
-        pointer = builder.inttoptr(args[0], line.as_pointer())
-        builder.store(ir.Constant(line, [0] * 8), pointer, align=64)
-        builder.asm(ir.FunctionType(ir.VoidType(), []), "", "~{memory}", [], True)
-        return context.get_dummy_value()
-
-    return types.void(int64), codegen
-
-
-@njit(cache=True, nogil=True)
-def zero_plain(start, end):
-    """Zero `[start, end)` (multiples of 64 bytes) with the widest ordinary stores of the CPU."""
-    for address in range(start, end, 64):
-        _zero_line(address)
-
-
-@intrinsic
-def _rep_stosb(typingctx, start, size):
-    def codegen(context, builder, signature, args):
-        pair = ir.LiteralStructType([_I64, _I64])
-        kind = ir.FunctionType(pair, [ir.IntType(8), _I64, _I64])
-        constraint = "={di},={cx},{al},0,1,~{memory},~{dirflag},~{fpsr},~{flags}"
-        builder.asm(kind, "rep stosb", constraint, [ir.Constant(ir.IntType(8), 0), *args], True)
-        return context.get_dummy_value()
-
-    return types.void(int64, int64), codegen
-
-
-HAS_REP_STOSB = platform.machine() == "x86_64"
-
-
-@njit(cache=True, nogil=True)
-def zero_by_string(start, end):
-    """Zero `[start, end)` by one string instruction; on machines without it (`HAS_REP_STOSB`) by memset."""
-    if HAS_REP_STOSB:
-        _rep_stosb(start, end - start)
-    else:
-        memset(start, 0, end - start)
 
 
 @njit(cache=True, nogil=True)

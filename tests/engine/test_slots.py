@@ -166,11 +166,12 @@ def test_processes_killed_at_random_leave_every_slot_free(path, processes):
 HAMMER = """
     import os, sys, time
     import numpy as np, ktask
-    from ktask.workloads.zeroing.resident import STORES, zero_bytes  # compiled on disk
+    from ktask.workloads.zeroing.resident import STORES, zero  # compiled on disk
 
     def hammer():
         buffer = np.ones(64 * 64, np.uint8)
-        ctl = ktask.Ctl(zero_bytes, (buffer.ctypes.data, STORES.index("memset")), 64)
+        kind = STORES.index("memset")
+        ctl = ktask.Ctl(zero, (buffer.ctypes.data, 1, buffer.size, kind, kind), 64)
         ktask.run(0, buffer.size, ctl)
         runs, most, end = 0, 0, time.monotonic() + 0.5
         while time.monotonic() < end:

@@ -5,77 +5,30 @@
 
 from __future__ import annotations
 
-from numba import njit
+import statistics
 
-from ktask.engine import native
+from ktask.engine import run as engine
 from ktask.engine.task import Ctl
 from ktask.engine.thread_functions import thread_func
+from ktask.host import topology
 from ktask.memory import region as memory
 from ktask.workloads import Case
-from ktask.workloads.zeroing import store_choice, store_learning
+from ktask.workloads.zeroing.stores import STORES, available, zero_range
 from ktask.workloads.zeroing.zeroed import Zeroed
 
 # At most: user code may zero a part of a page, so that several threads zero one of 1 GiB.
 STORE_UNIT = memory.THP_SIZE
-STORES = ("stores", "rep_stosb", "memset", "nontemporal")
-
-
-@njit(cache=True, nogil=True)
-def _zero(start, end, kind):
-    """Zero resident bytes by the kind of store at index `kind` of `STORES`."""
-    if kind == 0:
-        native.zero_plain(start, end)
-    elif kind == 1:
-        native.zero_by_string(start, end)
-    elif kind == 2:
-        native.memset(start, 0, end - start)
-    else:
-        native.zero_streaming(start, end)
+ROUNDS, LARGE_ROUNDS, LARGE_BYTES = 15, 5, 64 * memory.MIB
+SAMPLE_BYTES = memory.GIB  # far beyond the caches the order of the kinds stays as it is
+_fastest: dict[tuple[int, str, int], int] = {}  # by size class, page kind and threads
 
 
 @thread_func(cache=True)
 def zero(start, end, base, unit_bytes, n_units, alone, together):
     """Zero resident units by one kind of store if the chunk is all there is, by another if it is a part."""
     kind = alone if end - start == n_units else together
-    _zero(base + start * unit_bytes, base + end * unit_bytes, kind)
+    zero_range(base + start * unit_bytes, base + end * unit_bytes, kind)
     return 0
-
-
-LEARNT = (STORES.index("memset"), STORES.index("nontemporal"))
-
-
-@thread_func(cache=True)
-def zero_learning(start, end, base, unit_bytes, n_units, notes, piece):
-    """Zero resident units in pieces of some bytes, by memset or by non-temporal stores, as these do here."""
-    note = notes if end - start == n_units else notes + 8 * store_learning.WORDS
-    at, last = base + start * unit_bytes, base + end * unit_bytes
-    clock = native.stack_1k()
-    before = native.clock_ns(native.CLOCK_MONOTONIC, clock)
-    while at < last:
-        stop, choice = min(last, at + piece), store_learning.choose(note)
-        _zero(at, stop, LEARNT[choice])
-        after = native.clock_ns(native.CLOCK_MONOTONIC, clock)
-        store_learning.learn(note, choice, stop - at, after - before)
-        at, before = stop, after
-    return 0
-
-
-@thread_func(cache=True)
-def zero_bytes(start, end, base, kind):
-    """Zero bytes `start` to `end`, multiples of 64; or write to them, as `kind` -1."""
-    if kind < 0:
-        native.memset(base + start, 255, end - start)
-    else:
-        _zero(base + start, base + end, kind)
-    return 0
-
-
-def store_kinds(method: str, size_bytes: int) -> tuple[int, int]:
-    """Return the index in `STORES` to use for `size_bytes` with one thread, and with all."""
-    if method != "auto":
-        return (STORES.index(method),) * 2
-    one, all_threads = store_choice.fastest(size_bytes, STORES, zero_bytes)
-    return STORES.index(one), STORES.index(all_threads)
 
 
 class Resident(Zeroed):
@@ -85,14 +38,32 @@ class Resident(Zeroed):
         super().__init__(case, min(case.page_size, STORE_UNIT))
         self.region.populate()
         least = case.min_chunk(self.bytes_per_unit)
-        where = self.region.address, self.bytes_per_unit, self.size
-        if case.method == "auto" and store_learning.is_learnt(self.operations):
-            self._notes = store_learning.notes()
-            args = (*where, self._notes.ctypes.data, store_learning.piece_bytes(self.operations))
-            self.ctl = Ctl(zero_learning, args, least)
+        if case.method == "auto":
+            kinds = self.fastest(least, 1), self.fastest(least, topology.cpu_count())
         else:
-            kinds = store_kinds(case.method, self.operations)
-            self.ctl = Ctl(zero, (*where, *kinds), least)
+            kinds = (STORES.index(case.method),) * 2
+        self.ctl = self._ctl(self.size, kinds, least)
+
+    def _ctl(self, n_units: int, kinds: tuple[int, int], least: int, threads: int = 0) -> Ctl:
+        return Ctl(zero, (self.region.address, self.bytes_per_unit, n_units, *kinds), least, threads)
+
+    def fastest(self, least: int, threads: int) -> int:
+        """Return the number of the kind of store that zeroes this memory fastest: tried once per size class.
+
+        Which one wins depends on size, page kind and threads, and where others share the cache also on the
+        hour; so every process tries anew.
+        """
+        n_units = min(self.size, max(SAMPLE_BYTES // self.bytes_per_unit, 1))
+        key = (n_units * self.bytes_per_unit).bit_length(), self.region.page_kind, threads
+        if key not in _fastest:
+            walls: dict[int, list[float]] = {STORES.index(name): [] for name in available()}
+            for _ in range(LARGE_ROUNDS if self.region.size_bytes > LARGE_BYTES else ROUNDS):
+                for kind, walls_s in walls.items():
+                    self._dirty()
+                    ctl = self._ctl(n_units, (kind, kind), least, threads)
+                    walls_s.append(engine.run(0, n_units, ctl).wall_s)
+            _fastest[key] = min(walls, key=lambda kind: statistics.median(walls[kind]))
+        return _fastest[key]
 
     def before(self) -> None:
         self._dirty()

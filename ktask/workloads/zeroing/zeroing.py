@@ -20,6 +20,7 @@ from ktask.workloads import Case, Method, Option, State, Workload, expect
 from ktask.workloads.populated import no_populate, populate
 from ktask.workloads.zeroing.allocation import FILES, Allocation
 from ktask.workloads.zeroing.resident import Resident
+from ktask.workloads.zeroing.stores import available
 from ktask.workloads.zeroing.zeroed import NODE, Zeroed, nodes_of
 
 ORDER = 1
@@ -78,7 +79,7 @@ class FirstTouch(Zeroed):
 
 def no_rep_stosb() -> str | None:
     """Return why there is no `rep stosb` here, or None."""
-    if native.HAS_REP_STOSB:
+    if "rep_stosb" in available():
         return no_populate()
     return f"rep stosb is an instruction of x86-64; this is {platform.machine()}"
 
@@ -165,7 +166,7 @@ WORKLOAD = Workload(
         ),
         Method(
             "auto",
-            "resident memory, by what store is fastest at the size: calibrated, or learnt on the way",
+            "resident memory, by the kind of store that is fastest here at the size, tried once per process",
             probe=no_populate,
             limit=BANDWIDTH,
             **RESIDENT,
