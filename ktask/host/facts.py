@@ -218,8 +218,8 @@ def collect_cpu_counts(root: Path) -> Facts:
 def collect_caches(root: Path) -> Facts:
     """Record each kind of cache: its size, how many there are and how many CPUs share one."""
     kinds: dict[tuple[Any, ...], int] = {}
-    for cache in caches(root):
-        key = cache["level"], cache["type"], cache["size_bytes"], len(cache["shared_cpus"])
+    for found in caches(root):
+        key = found["level"], found["type"], found["size_bytes"], len(found["shared_cpus"])
         kinds[key] = kinds.get(key, 0) + 1
     names = ("level", "type", "size_bytes", "cpus_sharing", "count")
     return {"caches": [dict(zip(names, (*key, count), strict=True)) for key, count in sorted(kinds.items())]}

@@ -291,8 +291,9 @@ def parse_machine(text: str, where: str = "machine", name: str = "machine") -> M
 
 def as_yaml(machine: Machine) -> str:
     """Return the description of a machine as YAML, without what is at its default."""
-    head = {"name": machine.name, "nodes": machine.nodes, "cores_per_node": machine.cores_per_node}
-    plain = head | msgspec.to_builtins(machine)
+    first = ("name", "about", "source", "nodes", "cores_per_node")
+    plain = {name: value for name in first if (value := getattr(machine, name))}
+    plain |= msgspec.to_builtins(machine)
     if work := plain.pop("work", {}):
         plain["work"] = {
             kind: {_key(name): x for name, x in figures.items()} for kind, figures in work.items()

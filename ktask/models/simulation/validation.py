@@ -17,6 +17,7 @@ CPU's own, and are populated by all threads: by one, the times of two that free 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
@@ -91,7 +92,7 @@ def measure_trials(case: Case, ways: Sequence[Trial], rounds: int = 20, seed: in
     """
     with prepared(case) as state:
         if isinstance(state, Free) and case.page_kind != "4KiB":
-            state.fill = replace(state.fill, max_threads=1)
+            state.fill = dataclasses.replace(state.fill, max_threads=1)
         calls = {way.name: partial(_repeat, state, way) for way in ways}
         found = interleave(calls, rounds, seed, warmups=2)
     span = {"span_bytes": TABLE_ENTRIES * case.page_size}
