@@ -43,15 +43,10 @@ exit_now = types.ExternalFunction("_exit", types.void(int32))
 syscall4 = types.ExternalFunction("syscall", int64(int64, int64, int64, int64, int64))
 syscall5 = types.ExternalFunction("syscall", int64(int64, int64, int64, int64, int64, int64))
 sched_getcpu = types.ExternalFunction("sched_getcpu", int32())
-sched_getaffinity = types.ExternalFunction("sched_getaffinity", int32(int32, int64, int64))
 sched_setaffinity = types.ExternalFunction("sched_setaffinity", int32(int32, int64, int64))
 gettid = types.ExternalFunction("gettid", int32())
 setpriority = types.ExternalFunction("setpriority", int32(int32, int64, int32))
-getpriority = types.ExternalFunction("getpriority", int32(int32, int32))
 sched_yield = types.ExternalFunction("sched_yield", int32())
-# Of numba's threading layer, there once it has started: how many threads the caller's regions use.
-get_num_threads = types.ExternalFunction("get_num_threads", int32())
-set_num_threads = types.ExternalFunction("set_num_threads", types.void(int32))
 _getrusage = types.ExternalFunction("getrusage", int32(int32, int64))
 _clock_gettime = types.ExternalFunction("clock_gettime", int32(int32, int64))
 _errno_location = types.ExternalFunction("__errno_location", int64())
@@ -147,6 +142,27 @@ def call_chunk(typingctx, function, start, end, args):
     return int64(int64, int64, int64, int64), codegen
 
 
+def _stack_room(n_words: int):
+    """Return an intrinsic that returns the address of so many words on the stack of the calling function.
+
+    Not from the heap: a thread's first allocation maps an arena, and mapping waits for the very lock that
+    the other threads' chunks hold.
+    """
+
+    @intrinsic
+    def room(typingctx):
+        def codegen(context, builder, signature, args):
+            words = cgutils.alloca_once(builder, ir.ArrayType(_I64, n_words))
+            return builder.ptrtoint(words, _I64)
+
+        return int64(), codegen
+
+    return room
+
+
+stack_64k, stack_1k, _stack_2_words = _stack_room(8192), _stack_room(128), _stack_room(2)
+
+
 @njit(cache=True, nogil=True)
 def process_usage(room):
     """Write getrusage of the whole process to the 18 words at `room` (<bits/types/struct_rusage.h>)."""
@@ -154,22 +170,24 @@ def process_usage(room):
 
 
 @njit(cache=True, nogil=True)
-def clock_ns(clock, scratch):
-    """Return `clock` in nanoseconds; `scratch` is the address of 16 writable bytes of this thread's own."""
-    _clock_gettime(clock, scratch)
-    return load_plain(scratch) * 1_000_000_000 + load_plain(scratch + 8)
+def clock_ns(clock):
+    """Return `clock` in nanoseconds."""
+    room = _stack_2_words()
+    _clock_gettime(clock, room)
+    return load_plain(room) * 1_000_000_000 + load_plain(room + 8)
 
 
 @njit(cache=True, nogil=True)
-def thread_ns(tid, scratch):
+def thread_ns(tid):
     """Return the CPU time of a thread of this process in nanoseconds, -1 if there is none of that number.
 
     The clock of a thread by its number is made as in glibc's pthread_getcpuclockid (CPUCLOCK_SCHED and
-    PERTHREAD_MASK of <linux/posix-timers.h>). `scratch` as in `clock_ns`.
+    PERTHREAD_MASK of <linux/posix-timers.h>).
     """
-    if tid == 0 or _clock_gettime((~tid << 3) | 6, scratch) != 0:
+    room = _stack_2_words()
+    if tid == 0 or _clock_gettime((~tid << 3) | 6, room) != 0:
         return -1
-    return load_plain(scratch) * 1_000_000_000 + load_plain(scratch + 8)
+    return load_plain(room) * 1_000_000_000 + load_plain(room + 8)
 
 
 @intrinsic
@@ -189,27 +207,6 @@ def spend(steps):
     value = steps
     for _ in range(steps):
         value = _keep(value * 3 + 1)
-
-
-def _stack_room(n_words: int):
-    """Return an intrinsic that returns the address of so many words on the stack of the calling function.
-
-    Not from the heap: a thread's first allocation maps an arena, and mapping waits for the very lock that
-    the other threads' chunks hold.
-    """
-
-    @intrinsic
-    def room(typingctx):
-        def codegen(context, builder, signature, args):
-            words = cgutils.alloca_once(builder, ir.ArrayType(_I64, n_words))
-            return builder.ptrtoint(words, _I64)
-
-        return int64(), codegen
-
-    return room
-
-
-stack_64k, stack_1k = _stack_room(8192), _stack_room(128)
 
 
 @intrinsic

@@ -16,7 +16,6 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from ktask.engine.worker import settle
 from ktask.host import topology
 
 HELPER_NICE = 19  # MAX_NICE: helpers get CPU time in proportion to idle time (ktask v4, 2018-11-05)
@@ -80,7 +79,6 @@ def interrupts() -> Interrupts:
 os.register_at_fork(after_in_child=interrupts.cache_clear)
 
 
-@lru_cache(maxsize=1024)
 def mask_of(cpus: tuple[int, ...], n_bytes: int) -> np.ndarray:
     """Return the CPU mask that the kernel wants for `cpus`, as bytes."""
     mask = np.zeros(n_bytes, dtype=np.uint8)
@@ -89,26 +87,31 @@ def mask_of(cpus: tuple[int, ...], n_bytes: int) -> np.ndarray:
     return mask
 
 
-class CallerMasks(NamedTuple):
-    """Addresses of two CPU masks, and the arrays that have to live as long as these are in use."""
-
-    during: int
-    after: int
-    n_bytes: int
-    arrays: tuple[np.ndarray, np.ndarray]
-
-
-@lru_cache(maxsize=256)
-def caller_masks(during: tuple[int, ...], after: tuple[int, ...]) -> CallerMasks:
-    """Return the masks of a caller that keeps to `during` for a while, and to `after` then."""
-    n_bytes = mask_bytes(after)
-    arrays = mask_of(during, n_bytes), mask_of(after, n_bytes)
-    return CallerMasks(arrays[0].ctypes.data, arrays[1].ctypes.data, n_bytes, arrays)
-
-
 def mask_bytes(cpus: tuple[int, ...]) -> int:
     """Return the size of a mask that has room for `cpus`: whole words of 64."""
     return max(cpus) // 64 * 8 + 8
+
+
+class Masks(NamedTuple):
+    """Addresses of the CPU masks of a pinned run, and the arrays that have to live as long as these are used.
+
+    `helpers` is one mask after the other, `caller` the caller's meanwhile, `own` what it may use otherwise.
+    """
+
+    helpers: int
+    caller: int
+    own: int
+    n_bytes: int
+    arrays: tuple[np.ndarray, ...]
+
+
+@lru_cache(maxsize=256)
+def masks(wanted: Places, own: tuple[int, ...]) -> Masks:
+    """Return the masks for some places and a caller that may use `own`."""
+    n_bytes = mask_bytes(own)
+    helpers = np.stack([mask_of((cpu,), n_bytes) for cpu in wanted.helpers])
+    arrays = helpers, mask_of(wanted.caller, n_bytes), mask_of(own, n_bytes)
+    return Masks(*(array.ctypes.data for array in arrays), n_bytes, arrays)
 
 
 @lru_cache(maxsize=256)
@@ -129,33 +132,6 @@ def places(topo: topology.Topology, slots: tuple[int, ...], nids: tuple[int, ...
 
 
 _local = threading.local()  # libgomp keeps one team of helpers per calling thread
-
-
-def helper_tids() -> np.ndarray:
-    """Return where the thread numbers of the helpers of this thread are kept, always the same place."""
-    if not hasattr(_local, "tids"):
-        _local.tids = np.zeros(numba.config.NUMBA_NUM_THREADS, dtype=np.int64)
-    return _local.tids
-
-
-def are_placed(wanted: Places) -> bool:
-    """Return whether this was the last request of this thread, and its helpers are where it wanted them."""
-    return getattr(_local, "places", None) is wanted
-
-
-def prepare(wanted: Places) -> None:
-    """Have one helper running on each of its CPUs.
-
-    Nothing to do if that was the last request of this thread.
-    """
-    if are_placed(wanted):
-        return
-    n_bytes = mask_bytes(wanted.helpers)
-    masks = np.stack([mask_of((cpu,), n_bytes) for cpu in (0, *wanted.helpers)])  # the caller's is not used
-    require_threads(len(wanted.helpers))
-    with numba_threads(len(masks)):
-        settle(masks, np.zeros(len(masks), dtype=np.int32), helper_tids())
-    _local.places = wanted
 
 
 def require_threads(count: int) -> None:
@@ -237,14 +213,8 @@ def numba_threads(count: int) -> Iterator[None]:
         numba.set_num_threads(before)
 
 
-def misplaced() -> None:
-    """Forget where the helpers sit, because one was seen elsewhere; the next task places them anew."""
-    _local.places = None
-
-
 def _without_helpers() -> None:
     """Forget all helpers: a fork has the calling thread alone."""
-    misplaced()
     _local.n_helpers = 0
 
 

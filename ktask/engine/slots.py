@@ -21,8 +21,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
-
 NODE_ROW = 1 << 16
 TURN = 1 << 40  # the byte of the one who measures
 ENVIRONMENT = "KTASK_LIMITS_FILE"
@@ -35,12 +33,6 @@ _LOCK, _LOCK_WAIT = 37, 38  # F_OFD_SETLK and F_OFD_SETLKW of <linux/fcntl.h>
 def _request(kind: int, byte: int) -> bytes:
     """Return the `struct flock` that locks or unlocks one byte."""
     return _FLOCK.pack(kind, os.SEEK_SET, byte, 1, 0)
-
-
-def requests(taken: Sequence[int]) -> np.ndarray:
-    """Return, for each slot, what F_OFD_SETLK wants to lock it and to unlock it: eight words in a row."""
-    parts = (_request(kind, byte) for byte in taken for kind in (fcntl.F_WRLCK, fcntl.F_UNLCK))
-    return np.frombuffer(b"".join(parts), np.int64)
 
 
 def default_path() -> Path:
@@ -118,40 +110,14 @@ class Slots:
             grant.nids.append(self._enter(nid, limit, node_limits, grant))
         return grant
 
-    def hold(self, taken: Sequence[int]) -> bool:
-        """Keep the other threads of this process off slots that a grant had; False if one is in use here.
-
-        For whoever locks them in the file by `requests` and `fd`: half of the time that this takes from here.
-        """
-        me = object()
-        for k, byte in enumerate(taken):
-            if self._held.setdefault(byte, me) is not me:
-                self.drop(taken[:k])
-                return False
-        return True
-
-    def drop(self, taken: Sequence[int]) -> None:
-        """Undo `hold`, once the file is unlocked."""
-        for byte in taken:
-            self._held.pop(byte, None)
-
-    @property
-    def fd(self) -> int | None:
-        """The file, None if there is none to be had."""
-        return self._fd
-
     def give_back(self, grant: Grant) -> None:
-        """Release every slot of `grant`; harmless if called twice."""
-        self.release(grant.taken)
-        grant.slots.clear()
-        grant.node_slots.clear()
-
-    def release(self, taken: Sequence[int]) -> None:
-        """Release slots by their bytes, those that are held: the file first."""
-        for byte in taken:
+        """Release every slot of `grant`, in the file first; harmless if called twice."""
+        for byte in grant.taken:
             if byte in self._held and self._fd is not None:
                 fcntl.fcntl(self._fd, _LOCK, _request(fcntl.F_UNLCK, byte))
-        self.drop(taken)
+            self._held.pop(byte, None)
+        grant.slots.clear()
+        grant.node_slots.clear()
 
     def _enter(self, nid: int, limit: int, node_limits: Mapping[int, int], grant: Grant) -> int:
         """Take a slot of node `nid`; return the node, or -1 if it is full."""
@@ -166,11 +132,12 @@ class Slots:
         return nid
 
     def _first_free(self, start: int, stop: int) -> int | None:
+        me = object()
         for byte in range(start, stop):
-            if self.hold((byte,)):
+            if self._held.setdefault(byte, me) is me:
                 if self._lock(byte):
                     return byte
-                self.drop((byte,))
+                del self._held[byte]
         return None
 
     def _lock(self, byte: int) -> bool:

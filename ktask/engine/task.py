@@ -10,7 +10,7 @@ from typing import Any
 
 from ktask.engine.policy import Part as Node
 
-# From here on the CPU time of a task is that of its threads. Asking for it would be much of a shorter one.
+# Below, the CPU time of a task is unknown: reading the clocks of its threads would be much of it.
 CPU_TIME_FROM_S = 20e-6
 
 
@@ -67,12 +67,6 @@ class Ctl:
         if not isinstance(self.args, tuple):
             self.args = (self.args,)
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Set a field; what the engine has made ready for the fields as they were goes."""
-        if name[0] != "_" and self.__dict__.get(name, self) is not value:
-            self.__dict__.pop("_ready", None)
-        self.__dict__[name] = value
-
     def __getstate__(self) -> dict[str, Any]:
         """Return the fields alone: what the engine keeps beside them holds for this process and object."""
         return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
@@ -81,38 +75,8 @@ class Ctl:
 TRACE_COLUMNS = ("part", "helper", "cpu", "start", "end", "t0_s", "t1_s")
 
 
-class _Later:
-    """Fields that are filled in when the first of them is asked for."""
-
-    __slots__ = ("_fill",)
-
-    @classmethod
-    def later(cls, fill: Callable[[Any], Any], source: Any):
-        """Return an instance whose fields come from the one that `fill(source)` returns, once needed.
-
-        Making sense of a state array took 3 of the 14 us of a small task, and 13 of 46 us with cold caches.
-        """
-        made = cls.__new__(cls)
-        made._fill = fill, source
-        return made
-
-    def __reduce__(self):
-        """Be copied and pickled by the values of the fields."""
-        return type(self), tuple(getattr(self, name) for name in self.__slots__)
-
-    def __getattr__(self, name: str) -> Any:
-        """Fill the fields in, as this one is not there yet."""
-        if name not in self.__slots__:
-            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
-        fill, source = self._fill
-        made = fill(source)
-        for field_name in self.__slots__:
-            setattr(self, field_name, getattr(made, field_name))
-        return getattr(made, name)
-
-
 @dataclass(slots=True)
-class Result(_Later):
+class Result:
     """What came of a task.
 
     Attributes
@@ -123,8 +87,8 @@ class Result(_Later):
         The plan as carried out; `threads` counts the caller.
     wall_s, cpu_user_s, cpu_system_s
         From just before the threads are released to the return of the last one; the CPU time is that of
-        the caller and its helpers over the same span, of the whole process for a task
-        of less than `CPU_TIME_FROM_S`.
+        the caller and its helpers over the same span, split as that of the process is. It is unknown (NaN)
+        for a task of less than `CPU_TIME_FROM_S`, and where the clock of a helper cannot be read.
     chunks_per_thread, cpu_of_thread
         Chunks run by each thread, the caller first, and the CPU each ended on.
     ended_s
@@ -134,9 +98,11 @@ class Result(_Later):
     done, finished
         Units of work finished (and not undone), and the stretches they make up, in order of the parts; None
         if that is the whole task.
-    helper_nice, hand_overs
-        The nice level that helpers ran at, None if it was the caller's; and how often the caller, out of
-        chunks, raised an unfinished helper to its own.
+    pinned, helper_nice, watches_signals
+        The mode of the run: whether each helper was kept to a CPU of its own and the caller off these; the
+        nice level that helpers ran at, None if it was the caller's; whether a signal could stop the workers.
+    hand_overs
+        How often the caller, out of chunks, raised an unfinished helper to its own nice level.
     trace
         One row per chunk if asked for: part, helper (0 is the caller), cpu, start, end, and times in seconds
         since the release.
@@ -157,11 +123,21 @@ class Result(_Later):
     failed: tuple[tuple[Any, Any], ...] = ()
     done: int = 0
     finished: tuple[tuple[Any, Any], ...] | None = None
+    pinned: bool = False
     helper_nice: int | None = None
+    watches_signals: bool = False
     hand_overs: int = 0
     faults_minor: int = 0
     ctx_involuntary: int = 0
     trace_rows: Sequence | None = field(default=None, repr=False)
+
+    @property
+    def run_mode(self) -> str:
+        """The mode of the run as one short text, e.g. 'pinned, helpers at nice 19, signals watched'."""
+        nice = "the caller's nice" if self.helper_nice is None else f"nice {self.helper_nice}"
+        helpers = f"{'pinned' if self.pinned else 'not pinned'}, helpers at {nice}"
+        signals = "signals watched" if self.watches_signals else "signals not watched"
+        return f"{helpers if self.threads > 1 else 'caller alone'}, {signals}"
 
     @property
     def apart_s(self) -> float:

@@ -1,5 +1,6 @@
 """The engine against the worked cases: its real chunks and its real undo calls."""
 
+import ctypes
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from ktask.engine import run as engine
 from ktask.engine import worker
 from ktask.engine.conformance import check as conformance
+from ktask.engine.layout import HEADER_BYTES, PART
 from ktask.engine.policy import Machine, Part, make_plan, undo_ranges
 
 VECTORS = Path(__file__).parents[1] / "data/ktask-vectors.csv"
@@ -36,13 +38,13 @@ def test_scripted_failures_really_happen(claimed, failed):
 
 
 def test_an_engine_that_skips_a_chunk_is_noticed(monkeypatch):
-    def one_less(state, most_threads):
-        state[worker.HEADER + worker.P_NEXT] = 1
-        return real(state, most_threads)
+    def one_less(address):
+        ctypes.c_int64.from_address(address + HEADER_BYTES + PART.next_chunk).value = 1
+        return real(address)
 
     engine._warm()
-    real = worker.entry()
-    monkeypatch.setattr(worker, "entry", lambda: one_less)
+    real = worker.work
+    monkeypatch.setattr(worker, "work", one_less)
     result = conformance.check_file(VECTORS)
     assert result["passed"] < result["rows"]
     assert any("chunks run" in mismatch["column"] for mismatch in result["mismatches"])

@@ -1,6 +1,7 @@
 """The engine: every unit once, errors, undo, signals, placement, traces."""
 
 import copy
+import math
 import os
 import pickle
 import signal
@@ -8,7 +9,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 from numba import types
 
 import ktask
-from ktask.engine import native, policy, worker
+from ktask.engine import native, policy
 from ktask.engine import placement as helpers
 from ktask.engine import run as engine
 from ktask.engine.policy import POLICIES
 from ktask.engine.slots import SLOTS, Slots
+from ktask.engine.task import CPU_TIME_FROM_S
 from ktask.host.topology import Topology, allowed_cpus
 
 QUIET = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -324,9 +325,9 @@ def test_a_repeated_task_sees_what_has_changed():
     assert ktask.run(0, 10, ctl, "dynamic").threads == 1
     SLOTS.give_back(others)
     assert ktask.run(0, 10, ctl, "dynamic").threads == 2
-    ctl.args = (seen,)
+    ctl = replace(ctl, args=(seen,))
     assert ktask.run(0, 10, ctl, "dynamic").done == seen.sum() == 10
-    ctl.max_threads = 1
+    ctl = replace(ctl, max_threads=1)
     assert ktask.run(0, 10, ctl, "dynamic").threads == 1
     assert seen.sum() == 20
 
@@ -352,14 +353,11 @@ def test_what_the_engine_keeps_with_a_control_block_does_not_go_into_copies():
     assert not [name for name in vars(made) if name.startswith("_")]
 
 
-def test_a_result_can_be_read_compared_and_pickled_though_it_is_made_late():
+def test_a_result_can_be_compared_and_pickled():
     ctl = ktask.Ctl(mark, (np.zeros(10, np.int64),), 1)
-    first, _, again = (ktask.run(0, 10, ctl) for _ in range(3))
-    assert pickle.loads(pickle.dumps(again)) == again
-    assert "done=10" in repr(again)
-    assert replace(again, wall_s=1, cpu_of_thread=(), chunks_per_thread=()).done == first.done
-    with pytest.raises(AttributeError, match="Result has no attribute 'walls'"):
-        _ = again.walls
+    result = replace(ktask.run(0, 10, ctl), cpu_user_s=0.0, cpu_system_s=0.0)  # NaN does not equal itself
+    assert pickle.loads(pickle.dumps(result)) == result
+    assert "done=10" in repr(result)
 
 
 def test_tasks_from_many_python_threads_at_once():
@@ -700,24 +698,92 @@ def test_plan_stays_within_the_slots_of_the_machine(name, monkeypatch):
 
 
 @ktask.thread_func
-def become_late(start, end, state, at):
-    """Make it look as if the task had begun long ago, from chunk `at` on."""
-    if start == at:
-        native.store(state + 8 * worker.T0, 1)
+def take_steps(start, end, steps):
+    native.spend(steps[0])
     return 0
 
 
-@pytest.mark.parametrize(
-    ("late", "stopped"), [(0, 1), (2, 4), (4, 8), (40, 64), (64, 128), (130, 192), (999, 1000)]
-)
-def test_a_task_that_was_to_be_brief_looks_at_the_clock_now_and_then(late, stopped):
-    """After 1, 2, 4 ... 64 chunks, and then after every 64: a look takes longer than an empty chunk."""
-    plan = ktask.plan(ktask.Node(0, 1000), ktask.Ctl(become_late, (0, 0), 1, max_threads=1), "dynamic")
-    task = engine.Task(engine.prepare_plan(plan))
-    state = task.state
-    base = state.ctypes.data
-    ctl = ktask.Ctl(become_late, (base, late), 1, max_threads=1)
-    task.use(engine.bound(ctl)[0])
-    state[worker.INTERRUPT], state[worker.T0] = base + 8 * worker.PAUSE, time.monotonic_ns()
-    worker.work_alone(state, 0)
-    assert task.workers[0, worker.W_DONE] == stopped
+@two_cpus
+def test_a_run_has_the_same_mode_whatever_ran_before():
+    steps = np.ones(1, np.int64)
+    ctl, other = ktask.Ctl(take_steps, (steps,), 1, 2), ktask.Ctl(mark, (np.zeros(99, np.int64),), 1, 2)
+    modes = set()
+    for n_steps in (1, 1, 30_000_000, 1, 1):  # below 20 us, and above 20 ms
+        steps[0] = n_steps
+        modes.add(ktask.run(0, 8, ctl).run_mode)
+        ktask.run(0, 99, other, "static", low_priority=False)
+    nice = "nice 19" if helpers.may_renice() else "the caller's nice"
+    assert modes == {f"pinned, helpers at {nice}, signals watched"}
+    assert (
+        ktask.run(0, 8, ctl, low_priority=False).run_mode
+        == "pinned, helpers at the caller's nice, signals watched"
+    )
+    assert ktask.run(0, 8, replace(ctl, max_threads=1)).run_mode == "caller alone, signals watched"
+
+
+def test_signals_are_watched_in_the_main_thread_only():
+    modes = []
+    ctl = ktask.Ctl(mark, (np.zeros(9, np.int64),), 1, 1)
+    thread = threading.Thread(target=lambda: modes.append(ktask.run(0, 9, ctl).run_mode))
+    thread.start()
+    thread.join()
+    assert modes == ["caller alone, signals not watched"]
+
+
+def test_a_signal_for_the_main_thread_does_not_end_the_task_of_another():
+    out = np.zeros(1, np.int64)
+    ctl, done = ktask.Ctl(spin, (out,), 10, 1), []
+    ktask.run(0, 10, ctl)
+    thread = threading.Thread(target=lambda: done.append(ktask.run(0, 1_500_000, ctl, "dynamic").done))
+    old = signal.signal(signal.SIGUSR1, lambda *_: None)
+    try:
+        timer = _signal_soon(signal.SIGUSR1)
+        thread.start()
+        assert ktask.run(0, 1_500_000, ctl, policy="dynamic").done == 1_500_000
+        thread.join()
+        timer.join()
+    finally:
+        signal.signal(signal.SIGUSR1, old)
+    assert done == [1_500_000]
+
+
+@ktask.thread_func
+def note_thread(start, end, arrived, tids):
+    """Write down the number of the thread; both threads are inside at once."""
+    native.fetch_add(arrived.ctypes.data, 1)
+    for _ in range(2_000_000_000):
+        if native.load(arrived.ctypes.data) == 2:
+            break
+    tids[start] = native.gettid()
+    return 0
+
+
+@two_cpus
+def test_nothing_of_the_mode_stays_with_the_helpers():
+    own, nice = os.sched_getaffinity(0), os.getpriority(os.PRIO_PROCESS, 0)
+    arrived, tids = np.zeros(1, np.int64), np.zeros(2, np.int64)
+    ktask.run(0, 2, ktask.Ctl(note_thread, (arrived, tids), 1, 2))
+    assert len(set(tids.tolist())) == 2
+    for tid in tids.tolist():
+        assert os.sched_getaffinity(tid) == own
+        assert os.getpriority(os.PRIO_PROCESS, tid) == nice
+
+
+def test_cpu_time_is_unknown_below_what_the_clocks_can_tell():
+    steps = np.ones(1, np.int64)
+    ctl = ktask.Ctl(take_steps, (steps,), 1, 1)
+    results = [ktask.run(0, 1, ctl) for _ in range(20)]
+    short = [r for r in results if r.wall_s < CPU_TIME_FROM_S]
+    assert short
+    assert all(math.isnan(r.cpu_user_s) and math.isnan(r.cpu_system_s) for r in short)
+    steps[0] = 3_000_000
+    result = ktask.run(0, 1, ctl)
+    assert 0 < result.cpu_user_s + result.cpu_system_s < result.wall_s + 50e-6
+
+
+def test_cpu_time_is_unknown_where_the_clock_of_a_helper_cannot_be_read():
+    plan = policy.make_plan("dynamic", [policy.Part(0, 10, 0)], 1, 2, machine=policy.Machine(cpus=16))
+    result = engine.carry_out(plan, ktask.Ctl(take_steps, (np.full(1, 1_000_000),), 1))
+    assert result.wall_s > CPU_TIME_FROM_S
+    assert math.isnan(result.cpu_user_s)
+    assert math.isnan(result.cpu_system_s)

@@ -1,4 +1,4 @@
-"""The engine held against worked cases: chunks that really ran, and what really was undone."""
+"""The engine checked against worked cases: chunks that really ran, and what really was undone."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 from ktask.engine import native, worker
 from ktask.engine import run as engine
 from ktask.engine.conformance.vectors import check_vectors
+from ktask.engine.layout import HEADER
 from ktask.engine.policy import Helper, Part, Plan, undo_ranges
 from ktask.engine.task import Ctl
 from ktask.engine.thread_functions import thread_func
@@ -55,7 +56,7 @@ def _scripted(start, end, starts, failing, last, counters, code, stop):
         while native.load(counters.ctypes.data) < counters[1]:
             native.sched_yield()
         return code
-    while last[chunk] and native.load(stop) == 0:
+    while last[chunk] and native.load(stop[0]) == 0:
         native.sched_yield()
     return 0
 
@@ -109,19 +110,20 @@ def _workers(claimed_per_part: Sequence[int], failed: AbstractSet[tuple[int, int
 
 
 def _carry_out_script(plan: Plan, first_part: int, script: tuple) -> tuple[list[Range], int]:
-    task = engine.Task(engine.prepare_plan(plan))
-    stop = task.state.ctypes.data + worker.WORD * worker.STOP
+    stop = np.zeros(1, dtype=np.int64)  # the address of the word that stops workers
     entry, undo = engine.bound(Ctl(_scripted, (*script, stop), undo_func=_log_undo))
-    task.use(entry)
-    task.listen()
-    task.workers[0, worker.W_PART] = first_part
-    threads = [threading.Thread(target=worker.work_alone, args=(task.state, w)) for w in range(plan.threads)]
+    task = engine.Task(engine.prepare_plan(plan), entry)
+    stop[0] = task.state.address + HEADER.stop
+    task.state.workers["part"][0] = first_part
+    threads = [
+        threading.Thread(target=worker.take_chunks, args=(task.state.address, w)) for w in range(plan.threads)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     task.conclude(undo)
-    return _logged(script[3]), int(task.state[worker.ERROR])
+    return _logged(script[3]), int(task.header["error"])
 
 
 def _logged(counters: np.ndarray) -> list[Range]:

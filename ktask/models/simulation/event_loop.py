@@ -28,19 +28,9 @@ from collections import namedtuple
 import numpy as np
 from numba import njit
 
+from ktask.engine.layout import PART, WORKER
 from ktask.engine.native import fetch_add, load_plain, store
-from ktask.engine.worker import (
-    HEADER,
-    N_PARTS,
-    P_CHUNKS,
-    P_NEXT,
-    ROW,
-    W_DONE,
-    W_PART,
-    WORD,
-    chunk_bounds,
-    other_part,
-)
+from ktask.engine.worker import chunk_bounds, other_part, part_at, worker_at
 from ktask.models.simulation.machines import FIGURES
 
 ABSENT, WAITING, WORKING, HELD, ASLEEP, OVER = range(6)
@@ -317,21 +307,21 @@ def _rescale(a, c, h, q, members, m, s):
 
 
 @njit(cache=True)
-def _take_chunk(base, w):
+def _take_chunk(base, worker_index):
     """Take the next chunk as the engine does; return part, chunk and bounds, part -1 if there is none."""
-    me = base + WORD * (HEADER + ROW * (load_plain(base + WORD * N_PARTS) + w))
-    part = load_plain(me + WORD * W_PART)
+    worker = worker_at(base, worker_index)
+    part_index = load_plain(worker + WORKER.part)
     while True:
-        row = base + WORD * (HEADER + ROW * part)
-        i = fetch_add(row + WORD * P_NEXT, 1)
-        if i < load_plain(row + WORD * P_CHUNKS):
-            start, end = chunk_bounds(base, row, i)
-            store(me + WORD * W_DONE, load_plain(me + WORD * W_DONE) + 1)
-            return part, start, end
-        part = other_part(base, me)
-        if part < 0:
-            return part, 0, 0
-        store(me + WORD * W_PART, part)
+        part = part_at(base, part_index)
+        chunk = fetch_add(part + PART.next_chunk, 1)
+        if chunk < load_plain(part + PART.n_chunks):
+            start, end = chunk_bounds(base, part, chunk)
+            store(worker + WORKER.done, load_plain(worker + WORKER.done) + 1)
+            return part_index, start, end
+        part_index = other_part(base, worker)
+        if part_index < 0:
+            return part_index, 0, 0
+        store(worker + WORKER.part, part_index)
 
 
 @njit(cache=True)
@@ -520,7 +510,7 @@ def run(base, part_memory, a, c, h, q, members, nodes, m, trace, seed):
     Parameters
     ----------
     base
-        Address of a state array of the engine (`ktask.engine.run.prepare_plan`).
+        Address of a state of the engine (`ktask.engine.layout.State`).
     part_memory
         Clock of the memory that each part lies on: 0 is real time, then the nodes, then all of them.
     a, c, q

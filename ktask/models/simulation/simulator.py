@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ktask.engine import policy, worker
+from ktask.engine import policy
 from ktask.engine import run as engine
+from ktask.engine.layout import State
 from ktask.engine.policy import ANY_NODE, Part
 from ktask.models.simulation import event_loop
 from ktask.models.simulation.machines import FIGURES, Load, Machine, nice_weight
@@ -31,7 +32,7 @@ class Simulation:
     machine: Machine
     plan: policy.Plan
     agents: np.ndarray = field(repr=False)
-    state: np.ndarray = field(repr=False)
+    state: State = field(repr=False)
     rows: np.ndarray = field(repr=False)
 
     @cached_property
@@ -43,9 +44,7 @@ class Simulation:
     @cached_property
     def workers(self) -> pd.DataFrame:
         """One row per worker, the caller first: node, chunks, end_s, cpu_s."""
-        n, state = self.plan.threads, self.state
-        chunks = state[worker.HEADER + worker.ROW * len(self.plan.parts) :].reshape(n, worker.ROW)
-        return self._agents_table(slice(n)).assign(chunks=chunks[:, worker.W_DONE])
+        return self._agents_table(slice(self.plan.threads)).assign(chunks=self.state.workers["done"])
 
     @cached_property
     def loads(self) -> pd.DataFrame:
@@ -157,11 +156,7 @@ class _Stage:
         if loads_to_end and any(load.threads and not np.isfinite(load.cpu_time_s) for load in machine.load):
             raise ValueError("loads_to_end=True needs load that ends; give every entry of load a cpu_time")
         self.machine, self.plan = machine, plan
-        self.prepared = engine.prepare_plan(
-            plan
-        )  # it keeps the table of bounds, whose address is in the state
-        if self.prepared.table is not None:
-            self.prepared.state[worker.BOUNDS] = self.prepared.table.ctypes.data
+        self.prepared = engine.prepare_plan(plan)
         self.agents, self.clocks = _agents(_crew(machine, plan, low_priority)), _clocks(machine)
         self.agents["entry"][plan.threads :] = _entries(machine)
         if plan.threads:
@@ -176,7 +171,7 @@ class _Stage:
         state, agents, clocks = self.prepared.state.copy(), self.agents.copy(), self.clocks.copy()
         rows = np.zeros((self.plan.n_chunks if trace else 0, event_loop.TRACE_COLUMNS))
         events = event_loop.run(
-            state.ctypes.data,
+            state.address,
             self.memory,
             agents,
             clocks,

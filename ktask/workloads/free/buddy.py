@@ -45,7 +45,7 @@ _CLOCK = 8  # nonzero: measure how long zone locks are held
 _ROW = 16  # two cache lines per list of a zone
 (_LOCK, _HEAD, _COUNT) = range(3)
 (_C_LOCK, _C_FIRST, _C_COUNT, _C_TAKEN, _C_CONTENDED, _C_HELD_NS) = range(6)
-_C_SCRATCH, _C_RING = 6, 16
+_C_RING = 16
 _PAGE_ROW = 8
 (_NEXT, _PREV, _ORDER, _IN_USE) = range(
     4
@@ -158,7 +158,7 @@ def _free_block(base, page, order, merge, per_order):
 def _flush(base, cpu_row, zone, count):
     """Hand the `count` oldest pages of a CPU's list to the zone."""
     per_order, merge = load_plain(base + 8 * _PER_ORDER) != 0, load_plain(base + 8 * _MERGE) != 0
-    timed, scratch = load_plain(base + 8 * _CLOCK) != 0, cpu_row + 8 * _C_SCRATCH
+    timed = load_plain(base + 8 * _CLOCK) != 0
     room = LISTS_PER_BATCH * load_plain(base + 8 * _BATCH)
     first = load_plain(cpu_row + 8 * _C_FIRST)
     lock = _zone_row(base, zone, 0)
@@ -166,13 +166,13 @@ def _flush(base, cpu_row, zone, count):
     if not per_order:
         contended, taken = _acquire(lock), 1
     if timed:
-        since = native.clock_ns(native.CLOCK_MONOTONIC, scratch)
+        since = native.clock_ns(native.CLOCK_MONOTONIC)
     for k in range(count):
         page = load_plain(cpu_row + 8 * (_C_RING + (first + k) % room))
         more = _free_block(base, page, 0, merge, per_order)
         taken, contended = taken + more[0], contended + more[1]
     if timed:
-        since -= native.clock_ns(native.CLOCK_MONOTONIC, scratch)
+        since -= native.clock_ns(native.CLOCK_MONOTONIC)
         store(cpu_row + 8 * _C_HELD_NS, load_plain(cpu_row + 8 * _C_HELD_NS) - since)
     if not per_order:
         store(lock, 0)
