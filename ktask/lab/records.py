@@ -48,8 +48,8 @@ COLUMNS: tuple[tuple[str, str, pa.DataType, str], ...] = (
     ("warmup", "boolean", pa.bool_(), "taken before memory and clocks had settled"),
     ("baseline", "boolean", pa.bool_(), "the serial case: one thread, one call over the whole range"),
     ("wall_s", "number", pa.float64(), "seconds from the release of the threads to the end of the last"),
-    ("cpu_user_s", "number", pa.float64(), "CPU seconds of the threads in user mode meanwhile"),
-    ("cpu_system_s", "number", pa.float64(), "CPU seconds of the threads in the kernel meanwhile"),
+    ("cpu_user_s", "number", pa.float64(), "CPU seconds of the threads in user mode meanwhile, if known"),
+    ("cpu_system_s", "number", pa.float64(), "CPU seconds of the threads in the kernel meanwhile, if known"),
     ("faults_minor", "integer", pa.int64(), "minor page faults of the process meanwhile"),
     ("ctx_involuntary", "integer", pa.int64(), "involuntary context switches of the process meanwhile"),
     ("steal_s", "number", pa.float64(), "CPU seconds that the host gave to others meanwhile"),
@@ -120,7 +120,9 @@ LONGEST_S = 1e8  # three years
 def _plausible(records: pd.DataFrame) -> pd.DataFrame:
     """Return the rows, or say which number no measurement can have given."""
     for name in ("wall_s", "cpu_user_s", "cpu_system_s"):
-        if len(wrong := records.loc[~records[name].between(-LONGEST_S, LONGEST_S), name]):
+        known = records[name].between(-LONGEST_S, LONGEST_S)
+        known |= records[name].isna() & (name != "wall_s")  # CPU time may be unknown
+        if len(wrong := records.loc[~known, name]):
             raise pa.ArrowInvalid(f"row {wrong.index[0]} has {name} = {wrong.iloc[0]:g}")
     for name in ("size_bytes", "threads", "operations"):
         if len(wrong := records.loc[records[name] < 1, name]):

@@ -115,11 +115,18 @@ def test_what_is_written_is_read_again(tmp_path):
     assert found["warmup"].dtype == bool
 
 
-@pytest.mark.parametrize("bad", [{"wall_s": math.inf}, {"cpu_user_s": math.nan}, {"size_bytes": 0}])
+@pytest.mark.parametrize(
+    "bad", [{"wall_s": math.inf}, {"wall_s": math.nan}, {"cpu_user_s": math.inf}, {"size_bytes": 0}]
+)
 def test_numbers_that_no_measurement_gives_are_refused(tmp_path, bad):
     write_records(tmp_path / "c.parquet", [row(), row(**bad)])
     with pytest.raises(ValueError, match=f"row 1 has {next(iter(bad))} = .*delete it and resume"):
         read_records(tmp_path / "c.parquet")
+
+
+def test_cpu_time_may_be_unknown(tmp_path):
+    write_records(tmp_path / "c.parquet", [row(cpu_user_s=math.nan, cpu_system_s=math.nan)])
+    assert read_records(tmp_path / "c.parquet")["cpu_user_s"].isna().all()
 
 
 def test_time_measuring_runs_from_the_first_to_the_last_repetition_of_each_cell():

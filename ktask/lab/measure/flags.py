@@ -57,6 +57,7 @@ def mark_cold(rows: Sequence[Row]) -> None:
 
 def are_cold(walls: np.ndarray, cpus: np.ndarray) -> np.ndarray:
     """Return which repetitions of one kind took far more wall time and CPU time than the fast ones."""
+    cpus = np.nan_to_num(cpus)  # unknown for those that are too short for the clocks of threads
     return (walls > COLD_FACTOR * _warm(walls)) & (cpus > COLD_FACTOR * _warm(cpus))
 
 
