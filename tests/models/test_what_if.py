@@ -1,4 +1,4 @@
-"""Questions to the simulator, calibration, and the published tables it is held against."""
+"""Questions to the simulator, calibration, and validation against the engine and published tables."""
 
 import dataclasses
 import json
@@ -215,18 +215,18 @@ def test_noise_and_start_come_from_traces():
     assert set(calibrate.helper_starts(nothing).values()) == {calibrate.chunk_noise(nothing)} == {0.0}
 
 
-# --- held against the engine and against published tables ------------------------------------------------
+# --- validated against the engine and published tables ----------------------------------------------------
 
 
-def test_trials_are_foretold_from_even_rounds_only():
+def test_trials_are_predicted_from_even_rounds_only():
     case = Case("zeroing", "populate", "4KiB", 4 * MIB, 64 << 10)
     ways = validation.trials(2)
     rows = validation.measure_trials(case, ways, rounds=2)
     assert rows.groupby("round").trial.nunique().tolist() == [len(ways)] * 2
     assert set(rows.n_chunks) >= {1, 16}
-    first = validation.foretell(rows, 2)
+    first = validation.predicted(rows, 2)
     rows.loc[rows["round"] == 1, "wall_s"] *= 2
-    second = validation.foretell(rows, 2)
+    second = validation.predicted(rows, 2)
     assert first.simulated_s.tolist() == second.simulated_s.tolist()
     assert (second.wall_s / first.wall_s).tolist() == pytest.approx([2] * len(first))
     assert set(first.trial) == {way.name for way in ways}
@@ -258,7 +258,7 @@ def test_costs_are_told_apart_by_ways_of_cutting():
         row |= {"min_chunk_size": chunk, "size_bytes": 2 * GIB, "span_bytes": GIB, "baseline": False}
         row |= {"n_chunks": one.plan.n_chunks, "wall_s": one.wall_s, "caller_s": first[0]}
         rows += [{"round": k, "helper_s": first.get(1, math.nan), **row} for k in (0, 1)]
-    table = validation.foretell(pd.DataFrame(rows), 2)
+    table = validation.predicted(pd.DataFrame(rows), 2)
     assert (~table.fit).sum() == 6
     assert table.error_pct.abs().max() < 1
     assert table.again_pct.abs().max() == 0

@@ -1,4 +1,4 @@
-"""A machine described from a run of this suite, so that bigger relatives of it can be simulated.
+"""A machine described from a run of this suite, so that larger machines of its kind can be simulated.
 
 What is taken from where:
 
@@ -23,13 +23,13 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from msgspec.structs import replace
-from scipy.optimize import brentq, minimize_scalar
+from scipy.optimize import brentq, least_squares, minimize_scalar
 
 from ktask.engine.policy import MOST_CPUS
 from ktask.lab.records import Run
@@ -39,7 +39,6 @@ from ktask.models.simulation.what_if import repeated
 
 WORK = ["workload", "method", "page_kind", "options"]
 GAINS_LITTLE = 1.25  # speedup below which a lock is blamed, or the roof where no lock is thought of
-REFINEMENTS = 4
 LEAST_CHUNKS = 4  # of equal size, to say anything about noise
 # Beyond it equal chunks do different things, and a time per byte means nothing: where processes end, one
 # chunk per thread ends one and the others do nothing (5.7).
@@ -134,22 +133,18 @@ def _work(walls: pd.DataFrame, traces: pd.DataFrame, empty: Machine) -> dict[str
     contention, roof = fit_scaling(more.threads.tolist(), rates.tolist())
     if math.isfinite(roof):
         return figures | {"contention": contention, "node_bandwidth": roof * bandwidth}
-    return figures | scaled(replace(empty, **figures), more, contention)
+    return figures | scaled(replace(empty, **figures), more)
 
 
-def scaled(machine: Machine, walls: pd.DataFrame, guess: float = 0.0) -> dict[str, float]:
+def scaled(machine: Machine, walls: pd.DataFrame) -> dict[str, float]:
     """Return the figures at which the simulated times of several threads are right in the mean.
 
-    The guess takes the whole loss for contention; noise, chunks and the start of helpers have their part in
-    it. Where several threads gain more than their number, one alone is slower (`slow_start`), and the
-    bandwidth is that of a thread among several.
+    Where several threads gain more than their number, one alone is slower (`slow_start`), and the bandwidth
+    is that of a thread among several.
     """
-    contention = guess
-    for _ in range(REFINEMENTS if len(walls) else 0):
-        off = _mean_log_error(replace(machine, contention=contention), walls)
-        slope = np.mean([(n - 1) / (1 + contention * (n - 1)) for n in walls.threads])  # of the logarithm
-        contention = float(min(max(contention - off / slope, 0.0), 1.0))
-    if contention > 0 or not len(walls):
+    if walls.empty:
+        return {"contention": 0.0}
+    if contention := _solved("contention", machine, walls):
         return {"contention": contention}
     slow_start = max(1.0, math.exp(_mean_log_error(machine, walls)))
     return {"core_bandwidth": machine.core_bandwidth * slow_start, "slow_start": slow_start}
@@ -160,13 +155,19 @@ def taking_turns(machine: Machine, walls: pd.DataFrame) -> dict[str, float]:
 
     Where all of it under the lock is still too fast, each thread that waits slows the one that holds it.
     """
+    share = {"lock_share": _solved("lock_share", machine, walls)}
+    return share if share["lock_share"] < 1 else share | scaled(replace(machine, **share), walls)
 
-    def off(share: float) -> float:
-        return _mean_log_error(replace(machine, lock_share=share), walls)
 
-    if off(1.0) > 0:
-        return {"lock_share": float(brentq(off, 0.0, 1.0, xtol=1e-4))} if off(0.0) < 0 else {}
-    return {"lock_share": 1.0, **scaled(replace(machine, lock_share=1.0), walls)}
+def _solved(figure: str, machine: Machine, walls: pd.DataFrame) -> float:
+    """Return the value from 0 to 1 of a figure at which simulated times are right in the mean, or nearest."""
+
+    def error(value: float) -> float:
+        return _mean_log_error(replace(machine, **{figure: value}), walls)
+
+    if error(0.0) >= 0:
+        return 0.0
+    return float(brentq(error, 0.0, 1.0, xtol=1e-5)) if error(1.0) > 0 else 1.0
 
 
 def _mean_log_error(machine: Machine, walls: pd.DataFrame) -> float:
@@ -206,7 +207,9 @@ def fit_line(sizes: Iterable[float], walls_s: Iterable[float]) -> tuple[float, f
     return start_s, float(largest / (longest_s - start_s))
 
 
-def fit_scaling(threads: list[int], gains: list[float], may_have_roof: bool = True) -> tuple[float, float]:
+def fit_scaling(
+    threads: Sequence[int], gains: Sequence[float], may_have_roof: bool = True
+) -> tuple[float, float]:
     """Return contention and roof of `gain(n) = min(n / (1 + contention (n - 1)), roof)`.
 
     `gains` are rates over that of one thread. The roof is one of the gains, or infinite; of two descriptions
@@ -214,29 +217,19 @@ def fit_scaling(threads: list[int], gains: list[float], may_have_roof: bool = Tr
     """
     if not threads:
         return 0.0, math.inf
+    n, measured = np.array(threads), np.array(gains)
+
+    def misfit(contention: float, roof: float) -> float:
+        return float((np.log(np.minimum(n / (1 + contention * (n - 1)), roof) / measured) ** 2).sum())
+
     found = []
-    for roof in (math.inf, *sorted(set(gains), reverse=True)) if may_have_roof else (math.inf,):
-        contention = _best_contention(threads, gains, roof)
-        found.append((_misfit(threads, gains, contention, roof), contention, roof))
-    least = min(misfit for misfit, *_ in found)
-    alike = [(contention, roof) for misfit, contention, roof in found if misfit <= least + 1e-6]
-    prefers_roof = max(gains) < GAINS_LITTLE
-    return alike[-1] if prefers_roof else alike[0]
-
-
-def _best_contention(threads: list[int], gains: list[float], roof: float) -> float:
-    found = minimize_scalar(
-        lambda contention: _misfit(threads, gains, contention, roof), bounds=(0, 1), options={"xatol": 1e-9}
-    )
-    return min((0.0, float(found.x)), key=lambda contention: _misfit(threads, gains, contention, roof))
-
-
-def _misfit(threads: list[int], gains: list[float], contention: float, roof: float) -> float:
-    """Return the sum of squared relative errors."""
-    return sum(
-        math.log(min(n / (1 + contention * (n - 1)), roof) / gain) ** 2
-        for n, gain in zip(threads, gains, strict=True)
-    )
+    for roof in (math.inf, *(sorted(set(gains), reverse=True) if may_have_roof else ())):
+        best = minimize_scalar(misfit, args=(roof,), bounds=(0, 1), options={"xatol": 1e-9})
+        contention = min((0.0, float(best.x)), key=lambda contention: misfit(contention, roof))
+        found.append((misfit(contention, roof), contention, roof))
+    least = min(found)[0]
+    alike = [(contention, roof) for error, contention, roof in found if error <= least + 1e-6]
+    return alike[-1 if max(gains) < GAINS_LITTLE else 0]
 
 
 def chunk_noise(traces: pd.DataFrame) -> float:
@@ -265,3 +258,45 @@ def helper_starts(traces: pd.DataFrame, task_start_s: float = 0.0) -> dict[str, 
     if not queues:
         return {"helper_queue_s": 0.0, "helper_start_s": 0.0}
     return {"helper_queue_s": float(np.median(queues)), "helper_start_s": float(np.median(delays))}
+
+
+# --- from one task, chunked in several ways ----------------------------------------------------------------
+
+# What such a task shows beyond a rate, and what makes a visible difference (evidence: docs/simulator.md).
+COSTS = {
+    "slow_start": 0.1,
+    "contention": 0.1,
+    "neighbour_contention": 0.1,
+    "chunk_cost_s": 1e-5,
+    "chunk_flush_s": 1e-5,
+}
+PULL = 1e-3  # a cost that no way of chunking shows stays near 0
+
+
+def fit_costs(machine: Machine, cases: Sequence[Any]) -> Machine:
+    """Return the machine with the costs at which it takes the measured times.
+
+    Parameters
+    ----------
+    machine
+        With its bandwidth as a thread alone has it, `neighbour_span`, and the starts of helpers.
+    cases
+        Rows with the columns of `measured_walls`: the same task chunked in several ways.
+    """
+
+    def misfit(x: np.ndarray) -> np.ndarray:
+        found = _with_costs(machine, x)
+        off = [math.log(simulated_wall_s(found, case) / case.wall_s) for case in cases]
+        return np.concatenate([off, PULL * x[1:]])
+
+    n = len(COSTS)
+    bounds = ([-1.0] + [0.0] * n, [1.0] + [50.0] * n)
+    found = least_squares(misfit, [0.0] + [0.01] * n, bounds=bounds, diff_step=1e-3)
+    return _with_costs(machine, found.x)
+
+
+def _with_costs(machine: Machine, x: np.ndarray) -> Machine:
+    costs = {name: float(share * unit) for share, (name, unit) in zip(x[1:], COSTS.items(), strict=True)}
+    costs["slow_start"] += 1
+    bandwidth = machine.core_bandwidth * costs["slow_start"] * math.exp(x[0])
+    return replace(machine, core_bandwidth=bandwidth, **costs)

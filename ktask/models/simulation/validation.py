@@ -1,10 +1,10 @@
-"""The simulator held against the engine on this machine, on rows that it was not calibrated on.
+"""The simulator validated against the engine on this machine, on rows that it was not calibrated on.
 
 One process, one region of memory, and every trial once per round in random order, because processes differ
 by more than what is to be seen here. The machine is calibrated in the even rounds on trials that are chosen
-to tell its costs apart (`costs.fit_costs`). It then foretells every trial of the odd rounds: those again, and
-others that it never saw. How far the even rounds themselves are from the odd ones is the floor: nobody can
-foretell the engine better than it repeats itself.
+to tell its costs apart (`calibrate.fit_costs`). It then predicts every trial of the odd rounds: those again,
+and others that it never saw. How far the even rounds themselves are from the odd ones is the floor: no
+prediction can be closer than the engine repeats itself.
 
 Huge pages that are freed were populated by one thread. Two that populate get theirs in turn, and what a page
 then costs depends on whose it is: in the timelines of 2 GiB of hugetlb pages (KVM guest, two CPUs, kernel
@@ -31,8 +31,7 @@ from ktask.host import topology
 from ktask.lab.measure import stats
 from ktask.lab.measure.flags import are_cold
 from ktask.lab.measure.rounds import SEED, interleave, prepared, repeat
-from ktask.models.simulation.calibrate import simulated_wall_s
-from ktask.models.simulation.costs import fit_costs
+from ktask.models.simulation.calibrate import fit_costs, simulated_wall_s
 from ktask.models.simulation.machines import Machine
 from ktask.workloads import Case
 from ktask.workloads.free.free import Free
@@ -58,7 +57,7 @@ class Trial(NamedTuple):
 
 
 def trials(threads: int) -> tuple[Trial, ...]:
-    """Return the trials for one thread and for `threads`: six to calibrate on, six to foretell."""
+    """Return the trials for one thread and for `threads`: six to calibrate on, six to predict."""
     return (
         Trial("one call", 1, fit=True),
         Trial("64 chunks", 1, "dynamic", 1 / 64, fit=True),
@@ -162,7 +161,7 @@ def medians(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def foretell(rows: pd.DataFrame, cpus: int) -> pd.DataFrame:
+def predicted(rows: pd.DataFrame, cpus: int) -> pd.DataFrame:
     """Return every trial of the odd rounds beside what the simulator says after the even ones.
 
     Returns
@@ -183,11 +182,11 @@ def foretell(rows: pd.DataFrame, cpus: int) -> pd.DataFrame:
 
 
 def validate(cases: Sequence[Case] = CASES, rounds: int = 20) -> pd.DataFrame:
-    """Return `foretell` for cases on this machine, at one thread and at all the threads it grants."""
+    """Return `predicted` for cases on this machine, at one thread and at all the threads it grants."""
     cpus = topology.cpu_count()
     tables = []
     for case in cases:
-        table = foretell(measure_trials(case, trials(min(cpus, 4 * cpus // 5 + 1)), rounds), cpus)
+        table = predicted(measure_trials(case, trials(min(cpus, 4 * cpus // 5 + 1)), rounds), cpus)
         table.insert(0, "case", f"{case.workload} {case.method} {case.page_kind}")
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
