@@ -51,3 +51,20 @@ def test_the_example_of_the_readme_runs():
     names = {}
     exec(block.replace("1 << 30", "8 << 20"), names)  # a smaller buffer
     assert names["result"].error == 0 and not np.any(names["buf"])
+
+
+def test_the_workload_of_the_docs_works():
+    from ktask import run, workloads
+
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/workloads.md").read_text(), re.DOTALL)
+    names = {"__name__": "example"}
+    exec(block, names)
+    state = names["WORKLOAD"].setup(workloads.Case("protect", "mprotect", "4KiB", 4 << 20))
+    try:
+        with pytest.raises(workloads.CheckError):  # nothing was done yet
+            state.before()
+            state.check()
+        assert run(0, state.size, state.ctl).error == 0
+        state.check()
+    finally:
+        state.close()
