@@ -1,19 +1,18 @@
-"""Reading a tidy table into scaling curves; whatever is wrong with it is told with its line."""
+"""Reading a tidy table into scaling curves; whatever is wrong with it is said with its line."""
 
 from __future__ import annotations
 
 import csv
-import itertools
 import json
 import math
 import re
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 THREADS = (
@@ -52,7 +51,7 @@ GROUPS = (
 UNLIKELY = 30.0
 MOST_THREADS = 1 << 20
 SHORTEST_S, LONGEST_S = 1e-12, 1e12  # what is outside of these is no time of a task
-NUMBER = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)\s*([a-zµ]*)\s*", re.IGNORECASE)
+NUMBER = r"(?i)^\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)\s*([a-zµ]*)\s*$"
 
 
 class TableError(ValueError):
@@ -107,298 +106,6 @@ class Table:
     notes: tuple[str, ...] = ()
 
 
-@dataclass
-class _Row:
-    line: int
-    group: tuple[str, ...]
-    threads: int
-    time_s: float
-    spread: float
-    size_bytes: int | None
-    cpus: int | None
-    new: bool
-
-
-@dataclass
-class _Reader:
-    """What is known about the file while its rows are read."""
-
-    path: Path
-    names: list[str]
-    threads: tuple[str, ...]  # where several tables were joined, the first one that is not empty
-    time: str
-    size: tuple[str, ...]
-    groups: list[str]
-    zero_below: float | None
-    seen: dict[str, tuple[str, int]] = field(default_factory=dict)  # unit by column, and its first line
-    aside: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
-
-    def fail(self, line: int, message: str) -> NoReturn:
-        raise TableError(f"{self.path}, line {line}: {message}")
-
-    def number(self, line: int, name: str, text: str, units: Mapping[str, float], default: str) -> float:
-        """Return a cell in the base unit; all cells of a column have to be in the same one."""
-        match = NUMBER.fullmatch(text)
-        unit = (match[2].lower() if match else "") or default
-        if not match or unit not in units or not math.isfinite(float(match[1])):
-            self.fail(line, f"{name} {text!r} is not understood; use a number, in {', '.join(units)}")
-        if units is TIME_UNITS:
-            named = _unit_of(name, TIME_UNITS, "")
-            first, where = self.seen.setdefault(name, (named, 1) if named else (unit, line))
-            if unit != first:
-                self.fail(line, f"{name} {text!r} is in {unit}, but line {where} in {first}; use one unit")
-        return float(match[1]) * units[unit]
-
-
-def _pick(names: list[str], wanted: str | None, known: Iterable[str], what: str, path: Path) -> str:
-    if wanted is not None:
-        if wanted not in names:
-            raise TableError(f"{path}, line 1: no column {wanted!r}; it has {', '.join(names)}")
-        return wanted
-    for name in known:
-        if name in names:
-            return name
-    raise TableError(
-        f"{path}, line 1: no column for the {what}, such as {next(iter(known))}; "
-        f"name one of {', '.join(names)} by --{what}-column"
-    )
-
-
-def _unit_of(name: str, units: Mapping[str, float], default: str) -> str:
-    """Return the unit that a column name ends in: time_ms_published is in ms."""
-    ending = name.removesuffix("_published").rpartition("_")[2].lower()
-    return ending if ending in units else default
-
-
-def _rows(path: Path) -> Iterable[tuple[int, list[str]]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)
-            for cells in reader:
-                if any(cell.strip() for cell in cells):
-                    yield reader.line_num, [cell.strip() for cell in cells]
-    except UnicodeDecodeError:
-        raise TableError(f"{path} is no UTF-8 text; save the table as CSV") from None
-    except csv.Error as error:
-        raise TableError(f"{path}, line {reader.line_num}: {error}") from None
-
-
-def _zero_below(path: Path) -> float | None:
-    """Return what a printed zero means, if a datapackage.json beside the table says so."""
-    package = path.parent / "datapackage.json"
-    try:
-        resources = json.loads(package.read_text(encoding="utf-8"))["resources"]
-        entry = next(item for item in resources if item.get("path") == path.name)
-        return entry.get("tidy", {}).get("zero_below")
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, StopIteration):
-        return None
-
-
-def _spread(cell: Callable[[str], str], time_text: str, time_s: float, unit: float) -> float:
-    """Return the relative standard deviation: as stated, and at least that of the printed digits."""
-    stated = 0.0
-    for name in SPREADS:
-        if NUMBER.fullmatch(cell(name)):
-            stated = abs(float(cell(name))) * TIME_UNITS[_unit_of(name, TIME_UNITS, "s")] / time_s
-            break
-    else:
-        if NUMBER.fullmatch(cell("spread_pct")):
-            stated = abs(float(cell("spread_pct"))) / 100
-    digits = NUMBER.fullmatch(time_text)[1].lower()
-    mantissa, _, exponent = digits.partition("e")
-    step = 10.0 ** (int(exponent or 0) - len(mantissa.partition(".")[2])) * unit
-    return math.hypot(min(stated, 0.3), min(step / time_s, 1.0) / math.sqrt(12))
-
-
-def _first(row: Mapping[str, str], names: Iterable[str]) -> tuple[str, str]:
-    """Return name and text of the first cell that is not empty."""
-    return next(((name, row[name]) for name in names if row[name]), ("", ""))
-
-
-def _size(reader: _Reader, line: int, name: str, text: str) -> int | None:
-    if not text:
-        return None
-    default = _unit_of(name, SIZE_UNITS, "b")
-    size = reader.number(line, name, text, SIZE_UNITS, default)
-    if not 0 < size <= 1 << 60:
-        reader.fail(line, f"{name} {text!r} is no size in {default}; use a positive one")
-    return round(size)
-
-
-def _threads(reader: _Reader, line: int, name: str, text: str) -> int:
-    if not re.fullmatch(r"\d+(\.0+)?", text) or int(float(text)) > MOST_THREADS:
-        reader.fail(line, f"{name} {text!r} is not allowed; use a whole number up to {MOST_THREADS}")
-    return int(float(text))
-
-
-def _time(reader: _Reader, line: int, text: str) -> float | None:
-    """Return the time of a row, or None for a zero that stands for less than the table can print."""
-    time_s = reader.number(line, reader.time, text, TIME_UNITS, _unit_of(reader.time, TIME_UNITS, "s"))
-    if time_s == 0 and reader.zero_below is not None:
-        return None
-    if not 0 < time_s <= LONGEST_S or time_s < SHORTEST_S:
-        hint = " (a zero by rounding: --skip-zero sets such rows aside)" if time_s == 0 else ""
-        reader.fail(line, f"{reader.time} {text!r} is not allowed; use a positive time{hint}")
-    return time_s
-
-
-def _same_time(reader: _Reader, line: int, cell: Callable[[str], str], time_s: float) -> None:
-    """Fail if a second column states another time, or a unit column another unit."""
-    for name in ("time_ms", "time_us", "time_ns", "time_ms_published"):
-        if name != reader.time and NUMBER.fullmatch(cell(name)):
-            other = float(cell(name)) * TIME_UNITS[_unit_of(name, TIME_UNITS, "s")]
-            if not 0.8 < other / time_s < 1.25:
-                reader.fail(line, f"{name} {cell(name)} and {reader.time} differ; is a unit mixed up?")
-    expected = _unit_of(reader.time, TIME_UNITS, "s")
-    for name in ("time_unit", "unit"):
-        if cell(name).lower() in TIME_UNITS and cell(name).lower() != expected:
-            reader.fail(
-                line, f"{name} {cell(name)!r} is not {expected} as {reader.time} has to be; convert it"
-            )
-
-
-def _parse(reader: _Reader, line: int, cells: list[str]) -> _Row | None:
-    if len(cells) != len(reader.names):
-        reader.fail(line, f"{len(cells)} cells, but the first line has {len(reader.names)}")
-    row = dict(zip(reader.names, cells, strict=True))
-
-    def cell(name: str) -> str:
-        return row.get(name, "")
-
-    if cell("warmup").lower() == "true":
-        reader.aside["warm-ups"].append(line)
-        return None
-    name, count = _first(row, reader.threads)
-    if not count or not row[reader.time]:
-        reader.aside["no thread count or no time"].append(line)
-        return None
-    threads = _threads(reader, line, name, count)
-    time_s = _time(reader, line, row[reader.time])
-    if threads == 0 or time_s is None:
-        reason = "0 threads: a kernel without helpers" if threads == 0 else "time below what the table prints"
-        reader.aside[reason].append(line)
-        return None
-    _same_time(reader, line, cell, time_s)
-    unit = TIME_UNITS[_unit_of(reader.time, TIME_UNITS, "s")]
-    cpus = cell("cpus").removesuffix(".0")
-    return _Row(
-        line,
-        tuple(row[name] for name in reader.groups),
-        threads,
-        time_s,
-        _spread(cell, row[reader.time], time_s, unit),
-        _size(reader, line, *_first(row, reader.size)),
-        int(cpus) if re.fullmatch(r"[1-9]\d{0,6}", cpus) else None,
-        cell("new_measurement").lower() != "no",
-    )
-
-
-def _without_point_names(rows: list[_Row], at: int | None) -> list[_Row]:
-    """Blank the variant where it names the point and not the curve ("multiplier 1", "multiplier 2")."""
-    if at is None:
-        return rows
-    families: dict[Any, list[_Row]] = defaultdict(list)
-    for row in rows:
-        families[row.group[:at], row.group[at + 1 :], row.size_bytes].append(row)
-    for family in families.values():
-        counts = [row.threads for row in family]
-        variants = [row.group[at] for row in family]
-        if len(set(counts)) == len(counts) == len(set(variants)) > 1:
-            for row in family:
-                row.group = (*row.group[:at], "", *row.group[at + 1 :])
-    return rows
-
-
-def _check_jumps(reader: _Reader, rows: list[_Row]) -> None:
-    """Fail at a time that can only be in another unit than its neighbours."""
-    work = {row.line: math.log(row.time_s) for row in rows}
-    middle = float(np.median(list(work.values())))
-    ordered = sorted(rows, key=lambda row: row.threads)
-    for one, two in itertools.pairwise(ordered):
-        ratio = one.time_s / two.time_s
-        if not 1 / UNLIKELY < ratio < UNLIKELY * two.threads / one.threads:
-            worst = max((one, two), key=lambda row: abs(work[row.line] - middle))
-            reader.fail(
-                worst.line,
-                f"{reader.time} {worst.time_s:g} s does not fit its neighbours ({one.threads} threads "
-                f"{one.time_s:g} s, {two.threads} threads {two.time_s:g} s); are units mixed?",
-            )
-
-
-def _value(text: str) -> Any:
-    """Return a cell as the number that it is, or as text."""
-    match = re.fullmatch(r"-?\d+(\.\d+)?", text)
-    return text if not match else float(text) if match[1] else int(text)
-
-
-def _curve(reader: _Reader, rows: list[_Row]) -> Curve:
-    by_threads: dict[int, list[_Row]] = defaultdict(list)
-    for row in sorted(rows, key=lambda row: row.threads):
-        by_threads[row.threads].append(row)
-    time_s, spread = [], []
-    for same in by_threads.values():
-        times = np.array([row.time_s for row in same])
-        time_s.append(float(np.median(times)))
-        among = float(np.std(np.log(times), ddof=1)) / math.sqrt(len(times)) if len(times) > 1 else 0.0
-        spread.append(math.hypot(float(np.median([row.spread for row in same])), among))
-    group = {name: _value(text) for name, text in zip(reader.groups, rows[0].group, strict=True)}
-    cpus = {row.cpus for row in rows}
-    return Curve(
-        group,
-        np.array(list(by_threads)),
-        np.array(time_s),
-        np.array(spread),
-        rows[0].size_bytes,
-        cpus.pop() if len(cpus) == 1 else None,
-        tuple(row.line for row in rows),
-    )
-
-
-def _columns(
-    names: list[str], wanted: str | None, known: Iterable[str], what: str, path: Path, lines: list[list[str]]
-) -> tuple[str, ...]:
-    """Return the column wanted, or the first known one, and further known ones where it is empty."""
-    first = _pick(names, wanted, known, what, path)
-    at = names.index(first)
-    if wanted is not None or all(cells[at] for cells in lines if len(cells) > at):
-        return (first,)
-    return (first, *(name for name in known if name in names and name != first))
-
-
-def _check_header(names: list[str], path: Path) -> None:
-    if not names:
-        raise TableError(f"{path}, line 1: no column, the file is empty; a table has threads, size and time")
-    other = next((mark for mark in (";", "\t", "|") if len(names) == 1 and mark in names[0]), None)
-    if other:
-        raise TableError(
-            f"{path}, line 1: no columns but one, its cells are separated by {other!r}; use commas"
-        )
-
-
-def _open(path: Path, names: list[str], options: Mapping[str, Any], lines: list[list[str]]) -> _Reader:
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise TableError(f"{path}, line 1: two columns are called {twice!r}")
-    threads = _columns(names, options["threads"], THREADS, "threads", path, lines)
-    time = _pick(names, options["time"], TIMES, "time", path)
-    size: tuple[str, ...] = ()
-    if options["size"] != "none":
-        size = _columns(names, options["size"], SIZES, "size", path, lines)
-    for name in options["by"] or ():
-        _pick(names, name, (), "by", path)
-    taken = {*threads, time}
-    groups = [name for name in options["by"] or GROUPS if name in names and name not in taken]
-    groups += [name for name in size if name not in groups]
-    zero_below = 0.0 if options["skip_zero"] else _zero_below(path)
-    return _Reader(path, names, threads, time, size, groups, zero_below)
-
-
-def _repeats(curves: dict[Any, list[_Row]]) -> tuple[dict[Any, list[_Row]], list[int]]:
-    """Split off the curves that only repeat, digit for digit, what an earlier version had published."""
-    kept = {key: rows for key, rows in curves.items() if any(row.new for row in rows)}
-    return kept, [row.line for key, rows in curves.items() if key not in kept for row in rows]
-
-
 def read_curves(
     path: Path | str,
     *,
@@ -429,28 +136,285 @@ def read_curves(
         If a column is missing, a value has no place in a curve, units are mixed, or the whole table knows
         only one thread count. The message names the line.
     """
-    path = Path(path)
-    (_, names), *lines = [*_rows(path)] or [(1, [])]
-    _check_header(names, path)
-    options = {"threads": threads, "size": size, "time": time, "by": list(by or ()), "skip_zero": skip_zero}
-    reader = _open(path, names, options, [cells for _, cells in lines])
-    parsed = [(line, _parse(reader, line, cells)) for line, cells in lines]
-    rows = [row for _, row in parsed if row is not None]
-    if not rows:
-        raise TableError(
-            f"{path}, line {parsed[-1][0] if parsed else 1}: no row with a thread count and a time"
+    file = _File(Path(path))
+    counts = file.columns(threads, THREADS, "threads")
+    clock = file.pick(time, TIMES, "time")
+    sizes = [] if size == "none" else file.columns(size, SIZES, "size")
+    for name in (by := list(by or ())):
+        file.pick(name, (), "by")
+    names = [name for name in by or GROUPS if name in file.cells and name not in {*counts, clock}]
+    names += [name for name in sizes if name not in names]
+    rows = file.rows(counts, sizes, clock, 0.0 if skip_zero else _zero_below(file.path))
+    curves = file.curves(rows, names, clock)
+    columns = {"threads": counts[0], "size": sizes[0] if sizes else None, "time": clock, "by": names}
+    notes = [f"{n} rows set aside: {reason}" for reason, n in file.aside.items() if n]
+    return Table(file.path, curves, columns, tuple(notes))
+
+
+def _read(path: Path) -> pd.DataFrame:
+    """Return the cells of a file as text, by the lines where they stand."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, strict=True)
+            rows = {reader.line_num: [cell.strip() for cell in cells] for cells in reader}  # noqa: B035
+    except UnicodeDecodeError:
+        raise TableError(f"{path} is no UTF-8 text; save the table as CSV") from None
+    except csv.Error as error:
+        raise TableError(f"{path}, line {reader.line_num}: {error}") from None
+    filled = {line: cells for line, cells in rows.items() if any(cells)}
+    if not filled:
+        problem = "no column, the file is empty; a table has threads, size and time"
+        raise TableError(f"{path}, line 1: {problem}")
+    names = filled.pop(next(iter(filled)))
+    for line, cells in filled.items():
+        if len(cells) != len(names):
+            problem = f"{len(cells)} cells, but the first line has {len(names)}"
+            raise TableError(f"{path}, line {line}: {problem}")
+    return pd.DataFrame.from_dict(filled, orient="index", columns=names, dtype=str)
+
+
+class _File:
+    """The cells of a table, and what is known of them."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.cells = _read(path)
+        self.names = self.cells.columns.tolist()
+        self.aside: dict[str, int] = {}
+        other = next((mark for mark in ";\t|" if len(self.names) == 1 and mark in self.names[0]), None)
+        if other:
+            raise self.error(1, f"no columns but one, its cells are separated by {other!r}; use commas")
+        if len(set(self.names)) < len(self.names):
+            twice = next(name for name in self.names if self.names.count(name) > 1)
+            raise self.error(1, f"two columns are called {twice!r}")
+
+    def error(self, line: int, message: str) -> TableError:
+        return TableError(f"{self.path}, line {line}: {message}")
+
+    def refuse(self, bad: pd.Series, message: Callable[[int], str]) -> None:
+        """Raise at the first line that is bad."""
+        if bad.any():
+            raise self.error(bad.idxmax(), message(bad.idxmax()))
+
+    def set_aside(self, rows: pd.Series, reason: str) -> None:
+        """Go on without some rows, and remember how many."""
+        self.aside[reason] = int(rows.sum())
+        self.cells = self.cells[~rows]
+
+    def pick(self, wanted: str | None, known: Sequence[str], what: str) -> str:
+        """Return the column wanted, or the first known one."""
+        if wanted is not None and wanted not in self.names:
+            raise self.error(1, f"no column {wanted!r}; it has {', '.join(self.names)}")
+        found = wanted or next((name for name in known if name in self.names), None)
+        if found is None:
+            such = f"no column for the {what}, such as {known[0]}"
+            raise self.error(1, f"{such}; name one of {', '.join(self.names)} by --{what}-column")
+        return found
+
+    def columns(self, wanted: str | None, known: Sequence[str], what: str) -> list[str]:
+        """Return the column wanted, or the first known one and others for where it is empty."""
+        first = self.pick(wanted, known, what)
+        if wanted is not None or (self.cells[first] != "").all():
+            return [first]
+        return [first, *(name for name in known if name in self.names and name != first)]
+
+    def column(self, name: str) -> pd.Series:
+        """Return the cells of a column, empty if there is none."""
+        return self.cells[name] if name in self.cells else pd.Series("", self.cells.index)
+
+    def rows(self, counts: list[str], sizes: list[str], clock: str, zero_below: float | None) -> pd.DataFrame:
+        """Return the rows that have a place in a curve as numbers, by line."""
+        self.set_aside(self.column("warmup").str.lower() == "true", "warm-ups")
+        empty = (self.cells[counts] == "").all(axis=1) | (self.cells[clock] == "")
+        self.set_aside(empty, "no thread count or no time")
+        if self.cells.empty:
+            raise self.error(
+                int(empty.index.max()) if len(empty) else 1, "no row with a thread count and a time"
+            )
+        text, name = self.first(counts)
+        threads = pd.to_numeric(text.where(text.str.fullmatch(r"\d+(\.0+)?")), errors="coerce")
+        allowed = f"is not allowed; use a whole number up to {MOST_THREADS}"
+        self.refuse(~(threads <= MOST_THREADS), lambda line: f"{name[line]} {text[line]!r} {allowed}")
+        time_s, step_s = self.times(clock, zero_below is not None)
+        self.set_aside(threads == 0, "0 threads: a kernel without helpers")
+        self.set_aside(time_s[self.cells.index] == 0, "time below what the table prints")
+        time_s, step_s, threads = (one[self.cells.index] for one in (time_s, step_s, threads))
+        self.same_times(clock, time_s)
+        cpus = self.column("cpus").str.removesuffix(".0")
+        return pd.DataFrame(
+            {
+                "threads": threads.astype(np.int64),
+                "time_s": time_s,
+                "spread": np.hypot(
+                    self.stated_spread(time_s).clip(upper=0.3),
+                    (step_s / time_s).clip(upper=1) / math.sqrt(12),
+                ),
+                "size_bytes": self.sizes(sizes) if sizes else np.nan,
+                "cpus": pd.to_numeric(cpus.where(cpus.str.fullmatch(r"[1-9]\d{0,6}"))),
+                "is_new": self.column("new_measurement").str.lower() != "no",
+            },
+            index=self.cells.index,
         )
-    at = reader.groups.index("variant") if "variant" in reader.groups else None
-    grouped: dict[Any, list[_Row]] = defaultdict(list)
-    for row in _without_point_names(rows, at):
-        grouped[row.group].append(row)
-    grouped, reader.aside["repeats of an earlier version"] = _repeats(grouped)
-    for same in grouped.values():
-        _check_jumps(reader, same)
-    if len({row.threads for same in grouped.values() for row in same}) == 1:
-        reader.fail(rows[0].line, f"every row has {rows[0].threads} threads; a curve needs two thread counts")
-    curves = tuple(_curve(reader, same) for same in grouped.values())
-    columns = {"threads": reader.threads[0], "size": (*reader.size, None)[0], "time": reader.time}
-    columns["by"] = reader.groups
-    notes = [f"{len(where)} rows set aside: {reason}" for reason, where in reader.aside.items() if where]
-    return Table(path, curves, columns, tuple(notes))
+
+    def first(self, names: list[str]) -> tuple[pd.Series, pd.Series]:
+        """Return text and column of the first cell of each row that is not empty."""
+        cells = self.cells[names]
+        text = cells.where(cells != "").bfill(axis=1).iloc[:, 0].fillna("")
+        return text, (cells != "").idxmax(axis=1) if len(cells) else text
+
+    def numbers(
+        self, name: pd.Series, text: pd.Series, units: Mapping[str, float], default: str
+    ) -> tuple[pd.Series, pd.Series, pd.Series]:
+        """Return numbers, their digits and their units; a cell has its own unit, or that of its column."""
+        parts = text.str.extract(NUMBER)
+        unit = parts[1].str.lower().where(parts[1] != "", name.map(lambda one: _unit_of(one, units, default)))
+        number = pd.to_numeric(parts[0])
+        bad = ~np.isfinite(number) | ~unit.isin(units)
+        allowed = f"is not understood; use a number, in {', '.join(units)}"
+        self.refuse(bad, lambda line: f"{name[line]} {text[line]!r} {allowed}")
+        return number, parts[0].str.lower(), unit
+
+    def times(self, clock: str, may_be_zero: bool) -> tuple[pd.Series, pd.Series]:
+        """Return the times of all rows, and the step of their last printed digit, in seconds."""
+        text = self.cells[clock]
+        number, digits, unit = self.numbers(pd.Series(clock, text.index), text, TIME_UNITS, "s")
+        named = _unit_of(clock, TIME_UNITS, "")
+        first, where = (named, 1) if named or not len(unit) else (unit.iloc[0], unit.index[0])
+        in_first = f"but line {where} in {first}; use one unit"
+        self.refuse(unit != first, lambda line: f"{clock} {text[line]!r} is in {unit[line]}, {in_first}")
+        factor = unit.map(TIME_UNITS)
+        time_s = number * factor
+        fits = time_s.between(SHORTEST_S, LONGEST_S) | ((time_s == 0) & may_be_zero)
+        hint = " (a zero by rounding: --skip-zero sets such rows aside)"
+        self.refuse(
+            ~fits,
+            lambda line: (
+                f"{clock} {text[line]!r} is not allowed; use a positive time"
+                + (hint if time_s[line] == 0 else "")
+            ),
+        )
+        parts = digits.str.extract(r"^[-+]?\d*\.?(\d*)(?:e([-+]?\d+))?$")
+        exponent = pd.to_numeric(parts[1]).fillna(0) - parts[0].str.len()
+        return time_s, factor * 10.0**exponent
+
+    def same_times(self, clock: str, time_s: pd.Series) -> None:
+        """Refuse a second column that states another time, or a unit column with another unit."""
+        for name in ("time_ms", "time_us", "time_ns", "time_ms_published"):
+            if name != clock:
+                text = self.column(name)
+                ratio = (
+                    pd.to_numeric(text, errors="coerce")
+                    * TIME_UNITS[_unit_of(name, TIME_UNITS, "s")]
+                    / time_s
+                )
+                self.refuse(
+                    ratio.notna() & ~ratio.between(0.8, 1.25, inclusive="neither"),
+                    lambda line, n=name, t=text: f"{n} {t[line]} and {clock} differ; is a unit mixed up?",
+                )
+        expected = _unit_of(clock, TIME_UNITS, "s")
+        needs = f"is not {expected} as {clock} has to be; convert it"
+        for name in ("time_unit", "unit"):
+            text = self.column(name)
+            other = text.str.lower().isin(TIME_UNITS) & (text.str.lower() != expected)
+            self.refuse(other, lambda line, n=name, t=text: f"{n} {t[line]!r} {needs}")
+
+    def stated_spread(self, time_s: pd.Series) -> pd.Series:
+        """Return the standard deviation over the time, as the table states it; 0 if it does not."""
+        found = pd.Series(np.nan, time_s.index)
+        for name in (*SPREADS, "spread_pct"):
+            value = pd.to_numeric(self.column(name), errors="coerce").abs()
+            unit = time_s / 100 if name == "spread_pct" else TIME_UNITS[_unit_of(name, TIME_UNITS, "s")]
+            found = found.fillna(value * unit / time_s)
+        return found.fillna(0.0)
+
+    def sizes(self, names: list[str]) -> pd.Series:
+        """Return the sizes in bytes, NaN where there is none."""
+        text, name = self.first(names)
+        text, name = text[text != ""], name[text != ""]
+        number, _, unit = self.numbers(name, text, SIZE_UNITS, "b")
+        size = number * unit.map(SIZE_UNITS)
+        self.refuse(
+            ~((size > 0) & (size <= 1 << 60)),
+            lambda line: f"{name[line]} {text[line]!r} is no size in {unit[line]}; use a positive one",
+        )
+        return size.round()
+
+    def curves(self, rows: pd.DataFrame, names: list[str], clock: str) -> tuple[Curve, ...]:
+        """Return the rows as curves, in the order of the file."""
+        groups = self.cells.loc[rows.index, names]
+        if "variant" in names:
+            groups["variant"] = _without_point_names(groups, rows)
+        rows["key"] = list(map(tuple, groups.to_numpy().tolist()))
+        is_new = rows.groupby("key").is_new.transform("any")
+        self.aside["repeats of an earlier version"] = int((~is_new).sum())
+        found = list(rows[is_new].groupby("key", sort=False))
+        for _, same in found:
+            self.check_jumps(same, clock)
+        counts = rows.threads[is_new].unique()
+        if len(counts) == 1:
+            raise self.error(
+                rows.index[0], f"every row has {counts[0]} threads; a curve needs two thread counts"
+            )
+        return tuple(_curve(dict(zip(names, map(_value, key), strict=True)), same) for key, same in found)
+
+    def check_jumps(self, rows: pd.DataFrame, clock: str) -> None:
+        """Refuse a time that can only be in another unit than its neighbours."""
+        one = rows.sort_values("threads", kind="stable")
+        two = one.shift(-1)
+        ratio = one.time_s / two.time_s
+        bad = ~ratio.between(1 / UNLIKELY, UNLIKELY * two.threads / one.threads, inclusive="neither")
+        for at in np.flatnonzero(bad[:-1])[:1]:
+            pair = one.iloc[at : at + 2]
+            off = np.abs(np.log(pair.time_s) - np.log(rows.time_s).median())
+            told = ", ".join(
+                f"{int(n)} threads {t:g} s" for n, t in zip(pair.threads, pair.time_s, strict=True)
+            )
+            worst = f"{clock} {pair.time_s[off.idxmax()]:g} s does not fit its neighbours"
+            raise self.error(off.idxmax(), f"{worst} ({told}); are units mixed?")
+
+
+def _unit_of(name: str, units: Mapping[str, float], default: str) -> str:
+    """Return the unit that a column name ends in: time_ms_published is in ms."""
+    ending = name.removesuffix("_published").rpartition("_")[2].lower()
+    return ending if ending in units else default
+
+
+def _zero_below(path: Path) -> float | None:
+    """Return what a printed zero means, if a datapackage.json beside the table says so."""
+    package = path.parent / "datapackage.json"
+    try:
+        resources = json.loads(package.read_text(encoding="utf-8"))["resources"]
+        entry = next(item for item in resources if item.get("path") == path.name)
+        return entry.get("tidy", {}).get("zero_below")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, StopIteration):
+        return None
+
+
+def _without_point_names(groups: pd.DataFrame, rows: pd.DataFrame) -> pd.Series:
+    """Return the variants, blank where one names the point and not the curve ("multiplier 1", "2", ...)."""
+    others = [groups[name] for name in groups.columns.drop("variant")]
+    family = rows.assign(variant=groups.variant).groupby([*others, rows.size_bytes.fillna(0)], sort=False)
+    n = family.threads.transform("size")
+    counts, variants = (family[name].transform("nunique") for name in ("threads", "variant"))
+    return groups.variant.mask((n > 1) & (n == counts) & (n == variants), "")
+
+
+def _value(text: str) -> Any:
+    """Return a cell as the number that it is, or as text."""
+    match = re.fullmatch(r"-?\d+(\.\d+)?", text)
+    return text if not match else float(text) if match[1] else int(text)
+
+
+def _curve(group: dict[str, Any], rows: pd.DataFrame) -> Curve:
+    by_threads = rows.assign(log_time=np.log(rows.time_s)).groupby("threads")
+    among = (by_threads.log_time.std() / np.sqrt(by_threads.size())).fillna(0.0)
+    size, cpus = rows.size_bytes.iloc[0], rows.cpus.iloc[0]
+    return Curve(
+        group,
+        np.array(list(by_threads.groups)),
+        by_threads.time_s.median().to_numpy(),
+        np.hypot(by_threads.spread.median(), among).to_numpy(),
+        None if np.isnan(size) else int(size),
+        int(cpus) if (rows.cpus == cpus).all() else None,
+        tuple(rows.index.tolist()),
+    )
