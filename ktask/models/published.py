@@ -41,48 +41,39 @@ def read_file(name: str, folder: Path = FOLDER) -> pd.DataFrame:
     return pd.read_csv(folder / f"{name}.csv", dtype=str, keep_default_na=False)
 
 
-def _numbers(raw: pd.DataFrame, column: str | None) -> pd.Series:
-    if column is None or column not in raw:
-        return pd.Series(np.nan, raw.index)
-    return pd.to_numeric(raw[column], errors="coerce")
-
-
-def _text(raw: pd.DataFrame, column: str) -> pd.Series:
-    return raw[column] if column in raw else pd.Series("", raw.index)
-
-
-def _stdev(raw: pd.DataFrame, how: dict[str, Any], value: pd.Series) -> pd.Series:
-    """Return the standard deviation; a spread of undefined kind counts as one, being the nearest there is."""
-    stated = _numbers(raw, how.get("stdev")) * how.get("stdev_scale", 1)
-    return stated.fillna(value * _numbers(raw, how.get("spread_pct")) / 100)
-
-
-def _case(raw: pd.DataFrame, columns: list[str]) -> list[str]:
-    """Return what the columns hold, as one text per row: "environment=kvm guest"."""
-    rows = raw[columns].to_dict("records") if columns else [{}] * len(raw)
-    return [", ".join(f"{name}={text}" for name, text in row.items() if text) for row in rows]
-
-
 def _tidy_file(raw: pd.DataFrame, name: str, how: dict[str, Any]) -> pd.DataFrame:
-    value = _numbers(raw, how["value"])
+    """Return the rows of a file as those of `load`; what the file does not have is empty."""
+
+    def text(column: str) -> pd.Series:
+        return raw[column] if column in raw else pd.Series("", raw.index)
+
+    def numbers(column: str) -> pd.Series:
+        return pd.to_numeric(text(column), errors="coerce")
+
+    value, case = numbers(how["value"]), how.get("case", [])
     unit = raw[how["unit_column"]] if "unit_column" in how else pd.Series(how["unit"], raw.index)
-    table = pd.DataFrame({"file": name, "line": np.arange(2, len(raw) + 2)}, index=raw.index)
-    for column in TEXTS:
-        table[column] = _text(raw, column)
-    for column in ("workload", "variant", "metric"):
-        table[column] = _text(raw, how.get(column, column))
-    table["case"] = _case(raw, how.get("case", []))
-    table["threads"] = _numbers(raw, how.get("threads"))
-    table["size_bytes"] = _numbers(raw, how.get("size_gib")) * GIB
-    table["value"], table["unit"] = value, unit
-    table["stdev"] = _stdev(raw, how, value)
-    table["time_s"] = value.where(unit == "s")
-    for column in COUNTS:
-        table[column] = _numbers(raw, column)
-    table["new_measurement"] = _text(raw, "new_measurement") != "no"
-    for column in SOURCE:
-        table[column] = _text(raw, column)
-    return table
+    # A spread of undefined kind counts as a standard deviation, being the nearest there is.
+    stdev = numbers(how.get("stdev", "")) * how.get("stdev_scale", 1)
+    return pd.DataFrame(
+        {
+            **{"file": name, "line": np.arange(2, len(raw) + 2)},
+            **{column: text(column) for column in TEXTS},
+            **{column: text(how.get(column, column)) for column in ("workload", "variant", "metric")},
+            "case": [
+                ", ".join(f"{column}={cell}" for column, cell in zip(case, row, strict=True) if cell)
+                for row in raw[case].to_numpy()
+            ],
+            "threads": numbers(how.get("threads", "")),
+            "size_bytes": numbers(how.get("size_gib", "")) * GIB,
+            **{"value": value, "unit": unit},
+            "stdev": stdev.fillna(value * numbers(how.get("spread_pct", "")) / 100),
+            "time_s": value.where(unit == "s"),
+            **{column: numbers(column) for column in COUNTS},
+            "new_measurement": text("new_measurement") != "no",
+            **{column: text(column) for column in SOURCE},
+        },
+        index=raw.index,
+    )
 
 
 @functools.lru_cache(maxsize=2)

@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -46,7 +46,8 @@ from ktask.models.simulation.simulator import run_plan
 GIB = 1 << 30
 KERNEL = policy.Machine(96, {0: 48, 1: 48})  # what the policy saw; the cpumask left 8 CPUs to run on
 MIN_CHUNK = 2 << 20  # PMD_SIZE, which the author later called a mistake
-SCHEDULES = {"balanced": "node", "pinned": "cpu"}
+RunQueue = Literal["cpu", "node"]
+SCHEDULES: dict[str, RunQueue] = {"balanced": "node", "pinned": "cpu"}
 BEFORE_S = 1e-3
 ROUNDS = 4  # of usemem in case 3
 NODE_GIB = 377  # of the machine of case 3; the other one is not named, but has two sockets, too
@@ -107,7 +108,7 @@ def rows() -> pd.DataFrame:
     return table
 
 
-def _outcome(setting: Setting, run_queue: str, row: Any) -> dict[str, float]:
+def _outcome(setting: Setting, run_queue: RunQueue, row: Any) -> dict[str, float]:
     """Return by kind of row the simulated seconds: the task, the last thread of the load, and their mean."""
     threads = 0 if pd.isna(row.kernel_threads) else int(row.kernel_threads)
     load_threads = int(row.competitor_threads)
@@ -140,7 +141,7 @@ def _outcome(setting: Setting, run_queue: str, row: Any) -> dict[str, float]:
 # --- calibration -------------------------------------------------------------------------------------------
 
 
-def settings(table: pd.DataFrame, run_queue: str) -> dict[str, Setting]:
+def settings(table: pd.DataFrame, run_queue: RunQueue) -> dict[str, Setting]:
     """Return the setting of each table, from the rows that are calibrated on."""
     vfio = table[(table.case_number == 3) & (table.kind == "task") & (table.competitor_threads == 0)]
     one_s, eight_s = (float(vfio[vfio.kernel_threads == n].time_s.iloc[0]) for n in (1, 8))
@@ -201,7 +202,7 @@ def remote_penalty() -> float:
     return 1 + float(far @ longer / (far @ far))
 
 
-def _with_work(setting: Setting, run_queue: str, table: pd.DataFrame, name: str) -> Setting:
+def _with_work(setting: Setting, run_queue: RunQueue, table: pd.DataFrame, name: str) -> Setting:
     """Return the setting whose work makes the simulated task take as long as the row that stands in."""
     row = next(table[(table.setting == name) & (table.kind == "task") & table.calibrated_on].itertuples())
 
