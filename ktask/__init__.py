@@ -22,6 +22,7 @@ from ktask.engine.task import Ctl, Node, Result
 if TYPE_CHECKING:
     from ktask.engine.run import plan, run, run_numa
     from ktask.engine.thread_functions import thread_func
+    from ktask.lab.measure.cell import measure
     from ktask.memory.inspect import walk
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Node",
     "Result",
     "__version__",
+    "measure",
     "plan",
     "run",
     "run_numa",
@@ -45,6 +47,7 @@ _LAZY = {
     "plan": "ktask.engine.run",
     "thread_func": "ktask.engine.thread_functions",
     "walk": "ktask.memory.inspect",
+    "measure": "ktask.lab.measure.cell",
 }
 
 

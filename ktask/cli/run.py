@@ -70,16 +70,34 @@ def run(
 
     Exit 1 if this machine cannot do it, with the reason.
     """
-    from ktask.lab.measure import one_case  # noqa: PLC0415
-    from ktask.workloads import CheckError  # noqa: PLC0415
+    from ktask.lab.measure.cell import run_one  # noqa: PLC0415
+    from ktask.workloads import Case, CheckError  # noqa: PLC0415
 
-    case = one_case.choose(workload, backend, method, page_size, size, min_chunk, policy, settings or ())
+    options = dict(map(_setting, settings or ()))
+    case = Case.of(
+        workload,
+        method,
+        size=size,
+        page_kind=page_size,
+        backend=backend,
+        min_chunk=min_chunk,
+        policy=policy,
+        options=options,
+    )
     try:
-        result = one_case.run_one(case, threads, repetitions, trace)
+        result = run_one(case, threads, repetitions, trace)
     except CheckError as error:
         fail(f"no result, the work was not done as it should: {error}", FOUND)
     emit(result, as_json, render)
     raise typer.Exit(FOUND if "skipped" in result else OK)
+
+
+def _setting(text: str) -> tuple[str, str]:
+    """Return name and value of a setting."""
+    name, is_there, value = text.partition("=")
+    if not is_there:
+        raise ValueError(f"setting {text!r} is not understood; use name=value, such as layout=sparse")
+    return name.strip(), value.strip()
 
 
 def render(result: dict[str, Any]) -> Iterator[Part]:

@@ -21,7 +21,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from ktask.common.files import whole
+from ktask.common.files import atomic_write
 from ktask.common.units import fmt_size, fmt_time
 
 PALETTE = tuple(sns.color_palette("colorblind").as_hex())
@@ -326,7 +326,7 @@ ElementTree.register_namespace("", XML[1:-1])
 def save(drawing: Figure, path: Path | str) -> None:
     """Write a drawing as the kind of picture that the name of the file ends in; whole or not at all."""
     kind = Path(path).suffix[1:]
-    with theme(), whole(path) as partial:
+    with theme(), atomic_write(path) as partial:
         drawing.savefig(partial, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from html import escape
 from typing import Any
 
-from ktask.common.units import fmt_size, fmt_time
+from ktask.common.units import fmt_number, fmt_rate, fmt_size, fmt_time
 
 MOST_CHUNKS = 6
 
@@ -19,6 +20,26 @@ def fact_table(title: str, rows: Iterable[tuple[str, object]]) -> str:
         for name, value in rows
     )
     return f"<table><caption>{escape(title)}</caption><tbody>{body}</tbody></table>"
+
+
+def formatted(table: Any, **forms: Callable[[Any], str]) -> Any:
+    """Return a table as people read it, a DataFrame of text.
+
+    Numbers have three significant digits; `_bytes` are sizes, `_s` times, and `_per_s` entries per second,
+    unless `forms` says otherwise for a column.
+    """
+
+    def form(name: str, is_float: bool) -> Callable[[Any], Any]:
+        if name in forms:
+            return forms[name]
+        if name.endswith("_per_s"):
+            return partial(fmt_rate, unit="entry")
+        suffixes = {"_bytes": fmt_size, "_s": fmt_time}
+        found = next((to_text for suffix, to_text in suffixes.items() if name.endswith(suffix)), None)
+        return found or (fmt_number if is_float else str)
+
+    made = table.apply(lambda column: column.map(form(str(column.name), column.dtype.kind == "f")))
+    return made.rename(fmt_size) if str(table.index.name).endswith("_bytes") else made
 
 
 def _listed(values: Iterable[object], most: int = MOST_CHUNKS) -> str:

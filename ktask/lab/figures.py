@@ -11,8 +11,8 @@ from ktask.common.units import NO_VALUE, fmt_size
 
 @theme()
 def repetitions(cell) -> Drawing:
-    """Draw every repetition of a cell, by thread count; cold ones are crosses."""
-    table = cell.table().query("not warmup")
+    """Draw every repetition of a measurement, by thread count; cold ones are crosses."""
+    table = cell.records.query("not warmup")
     cold = ["cold memory" if "cold_memory" in flags else "repetition" for flags in table["flags"]]
     spread = 0.12 * ((table["round"] % 7) / 6 - 0.5)
     points = pd.DataFrame({"ms": table["wall_s"] * 1e3, "height": table["threads"] + spread, "memory": cold})

@@ -22,7 +22,7 @@ import yaml
 from ktask.common.files import atomic_write, read_json, write_json
 from ktask.lab import traces
 
-SCHEMA_VERSION = "1.3"
+SCHEMA_VERSION = "1.4"
 
 # name, Frictionless type, Arrow type, what it is
 COLUMNS: tuple[tuple[str, str, pa.DataType, str], ...] = (
@@ -64,13 +64,15 @@ COLUMNS: tuple[tuple[str, str, pa.DataType, str], ...] = (
         "calls in a row that the repetition is the mean of; steal, switches: all",
     ),
     ("apart_s", "number", pa.float64(), "seconds from the first thread without more chunks to the last"),
+    ("helper_nice", "integer", pa.int32(), "nice level of the helpers; none if it was the caller's"),
+    ("run_mode", "string", pa.string(), "how the engine ran: pinning, priorities, signals"),
 )
 SCHEMA = pa.schema([pa.field(name, kind) for name, _, kind, _ in COLUMNS])
 SKIPPED_COLUMNS = (
     *("cell_id", "workload", "backend", "method", "page_kind", "size_bytes", "reason", "failed", "options"),
 )
 # Columns that older files lack, with what stands for them.
-_SINCE = {"options": "", "calls": 1, "apart_s": None}
+_SINCE = {"options": "", "calls": 1, "apart_s": None, "helper_nice": None, "run_mode": ""}
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,9 @@ def read_records(path: Path) -> pd.DataFrame:
             table = table.append_column(name, pa.array([_SINCE[name]] * len(table), SCHEMA.field(name).type))
         if missing := [name for name in SCHEMA.names if name not in table.column_names]:
             raise pa.ArrowInvalid(f"it lacks the columns {', '.join(missing)}")
-        return _plausible(table.select(SCHEMA.names).cast(SCHEMA).to_pandas())
+        return _plausible(
+            table.select(SCHEMA.names).cast(SCHEMA).to_pandas().astype({"helper_nice": "Int32"})
+        )
     except (pa.ArrowException, OSError, KeyError) as error:
         reason = str(error).partition("\n")[0]  # what follows is a dump of the schema
         raise ValueError(

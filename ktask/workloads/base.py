@@ -94,7 +94,7 @@ class Case:
         return cls(
             found.name,
             chosen.name,
-            known_page_kind(page_kind or chosen.usual_page_kind),
+            known_page_kind(chosen.usual_page_kind if page_kind is None else page_kind),
             parse_size(size),
             parse_size(min_chunk),
             policy,
@@ -114,6 +114,14 @@ class Case:
     def options_text(self) -> str:
         """The options that are set, as in "layout=sparse,pid=17"; empty if all have their defaults."""
         return ",".join(f"{name}={value}" for name, value in self.options)
+
+    @property
+    def about(self) -> str:
+        """What the case does, and what ends its scaling, in a few lines."""
+        workload = get(self.workload)
+        method = workload.method(self.method)
+        lines = [workload.about, f"{method.name} ({method.backend}): {method.about}."]
+        return "\n".join(lines + ([f"Bottleneck: {method.limit}"] if method.limit else []))
 
     @property
     def page_size(self) -> int:

@@ -122,7 +122,7 @@ def test_a_check_that_fails_is_no_traceback(monkeypatch, capsys):
     def fail(*_):
         raise workloads.CheckError("3 pages still hold data")
 
-    monkeypatch.setattr("ktask.lab.measure.one_case.run_one", fail)
+    monkeypatch.setattr("ktask.lab.measure.cell.run_one", fail)
     monkeypatch.setattr("sys.argv", ["ktask", "run", "zeroing"])
     with pytest.raises(SystemExit) as ended:
         cli.main()

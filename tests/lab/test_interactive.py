@@ -11,11 +11,11 @@ import pytest
 from test_measure import PLAIN, Bench
 
 import ktask
-from ktask.common import progress
+from ktask.common import progress, views
 from ktask.engine.policy import Part, Plan
 from ktask.engine.task import Result
-from ktask.lab.measure import session
-from ktask.lab.measure.cell import Protocol, measure
+from ktask.lab.measure.cell import measure_case
+from ktask.lab.measure.measurement import Protocol
 from ktask.lab.records import load_run
 from ktask.lab.sweep import saved_session as keep
 from ktask.lab.traces import read_traces
@@ -72,9 +72,8 @@ def test_tables_are_shown_with_three_digits_and_sizes():
     table = pd.DataFrame(
         {"wall_ms": [12.34567, np.nan], "n": [7, 7]}, index=pd.Index([4096, 8192], name="chunk_bytes")
     )
-    text = session.shown(table).to_html()
+    text = views.formatted(table).to_html()
     assert [part in text for part in ("12.3<", "4 KiB", ">7<", "12.34")] == [True, True, True, False]
-    assert session.shown(None) is None
 
 
 def test_loops_that_people_wait_for_have_a_bar_that_goes(monkeypatch, capsys):
@@ -166,7 +165,7 @@ def test_curves_of_a_run_are_carried_on():
 def cell(monkeypatch):
     with monkeypatch.context() as patch:
         bench = Bench(patch)
-        return measure(PLAIN, (1, 2), Protocol(least=7, most=7), clock=lambda: bench.now, trace=True)
+        return measure_case(PLAIN, (1, 2), Protocol(least=7, most=7), clock=lambda: bench.now, trace=True)
 
 
 def test_a_session_becomes_a_run_that_can_be_reported_on(cell, tmp_path):

@@ -102,7 +102,7 @@ def test_all_ways_to_print_arrive(tmp_path, kernels, capfd, monkeypatch):
 def test_what_cells_are_forked_from_has_one_thread_and_no_parallel_region(tmp_path):
     source = """
     import json, os, psutil, sys
-    ready = {"pandas", "pyarrow.parquet", "ktask.lab.measure.session"} <= set(sys.modules)
+    ready = {"pandas", "pyarrow.parquet", "ktask.lab.measure.cell"} <= set(sys.modules)
     from numba.np.ufunc import parallel
     import ktask
     warm = psutil.Process(os.getppid())

@@ -4,7 +4,6 @@ import errno
 import itertools
 import math
 from collections import Counter
-from types import SimpleNamespace
 
 import pytest
 
@@ -14,9 +13,10 @@ from ktask.engine.policy import POLICIES
 from ktask.engine.task import Ctl, Result
 from ktask.host.doctor import sample_state
 from ktask.lab.measure import cell as module
-from ktask.lab.measure import one_case, session
 from ktask.lab.measure import rounds as core
-from ktask.lab.measure.cell import Protocol, Variant, default_threads, measure, variants
+from ktask.lab.measure.cell import default_threads, measure_case, run_one
+from ktask.lab.measure.measurement import CHUNKED, Protocol, Variant, variants
+from ktask.lab.measure.stats import Estimate
 from ktask.memory import region as memory
 from ktask.workloads import Case, CheckError, Method, Workload
 from ktask.workloads import base as workloads
@@ -96,7 +96,7 @@ class Bench:
         )
 
     def measure(self, case=PLAIN, threads=(1, 2), *, chunked=False, **protocol):
-        return measure(case, threads, Protocol(**protocol), chunked=chunked, clock=lambda: self.now)
+        return measure_case(case, threads, Protocol(**protocol), chunked=chunked, clock=lambda: self.now)
 
     def script(self, *walls, then=1.0):
         """Let the next repetitions take these times, whatever they are."""
@@ -111,7 +111,7 @@ def bench(monkeypatch):
 
 def rounds(cell):
     """Return the variants of each round, in order."""
-    table = cell.table().query("not warmup")
+    table = cell.records.query("not warmup")
     names = [(row.threads_requested, "aa" in row.flags) for row in table.itertuples()]
     return [names[k : k + 3] for k in range(0, len(names), 3)]
 
@@ -152,7 +152,7 @@ def test_default_threads_are_powers_of_two_and_all_cpus(cpus, counts, monkeypatc
 
 def test_the_baseline_is_the_kernels_way_and_the_others_follow_the_case(bench):
     bench.measure(CASE, least=2, most=2)
-    assert Counter(bench.runs) == {(1, module.SERIAL_POLICY): 6, (2, "ktask-v3"): 3}
+    assert Counter(bench.runs) == {(1, core.SERIAL_POLICY): 6, (2, "ktask-v3"): 3}
 
 
 def test_one_thread_gets_the_chunks_of_the_most_threads_as_a_variant_of_its_own(bench):
@@ -165,8 +165,8 @@ def test_one_thread_gets_the_chunks_of_the_most_threads_as_a_variant_of_its_own(
     rows = [r for r in cell.rows if r["threads_requested"] == 1 and not r["baseline"]]
     assert [r["warmup"] for r in rows] == [True] + [False] * 6
     assert {r["min_chunk_size"] for r in rows} == {2 * 4096}
-    table = session.summary(cell)
-    assert list(table.index) == ["serial", "serial again (A/A)", module.CHUNKED, "2 threads", "4 threads"]
+    table = cell.table
+    assert list(table.index) == ["serial", "serial again (A/A)", CHUNKED, "2 threads", "4 threads"]
     assert set(table["n"]) == {6}
 
 
@@ -208,7 +208,7 @@ def test_goes_on_until_the_budget_is_used_up(bench):
 
 def test_every_round_is_told(bench):
     told = []
-    measure(PLAIN, [1, 2], Protocol(least=4, most=4), on_round=told.append, clock=lambda: bench.now)
+    measure_case(PLAIN, [1, 2], Protocol(least=4, most=4), on_round=told.append, clock=lambda: bench.now)
     assert told == [1, 2, 3, 4]
 
 
@@ -383,13 +383,6 @@ def test_a_check_that_fails_ends_the_cell(bench, monkeypatch):
     assert bench.states[0].log[-1] == "close"
 
 
-def test_nothing_is_kept_of_a_cell_that_failed(bench, monkeypatch, tmp_path):
-    monkeypatch.setattr(Toy, "check", lambda self: workloads.expect(len(bench.runs) < 5, "no"))
-    with pytest.raises(CheckError):
-        session.run_cell(PLAIN, [1, 2], {"least": 3, "most": 3}, save_as=str(tmp_path / "c.parquet"))
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_the_error_code_of_a_thread_function_is_told_in_words(bench):
     bench.error = errno.ENOMEM
     with pytest.raises(CheckError, match="toy plain failed: Cannot allocate memory"):
@@ -461,7 +454,7 @@ def test_a_row_says_what_was_done(bench):
 
 
 def test_only_the_second_baseline_is_marked(bench):
-    table = bench.measure(least=2, most=2).table().query("not warmup")
+    table = bench.measure(least=2, most=2).records.query("not warmup")
     assert [list(f) for f in table.query("not baseline")["flags"]] == [[], []]
     assert sorted(list(f) for f in table.query("baseline")["flags"]) == [[], [], ["aa"], ["aa"]]
     assert set(table.query("baseline")["threads_requested"]) == {1}
@@ -480,17 +473,17 @@ KEYS = [
     "chunk_size",
     "n_chunks",
 ]
-KEYS += ["unit", "wall_s", "baseline_wall_s", "rate", "speedup", "verified", "flags", "options"]
+KEYS += ["unit", "wall_s", "baseline_wall_s", "rate", "speedup", "verified", "flags", "options", "seed"]
 
 
 @pytest.fixture
 def two_cpus(monkeypatch):
-    monkeypatch.setattr(one_case.topology, "cpu_count", lambda: 2)
+    monkeypatch.setattr(module.topology, "cpu_count", lambda: 2)
 
 
 def test_one_case_is_told_in_plain_values(bench, two_cpus):
     bench.wall = lambda threads: 1.0 / threads
-    found = one_case.run_one(PLAIN, 2, 7)
+    found = run_one(PLAIN, 2, 7)
     assert list(found) == KEYS
     assert found["wall_s"] == {"median": 0.5, "low": 0.5, "high": 0.5, "best": 0.5, "n": 7}
     assert found["baseline_wall_s"]["median"] == 1.0
@@ -502,39 +495,39 @@ def test_one_case_is_told_in_plain_values(bench, two_cpus):
 
 def test_best_is_the_shortest_time_and_the_highest_rate(bench, two_cpus):
     bench.script(1.0, 1.0, 1.0, *[1.0, 2.0, 4.0] * 5, then=4.0)
-    found = one_case.run_one(PLAIN, 2, 5)
+    found = run_one(PLAIN, 2, 5)
     assert found["rate"]["best"] == pytest.approx(100 / found["wall_s"]["best"])
     assert found["wall_s"]["best"] <= found["wall_s"]["median"]
 
 
 def test_one_repetition_has_no_interval(bench, two_cpus):
-    found = one_case.run_one(PLAIN, 2, 1)
+    found = run_one(PLAIN, 2, 1)
     assert found["wall_s"] == {"median": 1.0, "low": None, "high": None, "best": 1.0, "n": 1}
     assert "–" in as_text(cli.render(found))
 
 
 def test_one_thread_is_compared_with_itself(bench, two_cpus):
-    found = one_case.run_one(PLAIN, 1, 3)
+    found = run_one(PLAIN, 1, 3)
     assert found["threads"] == 1
     assert found["speedup"]["median"] == 1.0
 
 
 def test_a_case_that_stayed_cold_has_no_rate_and_says_so(bench, two_cpus):
     bench.wall = lambda threads: 1.0 if len(bench.runs) <= 3 else 10.0
-    found = one_case.run_one(CASE, 2, 3)
+    found = run_one(CASE, 2, 3)
     assert found["wall_s"] == {"median": None, "low": None, "high": None, "best": None, "n": 0}
     assert found["flags"] == {"cold_memory": 9}
     assert "cold_memory (9 repetitions)" in as_text(cli.render(found))
 
 
 def test_a_case_that_cannot_be_run_is_skipped_with_the_reason(bench, two_cpus):
-    assert one_case.run_one(Case("toy", "absent", "4KiB", 4096), 2, 3) == {"skipped": "not on this machine"}
+    assert run_one(Case("toy", "absent", "4KiB", 4096), 2, 3) == {"skipped": "not on this machine"}
 
     def refused(case):
         raise memory.UnavailableError("mmap of 4096 bytes: Cannot allocate memory")
 
     bench.make = refused
-    assert one_case.run_one(PLAIN, 2, 3) == {"skipped": "mmap of 4096 bytes: Cannot allocate memory"}
+    assert run_one(PLAIN, 2, 3) == {"skipped": "mmap of 4096 bytes: Cannot allocate memory"}
 
 
 @pytest.mark.parametrize(
@@ -543,34 +536,34 @@ def test_a_case_that_cannot_be_run_is_skipped_with_the_reason(bench, two_cpus):
 )
 def test_numbers_that_cannot_be_are_refused(threads, repetitions, message, bench, two_cpus):
     with pytest.raises(ValueError, match=message):
-        one_case.run_one(PLAIN, threads, repetitions)
+        run_one(PLAIN, threads, repetitions)
 
 
 def test_a_trace_has_one_row_per_chunk(bench, two_cpus, tmp_path):
-    one_case.run_one(PLAIN, 2, 1, tmp_path / "t.csv")
+    run_one(PLAIN, 2, 1, tmp_path / "t.csv")
     assert (tmp_path / "t.csv").read_text().splitlines() == [
         "part,helper,cpu,start,end,t0_s,t1_s",
         "0,0,0,0,100,0.0,1.0",
     ]
-    assert bench.states[-1].log == ["before", "run", "check", "close"]
+    assert bench.states[-1].log[-4:] == ["before", "run", "check", "close"]
 
 
 def test_a_trace_that_cannot_be_written_is_refused_first(bench, two_cpus, tmp_path):
     with pytest.raises(ValueError, match="no such place is not a directory"):
-        one_case.run_one(PLAIN, 2, 1, tmp_path / "no such place" / "t.csv")
+        run_one(PLAIN, 2, 1, tmp_path / "no such place" / "t.csv")
     assert not bench.runs
 
 
 def test_a_trace_that_fails_leaves_nothing(bench, two_cpus, tmp_path):
     (tmp_path / "t.csv").mkdir()
     with pytest.raises(OSError, match=r"t\.csv"):
-        one_case.run_one(PLAIN, 2, 1, tmp_path / "t.csv")
+        run_one(PLAIN, 2, 1, tmp_path / "t.csv")
     assert [p.name for p in tmp_path.iterdir()] == ["t.csv"]
 
 
 def test_the_summary_has_a_row_per_variant(bench):
     bench.wall = lambda threads: 1.0 / threads
-    table = session.summary(bench.measure(threads=[1, 2, 4], least=7, most=7))
+    table = bench.measure(threads=[1, 2, 4], least=7, most=7).table
     assert list(table.index) == ["serial", "serial again (A/A)", "2 threads", "4 threads"]
     assert table["speedup"].tolist() == [1.0, 1.0, 2.0, 4.0]
     assert set(table["n"]) == {7}
@@ -585,7 +578,10 @@ def test_a_virtual_machine_is_known_by_its_cpu_flags(text, virtual, monkeypatch)
 
 
 def test_nan_is_not_a_time():
-    assert one_case._plain(SimpleNamespace(_asdict=lambda: {"low": math.nan, "n": 1})) == {
+    assert Estimate(1.0, math.nan, math.nan, 1.0, 1).as_dict() == {
+        "median": 1.0,
         "low": None,
+        "high": None,
+        "best": 1.0,
         "n": 1,
     }

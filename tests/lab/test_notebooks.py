@@ -29,8 +29,16 @@ TINY = {
 
 # How many figures a notebook shows. A widget is one: it degrades to a picture. Zeroing has one more where
 # there are hugetlb pages.
-FIGURES = {"free": 4, "index": 2, "page_walk": 2, "prediction": 3, "reproduction": 2, "simulation": 5}
-FIGURES |= {"workload": 2, "zeroing": 3}
+FIGURES = {
+    "cell": 0,
+    "free": 4,
+    "index": 2,
+    "page_walk": 2,
+    "prediction": 3,
+    "reproduction": 2,
+    "simulation": 5,
+}
+FIGURES |= {"cell": 0, "workload": 2, "zeroing": 3}
 
 
 def cells_tagged_parameters(name):
@@ -91,22 +99,26 @@ def test_by_hand_a_notebook_shows_its_figures(name, tmp_path, kernels):
     assert [p.name for p in tmp_path.iterdir()] == ["out.ipynb"]
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if "save_as" in parameters_of(name)])
-def test_in_a_sweep_a_notebook_keeps_records_instead(name, tmp_path, kernels):
+@pytest.mark.parametrize("workload", ["zeroing", "page_walk", "free", "protect"])
+def test_in_a_sweep_the_notebook_of_a_cell_keeps_records(workload, tmp_path, kernels):
     labels = {"run_id": "r", "host_id": "h", "cell_id": "c"}
-    parameters = tiny(name, save_as=str(tmp_path / "c.parquet"), labels=labels, workload="protect")
-    done = notebooks.execute(notebooks.find(name), tmp_path / "out.ipynb", parameters, 60, kernels)
+    case = {"workload": workload, "method": None, "page_kind": "4KiB"}
+    parameters = tiny("cell", save_as=str(tmp_path / "c.parquet"), labels=labels) | case
+    done = notebooks.execute(notebooks.find("cell"), tmp_path / "out.ipynb", parameters, 60, kernels)
     assert images(done) == 0
     records = read_records(tmp_path / "c.parquet")
     assert records[list(labels)].drop_duplicates().to_dict("records") == [labels]
-    assert set(records["workload"]) == {parameters.get("workload", name)}
+    assert set(records["workload"]) == {workload}
     assert records["verified"].all()
     assert set(records.query("not warmup")["threads_requested"]) == {1, 2}
 
 
-def test_a_workload_without_a_notebook_of_its_own_has_one_that_serves_all():
-    assert notebooks.for_workload("free").name == "free.ipynb"
-    assert notebooks.for_workload("a_new_file").name == "workload.ipynb"
+@pytest.mark.parametrize("name", NAMES)
+def test_a_notebook_has_no_hidden_modes(name):
+    """No cell that draws nothing, or something else, when a program runs it."""
+    code = "".join(c.source for c in nbformat.read(notebooks.find(name), as_version=4).cells)
+    assert "None if" not in code
+    assert name == "cell" or "save_as" not in code
 
 
 def test_a_notebook_that_is_not_there_is_told():

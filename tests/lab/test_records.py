@@ -32,7 +32,7 @@ PROMISED = [
     "cpu_user_s", "cpu_system_s", "faults_minor", "ctx_involuntary", "steal_s", "verified",
     "flags", "started_at",
 ]
-ADDED = ["options", "calls", "apart_s"]  # since 1.1, 1.2 and 1.3, at the end
+ADDED = ["options", "calls", "apart_s", "helper_nice", "run_mode"]  # since 1.1 to 1.4, at the end
 # fmt: on
 
 
@@ -71,6 +71,8 @@ def row(**changes):
         "options": "layout=sparse",
         "calls": 3,
         "apart_s": 0.02,
+        "helper_nice": 19,
+        "run_mode": "pinned",
     } | changes
 
 
@@ -101,7 +103,8 @@ def test_files_from_before_options_are_read_as_having_none(tmp_path):
     pq.write_table(pq.read_table(tmp_path / "c.parquet").drop_columns(ADDED), tmp_path / "old.parquet")
     old = read_records(tmp_path / "old.parquet")
     assert (set(old["options"]), set(old["calls"])) == ({""}, {1})
-    assert old["apart_s"].isna().all()
+    assert old[["apart_s", "helper_nice"]].isna().all(axis=None)
+    assert set(old["run_mode"]) == {""}
 
 
 def test_what_is_written_is_read_again(tmp_path):

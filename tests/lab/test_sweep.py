@@ -83,19 +83,19 @@ def run(swept, tmp_path):
 
 
 @pytest.fixture
-def fake_notebooks(tmp_path, monkeypatch):
-    """Notebooks of one line each, in place of the project's: {workload: source}."""
+def fake_cell(tmp_path, monkeypatch):
+    """A notebook of a few lines in place of that of a cell; or one for each workload."""
     folder = tmp_path / "notebooks"
     folder.mkdir()
     monkeypatch.setattr(notebooks, "FOLDER", folder)
 
-    def write(**sources):
-        for name, source in sources.items():
-            cells = [nbformat.v4.new_code_cell("", metadata={"tags": ["parameters"]})]
-            cells.append(nbformat.v4.new_code_cell(source))
-            spec = {"name": "python3", "language": "python", "display_name": "Python 3"}
-            book = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": spec})
-            nbformat.write(book, folder / f"{name}.ipynb")
+    def write(source="", **sources):
+        choice = [f"if workload == {name!r}:\n    {line}" for name, line in sources.items()]
+        cells = [nbformat.v4.new_code_cell("", metadata={"tags": ["parameters"]})]
+        cells.append(nbformat.v4.new_code_cell("\n".join([source, *choice])))
+        spec = {"name": "python3", "language": "python", "display_name": "Python 3"}
+        book = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": spec})
+        nbformat.write(book, folder / "cell.ipynb")
 
     return write
 
@@ -283,11 +283,11 @@ def test_a_start_that_fails_leaves_no_run(tmp_path, monkeypatch):
 # --- failures ---------------------------------------------------------------------------------------------
 
 
-def test_a_cell_that_fails_is_told_and_the_sweep_goes_on(fake_notebooks, tmp_path, monkeypatch):
+def test_a_cell_that_fails_is_told_and_the_sweep_goes_on(fake_cell, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(kernel, "kernels_for_cells", KERNELS_FOR_CELLS)
     others = psutil.Process().children()
-    fake_notebooks(
+    fake_cell(
         page_walk="raise ValueError('3 pages\\n still hold data')",
         zeroing="import os; os.kill(os.getpid(), 9)",
         free="import time; time.sleep(60)",
@@ -325,8 +325,8 @@ def test_failed_cells_are_measured_once_more_if_asked(run):
     assert sweep.summary(run) == "2 cells measured, 2 skipped"
 
 
-def test_a_cell_that_the_kernel_killed_for_want_of_memory_says_so(fake_notebooks, tmp_path, monkeypatch):
-    fake_notebooks(page_walk="import os; os.kill(os.getpid(), 9)")
+def test_a_cell_that_the_kernel_killed_for_want_of_memory_says_so(fake_cell, tmp_path, monkeypatch):
+    fake_cell("import os; os.kill(os.getpid(), 9)")
     counts = iter([3, 4])
     monkeypatch.setattr(cells, "oom_kills", lambda: next(counts))
     grid = replace(GRID, cases=GRID.cases[:1])
@@ -350,8 +350,8 @@ def test_oom_kills_are_read_from_vmstat(tmp_path, monkeypatch):
         "raise OSError('[Errno 122] Error writing bytes to file. Detail: [errno 122] Disk quota exceeded')",
     ],
 )
-def test_a_disk_that_is_full_in_a_cell_ends_the_sweep(source, fake_notebooks, tmp_path):
-    fake_notebooks(page_walk=source)
+def test_a_disk_that_is_full_in_a_cell_ends_the_sweep(source, fake_cell, tmp_path):
+    fake_cell(source)
     with pytest.raises(OSError, match="the disk is full"):
         sweep.sweep(GRID, "r", root=tmp_path / "runs", quiet=True)
     run = tmp_path / "runs" / "r"
@@ -409,8 +409,8 @@ def test_the_command_tells_how_to_go_on_after_a_full_disk(monkeypatch, capsys):
     )
 
 
-def test_a_cell_without_its_notebook_ends_the_sweep(fake_notebooks, tmp_path):
-    with pytest.raises(ValueError, match=r"workload\.ipynb does not exist"):
+def test_a_cell_without_its_notebook_ends_the_sweep(fake_cell, tmp_path):
+    with pytest.raises(ValueError, match=r"cell\.ipynb does not exist"):
         sweep.sweep(GRID, "r", root=tmp_path / "runs", quiet=True)
 
 

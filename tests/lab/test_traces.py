@@ -6,8 +6,8 @@ from test_measure import PLAIN, Bench
 
 from ktask.engine.task import Result
 from ktask.lab import traces
-from ktask.lab.measure import session
-from ktask.lab.measure.cell import Protocol, measure
+from ktask.lab.measure.cell import measure_case
+from ktask.lab.measure.measurement import Protocol
 
 LABELS = {"run_id": "r", "host_id": "h", "cell_id": "c"}
 ROWS = [(0, 0, 3, 0, 50, 0.0, 0.4), (0, 1, 2, 50, 100, 0.1, 0.5)]  # part, helper, cpu, start, end, t0, t1
@@ -24,7 +24,7 @@ def bench(monkeypatch):
 
 def measured(bench):
     rules = Protocol(least=2, most=2)
-    return measure(PLAIN, (1, 2), rules, clock=lambda: bench.now, trace=True, chunked=False)
+    return measure_case(PLAIN, (1, 2), rules, clock=lambda: bench.now, trace=True, chunked=False)
 
 
 def test_a_trace_comes_back_in_bytes(tmp_path):
@@ -75,7 +75,7 @@ def test_an_unusually_slow_trace_is_taken_again(bench):
 def test_a_sweep_keeps_the_trace_beside_the_records(bench, tmp_path):
     for folder in ("records", "traces"):
         (tmp_path / folder).mkdir()
-    session.save_cell(measured(bench), tmp_path / "records/c.parquet", LABELS)
+    measured(bench).save_records(tmp_path / "records/c.parquet", LABELS)
     assert (tmp_path / "records/c.parquet").exists()
     assert set(traces.read_traces(tmp_path)["cell_id"]) == {"c"}
     assert isinstance(pd.read_parquet(tmp_path / "traces/c.parquet"), pd.DataFrame)

@@ -21,7 +21,7 @@ from ktask.engine import placement as helpers
 from ktask.engine import run as engine
 from ktask.engine.task import Ctl
 from ktask.host import topology
-from ktask.lab.measure import one_case
+from ktask.lab.measure.cell import run_one
 from ktask.lab.sweep import cells
 from ktask.memory import region as memory
 from ktask.memory.region import KIB, MIB
@@ -90,7 +90,7 @@ def test_a_pool_that_is_too_small_is_refused_with_the_numbers(monkeypatch, capsy
 def test_a_pool_that_is_not_there_is_a_reason_and_no_matter_of_size(monkeypatch, pools):
     monkeypatch.setattr(topology, "hugetlb_pools", lambda: pools)
     case = Case("free", "dontneed", "2MiB", 1 << 50)
-    assert "no pool of 2MiB" in one_case.run_one(case, 1, 1)["skipped"]
+    assert "no pool of 2MiB" in run_one(case, 1, 1)["skipped"]
 
 
 def test_a_limit_on_address_space_is_a_reason():
@@ -99,10 +99,10 @@ def test_a_limit_on_address_space_is_a_reason():
         """
         from ktask.memory import region as memory
         from ktask.host import topology
-        from ktask.lab.measure import one_case
+        from ktask.lab.measure.cell import run_one
         from ktask.workloads import Case
         topology.available_memory_bytes = lambda: 1 << 50
-        print(one_case.run_one(Case("free", "dontneed", "4KiB", 8 << 30), 1, 1))
+        print(run_one(Case("free", "dontneed", "4KiB", 8 << 30), 1, 1))
         """,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
     )
@@ -173,7 +173,7 @@ def test_an_error_of_the_kernel_ends_a_case_with_its_name_and_leaves_nothing(mon
     state.ctl.args = (state.region.address + 1, *state.ctl.args[1:])  # not on a page: EINVAL
     monkeypatch.setitem(free.STATES, "dontneed", lambda _: state)
     with pytest.raises(CheckError, match="free dontneed failed: Invalid argument"):
-        one_case.run_one(FREE, 1, 1)
+        run_one(FREE, 1, 1)
     assert not memory.is_mapped(state.region.address)
 
 

@@ -17,7 +17,8 @@ import ktask
 from ktask import workloads
 from ktask.engine import run as engine
 from ktask.host.doctor import sample_state
-from ktask.lab.measure.cell import Protocol, measure
+from ktask.lab.measure.cell import measure_case
+from ktask.lab.measure.measurement import Protocol
 from ktask.memory.region import KIB, MIB
 from ktask.workloads import Case, CheckError, pin
 
@@ -94,7 +95,7 @@ def test_an_error_in_the_middle_is_a_reason_and_leaves_nothing(monkeypatch, name
 
     monkeypatch.setitem(workloads.registry(), name, replace(workload, setup=failing))
     with pytest.raises(CheckError, match=os.strerror(code)):
-        measure(case, [2], Protocol(least=1, most=1, warmup_s=0))
+        measure_case(case, [2], Protocol(least=1, most=1, warmup_s=0))
     assert open_files() == files
     assert mapped_kib() - mapped < 4096  # of the 8 MiB; the rest is what compiling takes
     assert psutil.Process().children() == []

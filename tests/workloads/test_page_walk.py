@@ -17,7 +17,7 @@ import pytest
 import ktask
 from ktask import workloads
 from ktask.engine import run as engine
-from ktask.lab.measure import one_case
+from ktask.lab.measure.cell import run_one
 from ktask.memory import address_space, layouts, walkers
 from ktask.memory import inspect as answers
 from ktask.memory import region as memory
@@ -373,7 +373,7 @@ def test_another_process_is_walked(holder, method):
 
 @pytest.mark.parametrize("method", ["pagemap_scan", "pagemap", "smaps", "smaps_rollup"])
 def test_another_process_is_measured(holder, method):
-    result = one_case.run_one(walk_case(method, pid=holder.pid), 2, 1)
+    result = run_one(walk_case(method, pid=holder.pid), 2, 1)
     assert result["verified"]
     assert result["options"] == {"pid": str(holder.pid)}
 
@@ -424,7 +424,7 @@ def test_a_process_without_a_page_table_is_skipped_with_the_reason(ended):
         ending[2] = "is a thread of the kernel and has no page table of its own; use a process"
     try:
         for pid, words in ending.items():
-            assert one_case.run_one(walk_case(pid=pid), 1, 1) == {"skipped": f"process {pid} {words}"}
+            assert run_one(walk_case(pid=pid), 1, 1) == {"skipped": f"process {pid} {words}"}
     finally:
         released.set()
     assert open_files() == files
@@ -466,7 +466,7 @@ def test_this_process_as_it_is_has_loaded_all_code_before_its_pages_are_counted(
 
 @pytest.mark.parametrize("method", ["pagemap", "pagemap_scan"])
 def test_a_range_where_nothing_is_mapped_is_a_reason(method):
-    skipped = one_case.run_one(walk_case(method, range="1000-2000"), 1, 1)["skipped"]
+    skipped = run_one(walk_case(method, range="1000-2000"), 1, 1)["skipped"]
     assert skipped.startswith(f"process {os.getpid()} has nothing mapped in range=1000-2000; use addresses")
 
 
@@ -592,7 +592,7 @@ def test_the_table_of_a_process_holds_its_pages(holder):
 
 
 def test_a_model_of_a_process_is_measured(holder):
-    assert one_case.run_one(walk_case("radix", pid=holder.pid), 2, 1)["verified"]
+    assert run_one(walk_case("radix", pid=holder.pid), 2, 1)["verified"]
 
 
 def test_huge_runs_of_a_process_become_huge_entries():

@@ -10,7 +10,8 @@ import ktask
 from ktask import workloads
 from ktask.engine import run as engine
 from ktask.host import topology
-from ktask.lab.measure.cell import Protocol, measure
+from ktask.lab.measure.cell import measure_case
+from ktask.lab.measure.measurement import Protocol
 from ktask.memory import address_space
 from ktask.memory import region as memory
 from ktask.memory.region import KIB, MIB
@@ -188,7 +189,7 @@ def test_error_of_the_kernel_is_reported_not_measured():
 def test_failed_check_means_no_numbers(monkeypatch):
     monkeypatch.setitem(page_walk.FUNCTIONS, "pagemap", do_nothing)
     with pytest.raises(CheckError, match="the walk found 0 present pages in 4096 entries; 4088 are there"):
-        measure(Case("page_walk", "pagemap", "4KiB", 16 * MIB), [1], Protocol(least=1, most=1))
+        measure_case(Case("page_walk", "pagemap", "4KiB", 16 * MIB), [1], Protocol(least=1, most=1))
 
 
 def test_kernel_without_pagemap_scan_is_a_reason(monkeypatch):

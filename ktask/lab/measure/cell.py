@@ -1,77 +1,34 @@
 """One cell: a case measured against its own one-thread baseline, in one process.
 
 Every round runs each variant once, in random order: the serial baseline, the same baseline again (the A/A
-comparison that tells the noise floor), one thread in the chunks of the most threads (what cutting alone
+comparison that tells the noise floor), one thread in the chunks of the most threads (what chunking alone
 costs), and each thread count. So a speedup is a ratio of neighbours in time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ktask import workloads
+from ktask.common.progress import rounds_bar
 from ktask.engine.task import Result
+from ktask.engine.trace import write_chrome, write_csv, write_figure
 from ktask.host import doctor, topology
 from ktask.lab.measure import flags, stats
-from ktask.lab.measure.rounds import SEED, SERIAL_POLICY, interleave, prepared, repeat
+from ktask.lab.measure.measurement import CHUNKED, Measurement, Protocol, Variant, is_of, variants
+from ktask.lab.measure.rounds import SERIAL_POLICY, interleave, prepared, repeat
+from ktask.memory import region as memory
 from ktask.workloads import Case
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How often to measure, and when enough is enough.
-
-    Attributes
-    ----------
-    least, most
-        Rounds in any case, and at the very most.
-    budget_s
-        Past this time no further round starts once every variant has `least` repetitions that may enter a
-        rate; past `PATIENCE` times this time, once `least` rounds are done.
-    precision
-        Stop once the interval of every variant is at most this far from its median.
-    warmup_s
-        Longest time spent on warm-ups.
-    seed
-        Of the order within rounds.
-    sample_s
-        Least time of a repetition. What is shorter is called as often as it takes, at most `MOST_CALLS` times
-        in a row and for `LONGEST_S`, each time prepared and checked; the mean counts.
-    """
-
-    least: int = 7
-    most: int = 31
-    budget_s: float = 3.0
-    precision: float = 0.01
-    warmup_s: float = 8.0
-    seed: int = SEED
-    sample_s: float = 0.001
-
-
-class Variant(NamedTuple):
-    """What differs between the repetitions of a round."""
-
-    name: str
-    threads: int
-    baseline: bool = False
-    chunk_size: int = 0  # units per chunk; 0: those of the policy
-
-    @property
-    def is_aa(self) -> bool:
-        """Whether this is the second baseline."""
-        return self.baseline and self.name == "aa"
-
-
-CHUNKED = "1 thread in chunks"
 
 MOST_CALLS = 100
 # Of many calls with all that prepares and checks them: 100 frees of one page of 1 GiB, cleared before each,
@@ -80,45 +37,7 @@ LONGEST_S = 1.0
 PATIENCE = 4.0
 STEADY_FACTOR = 1.2
 MOST_TRACED = 3  # attempts at a typical trace
-
-
-@dataclass
-class Cell:
-    """The repetitions of one case, as rows of the record schema."""
-
-    case: Case
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    traced: Result | None = None  # one more repetition, with the times of its chunks
-    bytes_per_unit: int = 1  # of the positions in it
-    protocol: Protocol | None = None
-
-    def walls(self, variant: Variant) -> np.ndarray:
-        """Return the wall times (seconds) of a variant that may enter a rate."""
-        return np.array(
-            [r["wall_s"] for r in self.rows if is_of(r, variant) and "cold_memory" not in r["flags"]]
-        )
-
-    def table(self):
-        """Return all repetitions as a DataFrame."""
-        import pandas as pd  # noqa: PLC0415  (not needed to measure)
-
-        return pd.DataFrame(self.rows)
-
-
-def is_of(row: dict[str, Any], variant: Variant) -> bool:
-    """Return whether a row, not of a warm-up, is a repetition of `variant`."""
-    same = row["threads_requested"] == variant.threads and row["baseline"] == variant.baseline
-    return same and not row["warmup"] and (("aa" in row["flags"]) == variant.is_aa)
-
-
-def variants(threads: Sequence[int]) -> list[Variant]:
-    """Return the variants of a round for these thread counts."""
-    counts = sorted({n for n in threads if n > 1})
-    return [
-        Variant("serial", 1, baseline=True),
-        Variant("aa", 1, baseline=True),
-        *(Variant(f"{n} threads", n) for n in counts),
-    ]
+WRITERS = {".json": write_chrome, ".svg": write_figure, ".png": write_figure}  # all else is CSV
 
 
 def default_threads() -> list[int]:
@@ -129,15 +48,87 @@ def default_threads() -> list[int]:
 
 
 def measure(
+    workload: str,
+    method: str | None = None,
+    *,
+    size: str | int = "1GiB",
+    threads: Sequence[int] | None = None,
+    protocol: Mapping[str, Any] | None = None,
+    quiet: bool = False,
+    **how: Any,
+) -> Measurement:
+    """Measure a workload with one thread and with several.
+
+    Parameters
+    ----------
+    workload, method
+        What to do, and in which way; `ktask run --help` lists both.
+    size
+        Memory to cover, such as "256MiB".
+    threads
+        Thread counts; 1, 2, 4 and so on up to the CPUs if left out.
+    protocol
+        How often, such as {"least": 7, "budget_s": 2.0}: the fields of `Protocol`.
+    quiet
+        Without a progress bar.
+    how
+        What else `ktask.workloads.Case.of` takes: page_kind, backend, min_chunk, policy, options.
+
+    Returns
+    -------
+    Measurement
+        Shows as a table; with `.table`, `.plot()` and `.save(name)`.
+
+    Examples
+    --------
+    >>> found = ktask.measure("zeroing", size="256MiB", page_kind="THP", threads=[1, 2])  # doctest: +SKIP
+    """
+    case, rules = Case.of(workload, method, size=size, **how), Protocol(**(protocol or {}))
+    with contextlib.nullcontext() if quiet else rounds_bar(rules.most) as on_round:
+        return measure_case(case, threads, rules, on_round=on_round, trace=True)
+
+
+def run_one(case: Case, threads: int | None, repetitions: int, trace: Path | None = None) -> dict[str, Any]:
+    """Measure `case` with `threads` threads against one, as `ktask run` does; return plain values.
+
+    Returns
+    -------
+    dict
+        As `Measurement.as_dict`; or {skipped: reason} if this machine cannot do it.
+
+    Raises
+    ------
+    ValueError
+        On numbers that are not allowed, and if the case needs more memory than there is.
+    """
+    most = topology.cpu_count()
+    threads = most if threads is None else threads
+    if not 1 <= threads <= most:
+        raise ValueError(f"threads={threads} is not allowed; use 1 to {most}, the CPUs of this process")
+    if repetitions < 1:
+        raise ValueError(f"repetitions={repetitions} is not allowed; use 1 or more")
+    if trace is not None and not trace.parent.is_dir():
+        raise ValueError(f"trace file {trace} cannot be written: {trace.parent} is not a directory")
+    rules = Protocol(least=repetitions, most=repetitions)
+    try:
+        found = measure_case(case, [threads], rules, trace=trace is not None, chunked=False)
+    except memory.UnavailableError as error:
+        return {"skipped": str(error)}
+    if trace is not None:
+        WRITERS.get(trace.suffix, write_csv)(found.traced, trace)
+    return found.as_dict(threads)
+
+
+def measure_case(
     case: Case,
     threads: Sequence[int] | None = None,
-    protocol: Protocol = Protocol(),
+    protocol: Protocol | None = None,
     *,
     on_round: Callable[[int], None] | None = None,
     trace: bool = False,
     chunked: bool = True,
     clock: Callable[[], float] = time.monotonic,
-) -> Cell:
+) -> Measurement:
     """Measure `case` with one thread and with each of `threads`.
 
     Parameters
@@ -151,9 +142,9 @@ def measure(
     on_round
         Called with the number of rounds done after each.
     trace
-        Keep the chunks of one more repetition with the most threads (`Cell.traced`).
+        Keep the chunks of one more repetition with the most threads (`Measurement.traced`).
     chunked
-        Measure one thread in the chunks of the most threads, too: what cutting the range costs by itself.
+        Measure one thread in the chunks of the most threads, too: what chunking costs by itself.
 
     Raises
     ------
@@ -165,7 +156,8 @@ def measure(
     threads = default_threads() if threads is None else threads
     if bad := [n for n in threads if n < 1]:
         raise ValueError(f"threads={bad[0]} is not allowed; use 1 to {topology.cpu_count()}")
-    cell = Cell(case, protocol=protocol)
+    protocol = protocol or Protocol()
+    cell = Measurement(case, protocol)
     with prepared(case) as state:
         round_variants = variants(threads)
         _warm_up(cell, state, round_variants, protocol, clock)
@@ -179,13 +171,13 @@ def measure(
     return cell
 
 
-def _calls(cell: Cell, protocol: Protocol) -> int:
+def _calls(cell: Measurement, protocol: Protocol) -> int:
     """Return how many calls make a repetition of the fastest variant long enough for the clock."""
     fastest_s = max(min(row["wall_s"] for row in cell.rows), 1e-9)
     return min(math.ceil(protocol.sample_s / fastest_s), MOST_CALLS)
 
 
-def _warm_up(cell: Cell, state, round_variants, protocol: Protocol, clock) -> None:
+def _warm_up(cell: Measurement, state, round_variants, protocol: Protocol, clock) -> None:
     """Repeat until two serial repetitions are as fast as the best, then run every variant once.
 
     On a virtual machine this is where the host gives back the memory that the cell needs.
@@ -201,7 +193,7 @@ def _warm_up(cell: Cell, state, round_variants, protocol: Protocol, clock) -> No
         _repeat(cell, state, variant, (-1, next(order)), warmup=True)
 
 
-def _alone(cell: Cell, state) -> list[Variant]:
+def _alone(cell: Measurement, state) -> list[Variant]:
     """Return the variant of one thread in the chunks of the last repetition, none if that was one chunk."""
     last = cell.rows[-1]
     if last["n_chunks"] < 2:
@@ -211,7 +203,7 @@ def _alone(cell: Cell, state) -> list[Variant]:
     return [alone]
 
 
-def _rounds(cell: Cell, state, round_variants, protocol: Protocol, clock, on_round) -> None:
+def _rounds(cell: Measurement, state, round_variants, protocol: Protocol, clock, on_round) -> None:
     """Run rounds until the protocol has enough."""
     end, n_warmups = clock() + protocol.budget_s, len(cell.rows)
     calls = _calls(cell, protocol)
@@ -232,7 +224,7 @@ def _rounds(cell: Cell, state, round_variants, protocol: Protocol, clock, on_rou
     interleave(variants_by_name, protocol.most, protocol.seed, on_round=is_enough)
 
 
-def _traced(cell: Cell, state, variant: Variant) -> Result:
+def _traced(cell: Measurement, state, variant: Variant) -> Result:
     """Run a variant once more with a trace; again if that is far slower than usual, hence not typical.
 
     It is no part of the rows: reading the clock around each chunk costs what the others do not pay.
@@ -244,7 +236,7 @@ def _traced(cell: Cell, state, variant: Variant) -> Result:
     return min(tries, key=lambda one: one.wall_s)
 
 
-def _enough(cell: Cell, round_variants: list[Variant], protocol: Protocol, over_s: float) -> bool:
+def _enough(cell: Measurement, round_variants: list[Variant], protocol: Protocol, over_s: float) -> bool:
     """Return whether to stop, `over_s` seconds past the budget (negative before it is used up)."""
     samples = [cell.walls(variant) for variant in round_variants]
     if min(len(walls) for walls in samples) < protocol.least:
@@ -256,7 +248,7 @@ def _enough(cell: Cell, round_variants: list[Variant], protocol: Protocol, over_
 
 
 def _repeat(
-    cell: Cell,
+    cell: Measurement,
     state,
     variant: Variant,
     place: tuple[int, int],
@@ -312,6 +304,8 @@ def _means(results: Sequence[Result]) -> dict[str, Any]:
         "cpu_system_s": sum(r.cpu_system_s for r in results) / calls,
         "faults_minor": round(sum(r.faults_minor for r in results) / calls),
         "ctx_involuntary": sum(r.ctx_involuntary for r in results),
+        "helper_nice": results[-1].helper_nice,
+        "run_mode": getattr(results[-1], "run_mode", ""),
     }
 
 
@@ -342,7 +336,7 @@ def _planned(case: Case, state, variant: Variant, result: Result) -> dict[str, A
     }
 
 
-def _mark_cold(cell: Cell) -> None:
+def _mark_cold(cell: Measurement) -> None:
     """Flag the repetitions on cold memory, where memory can be cold."""
     method = workloads.get(cell.case.workload).method(cell.case.method)
     if method.allocates and is_virtual():

@@ -51,6 +51,10 @@ class Estimate(NamedTuple):
     best: float
     n: int
 
+    def as_dict(self) -> dict[str, float | int | None]:
+        """Return the estimate as JSON can hold it: an interval that does not exist is None."""
+        return {name: None if np.isnan(value) else value for name, value in self._asdict().items()}
+
 
 NOTHING = Estimate(np.nan, np.nan, np.nan, np.nan, 0)
 

@@ -69,22 +69,23 @@ class Pair:
         """Do nothing: the pages go with the region."""
 
 
-def pairs(rounds: int = 7, seed: int = SEED) -> pd.DataFrame:
+def pairs(rounds: int = 7, seed: int = SEED) -> pd.DataFrame | None:
     """Return how long two threads take to fault in the first page of a mapping and one other, at once.
 
     Returns
     -------
-    pandas.DataFrame
-        One row per other page, by its number: `wall_us`, the least of `rounds` (NaN if one thread always did
-        both), and `takes_turns`, whether that is beyond `IN_TURN` times the median.
+    pandas.DataFrame or None
+        None if this machine cannot do it. One row per other page, by its number: `wall_us`, the least of
+        `rounds` (NaN if one thread always did both), and `takes_turns`, whether that is beyond `IN_TURN`
+        times the median.
 
     Raises
     ------
-    ktask.memory.region.UnavailableError
-        If there is no pool with enough pages.
     OSError, ktask.workloads.CheckError
         If the pages were not faulted in.
     """
+    if why_not():
+        return None
     count = min(MOST_PAIRS, max(FEWEST_PAIRS, memory.free_pool_pages(PAGE_KIND) - 1))
     pages = range(1, count + 1)
     with (

@@ -12,7 +12,7 @@ from ktask import workloads
 from ktask.common.files import write_json
 from ktask.engine import slots as limits
 from ktask.host import topology
-from ktask.lab.measure.cell import Protocol
+from ktask.lab.measure.measurement import Protocol
 from ktask.lab.sweep import notebooks
 from ktask.lab.sweep.grid import cell_id
 from ktask.memory import region as memory
@@ -104,8 +104,7 @@ def _run_alone(task: CellTask, folder: Path, kernels: Kernels | None) -> Outcome
     book = folder / "cells" / f"{task.name}.ipynb"
     kills = oom_kills()
     try:
-        source = notebooks.for_workload(task.case.workload)
-        notebooks.execute(source, book, _parameters(task, folder), task.limit_s, kernels)
+        notebooks.execute(notebooks.find("cell"), book, _parameters(task, folder), task.limit_s, kernels)
     except notebooks.NotebookError as error:
         reason = str(error)
         if full := _FULL.search(reason):

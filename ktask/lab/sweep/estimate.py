@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ktask import workloads
-from ktask.lab.measure.cell import variants
+from ktask.lab.measure.measurement import variants
 from ktask.lab.records import load_run
 from ktask.lab.sweep.cells import why_not
 from ktask.lab.sweep.grid import Grid, cell_id

@@ -12,10 +12,10 @@ import msgspec
 from msgspec import Meta, Struct, structs
 
 from ktask import workloads
-from ktask.common.units import SIZE_SUFFIXES, parse_size
+from ktask.common.units import SIZE_SUFFIXES
 from ktask.common.yaml_files import Document, named_files, read_named
-from ktask.engine import policy
-from ktask.lab.measure.cell import Protocol, default_threads
+from ktask.lab.measure.cell import default_threads
+from ktask.lab.measure.measurement import Protocol
 from ktask.memory import region as memory
 from ktask.workloads import Case
 
@@ -182,17 +182,16 @@ def _threads(value: Any) -> tuple[int, ...]:
 def _cases(work: Work, file: GridFile) -> list[Case]:
     workload = workloads.get(str(work.workload))
     methods = [workload.method(str(name)) for name in _values("method", work.method)] or workload.methods
-    policy_name = str(work.policy or file.policy)
-    policy.policy_named(policy_name)
-    min_chunk = parse_size(file.min_chunk if work.min_chunk is None else work.min_chunk)
-    sizes = [parse_size(size) for size in _values("size", work.size)]
-    kinds = [_page_kind(kind) for kind in _values("page_kind", work.page_kind)]
-    cases = []
-    for method in methods:
-        options = list(dict.fromkeys(map(method.parse_options, _settings(work.options))))
-        for kind, size, chosen in itertools.product(kinds or method.page_kinds, sizes, options):
-            cases.append(Case(workload.name, method.name, kind, size, min_chunk, policy_name, chosen))
-    return cases
+    min_chunk = file.min_chunk if work.min_chunk is None else work.min_chunk
+    given = {"min_chunk": min_chunk, "policy": str(work.policy or file.policy)}
+    kinds, sizes = _values("page_kind", work.page_kind), _values("size", work.size)
+    return [
+        Case.of(workload.name, method.name, size=size, page_kind=kind, options=options, **given)
+        for method in methods
+        for kind, size, options in itertools.product(
+            kinds or method.page_kinds, sizes, _settings(work.options)
+        )
+    ]
 
 
 def _settings(options: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -206,9 +205,3 @@ def _values(name: str, value: Any) -> list[Any]:
     if value == []:
         raise ValueError(f"{name}=[] is not allowed; use one value or a list of them")
     return [] if value is None else value if isinstance(value, list) else [value]
-
-
-def _page_kind(kind: Any) -> str:
-    if kind not in memory.PAGE_KINDS:
-        raise ValueError(f"page_kind={kind!r} is unknown; use one of {', '.join(memory.PAGE_KINDS)}")
-    return kind

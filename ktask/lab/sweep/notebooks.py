@@ -36,11 +36,6 @@ def find(name: str) -> Path:
     return path
 
 
-def for_workload(name: str) -> Path:
-    """Return the notebook of a workload: its own if it has one, else the one that serves all."""
-    return find(name if (FOLDER / f"{name}.ipynb").is_file() else "workload")
-
-
 def execute(
     source: Path,
     out: Path,

@@ -6,7 +6,8 @@ import contextlib
 
 from ktask import workloads
 from ktask.host import topology
-from ktask.lab.measure import one_case
+from ktask.lab.measure.cell import run_one
+from ktask.workloads import Case
 
 
 def compile_all() -> None:
@@ -15,8 +16,9 @@ def compile_all() -> None:
     for workload, found in workloads.registry().items():
         for method in found.methods:
             with contextlib.suppress(Exception):
-                case = one_case.choose(workload, None, method.name, None, "1MiB", "64KiB", "ktask-v4")
-                one_case.run_one(case, threads, repetitions=1)
+                run_one(
+                    Case.of(workload, method.name, size="1MiB", min_chunk="64KiB"), threads, repetitions=1
+                )
 
 
 if __name__ == "__main__":

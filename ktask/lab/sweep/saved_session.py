@@ -6,19 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ktask.lab import records
-from ktask.lab.measure.cell import Cell, Protocol
-from ktask.lab.measure.session import save_cell
+from ktask.lab.measure.measurement import Measurement
 from ktask.lab.sweep import sweep
 from ktask.lab.sweep.grid import Grid, cell_id
 
 
-def save_run(cells: Sequence[Cell], name: str, root: Path | None = None) -> Path:
+def save_run(cells: Sequence[Measurement], name: str, root: Path | None = None) -> Path:
     """Keep cells that were measured by hand as the run `name`, and return its directory.
 
     Parameters
     ----------
     cells
-        From `ktask.lab.measure.session.run_cell`, each of another case, all with the same protocol.
+        From `ktask.measure`, each of another case, all with the same protocol.
     name
         Of the run; `ktask report NAME` then makes the page.
     root
@@ -30,7 +29,7 @@ def save_run(cells: Sequence[Cell], name: str, root: Path | None = None) -> Path
         If there is no cell, a case is there twice, protocols differ, or the run exists already.
     """
     if not cells:
-        raise ValueError("there is no cell to save; measure one with session.run_cell first")
+        raise ValueError("there is no cell to save; measure one with ktask.measure first")
     names = [cell_id(cell.case) for cell in cells]
     if twice := [one for one in names if names.count(one) > 1]:
         raise ValueError(f"cell {twice[0]} is there twice; a run holds each case once")
@@ -40,12 +39,12 @@ def save_run(cells: Sequence[Cell], name: str, root: Path | None = None) -> Path
     host_id = records.read_json(path / "machine.json").get("host_id", "")
     for cell, one in zip(cells, names, strict=True):
         labels = {"run_id": path.name, "host_id": host_id, "cell_id": one}
-        save_cell(cell, path / "records" / f"{one}.parquet", labels)
+        cell.save_records(path / "records" / f"{one}.parquet", labels)
     return path
 
 
-def _grid(cells: Sequence[Cell]) -> Grid:
-    protocol = cells[0].protocol or Protocol()
+def _grid(cells: Sequence[Measurement]) -> Grid:
+    protocol = cells[0].protocol
     threads = sorted({row["threads_requested"] for cell in cells for row in cell.rows})
     about = "measured by hand in a notebook"
     return Grid("by-hand", about, protocol.seed, tuple(threads), protocol, tuple(cell.case for cell in cells))

@@ -1,0 +1,211 @@
+"""What was measured of one case: how, every repetition, and what follows from them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ktask.common.units import fmt_rate, fmt_size
+from ktask.engine.task import Result
+from ktask.lab.measure import stats
+from ktask.lab.measure.rounds import SEED
+from ktask.lab.records import write_records
+from ktask.lab.traces import trace_table, write_traces
+from ktask.workloads import Case
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CHUNKED = "1 thread in chunks"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How often to measure, and when enough is enough.
+
+    Attributes
+    ----------
+    least, most
+        Rounds in any case, and at the very most.
+    budget_s
+        Past this time no further round starts once every variant has `least` repetitions that may enter a
+        rate; past `PATIENCE` times this time, once `least` rounds are done.
+    precision
+        Stop once the interval of every variant is at most this far from its median.
+    warmup_s
+        Longest time spent on warm-ups.
+    seed
+        Of the order within rounds.
+    sample_s
+        Least time of a repetition. What is shorter is called as often as it takes, at most `MOST_CALLS` times
+        in a row and for `LONGEST_S`, each time prepared and checked; the mean counts.
+    """
+
+    least: int = 7
+    most: int = 31
+    budget_s: float = 3.0
+    precision: float = 0.01
+    warmup_s: float = 8.0
+    seed: int = SEED
+    sample_s: float = 0.001
+
+
+class Variant(NamedTuple):
+    """What differs between the repetitions of a round."""
+
+    name: str
+    threads: int
+    baseline: bool = False
+    chunk_size: int = 0  # units per chunk; 0: those of the policy
+
+    @property
+    def is_aa(self) -> bool:
+        """Whether this is the second baseline."""
+        return self.baseline and self.name == "aa"
+
+
+def variants(threads: Sequence[int]) -> list[Variant]:
+    """Return the variants of a round for these thread counts."""
+    return [
+        Variant("serial", 1, baseline=True),
+        Variant("aa", 1, baseline=True),
+        *(Variant(f"{n} threads", n) for n in sorted({n for n in threads if n > 1})),
+    ]
+
+
+def is_of(row: Mapping[str, Any], variant: Variant) -> bool:
+    """Return whether a row, not of a warm-up, is a repetition of `variant`."""
+    same = row["threads_requested"] == variant.threads and row["baseline"] == variant.baseline
+    return same and not row["warmup"] and (("aa" in row["flags"]) == variant.is_aa)
+
+
+def _parts(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: row[name] for name in names}
+
+
+@dataclass
+class Measurement:
+    """The repetitions of one case; shows as a table with units.
+
+    Attributes
+    ----------
+    case, protocol
+        What was measured, and how.
+    rows
+        One per repetition, as the schema of the records has it.
+    traced
+        One more repetition with the times of its chunks, if asked for, and the bytes of a unit in it.
+    """
+
+    case: Case
+    protocol: Protocol
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    traced: Result | None = None
+    bytes_per_unit: int = 1
+
+    def walls(self, variant: Variant) -> np.ndarray:
+        """Return the wall times (seconds) of a variant that may enter a rate."""
+        return np.array(
+            [r["wall_s"] for r in self.rows if is_of(r, variant) and "cold_memory" not in r["flags"]]
+        )
+
+    @property
+    def records(self) -> pd.DataFrame:
+        """All repetitions, with the columns of the records."""
+        import pandas as pd  # noqa: PLC0415  (not needed to measure)
+
+        return pd.DataFrame(self.rows)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row per variant: time, rate, speedup over the serial baseline, each with its 95 % interval."""
+        import pandas as pd  # noqa: PLC0415  (not needed to measure)
+
+        found = variants({row["threads_requested"] for row in self.rows})
+        found.insert(2, Variant(CHUNKED, 1))
+        measured = [variant for variant in found if any(is_of(row, variant) for row in self.rows)]
+        return pd.DataFrame(map(self._row, measured)).set_index("variant")
+
+    def _row(self, variant: Variant) -> dict[str, Any]:
+        walls = self.walls(variant)
+        row = next(r for r in self.rows if is_of(r, variant))
+        time, speedup = stats.estimate(walls), stats.ratio(self.walls(variants([])[0]), walls)
+        return {
+            "variant": "serial again (A/A)" if variant.is_aa else variant.name,
+            "threads": row["threads"],
+            "chunk_bytes": row["chunk_size"],
+            "time_s": time.median,
+            "low_s": time.low,
+            "high_s": time.high,
+            "rate_per_s": row["operations"] / time.median,
+            "speedup": speedup.median,
+            "low": speedup.low,
+            "high": speedup.high,
+            "n": time.n,
+        }
+
+    def _formatted(self) -> pd.DataFrame:
+        from ktask.common.views import formatted  # noqa: PLC0415  (not needed to measure)
+
+        return formatted(self.table, rate_per_s=partial(fmt_rate, unit=self.rows[0]["unit"]))
+
+    def __str__(self) -> str:
+        """Return the table as text, with what was measured above it."""
+        case = self.case
+        what = f"{case.workload} {case.method}, {fmt_size(case.size_bytes)} of {case.page_kind} pages"
+        return f"{what}\n{self._formatted().to_string()}"
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return self._formatted().to_html()
+
+    def plot(self):
+        """Return a figure with every repetition, by thread count."""
+        from ktask.lab import figures  # noqa: PLC0415  (not needed to measure)
+
+        return figures.repetitions(self)
+
+    def as_dict(self, threads: int) -> dict[str, Any]:
+        """Return one thread count against the baseline as plain values, ready for JSON."""
+        serial, again, *others = variants([threads])
+        base, walls = self.walls(serial), self.walls(others[0] if others else again)
+        row = next(r for r in reversed(self.rows) if r["threads_requested"] == threads)
+        counted = Counter(f for r in self.rows if not r["warmup"] for f in r["flags"] if f != "aa")
+        return {
+            **_parts(row, "workload", "backend", "method"),
+            "page_size": row["page_kind"],
+            **_parts(row, "size_bytes", "policy", "threads", "chunk_size", "n_chunks", "unit"),
+            "wall_s": stats.estimate(walls).as_dict(),
+            "baseline_wall_s": stats.estimate(base).as_dict(),
+            "rate": stats.estimate(row["operations"] / walls, better="high").as_dict(),
+            "speedup": stats.ratio(base, walls).as_dict(),
+            "verified": all(r["verified"] for r in self.rows),
+            "flags": dict(counted),
+            "options": dict(self.case.options),
+            "seed": self.protocol.seed,
+        }
+
+    def save(self, name: str, root: Path | None = None) -> Path:
+        """Keep this as the run `name`, for `ktask report` and `ktask compare`; return its directory."""
+        from ktask.lab.sweep.saved_session import save_run  # noqa: PLC0415  (not needed to measure)
+
+        return save_run([self], name, root)
+
+    def save_records(self, path: Path | str, labels: Mapping[str, str]) -> None:
+        """Keep the repetitions as `path`, and the trace in the folder `traces` beside that of the records.
+
+        `labels` are the values of the columns run_id, host_id and cell_id.
+        """
+        path = Path(path)
+        traces = path.parent.parent / "traces"
+        if self.traced is not None and traces.is_dir():
+            write_traces(traces / path.name, trace_table(self.traced, self.bytes_per_unit), labels)
+        # Last, since a cell counts as done once its records are there.
+        write_records(path, [dict(labels) | row for row in self.rows])
