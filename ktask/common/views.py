@@ -29,16 +29,15 @@ def formatted(table: Any, **forms: Callable[[Any], str]) -> Any:
     unless `forms` says otherwise for a column.
     """
 
-    def form(name: str, is_float: bool) -> Callable[[Any], Any]:
+    def form(column: Any) -> Callable[[Any], Any]:
+        name, kind = str(column.name), column.dtype.kind
         if name in forms:
             return forms[name]
-        if name.endswith("_per_s"):
-            return partial(fmt_rate, unit="entry")
-        suffixes = {"_bytes": fmt_size, "_s": fmt_time}
-        found = next((to_text for suffix, to_text in suffixes.items() if name.endswith(suffix)), None)
-        return found or (fmt_number if is_float else str)
+        endings = {"_bytes": fmt_size, "_per_s": partial(fmt_rate, unit="entry"), "_s": fmt_time}
+        fitting = (to_text for ending, to_text in endings.items() if name.endswith(ending))
+        return next(fitting, fmt_number if kind == "f" else str) if kind in "iuf" else str
 
-    made = table.apply(lambda column: column.map(form(str(column.name), column.dtype.kind == "f")))
+    made = table.apply(lambda column: column.map(form(column)))
     return made.rename(fmt_size) if str(table.index.name).endswith("_bytes") else made
 
 
