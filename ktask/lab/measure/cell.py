@@ -305,7 +305,7 @@ def _means(results: Sequence[Result]) -> dict[str, Any]:
         "faults_minor": round(sum(r.faults_minor for r in results) / calls),
         "ctx_involuntary": sum(r.ctx_involuntary for r in results),
         "helper_nice": results[-1].helper_nice,
-        "run_mode": getattr(results[-1], "run_mode", ""),
+        "run_mode": results[-1].run_mode,
     }
 
 
