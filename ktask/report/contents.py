@@ -12,7 +12,6 @@ from markupsafe import Markup
 from ktask.common import units
 from ktask.common.progress import watched
 from ktask.lab.records import load_run
-from ktask.lab.sweep import notebooks
 from ktask.report import (
     advice,
     machine,
@@ -293,19 +292,17 @@ class Report:
         return Html(render("footer.html.j2", runs=runs))
 
 
+CELL = "cell.ipynb"
+
+
 def _source(key: str) -> str:
     kind, _, workload = key.partition("-")
     if kind == PUBLISHED_KEY:
         return "data/published, by reproduction.ipynb, and records/*.parquet"
     if kind == PREDICTION_KEY:
-        return f"records/*.parquet and traces/*.parquet, measured by {_notebook('')}"
+        return f"records/*.parquet and traces/*.parquet, measured by {CELL}"
     folder = "traces" if kind == "timeline" else "records"
-    return f"{folder}/{workload.replace('-', '_') or '*'}-*.parquet, measured by {_notebook(workload)}"
-
-
-def _notebook(workload: str) -> str:
-    known = notebooks.for_workload(workload.replace("-", "_")).name
-    return known if workload else "the notebooks of all workloads"
+    return f"{folder}/{workload.replace('-', '_') or '*'}-*.parquet, measured by {CELL}"
 
 
 def _in_page_order(drawn: Iterable[Figure]) -> list[Figure]:

@@ -27,7 +27,8 @@ VECTORS = Path(__file__).parents[1] / "data" / "ktask-vectors.csv"
 ESTIMATE = ["median", "low", "high", "best", "n"]
 # In the words and the order of the design; scripts rely on them.
 KEYS = ["workload", "backend", "method", "page_size", "size_bytes", "policy", "threads", "chunk_size"]
-KEYS += ["n_chunks", "unit", "wall_s", "baseline_wall_s", "rate", "speedup", "verified", "flags", "options"]
+KEYS += ["n_chunks", "unit", "wall_s", "baseline_wall_s", "rate", "speedup", "verified", "flags"]
+KEYS += ["options", "seed"]
 
 # What is typed, and what the one line must hold: the value, and what is allowed or what to do.
 BAD = {
