@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-import matplotlib as mpl
-
 from ktask import workloads
+from ktask.common import figures
 from ktask.engine import run as engine
 from ktask.engine import trace
 from ktask.lab.records import load_run
@@ -15,16 +14,13 @@ from ktask.report.tables import floor_of
 from ktask.workloads import Case
 
 DOCS = Path(__file__).parent
-INK = "#24292f"
 
 
-def speedup(run: Path) -> str:
-    """Return the first speedup figure of a run's report, readable on any background."""
+def speedup(run: Path, path: Path) -> None:
+    """Draw the first speedup figure of a run's report."""
     study = Study(load_run(run))
     figure = speedup_figure(study.scaling, "zeroing", "speedup", floor_of(study.floors, "zeroing"))
-    head, tail = figure.svg.split(">", 1)
-    head += ' xmlns="http://www.w3.org/2000/svg" font-family="Helvetica, Arial, sans-serif"'
-    return f'{head}><rect width="100%" height="100%" fill="white"/>{tail}'.replace("currentColor", INK)
+    figures.save(figure.drawing, path)
 
 
 def timeline(path: Path) -> None:
@@ -38,13 +34,10 @@ def timeline(path: Path) -> None:
             state.check()
     finally:
         state.close()
-    axes = trace.plot(result)
-    axes.set_title(f"1 GiB of huge pages: {result.n_chunks} chunks on {result.threads} threads", loc="left")
-    axes.figure.savefig(path, metadata={"Date": None})
+    title = f"1 GiB of huge pages: {result.n_chunks} chunks on {result.threads} threads"
+    figures.save(trace.plot(result, title), path)
 
 
 if __name__ == "__main__":
-    mpl.use("svg")
-    mpl.rcParams["svg.hashsalt"] = "ktask"
-    (DOCS / "speedup.svg").write_text(speedup(DOCS.parent / "data" / "sample"), encoding="utf-8")
+    speedup(DOCS.parent / "data" / "sample", DOCS / "speedup.svg")
     timeline(DOCS / "trace.svg")

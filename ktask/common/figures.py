@@ -24,10 +24,12 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 from ktask.common.files import atomic_write
 from ktask.common.units import fmt_size, fmt_time
 
-PALETTE = tuple(sns.color_palette("colorblind").as_hex())
+_COLOURS = sns.color_palette("colorblind").as_hex()
+PALETTE = tuple(_COLOURS[i] for i in (0, 1, 2, 3, 4, 5, 9, 7, 6, 8))  # its two pale ones last
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("", (4, 1.5), (1, 1), (3, 1.25, 1.5, 1.25), (5, 1, 1, 1), (6, 2), (2, 1))
 INK, FAINT, WARN = "#010203", "#c0c1c2", "#b00021"
+SHADES = (PALETTE[0], PALETTE[6])  # of neighbouring chunks
 THEME = {
     **sns.axes_style("ticks"),
     **sns.plotting_context("paper"),
@@ -45,6 +47,7 @@ THEME = {
     "legend.frameon": False,
     "lines.linewidth": 1.3,
     "lines.markersize": 4.5,
+    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the same layout everywhere
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "ktask",  # the same drawing gives the same bytes
     "text.parse_math": False,
@@ -127,7 +130,8 @@ def legend(drawing: Figure, axes: Sequence[Axes], title: str | None = None) -> N
         if axis.legend_:
             axis.legend_.remove()
         handles, labels = axis.get_legend_handles_labels()
-        entries |= dict(zip(labels, handles, strict=True))
+        for label, handle in zip(labels, handles, strict=True):
+            entries.setdefault(label, handle)
     columns = int(drawing.get_figwidth() / 1.15)
     look = {"loc": "outside upper left", "ncols": columns, "handlelength": 2.6, "title": title}
     drawing.legend(entries.values(), entries.keys(), alignment="left", **look)
@@ -136,13 +140,17 @@ def legend(drawing: Figure, axes: Sequence[Axes], title: str | None = None) -> N
 # --- marks ----------------------------------------------------------------------------------------------
 
 
-def looks(order: Sequence) -> dict[str, object]:
-    """Return seaborn's arguments that give each value of `order` a colour, marker and dash of its own."""
+def looks(order: Sequence, present: Iterable = ()) -> dict[str, object]:
+    """Return seaborn's arguments that give each value of `order` a colour, marker and dash of its own.
+
+    Those `present` in a panel are drawn there; all by default.
+    """
     dashes = {one: DASHES[i % len(DASHES)] for i, one in enumerate(order)}
     markers = {one: MARKERS[i % len(MARKERS)] for i, one in enumerate(order)}
     colours = {one: PALETTE[i % len(PALETTE)] for i, one in enumerate(order)}
     look = {"palette": colours, "markers": markers, "dashes": dashes, "markeredgewidth": 0}
-    return {"hue_order": list(order), **look}
+    kept = set(present) or set(order)
+    return {"hue_order": [one for one in order if one in kept], **look}
 
 
 def _with_ends(
@@ -193,7 +201,7 @@ def curves(
     """
     long = _with_ends(table, y, ends, [x, hue] if hue else [x])
     if hue:
-        style = {"hue": hue, "style": hue, **looks(order or list(dict.fromkeys(table[hue])))}
+        style = {"hue": hue, "style": hue, **looks(order or list(dict.fromkeys(table[hue])), table[hue])}
     else:
         style = {"color": PALETTE[0], "marker": "o", "markeredgewidth": 0}
     if band:
@@ -243,7 +251,7 @@ def chunk_lanes(axis: Axes, chunks: pd.DataFrame, wall_s: float, threads: int) -
     """
     for helper, part in chunks[chunks["helper"] < threads].sort_values("t0_s").groupby("helper"):
         spans = np.column_stack([part["t0_s"], part["t1_s"] - part["t0_s"]]) * 1e3
-        shades = [PALETTE[0], PALETTE[9]] * (len(part) // 2 + 1)
+        shades = SHADES * (len(part) // 2 + 1)
         edge = {"facecolors": shades[: len(part)], "edgecolors": INK, "linewidth": 0.3}
         axis.broken_barh(spans, (helper - 0.38, 0.76), **edge)
     axis.axvline(wall_s * 1e3, **DOTTED)
@@ -273,8 +281,8 @@ def log_axis(
     one = getattr(axis, f"{which}axis")
     if ticks is not None:
         one.set_major_locator(FixedLocator(sorted(set(ticks))))
-    elif base == 10:
-        one.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    else:
+        one.set_major_locator(LogLocator(base, subs=(1, 2, 5) if base == 10 else (1,), numticks=9))
     one.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
     one.set_minor_locator(NullLocator())
 
@@ -284,29 +292,39 @@ def time_axis(axis: Axes, which: str = "y") -> None:
     log_axis(axis, which, text=fmt_time, base=10)
 
 
-def thread_axis(axis: Axes, threads: Iterable[int], *, log: bool | None = None) -> None:
-    """Mark the measured thread counts, many of them on a logarithmic axis (or as `log` says)."""
+def thread_axis(axes: Sequence[Axes], threads: Iterable[int], *, log: bool | None = None) -> None:
+    """Mark the measured thread counts on panels that share their axes.
+
+    Both axes become logarithmic for many threads (or as `log` says): a speedup is a slope of one then, too.
+    """
     counts = sorted({int(n) for n in threads})
     shown = [n for n in counts if n & (n - 1) == 0] if len(counts) > MOST_COUNTS else counts
     if log or (log is None and counts[-1] > MANY_THREADS):
-        log_axis(axis, "x", shown)
+        log_axis(axes[0], "x", shown)
+        log_axis(axes[0], "y")
     else:
-        axis.set_xticks(shown)
-    axis.set_xlabel("threads")
+        axes[0].set_xticks(shown)
+    for axis in axes:
+        axis.set_xlabel("threads")
 
 
-def size_axis(axis: Axes, sizes: Iterable[int], width_in: float, label: str = "size") -> None:
-    """Mark on a logarithmic axis, `width_in` wide, as many of the sizes (bytes) as have room for a label."""
+def size_axis(
+    axes: Sequence[Axes], sizes: Iterable[int], width_in: float | None = None, label: str = "size"
+) -> None:
+    """Mark as many of the sizes (bytes) as have room, on logarithmic axes that the panels share."""
     wanted = sorted(set(sizes), reverse=True)
+    drawing = axes[0].get_figure()
+    width_in = width_in or drawing.get_figwidth() / columns_of(len(axes)) - 0.35
     per_inch = max(math.log2(wanted[0] / wanted[-1]), 1) / (0.9 * width_in)
     shown = wanted[:1]
     for size in wanted[1:]:
         if math.log2(shown[-1] / size) > LABEL_IN * per_inch:
             shown.append(size)
-    log_axis(axis, "x", shown, lambda value: fmt_size(round(value)))
-    axis.set_xlabel(label)
+    log_axis(axes[0], "x", shown, lambda value: fmt_size(round(value)))
     if len(wanted) == 1:
-        axis.set_xlim(wanted[0] / 2, wanted[0] * 2)
+        axes[0].set_xlim(wanted[0] / 2, wanted[0] * 2)
+    for axis in axes:
+        axis.set_xlabel(label)
 
 
 # --- saving ---------------------------------------------------------------------------------------------

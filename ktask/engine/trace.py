@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ktask.common.files import atomic_write, write_text
+from ktask.common.files import write_text
 from ktask.engine.task import Result
 
 US = 1e6
@@ -54,33 +54,23 @@ def write_csv(result: Result, path: Path | str) -> None:
 
 def write_figure(result: Result, path: Path | str) -> None:
     """Write the timeline as a figure; whole or not at all."""
-    import matplotlib.pyplot as plt  # noqa: PLC0415
+    from ktask.common import figures  # noqa: PLC0415  (seaborn takes a second to import)
 
-    axes = plot(result)
-    with atomic_write(path) as partial:
-        axes.figure.savefig(partial, dpi=150, format=Path(path).suffix[1:])
-    plt.close(axes.figure)
+    figures.save(plot(result), path)
 
 
-def plot(result: Result, axes: Any = None) -> Any:
-    """Draw one line per thread with a bar per chunk, neighbours in two shades; return the axes.
+def plot(result: Result, title: str = "") -> Any:
+    """Return a figure with one line per thread and a bar per chunk, neighbours in two shades.
 
-    The dashed line marks the end of the task, so idle time at the end of a thread is what lies between.
+    The dotted line marks the end of the task, so idle time at the end of a thread is what lies between.
     """
-    import matplotlib.pyplot as plt  # noqa: PLC0415
-
     table = result.trace
     if table is None:
         raise ValueError("this result has no trace; run the task with trace=True")
-    if axes is None:
-        _, axes = plt.subplots(figsize=(8, 0.6 + 0.4 * result.threads), layout="constrained")
-    for helper, part in table.groupby("helper"):
-        spans = [(t0 * 1e3, (t1 - t0) * 1e3) for t0, t1 in zip(part["t0_s"], part["t1_s"], strict=True)]
-        shades = ["#0173b2", "#56b4e9"] * (len(spans) // 2 + 1)
-        axes.broken_barh(spans, (helper - 0.35, 0.7), facecolors=shades[: len(spans)])
-    axes.axvline(result.wall_s * 1e3, color="0.4", linestyle="--", linewidth=1)
-    axes.set_yticks(range(result.threads), [_name(w) for w in range(result.threads)])
-    axes.invert_yaxis()
-    axes.set_xlabel("time since the release (ms)")
-    axes.set_xlim(0, None)
-    return axes
+    from ktask.common import figures  # noqa: PLC0415
+
+    with figures.theme():
+        drawing, axis = figures.single(8, 0.6 + 0.4 * result.threads)
+        figures.chunk_lanes(axis, table, result.wall_s, result.threads)
+        axis.set(xlabel="time since the release (ms)", title=title)
+    return drawing

@@ -57,7 +57,7 @@ def chunks(table: pd.DataFrame, title: str = "") -> Drawing:
     """Draw a table of `chunk_sizes`: the speedup by the size of a chunk."""
     drawing, axis = single()
     curves(axis, table.reset_index(), table.index.name, "speedup", ends=("low", "high"))
-    figures.size_axis(axis, table.index, 5.8, "chunk")
+    figures.size_axis([axis], table.index, label="chunk")
     _speedups(axis, title)
     return drawing
 
@@ -100,16 +100,16 @@ def walk_rates(table: pd.DataFrame) -> Drawing:
 def stores(table: pd.DataFrame, title: str = "") -> Drawing:
     """Draw a table of `stores`: the rate by size, a panel for each number of threads."""
     counts, kinds = sorted(set(table["threads"])), list(dict.fromkeys(table["stores"]))
-    drawing, axes = panels(len(counts), 3.2, width_in=4.2 * len(counts), sharey=True)
+    drawing, axes = panels(len(counts), 3.2, width_in=4.2 * len(counts), sharex=True, sharey=True)
     for axis, count in zip(axes, counts, strict=True):
         rows = table[table["threads"] == count]
         sns.lineplot(
             rows, x="size_bytes", y="gib_s", hue="stores", style="stores", ax=axis, **figures.looks(kinds)
         )
-        figures.size_axis(axis, rows["size_bytes"], 3.6)
         threads = f"{count} thread{'s' * (count > 1)}"
         axis.set(ylabel="", title=f"{title}, {threads}" if title else threads)
     axes[0].set(ylabel="zeroed (GiB/s)", ylim=(0, None))  # of both, once all is drawn
+    figures.size_axis(axes, table["size_bytes"])
     figures.legend(drawing, axes)
     return drawing
 

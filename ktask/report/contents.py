@@ -34,7 +34,7 @@ from ktask.report import (
 from ktask.report import (
     several_runs as together,
 )
-from ktask.report.charts import Figure
+from ktask.report.figure import Figure
 from ktask.report.larger_machines import PREDICTION_KEY
 from ktask.report.markup import Html, join, paragraph, render, table, with_code
 from ktask.report.model_figures import MODEL_KEY, RESIDUALS_KEY

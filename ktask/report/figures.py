@@ -2,36 +2,35 @@
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Drawing
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from ktask.common import units
+from ktask.common.figures import (
+    DOTTED,
+    FAINT,
+    FULL_WIDTH_IN,
+    PALETTE,
+    WARN,
+    curves,
+    ideal,
+    intervals,
+    label_left,
+    legend,
+    log_axis,
+    panels,
+    set_title,
+    size_axis,
+    theme,
+    thread_axis,
+)
 from ktask.lab.measure.stats import NoiseFloor
 from ktask.report import sentences as words
 from ktask.report.bottlenecks import Roof, memory_roof
-from ktask.report.charts import (
-    FAINT,
-    FULL_WIDTH_IN,
-    INK,
-    WARN,
-    Figure,
-    build,
-    columns_of,
-    curve,
-    leftmost,
-    legend,
-    mark_borders,
-    noise_band,
-    panel_size,
-    panels,
-    series_style,
-    set_title,
-    size_axis,
-    thread_axis,
-)
+from ktask.report.figure import Figure
 from ktask.report.tables import PATH, Run, aa_table, at_best, repetitions, sort_cases
 
+KIND = ["page_kind", "options", "policy"]  # what tells the curves of one method apart
 STRIPS = 3  # panels of repetitions beside each other: their labels are wide
 FAR_OUT = 3  # repetitions this many times slower than the median need a logarithmic axis
 
@@ -68,6 +67,7 @@ def roof_speedups(last: pd.DataFrame, roof: Roof | None) -> pd.Series:
     return roof.bytes_per_s / serial if roof else serial.iloc[:0]
 
 
+@theme()
 def speedup_figure(
     scaling: pd.DataFrame, workload: str, key: str, floor: float, borders: dict[int, str] | None = None
 ) -> Figure | None:
@@ -79,41 +79,49 @@ def speedup_figure(
     data = speedup_data(last)
     if data.empty:
         return None
-    groups = list(data.groupby(["backend", "method"], sort=False))
     roof = memory_roof(scaling) if workload == "zeroing" else None
     allowed = roof_speedups(last, roof)
-    kinds = ["page_kind", "options", "policy"]
-    curves = list(dict.fromkeys(map(tuple, data[kinds].to_numpy())))
+    names = [filter(None, [words.kind_label(row[0]), *row[1:]]) for row in data[KIND].to_numpy()]
+    drawn = data.assign(curve=[", ".join(one) for one in names])
+    groups = list(drawn.groupby(["backend", "method"], sort=False))
+    drawing, axes = panels(len(groups), sharex=True, sharey=True)
+    for axis, ((backend, method), part) in zip(axes, groups, strict=True):
+        counts = sorted(set(part["threads"]))
+        _noise_band(axis, floor)
+        ideal(axis, counts)
+        curves(axis, part, "threads", "speedup", "curve", order=list(dict.fromkeys(drawn["curve"])))
+        lowest = allowed.loc[(slice(None), backend, method)].min() if len(allowed) else np.inf
+        if lowest <= ROOF_IN_SIGHT * counts[-1]:
+            axis.axhline(lowest, label="memory roof", **DOTTED | {"linestyle": "-."})
+        set_title(axis, words.short(f"{method} ({backend})"))
+        _mark_borders(axis, borders or {}, counts[-1])
+    label_left(axes, "speedup")
+    thread_axis(axes, data["threads"])
+    _from_zero(axes[0])
+    legend(drawing, axes)
+    caption = words.speedup_caption(data, at_best(last)) + words.roof_note(allowed, roof)
+    return Figure(key, drawing, data, caption, words.speedup_alt(data, workload))
 
-    def paint(drawing: Drawing) -> None:
-        axes = panels(drawing, len(groups), sharex=True, sharey=True)
-        for axis, ((backend, method), part) in zip(axes, groups, strict=True):
-            counts = np.array(sorted(set(data["threads"])))
-            noise_band(axis, floor)
-            axis.plot(counts, counts, color=INK, linewidth=0.8, linestyle=":", label="ideal")
-            for one, rows in part.groupby(kinds, sort=False):
-                label = ", ".join(filter(None, [words.kind_label(one[0]), *one[1:]]))
-                curve(axis, rows, "threads", "speedup", i=curves.index(one), label=label)
-            lowest = allowed.loc[(slice(None), backend, method)].min() if len(allowed) else np.inf
-            if lowest <= ROOF_IN_SIGHT * counts[-1]:
-                axis.axhline(lowest, color=INK, linewidth=0.8, linestyle="-.", label="memory roof")
-            set_title(axis, words.short(f"{method} ({backend})"))
-            thread_axis(axis, counts)
-            mark_borders(axis, borders or {}, counts[-1])
-        for axis in leftmost(axes):
-            axis.set_ylabel("speedup")
-        if axes[0].get_yscale() == "linear":
-            axes[0].set_ylim(bottom=0)
-        legend(drawing, axes)
 
-    return build(
-        key,
-        panel_size(len(groups)),
-        paint,
-        data=data,
-        caption=words.speedup_caption(data, at_best(last)) + words.roof_note(allowed, roof),
-        alt=words.speedup_alt(data, workload),
-    )
+def _from_zero(axis: Axes) -> None:
+    """Let a linear vertical axis begin at zero; the panels share it, and everything is drawn."""
+    if axis.get_yscale() == "linear":
+        axis.set_ylim(bottom=0)
+
+
+def _noise_band(axis: Axes, floor: float) -> None:
+    """Shade the ratios that the noise floor reaches."""
+    if np.isfinite(floor):
+        axis.axhspan(1 / (1 + floor), 1 + floor, color=FAINT, alpha=0.6, linewidth=0, label="noise floor")
+
+
+def _mark_borders(axis: Axes, borders: dict[int, str], most: int) -> None:
+    """Draw an upright line where threads begin to share a core or leave a socket, below `most`."""
+    for count, what in borders.items():
+        if count < most:
+            axis.axvline(count, **DOTTED)
+            place = axis.get_xaxis_transform()
+            axis.text(count, 1.0, f" {what}", transform=place, fontsize=6.5, va="top", ha="left")
 
 
 def throughput_data(scaling: pd.DataFrame, workload: str) -> pd.DataFrame:
@@ -129,47 +137,34 @@ def throughput_data(scaling: pd.DataFrame, workload: str) -> pd.DataFrame:
     return table.assign(quantity=name, unit=part["unit"].iloc[0] if alike and len(part) else "byte")
 
 
+@theme()
 def throughput_figure(scaling: pd.DataFrame, workload: str, key: str) -> Figure | None:
     """Draw throughput against size, one panel per path, one curve per thread count."""
     data = throughput_data(scaling, workload)
     if data.empty:
         return None
     scale = units.rate_scale(data["throughput"].max(), data["unit"].iloc[0])
-    groups = list(data.groupby(PATH, sort=False))
-    threads = sorted(set(data["threads"]))
-    roof = memory_roof(scaling) if workload == "zeroing" else None
-    size = panel_size(len(groups))
-
-    def paint(drawing: Drawing) -> None:
-        axes = panels(drawing, len(groups), sharex=True, sharey=True)
-        for axis, (path, part) in zip(axes, groups, strict=True):
-            for count, rows in part.sort_values("size_bytes").groupby("threads"):
-                label, i = words.count(count, "thread"), threads.index(count)
-                curve(axis, rows, "size_bytes", "throughput", i=i, label=label, unit=scale.factor)
-            if roof:
-                line = {"color": INK, "linewidth": 0.8, "linestyle": ":", "label": "highest user-space rate"}
-                axis.axhline(roof.bytes_per_s / scale.factor, **line)
-            set_title(axis, words.path_label(dict(zip(PATH, path, strict=True))))
-            size_axis(axis, data["size_bytes"], size[0] / columns_of(len(groups)) - 0.35)
-        for axis in leftmost(axes):
-            axis.set_ylabel(scale.suffix)
-        if words.needs_log(data["throughput"]):
-            axes[0].set_yscale("log")
-            axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axes[0].yaxis.set_minor_formatter(NullFormatter())  # its own speaks TeX, which nobody reads here
-        else:
-            axes[0].set_ylim(bottom=0)  # of all panels, once everything is drawn
-        legend(drawing, axes)
-
-    return build(
-        key,
-        size,
-        paint,
-        data=data,
-        caption=words.throughput_caption(data, (roof.bytes_per_s, roof.label) if roof else None),
-        alt=words.throughput_alt(data, workload),
+    values = ["throughput", "throughput_low", "throughput_high"]
+    drawn = data.assign(
+        count=[words.count(n, "thread") for n in data["threads"]], **data[values] / scale.factor
     )
+    order = list(dict.fromkeys(drawn.sort_values("threads")["count"]))
+    groups = list(drawn.groupby(PATH, sort=False))
+    roof = memory_roof(scaling) if workload == "zeroing" else None
+    drawing, axes = panels(len(groups), sharex=True, sharey=True)
+    for axis, (path, part) in zip(axes, groups, strict=True):
+        curves(axis, part, "size_bytes", "throughput", "count", order=order)
+        if roof:
+            axis.axhline(roof.bytes_per_s / scale.factor, label="highest user-space rate", **DOTTED)
+        set_title(axis, words.path_label(dict(zip(PATH, path, strict=True))))
+    label_left(axes, scale.suffix)
+    size_axis(axes, data["size_bytes"])
+    if words.needs_log(data["throughput"]):
+        log_axis(axes[0], "y", base=10)
+    _from_zero(axes[0])
+    legend(drawing, axes)
+    caption = words.throughput_caption(data, (roof.bytes_per_s, roof.label) if roof else None)
+    return Figure(key, drawing, data, caption, words.throughput_alt(data, workload))
 
 
 def distribution_data(run: Run, workload: str) -> pd.DataFrame:
@@ -189,6 +184,7 @@ def distribution_data(run: Run, workload: str) -> pd.DataFrame:
     return table[names]
 
 
+@theme()
 def distribution_figure(run: Run, workload: str, key: str) -> Figure | None:
     """Draw every repetition as a point, in the order of the rounds; cold ones are crossed."""
     data = distribution_data(run, workload)
@@ -196,94 +192,71 @@ def distribution_figure(run: Run, workload: str, key: str) -> Figure | None:
         return None
     groups = list(data.groupby(PATH[:-1], sort=False))
     threads = sorted(set(data["threads"]))
-
-    def paint(drawing: Drawing) -> None:
-        axes = panels(drawing, len(groups), STRIPS)
-        for axis, (path, part) in zip(axes, groups, strict=True):
-            _strip(axis, part, threads)
-            set_title(axis, words.path_label(dict(zip(PATH, (*path, ""), strict=True))))
-        legend(drawing, axes)
-
-    height = 0.95 + 0.36 * len(threads)
-    return build(
-        key,
-        panel_size(len(groups), height, STRIPS),
-        paint,
-        data=data,
-        caption=words.distribution_caption(data),
-        alt=words.distribution_alt(data, workload),
+    drawing, axes = panels(len(groups), 0.95 + 0.36 * len(threads), STRIPS)
+    for axis, (path, part) in zip(axes, groups, strict=True):
+        _strip(axis, part, threads)
+        set_title(axis, words.path_label(dict(zip(PATH, (*path, ""), strict=True))))
+    legend(drawing, axes)
+    return Figure(
+        key, drawing, data, words.distribution_caption(data), words.distribution_alt(data, workload)
     )
 
 
 def _strip(axis: Axes, part: pd.DataFrame, threads: list[int]) -> None:
     """Draw the repetitions of one path, each over the median of the warm ones with as many threads."""
-    labels = {}
-    for count, rows in part.sort_values(["round", "order"]).groupby("threads"):
-        level = threads.index(count)
-        middle = rows.loc[~rows["cold"], "wall_s"].median()
-        labels[level] = f"{words.count(count, 'thread')}\n{units.fmt_time(middle)}"
-        relative = rows["wall_s"] / (rows["wall_s"].median() if np.isnan(middle) else middle)
-        height = level + pd.Series(np.linspace(-0.3, 0.3, len(rows)), index=rows.index)
-        warm, cold = rows.index[~rows["cold"]], rows.index[rows["cold"]]
-        dots = {"linestyle": "none", "markersize": 3.4, "alpha": 0.75, "markeredgewidth": 0}
-        axis.plot(relative[warm], height[warm], label="repetition", **series_style(0) | dots)
-        if len(cold):
-            marks = {"color": WARN, "marker": "x", "linestyle": "none", "label": "cold memory"}
-            axis.plot(relative[cold], height[cold], **marks)
-    axis.axvline(1, color=INK, linewidth=0.8, linestyle=":", label="median")
+    middles = part["wall_s"].where(~part["cold"]).groupby(part["threads"]).median()
+    middles = middles.fillna(part.groupby("threads")["wall_s"].median())
+    rows = part.sort_values(["round", "order"])
+    rank, size = (getattr(rows.groupby("threads")["wall_s"], name) for name in ("cumcount", "transform"))
+    points = pd.DataFrame(
+        {
+            "time": rows["wall_s"] / rows["threads"].map(middles),
+            "place": rows["threads"].map(threads.index) + 0.6 * (rank() / (size("size") - 1).clip(1) - 0.5),
+            "memory": rows["cold"].map({False: "repetition", True: "cold memory"}),
+        }
+    )
+    look = {
+        # Points as marks of a line: each point of a scatter plot is a path of its own in the SVG.
+        **{"estimator": None, "sort": False, "linestyle": "none", "dashes": False},
+        **{"hue": "memory", "style": "memory", "markersize": 3.4, "markeredgewidth": 0, "alpha": 0.75},
+        "palette": {"repetition": PALETTE[0], "cold memory": WARN},
+        "markers": {"repetition": "o", "cold memory": "X"},
+    }
+    sns.lineplot(points, x="time", y="place", ax=axis, **look)
+    axis.axvline(1, label="median", **DOTTED)
     axis.grid(visible=False)
-    axis.set_yticks(list(labels), list(labels.values()))
-    axis.set_ylim(-0.6, len(threads) - 0.4)
-    axis.set_xlabel("time over its median")
+    labels = [f"{words.count(n, 'thread')}\n{units.fmt_time(middle)}" for n, middle in middles.items()]
+    axis.set_yticks([threads.index(n) for n in middles.index], labels)
+    axis.set(xlabel="time over its median", ylabel="", ylim=(-0.6, len(threads) - 0.4))
     low, high = axis.get_xlim()
     if high > FAR_OUT:
-        axis.set_xscale("log")
-        axis.xaxis.set_minor_locator(NullLocator())
-        axis.xaxis.set_major_locator(FixedLocator([one for one in (0.5, 1, 2, 5, 10, 20, 50) if one < high]))
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        log_axis(axis, "x", [one for one in (0.5, 1, 2, 5, 10, 20, 50) if one < high], base=10)
     else:
         axis.set_xlim(min(low, 0.95), max(high, 1.05))
 
 
+@theme()
 def aa_figure(run: Run, floors: dict[str, NoiseFloor], key: str) -> Figure | None:
     """Draw the ratio of the two equal measurements of each A/A cell; None if there are none."""
     data = aa_table(run)
     data = data[data["n"] > 0].reset_index(drop=True)
     if data.empty:
         return None
-
     groups = list(data.groupby("workload", sort=False))
-
-    def paint(drawing: Drawing) -> None:
-        axes = panels(drawing, len(groups), sharex=True)
-        for axis, (workload, rows) in zip(axes, groups, strict=True):
-            axis.grid(visible=False)
-            axis.axvline(1, color=INK, linewidth=0.8, linestyle=":")
-            band = 1 + floors[str(workload)].floor
-            axis.axvspan(1 / band, band, color=FAINT, alpha=0.6, linewidth=0)
-            _caterpillar(axis, rows.sort_values("ratio"))
-            axis.set_title(words.workload_label(workload))
-            axis.set_xlabel("first call over second")
-            axis.set_ylim(-1, max(len(rows) for _, rows in groups))
-        axes[0].set_ylabel("cells, by ratio")
-
-    return build(
-        key,
-        panel_size(len(groups), 1.9),
-        paint,
-        data=data,
-        caption=words.aa_caption(data, floors),
-        alt=words.aa_alt(data),
-    )
-
-
-def _caterpillar(axis: Axes, rows: pd.DataFrame) -> None:
-    reach = np.vstack([rows["ratio"] - rows["ratio_low"], rows["ratio_high"] - rows["ratio"]])
-    reach = np.nan_to_num(reach).clip(min=0)
-    style = series_style(0) | {"linestyle": "none"}
-    axis.errorbar(rows["ratio"], range(len(rows)), xerr=reach, capsize=0, elinewidth=0.9, **style)
-    axis.set_yticks([])
-    axis.spines["left"].set_visible(False)
+    most = max(len(rows) for _, rows in groups)
+    drawing, axes = panels(len(groups), 1.9, sharex=True)
+    for axis, (workload, rows) in zip(axes, groups, strict=True):
+        band = 1 + floors[str(workload)].floor
+        axis.axvspan(1 / band, band, color=FAINT, alpha=0.6, linewidth=0)
+        axis.axvline(1, **DOTTED)
+        ordered = rows.sort_values("ratio", ascending=False, ignore_index=True)
+        intervals(axis, ordered.assign(cell=ordered.index.astype(str)), "ratio", "cell")
+        axis.grid(visible=False)
+        axis.spines["left"].set_visible(False)
+        axis.set(xlabel="first call over second", yticks=[], ylim=(most, -1))
+        axis.set_title(words.workload_label(workload))
+    label_left(axes, "cells, by ratio")
+    return Figure(key, drawing, data, words.aa_caption(data, floors), words.aa_alt(data))
 
 
 def crossover_data(scaling: pd.DataFrame) -> pd.DataFrame:
@@ -300,36 +273,27 @@ def crossover_data(scaling: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+@theme()
 def crossover_figure(scaling: pd.DataFrame, key: str) -> Figure | None:
     """Draw speedup against size, one panel per workload; below the band threads make it worse."""
     data = crossover_data(scaling)
     if data.empty:
         return None
-    groups = list(data.groupby("workload", sort=False))
     counts = sorted(set(data["threads"]))
     alike = len(counts) == 1
-
-    def paint(drawing: Drawing) -> None:
-        axes = [drawing.add_subplot(len(groups), 1, i + 1) for i in range(len(groups))]
-        for axis, (workload, part) in zip(axes, groups, strict=True):
-            axis.grid(axis="y", color=FAINT, linewidth=0.5)
-            noise_band(axis, part["noise_floor"].iloc[0])
-            for i, (path, rows) in enumerate(part.groupby(PATH, sort=False)):
-                label = words.path_label(dict(zip(PATH, path, strict=True)))
-                threads = words.count(int(rows["threads"].iloc[0]), "thread")
-                label = label if alike else f"{label}, {threads}"
-                curve(axis, rows, "size_bytes", "speedup", i=i, label=label)
-            axis.set_title(words.workload_label(workload))
-            axis.set_ylim(bottom=0)
-            axis.set_ylabel(f"speedup, {words.count(counts[0], 'thread')}" if alike else "speedup")
-            size_axis(axis, part["size_bytes"], 0.6 * FULL_WIDTH_IN)
-            axis.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), handlelength=2.6)
-
-    return build(
-        key,
-        (FULL_WIDTH_IN, 1.8 * len(groups) + 0.2),
-        paint,
-        data=data,
-        caption=words.crossover_caption(data),
-        alt=words.crossover_alt(data),
-    )
+    labels = [words.path_label(row) for _, row in data.iterrows()]
+    if not alike:
+        labels = [
+            f"{one}, {words.count(n, 'thread')}" for one, n in zip(labels, data["threads"], strict=True)
+        ]
+    groups = list(data.assign(path=labels).groupby("workload", sort=False))
+    drawing, axes = panels(len(groups), 1.8, most=1, width_in=FULL_WIDTH_IN)
+    for axis, (workload, part) in zip(axes, groups, strict=True):
+        _noise_band(axis, part["noise_floor"].iloc[0])
+        curves(axis, part, "size_bytes", "speedup", "path")
+        axis.set_title(words.workload_label(workload))
+        axis.set_ylabel(f"speedup, {words.count(counts[0], 'thread')}" if alike else "speedup")
+        size_axis([axis], part["size_bytes"], 0.6 * FULL_WIDTH_IN)
+        axis.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), handlelength=2.6)
+        _from_zero(axis)
+    return Figure(key, drawing, data, words.crossover_caption(data), words.crossover_alt(data))

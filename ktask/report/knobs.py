@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import pandas as pd
 
 from ktask.common.units import fmt_size, fmt_time, parse_size
@@ -17,7 +15,8 @@ from ktask.engine.task import Result
 from ktask.host import topology
 from ktask.lab.measure.rounds import prepared, repeat
 from ktask.lab.records import load_run
-from ktask.models.scaling import forecast, plots
+from ktask.models import figures
+from ktask.models.scaling import forecast
 from ktask.report import sentences as words
 from ktask.report import tables
 from ktask.workloads import Case
@@ -35,7 +34,7 @@ class Knob:
     Parameters
     ----------
     draw
-        Gets one choice of each knob by name; returns a matplotlib figure.
+        Gets one choice of each knob by name; returns a drawing.
     choices
         The positions of each knob, as text or numbers.
     """
@@ -47,11 +46,7 @@ class Knob:
 
     def picture(self, **chosen: Any) -> bytes:
         """Return the figure for these choices as PNG."""
-        figure = self._draw(**chosen)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=110)
-        plt.close(figure)
-        return buffer.getvalue()
+        return self._draw(**chosen)._repr_png_()
 
     def show(self) -> None:
         """Show sliders, and the picture as an output of its own: what an export keeps is the picture."""
@@ -92,12 +87,11 @@ def chunk_sizes(case: Case, threads: int | None = None) -> Knob:
 
     def draw(minimum_chunk: str) -> Any:
         result = traced(replace(case, min_chunk_bytes=parse_size(minimum_chunk)), threads)
-        axes = traces.plot(result)
-        axes.set_title(
+        title = (
             f"{case.workload} {case.method}, {fmt_size(case.size_bytes)}: {result.n_chunks} chunks, "
             f"{fmt_time(result.wall_s)}"
         )
-        return axes.figure
+        return traces.plot(result, title)
 
     return Knob(draw, {"minimum_chunk": shown})
 
@@ -134,7 +128,7 @@ def more_threads(run: str | Path) -> Knob:
     def draw(path: str, threads: int) -> Any:
         doublings = [n for i in range(1, 12) if (n := most << i) <= threads]
         table = forecast.forecast([curves[path]], doublings)
-        return plots.plot_forecast(table, ("workload", "method", "page_kind"))
+        return figures.forecasts(table, ("workload", "method", "page_kind"))
 
     return Knob(draw, {"path": list(curves), "threads": [most << i for i in (2, 1, 3, 4, 5)]})
 

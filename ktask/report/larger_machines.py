@@ -10,33 +10,22 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Drawing
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from msgspec.structs import replace
 
 from ktask.common import units
+from ktask.common.figures import PALETTE, WARN, label_left, legend, panels, set_title, theme, thread_axis
 from ktask.engine.policy import MOST_CPUS
 from ktask.models.simulation.calibrate import calibrate, measured_walls
 from ktask.models.simulation.machines import Machine
 from ktask.models.simulation.what_if import repeated
 from ktask.report import markup, tables
 from ktask.report import sentences as words
-from ktask.report.charts import (
-    INK,
-    SERIES,
-    WARN,
-    Figure,
-    build,
-    leftmost,
-    legend,
-    panel_size,
-    panels,
-    set_title,
-    thread_axis,
-)
-from ktask.report.model import LEVEL_PERCENT, Fitted
+from ktask.report.figure import Figure
+from ktask.report.model import Fitted
+from ktask.report.model_figures import draw_law
 from ktask.report.tables import PATH, Run
 
 PREDICTION_KEY = "relatives"  # "prediction" is the section
@@ -77,7 +66,7 @@ class Relatives:
 
 def relatives(run: Run, fits: Sequence[Fitted]) -> Relatives:
     """Return laws and simulation beside the measured times of a run."""
-    curves = [_measured(one) for one in fits]
+    curves = [one.curve for one in fits]
     most = max((int(curve["threads"].max()) for curve in curves), default=1)
     asked = _asked(run)
     try:
@@ -100,16 +89,6 @@ def relative_of(machine: Machine, threads: int) -> Machine:
 
 def _below(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*PATH, *UNKNOWN])
-
-
-def _measured(one: Fitted) -> pd.DataFrame:
-    """Return the curve of a path with measured speedups and their intervals."""
-    rows = one.measured.set_index("threads").reindex(one.curve["threads"])
-    base = one.measured["wall"].iloc[0]
-    ends = {"": "wall", "_low": "wall_high", "_high": "wall_low"}
-    return one.curve.assign(
-        **{f"measured_speedup{end}": base / rows[name].to_numpy() for end, name in ends.items()}
-    )
 
 
 def _asked(run: Run) -> pd.DataFrame:
@@ -143,60 +122,31 @@ def _simulated(bigger: Machine, curve: pd.DataFrame, asked: pd.DataFrame) -> pd.
 # --- figure ------------------------------------------------------------------------------------------------
 
 
+@theme()
 def prediction_figure(found: Relatives, key: str) -> Figure | None:
     """Draw measured speedups, law with interval and simulated curve, one panel per path."""
     if found.table.empty:
         return None
     paths = [rows for _, rows in found.table.groupby([*PATH, "size_bytes"], sort=False)]
-    return build(
-        key,
-        panel_size(len(paths), 1.75),
-        lambda drawing: _paint(drawing, paths),
-        data=found.table,
-        caption=_caption(found),
-        alt=_alt(found),
-    )
-
-
-def _paint(drawing: Drawing, paths: Sequence[pd.DataFrame]) -> None:
-    axes = panels(drawing, len(paths), sharex=True, sharey=True)
-    first = axes[0]  # the others share its scales: set for each of 15, they took 0.2 s
-    first.set_xscale("log", base=2)
-    first.set_yscale("log", base=2)
-    first.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    counts = sorted({n for rows in paths for n in rows["threads"]})
-    first.yaxis.set_minor_locator(NullLocator())
-    first.yaxis.set_major_locator(FixedLocator(counts))
-    thread_axis(first, counts)
+    drawing, axes = panels(len(paths), 1.75, sharex=True, sharey=True)
     for axis, rows in zip(axes, paths, strict=True):
-        _draw(axis, rows)
-        axis.set_xlabel("threads")
+        draw_law(axis, rows)
+        if rows["simulated_speedup"].notna().any():
+            look = {
+                "color": PALETTE[1],
+                "linestyle": "--",
+                "marker": "s",
+                "markersize": 3,
+                "label": "simulated",
+            }
+            sns.lineplot(rows, x="threads", y="simulated_speedup", ax=axis, errorbar=None, **look)
+        _warn(axis, rows)
         set_title(axis, f"{words.workload_label(rows.workload.iloc[0])}, {words.path_label(rows.iloc[0])}")
-    first.set_ylim(bottom=ROOM_BELOW * first.get_ylim()[0])  # for the words at the bottom of each panel
-    for axis in leftmost(axes):
-        axis.set_ylabel("speedup")
+    label_left(axes, "speedup")
+    thread_axis(axes, found.table["threads"], log=True)
+    axes[0].set_ylim(bottom=ROOM_BELOW * axes[0].get_ylim()[0])  # for the words at the bottom of each panel
     legend(drawing, axes)
-
-
-def _draw(axis: Axes, rows: pd.DataFrame) -> None:
-    threads = rows["threads"]
-    axis.plot(threads, threads, color=INK, linewidth=0.8, linestyle=":", label="ideal")
-    axis.plot(threads, rows["speedup"], color=SERIES[0], label="fitted law")
-    axis.fill_between(
-        threads, rows["speedup_low"], rows["speedup_high"], color=SERIES[0], alpha=0.18, linewidth=0,
-        label=f"its {LEVEL_PERCENT} % interval",
-    )  # fmt: skip
-    if rows["simulated_speedup"].notna().any():
-        style = {"color": SERIES[1], "linestyle": (0, (4, 1.5)), "marker": "s", "markersize": 3}
-        axis.plot(threads, rows["simulated_speedup"], label="simulated", **style)
-    known = rows[rows["measured_s"].notna()]
-    middle = known["measured_speedup"]
-    reach = np.vstack([middle - known["measured_speedup_low"], known["measured_speedup_high"] - middle])
-    axis.errorbar(
-        known["threads"], middle, yerr=np.nan_to_num(reach).clip(min=0), color=INK, marker="o",
-        markersize=3.5, linestyle="none", capsize=2, label="measured",
-    )  # fmt: skip
-    _warn(axis, rows)
+    return Figure(key, drawing, found.table, _caption(found), _alt(found))
 
 
 def _warn(axis: Axes, rows: pd.DataFrame) -> None:

@@ -43,14 +43,19 @@ class Fitted:
     def curve(self) -> pd.DataFrame:
         """Per thread count the columns of `Predicted.table`, `fitted` and `residual`.
 
-        The residual is measured over fitted time minus one.
+        The residual is measured over fitted time minus one. `measured_speedup` is the measured one; both
+        have the interval of the measured time.
         """
         most = max(self.fit_threads)
         ahead = {most << i for i in range(1, FARTHEST.bit_length())}
         table = self.predicted.table({*self.measured["threads"], *ahead})
-        table["n"] = self.measured.set_index("threads")["n"].reindex(table["threads"]).to_numpy()
-        table["residual"] = table["measured_s"] / table["time_s"] - 1
+        measured = self.measured.set_index("threads").reindex(table["threads"]).set_axis(table.index)
+        table["n"] = measured["n"]
         table["fitted"] = table["threads"].isin(self.fit_threads)
+        base = self.measured["wall"].iloc[0]
+        for end, other in (("", ""), ("_low", "_high"), ("_high", "_low")):
+            table[f"residual{end}"] = measured[f"wall{end}"] / table["time_s"] - 1
+            table[f"measured_speedup{end}"] = base / measured[f"wall{other}"]
         return table.assign(**self.case)
 
     @property

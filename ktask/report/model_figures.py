@@ -2,126 +2,83 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Drawing
-from matplotlib.ticker import FuncFormatter, NullLocator
 
 from ktask.common import units
-from ktask.report import sentences as words
-from ktask.report.charts import (
+from ktask.common.figures import (
+    DOTTED,
     FULL_WIDTH_IN,
     INK,
-    Figure,
-    build,
-    leftmost,
+    curves,
+    ideal,
+    intervals,
+    label_left,
     legend,
-    panel_size,
     panels,
-    series_style,
     set_title,
+    theme,
     thread_axis,
 )
-from ktask.report.model import LEVEL_PERCENT, Fitted, curves
+from ktask.report import sentences as words
+from ktask.report.figure import Figure
+from ktask.report.model import LEVEL_PERCENT, Fitted
+from ktask.report.model import curves as fitted_curves
 
 MODEL_KEY, RESIDUALS_KEY = "model", "residuals"
 
 
+@theme()
 def model_figure(found: Sequence[Fitted], key: str) -> Figure | None:
     """Draw measured speedups, the fitted laws and their intervals, one panel per path."""
-    data = curves(found)
+    data = fitted_curves(found)
     if data.empty:
         return None
-    workloads = list(dict.fromkeys(str(one.case["workload"]) for one in found))
+    drawing, axes = panels(len(found), 1.75, sharex=True, sharey=True)
+    for axis, one in zip(axes, found, strict=True):
+        draw_law(axis, one.curve)
+        last = int(one.measured["threads"].max())
+        axis.axvline(last, color=INK, linewidth=0.6, linestyle="--", label="last measured")
+        set_title(axis, f"{words.workload_label(str(one.case['workload']))}, {words.path_label(one.case)}")
+    label_left(axes, "speedup")
+    thread_axis(axes, data["threads"], log=True)
+    legend(drawing, axes)
+    return Figure(key, drawing, data, model_caption(found, data), model_alt(found))
 
-    def paint(drawing: Drawing) -> None:
-        axes = panels(drawing, len(found), sharex=True, sharey=True)
-        for axis, one in zip(axes, found, strict=True):
-            workload = str(one.case["workload"])
-            _draw_curve(axis, one, workloads.index(workload), words.workload_label(workload))
-            set_title(axis, words.path_label(one.case))
-            thread_axis(axis, sorted({n for each in found for n in each.curve["threads"]}))
-        for axis in leftmost(axes):
-            axis.set_ylabel("speedup")
-        legend(drawing, axes)
 
-    return build(
-        key,
-        panel_size(len(found), 1.65),
-        paint,
-        data=data,
-        caption=model_caption(found, data),
-        alt=model_alt(found),
+def draw_law(axis: Axes, curve: pd.DataFrame) -> None:
+    """Draw a law with its interval (`Fitted.curve`), the measured speedups and the ideal."""
+    ideal(axis, curve["threads"])
+    curves(axis, curve, "threads", "speedup", band=True, label=f"fitted law, {LEVEL_PERCENT} % interval")
+    known = curve[curve["measured_s"].notna()]
+    curves(
+        axis, known, "threads", "measured_speedup", color=INK, linestyle="none", label="measured", zorder=4
     )
 
 
+@theme()
 def residuals_figure(found: Sequence[Fitted], key: str) -> Figure | None:
     """Draw measured over fitted time, a row per path and a mark per measured thread count."""
-    data = curves(found)
+    data = fitted_curves(found)
     if data.empty:
         return None
     data = data[data["measured_s"].notna()].reset_index(drop=True)
-    counts = sorted(set(data["threads"]))
-
-    def paint(drawing: Drawing) -> None:
-        axis = drawing.add_subplot()
-        axis.axvline(0, color=INK, linewidth=0.8, linestyle=":")
-        for level, one in enumerate(found):
-            _draw_residuals(axis, one, level, counts)
-        names = [
-            f"{words.workload_label(str(one.case['workload']))}: {words.path_label(one.case)}"
-            for one in found
-        ]
-        axis.set_yticks(range(len(found)), names)
-        axis.set_ylim(len(found) - 0.4, -0.6)
-        axis.set_xlabel("measured over fitted time, %")
-        legend(drawing, [axis])
-
-    return build(
-        key,
-        (FULL_WIDTH_IN, 0.23 * len(found) + 0.9),
-        paint,
-        data=data,
-        caption=residuals_caption(data),
-        alt=f"Measured over fitted time. {_residual_words(data)}.",
+    names = ["residual", "residual_low", "residual_high"]
+    rows = data.assign(
+        **100 * data[names],
+        count=[words.count(int(n), "thread") for n in data["threads"]],
+        path=[
+            f"{words.workload_label(row['workload'])}: {words.path_label(row)}" for _, row in data.iterrows()
+        ],
     )
-
-
-def _draw_curve(axis: Axes, one: Fitted, i: int, label: str) -> None:
-    table, style = one.curve, series_style(i)
-    counts = sorted(table["threads"])
-    axis.plot(counts, counts, color=INK, linewidth=0.8, linestyle=":", label="ideal")
-    last = int(one.measured["threads"].max())
-    axis.axvline(last, color=INK, linewidth=0.6, linestyle="--", label="last measured")
-    axis.plot(table["threads"], table["speedup"], label=label, **style | {"markersize": 0})
-    ends = (table["speedup_low"], table["speedup_high"])
-    axis.fill_between(table["threads"], *ends, color=style["color"], alpha=0.2, linewidth=0)
-    base, rows = one.measured["wall"].iloc[0], one.measured
-    reach = np.vstack(
-        [base / rows["wall"] - base / rows["wall_high"], base / rows["wall_low"] - base / rows["wall"]]
-    )
-    style |= {"linestyle": "none"}
-    axis.errorbar(
-        rows["threads"], base / rows["wall"], yerr=np.nan_to_num(reach).clip(min=0), capsize=2, **style
-    )
-    axis.set_xscale("log", base=2)
-    axis.set_yscale("log", base=2)
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.yaxis.set_minor_locator(NullLocator())
-
-
-def _draw_residuals(axis: Axes, one: Fitted, level: int, counts: Sequence[int]) -> None:
-    """Draw the residuals of one path at height `level`, those of more threads a little lower."""
-    rows = one.curve[one.curve["measured_s"].notna()].reset_index(drop=True)
-    ends = one.measured.set_index("threads").loc[rows["threads"], ["wall_low", "wall_high"]].to_numpy()
-    reach = np.abs(ends - rows["measured_s"].to_numpy()[:, None]) / rows["time_s"].to_numpy()[:, None] * 100
-    for place, row in rows.iterrows():
-        i = counts.index(row["threads"])
-        height = level + 0.4 * (i / max(len(counts) - 1, 1) - 0.5)
-        style = series_style(i) | {"linestyle": "none", "label": words.count(int(row["threads"]), "thread")}
-        axis.errorbar(100 * row["residual"], height, xerr=np.nan_to_num(reach[[place]]).T, capsize=2, **style)
+    drawing, (axis,) = panels(1, 0.23 * len(found) + 0.55, width_in=FULL_WIDTH_IN)
+    axis.axvline(0, **DOTTED)
+    intervals(axis, rows, "residual", "path", "count")
+    axis.set_xlabel("measured over fitted time, %")
+    legend(drawing, [axis])
+    alt = f"Measured over fitted time. {_residual_words(data)}."
+    return Figure(key, drawing, data, residuals_caption(data), alt)
 
 
 def model_caption(found: Sequence[Fitted], data: pd.DataFrame) -> Markup:

@@ -2,16 +2,17 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
+import seaborn as sns
 from markupsafe import Markup
-from matplotlib.figure import Figure as Drawing
-from matplotlib.ticker import FuncFormatter, NullLocator
 
 from ktask.common import units
+from ktask.common.figures import ideal, label_left, legend, looks, panels, theme, thread_axis
 from ktask.models import published
 from ktask.report import markup
 from ktask.report import sentences as words
-from ktask.report.charts import INK, Figure, build, legend, panel_size, panels, series_style, thread_axis
+from ktask.report.figure import Figure
 from ktask.report.machine import plain_model
 from ktask.report.study import Study
 from ktask.report.tables import PATH
@@ -84,33 +85,27 @@ def comparison(studies: Sequence[Study]) -> pd.DataFrame:
     return both[both["workload"].isin(common)].reset_index(drop=True)
 
 
+@theme()
 def published_figure(studies: Sequence[Study], key: str = PUBLISHED_KEY) -> Figure | None:
-    """Draw published curves hollow and those of the run filled, one panel per workload."""
+    """Draw the published curves and those of the run, one panel per workload."""
     data = comparison(studies)
     if data.empty:
         return None
-    groups = list(data.groupby("workload", sort=False))
-
-    def paint(drawing: Drawing) -> None:
-        axes = panels(drawing, len(groups), sharex=True, sharey=True)
-        for axis, (workload, rows) in zip(axes, groups, strict=True):
-            for source, part in rows.groupby(rows["source"] == HERE):
-                style = series_style(1 if source else 0) | ({} if source else {"markerfacecolor": "none"})
-                label = HERE if source else "published"
-                for _, one in part.groupby(["what", "machine", "size_bytes"], dropna=False, sort=False):
-                    axis.plot(one["threads"], one["speedup"], label=label, **style)
-            counts = sorted(set(data["threads"]))
-            axis.plot(counts, counts, color=INK, linewidth=0.8, linestyle=":", label="ideal")
-            axis.set_xscale("log", base=2)
-            axis.set_yscale("log", base=2)
-            thread_axis(axis, [n for n in counts if n & (n - 1) == 0])
-            axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axis.xaxis.set_minor_locator(NullLocator())
-            axis.set_title(words.workload_label(str(workload)))
-        axes[0].set_ylabel("speedup")
-        legend(drawing, axes)
-
-    return build(key, panel_size(len(groups), 2.4), paint, data=data, caption=finding(data), alt=_alt(data))
+    drawn = data.assign(
+        kind=np.where(data["source"] == HERE, HERE, "published"),
+        curve=data.groupby(["source", "what", "machine", "size_bytes"], dropna=False).ngroup(),
+    )
+    look = looks(["published", HERE]) | {"style_order": ["published", HERE], "estimator": None}
+    groups = list(drawn.groupby("workload", sort=False))
+    drawing, axes = panels(len(groups), 2.4, sharex=True, sharey=True)
+    for axis, (workload, rows) in zip(axes, groups, strict=True):
+        sns.lineplot(rows, x="threads", y="speedup", hue="kind", style="kind", units="curve", ax=axis, **look)
+        ideal(axis, data["threads"])
+        axis.set_title(words.workload_label(str(workload)))
+    label_left(axes, "speedup")
+    thread_axis(axes, data["threads"], log=True)
+    legend(drawing, axes)
+    return Figure(key, drawing, data, finding(data), _alt(data))
 
 
 def at_common_threads(data: pd.DataFrame) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from ktask.report import bottlenecks as limits
 from ktask.report import figures, machine, model, model_figures, tables, timeline
 from ktask.report import larger_machines as relatives
 from ktask.report import sentences as words
-from ktask.report.charts import Figure
+from ktask.report.figure import Figure
 from ktask.report.tables import Run
 
 FIGURE_KINDS = ("speedup", "timeline", "throughput", "distribution")

@@ -1,15 +1,13 @@
 """The timeline of chunks: one traced repetition per path, a lane per thread."""
 
-import numpy as np
 import pandas as pd
 from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Drawing
 
 from ktask.common import units
+from ktask.common.figures import FULL_WIDTH_IN, Drawing, chunk_lanes, theme
 from ktask.report import sentences as words
 from ktask.report.bottlenecks import LIMIT_LABELS, LOSSES
-from ktask.report.charts import FULL_WIDTH_IN, INK, SERIES, Figure, build
+from ktask.report.figure import Figure
 from ktask.report.tables import PATH
 
 MOST_PANELS = 8
@@ -43,6 +41,7 @@ def timeline_data(limits: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
     return joined[columns]
 
 
+@theme()
 def timeline_figure(limits: pd.DataFrame, traces: pd.DataFrame, workload: str, key: str) -> Figure | None:
     """Draw when each thread ran each chunk, one panel per path; None without a trace."""
     mine = limits[limits["workload"] == workload]
@@ -51,42 +50,17 @@ def timeline_figure(limits: pd.DataFrame, traces: pd.DataFrame, workload: str, k
         return None
     groups = list(data.groupby(PATH, sort=False))
     lanes = [min(int(rows["threads"].iloc[0]), MOST_LANES) for _, rows in groups]
-
-    def paint(drawing: Drawing) -> None:
-        axes = drawing.subplots(len(groups), 1, squeeze=False, height_ratios=[lane + 1.4 for lane in lanes])
-        for axis, (path, rows) in zip(axes.flat, groups, strict=True):
-            _lanes(axis, rows)
-            title = words.path_label(dict(zip(PATH, path, strict=True)))
-            axis.set_title(f"{title}, {units.fmt_size(rows['size_bytes'].iloc[0])}")
-        axes.flat[-1].set_xlabel("time since the release of the threads (ms)")
-
     height = sum(lanes) * LANE_IN + 0.55 * len(groups) + 0.3
+    drawing = Drawing(figsize=(FULL_WIDTH_IN, height), layout="constrained")
+    axes = drawing.subplots(len(groups), 1, squeeze=False, height_ratios=[n + 1.4 for n in lanes]).flat
+    for axis, (path, rows), count in zip(axes, groups, lanes, strict=True):
+        chunk_lanes(axis, rows, rows["wall_s"].iloc[0], count)
+        title = words.path_label(dict(zip(PATH, path, strict=True)))
+        axis.set_title(f"{title}, {units.fmt_size(rows['size_bytes'].iloc[0])}")
+    axes[-1].set_xlabel("time since the release of the threads (ms)")
     traced = mine[mine["traced_s"].notna()]
     shown = traced.head(MOST_PANELS)
-    return build(
-        key,
-        (FULL_WIDTH_IN, height),
-        paint,
-        data=data,
-        caption=caption(shown, len(traced) - len(shown)),
-        alt=alternative(shown, workload),
-    )
-
-
-def _lanes(axis: Axes, rows: pd.DataFrame) -> None:
-    """Draw a bar per chunk, neighbours in two shades with an edge between, and the end of the last one."""
-    for helper, part in rows[rows["helper"] < MOST_LANES].sort_values("t0_s").groupby("helper"):
-        spans = np.column_stack([part["t0_s"], part["t1_s"] - part["t0_s"]]) * 1e3
-        colours = [SERIES[0], SERIES[5]] * (len(part) // 2 + 1)
-        axis.broken_barh(
-            spans, (helper - 0.38, 0.76), facecolors=colours[: len(part)], edgecolors=INK, linewidth=0.3
-        )
-    axis.axvline(rows["wall_s"].iloc[0] * 1e3, color=INK, linestyle=":", linewidth=0.8)
-    count = min(int(rows["threads"].iloc[0]), MOST_LANES)
-    axis.set_yticks(range(count), ["caller", *(f"helper {i}" for i in range(1, count))])
-    axis.set_ylim(count - 0.45, -0.55)
-    axis.set_xlim(0, rows["wall_s"].iloc[0] * 1e3 * 1.02)
-    axis.tick_params(axis="y", length=0)
+    return Figure(key, drawing, data, caption(shown, len(traced) - len(shown)), alternative(shown, workload))
 
 
 def _largest_loss(row: pd.Series) -> str:

@@ -5,14 +5,11 @@ import math
 import threading
 import time
 
-import matplotlib as mpl
 import numpy as np
 import pytest
 
 import ktask
 from ktask.engine import trace
-
-mpl.use("Agg")
 
 
 @ktask.thread_func
@@ -58,7 +55,7 @@ def test_figure_is_written_whole(traced, tmp_path, name):
 
 
 def test_timeline_has_a_line_per_thread(traced):
-    axes = trace.plot(traced)
+    (axes,) = trace.plot(traced).axes
     assert len(axes.collections) == len(set(traced.trace["helper"]))
     assert sum(len(spans.get_paths()) for spans in axes.collections) == traced.n_chunks
 

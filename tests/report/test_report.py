@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from matplotlib.figure import Figure as Drawing
 from nbformat import v4
 
+from ktask.common import figures as drawing
 from ktask.common import units
 from ktask.lab.measure.flags import flag_effects
 from ktask.lab.measure.stats import NoiseFloor
@@ -27,7 +27,6 @@ from ktask.models.simulation.machines import Machine
 from ktask.report import (
     Report,
     advice,
-    charts,
     figures,
     machine,
     model,
@@ -497,7 +496,7 @@ def test_drawings_are_text_in_the_colour_of_the_page(report):
     for figure in report.figures.values():
         assert "<text" in figure.svg
         assert "currentColor" in figure.svg
-        assert figures.INK not in figure.svg
+        assert drawing.INK not in figure.svg
         assert "<metadata" not in figure.svg
         assert f'aria-label="{figure.alt}"' in figure.svg.replace("&#39;", "'")
 
@@ -715,19 +714,6 @@ def test_what_is_too_short_has_no_cpu_time_of_its_own():
     run.records[times] *= 0.2
     row = pick(tables.scaling_table(run), size_bytes=GIB, threads=2)
     assert np.isnan(row.cpu_cost) and np.isnan(row.busy)
-
-
-@pytest.mark.parametrize(
-    ("count", "columns"), [(1, 1), (3, 3), (4, 4), (5, 3), (6, 3), (7, 4), (9, 3), (15, 4)]
-)
-def test_panels_leave_few_places_empty(count, columns):
-    assert charts.columns_of(count) == columns
-
-
-def test_sizes_are_labelled_where_there_is_room():
-    axis = Drawing().add_subplot()
-    charts.size_axis(axis, [8 * MIB, 64 * MIB, 256 * MIB, GIB, 2 * GIB], 1.4)
-    assert sorted(axis.get_xticks()) == [64 * MIB, 2 * GIB]
 
 
 @pytest.mark.parametrize(
