@@ -1222,7 +1222,7 @@ def test_bigger_relatives_are_simulated_beside_the_law():
     assert table.loc[[1, 2, 4], "simulated_s"].tolist() == pytest.approx([0.1, 0.1 / 1.8, 0.1 / 3], rel=0.1)
     assert table.loc[16, "simulated_speedup"] == pytest.approx(16 / (1 + 15 * 0.11), rel=0.1)  # contention
     assert table["beyond"].tolist() == [False] * 4 + [True]
-    for drawn in ("measured", "fitted law", "simulated", "ideal", "beyond 2×"):
+    for drawn in ("measured", "fitted law, 90 % interval", "simulated", "ideal", "beyond 2×"):
         assert f">{drawn}</text>" in figure.svg or f"{drawn}</text>" in figure.svg
     assert "with 8 and" in figure.caption
     assert "simulated" in figure.alt
