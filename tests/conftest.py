@@ -1,12 +1,15 @@
 """Surroundings of the tests: nothing of the user's is read, and nothing is left to the user.
 
 Markers: `pool(page_kind, pages)` skips a test where the machine has no such hugetlb pages free, and `cpus(n)`
-where this process may use fewer CPUs. A test marked `alone` or `pool` has the machine to itself, however many
-workers pytest has.
+where this process may use fewer CPUs. A test marked `alone` has the machine to itself, however many workers
+pytest has.
 """
 
+import contextlib
 import fcntl
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -35,7 +38,12 @@ PATIENCE_S = 60
 
 def runs_alone(item) -> bool:
     """Return whether no other test may run beside this one."""
-    return any(item.iter_markers("alone")) or any(item.iter_markers("pool"))
+    return any(item.iter_markers("alone"))
+
+
+def takes_pool(item) -> bool:
+    """Return whether a test takes hugetlb pages, by its marker or by a page kind among its parameters."""
+    return any(item.iter_markers("pool")) or re.search(r"\b(2MiB|1GiB)\b", item.name) is not None
 
 
 def pytest_collection_modifyitems(items):
@@ -43,21 +51,33 @@ def pytest_collection_modifyitems(items):
     items.sort(key=runs_alone)
 
 
+@contextlib.contextmanager
+def locked(path, how=fcntl.LOCK_EX):
+    """Hold a lock among the workers of pytest."""
+    with path.open("w") as file:
+        fcntl.flock(file, how)
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)  # a forked child may have the file still open
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
-    """Let workers share the machine, but for tests that need it alone.
+    """Let workers share the machine, but for tests that need it alone, and one at a time take hugetlb pages.
 
-    Whoever wants it holds the door meanwhile: so one that waits for the others is not overtaken by them.
+    Whoever wants the machine holds the door meanwhile: one that waits for the others is not overtaken.
     """
+    if not hasattr(item.config, "workerinput"):  # of pytest-xdist
+        return (yield)
     folder = item.config.cache.mkdir("locks")
-    with (folder / "door").open("w") as door, (folder / "machine").open("w") as machine:
-        fcntl.flock(door, fcntl.LOCK_EX)
-        fcntl.flock(machine, fcntl.LOCK_EX if runs_alone(item) else fcntl.LOCK_SH)
-        fcntl.flock(door, fcntl.LOCK_UN)
-        try:
-            return (yield)
-        finally:
-            fcntl.flock(machine, fcntl.LOCK_UN)  # a forked child may have the file still open
+    with contextlib.ExitStack() as held:
+        with locked(folder / "door"):
+            how = fcntl.LOCK_EX if runs_alone(item) else fcntl.LOCK_SH
+            held.enter_context(locked(folder / "machine", how))
+        if takes_pool(item):
+            held.enter_context(locked(folder / "pool"))
+        return (yield)
 
 
 def pytest_runtest_setup(item):
@@ -72,7 +92,8 @@ def pytest_runtest_setup(item):
 
 @pytest.fixture(scope="session", autouse=True)
 def own_surroundings(tmp_path_factory):
-    """An empty home, and helper slots that are not shared with the user's processes."""
+    """An empty home, helper slots of our own and not the user's, and Ctrl-C as in a terminal."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell runs in the background
     with pytest.MonkeyPatch.context() as patch:
         for name in [*FOREIGN, *(n for n in os.environ if n.startswith("JUPYTER_"))]:
             patch.delenv(name, raising=False)

@@ -91,7 +91,9 @@ def kernels():
         yield found
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.alone if n == "zeroing" else ()) for n in NAMES]
+)  # that one takes hugetlb pages where there are some
 def test_by_hand_a_notebook_shows_its_figures(name, tmp_path, kernels):
     done = notebooks.execute(notebooks.find(name), tmp_path / "out.ipynb", tiny(name), 60, kernels)
     has_more = name == "zeroing" and fault_mutexes.why_not() is None

@@ -140,6 +140,7 @@ def test_a_region_that_cannot_be_filled_is_given_back(name, monkeypatch):
     assert not memory.is_mapped(address)
 
 
+@pytest.mark.pool("2MiB", 4)
 def test_hugetlb_pages_go_back_to_their_pool():
     case = Case("zeroing", "populate", "2MiB", 8 * MIB, 2 * MIB)
     state = set_up(case)
