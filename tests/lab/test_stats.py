@@ -159,11 +159,11 @@ def test_the_same_values_give_the_same_interval(rng):
 
 def test_thousands_of_estimates_take_less_than_two_seconds(rng):
     values = lognormal(rng, (2, 2000, 15))
-    start = time.perf_counter()
+    start_s = time.process_time()
     for first, second in zip(*values, strict=True):
         stats.estimate(first)
         stats.ratio(first, second, paired=True)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start_s < 2
 
 
 def aa(median, low, high, n=7):
