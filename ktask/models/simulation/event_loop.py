@@ -92,120 +92,133 @@ Costs = namedtuple(
 
 
 # Numbers that change as the run goes on, in one array.
-# CROWD: CPUs' worth of workers at work; STALE: whether speeds are to be worked out anew.
-(T, CROWD, CLAIM_FREE, LOCK_FREE, STALE, CHUNKS, WORKERS_LEFT, LOADS_LEFT) = range(8)
+# ACTIVE_WORKERS: CPUs' worth of workers at work; STALE: whether speeds are to be worked out anew.
+(NOW, ACTIVE_WORKERS, CLAIM_FREE, LOCK_FREE, STALE, CHUNKS, WORKERS_LEFT, LOADS_LEFT) = range(8)
 
 
 # --- heaps and clocks --------------------------------------------------------------------------------------
 
 
 @njit(cache=True)
-def _before(a, i, j):
+def _before(agents, i, j):
     """Order agents by when they are due; among equals, the lower number comes first."""
-    return a[i].due < a[j].due or (a[i].due == a[j].due and i < j)
+    return agents[i].due < agents[j].due or (agents[i].due == agents[j].due and i < j)
 
 
 @njit(cache=True)
-def _push(a, c, h, k, i):
-    """Put agent `i` on clock `k`."""
-    heap, at = h[k], c[k].agents
-    c[k].agents += 1
-    while at > 0 and _before(a, i, heap[(at - 1) >> 1]):
+def _push(agents, clocks, heaps, index, agent):
+    """Put agent `agent` on clock `index`."""
+    clock = clocks[index]
+    heap, at = heaps[index], clock.agents
+    clock.agents += 1
+    while at > 0 and _before(agents, agent, heap[(at - 1) >> 1]):
         heap[at] = heap[(at - 1) >> 1]
         at = (at - 1) >> 1
-    heap[at] = i
+    heap[at] = agent
     if at == 0:
-        _look(a, c, h, k)
+        _schedule(agents, clocks, heaps, index)
 
 
 @njit(cache=True)
-def _pop(a, c, h, k):
-    """Take the first agent off clock `k`."""
-    heap = h[k]
+def _pop(agents, clocks, heaps, index):
+    """Take the first agent off clock `index`."""
+    clock = clocks[index]
+    heap = heaps[index]
     first = heap[0]
-    c[k].agents -= 1
-    n, at = c[k].agents, 0
+    clock.agents -= 1
+    n, at = clock.agents, 0
     last = heap[n]
     while 2 * at + 1 < n:
         child = 2 * at + 1
-        if child + 1 < n and _before(a, heap[child + 1], heap[child]):
+        if child + 1 < n and _before(agents, heap[child + 1], heap[child]):
             child += 1
-        if not _before(a, heap[child], last):
+        if not _before(agents, heap[child], last):
             break
         heap[at] = heap[child]
         at = child
     heap[at] = last
-    _look(a, c, h, k)
+    _schedule(agents, clocks, heaps, index)
     return first
 
 
 @njit(cache=True)
-def _look(a, c, h, k):
-    """Work out when the first agent of clock `k` is due, in real time."""
-    if c[k].agents == 0:
-        c[k].next_s = np.inf
+def _schedule(agents, clocks, heaps, index):
+    """Compute when the first agent of clock `index` is due, in real time."""
+    clock = clocks[index]
+    if clock.agents == 0:
+        clock.next_s = np.inf
     else:
-        c[k].next_s = c[k].at_s + max(a[h[k, 0]].due - c[k].value, 0.0) / c[k].pace
+        clock.next_s = clock.at_s + max(agents[heaps[index, 0]].due - clock.value, 0.0) / clock.pace
 
 
 @njit(cache=True)
-def _earliest(c):
+def _earliest(clocks):
     """Return the clock on which the next event is."""
     first = 0
-    for k in range(1, c.size):
-        if c[k].next_s < c[first].next_s:
+    for k in range(1, clocks.size):
+        if clocks[k].next_s < clocks[first].next_s:
             first = k
     return first
 
 
 @njit(cache=True)
-def _now(c, k, t):
-    """Return what clock `k` shows at moment `t`."""
-    return c[k].value + c[k].pace * (t - c[k].at_s)
+def _now(clocks, index, now_s):
+    """Return what clock `index` shows at moment `now_s`."""
+    clock = clocks[index]
+    return clock.value + clock.pace * (now_s - clock.at_s)
 
 
 @njit(cache=True)
-def _ask(a, c, h, k, bytes_s, t):
-    """Change what is asked of memory `k`; its clock runs slower while that is more than there is."""
-    if k == WALL or bytes_s == 0:
+def _pace(clocks, index):
+    """Return how fast clock `index` runs while its memory has to serve its demand."""
+    clock = clocks[index]
+    return 1.0 if clock.demand <= clock.bandwidth else clock.bandwidth / clock.demand
+
+
+@njit(cache=True)
+def _ask(agents, clocks, heaps, index, bytes_s, now_s):
+    """Change what is asked of memory `index`; its clock runs slower while that is more than there is."""
+    clock = clocks[index]
+    if index == WALL or bytes_s == 0:
         return
-    c[k].demand += bytes_s
-    pace = 1.0 if c[k].demand <= c[k].bandwidth else c[k].bandwidth / c[k].demand
-    if pace != c[k].pace:
-        c[k].value, c[k].at_s, c[k].pace = _now(c, k, t), t, pace
-        _look(a, c, h, k)
+    clock.demand += bytes_s
+    pace = _pace(clocks, index)
+    if pace != clock.pace:
+        clock.value, clock.at_s, clock.pace = _now(clocks, index, now_s), now_s, pace
+        _schedule(agents, clocks, heaps, index)
 
 
 # --- speeds --------------------------------------------------------------------------------------------
 
 
 @njit(cache=True)
-def _is_live(a, i):
-    return a[i].phase == WORKING or a[i].phase == HELD
+def _is_live(agents, agent):
+    return agents[agent].phase == WORKING or agents[agent].phase == HELD
 
 
 @njit(cache=True)
-def _share_queue(a, members, cpus):
+def _share_queue(agents, members, cpus):
     """Give the live agents of a run queue their shares: by weight, but no more than one CPU each."""
     all_cpus, weight = cpus, 0.0
     for i in members:
-        a[i].share = -1.0 if _is_live(a, i) else 0.0
-        weight += a[i].weight if _is_live(a, i) else 0.0
+        agents[i].share = -1.0 if _is_live(agents, i) else 0.0
+        weight += agents[i].weight if _is_live(agents, i) else 0.0
     full = True
-    while full:  # whoever deserves a whole CPU gets one; what is left is dealt out anew
+    while full:  # whoever deserves a whole CPU gets one; the rest is divided again
         full = False
         for i in members:
-            if a[i].share < 0 and a[i].weight * cpus >= weight:
-                a[i].share = 1.0
-                cpus, weight, full = cpus - 1.0, weight - a[i].weight, True
+            agent = agents[i]
+            if agent.share < 0 and agent.weight * cpus >= weight:
+                agent.share = 1.0
+                cpus, weight, full = cpus - 1.0, weight - agent.weight, True
     for i in members:
-        if a[i].share < 0:
-            a[i].share = a[i].weight * cpus / weight
-    _deal_gaps(a, members, all_cpus)
+        if agents[i].share < 0:
+            agents[i].share = agents[i].weight * cpus / weight
+    _fill_gaps(agents, members, all_cpus)
 
 
 @njit(cache=True)
-def _deal_gaps(a, members, cpus):
+def _fill_gaps(agents, members, cpus):
     """Give the gaps that busy threads leave, while they wait, to others that wait for their CPUs.
 
     Gaps are short and go to whoever waits at that very CPU, whatever its weight. A thread waits for as long
@@ -213,94 +226,108 @@ def _deal_gaps(a, members, cpus):
     """
     gaps, takers = 0.0, 0
     for i in members:
-        gaps += a[i].share * (1.0 - a[i].busy)
-        takers += a[i].busy == 1.0 and 0.0 < a[i].share < 1.0
-        a[i].share *= a[i].busy
+        agent = agents[i]
+        gaps += agent.share * (1.0 - agent.busy)
+        takers += agent.busy == 1.0 and 0.0 < agent.share < 1.0
+        agent.share *= agent.busy
     if gaps > 0 and takers > 0:
         for i in members:
-            if a[i].busy == 1.0 and 0.0 < a[i].share < 1.0:
-                a[i].share += (1.0 - a[i].share) * gaps / max(cpus, takers)
+            agent = agents[i]
+            if agent.busy == 1.0 and 0.0 < agent.share < 1.0:
+                agent.share += (1.0 - agent.share) * gaps / max(cpus, takers)
 
 
 @njit(cache=True)
-def _smt_factor(m, used):
+def _smt_factor(costs, used):
     """Return how fast a hardware thread is when `used` of its node are busy; cores fill up first."""
-    cores = m.cores_per_node
-    if m.smt == 1 or used <= cores:
+    cores = costs.cores_per_node
+    if costs.smt == 1 or used <= cores:
         return 1.0
-    doubled = (used - cores) / (cores * (m.smt - 1.0))
-    return cores * (1.0 + (m.smt_gain - 1.0) * doubled) / used
+    doubled = (used - cores) / (cores * (costs.smt - 1.0))
+    return cores * (1.0 + (costs.smt_gain - 1.0) * doubled) / used
 
 
 @njit(cache=True)
-def _worker_speed(a, m, i, crowd):
-    """Return the bytes per second of worker `i` on its memory, with `crowd` CPUs' worth of workers at it."""
-    memory = a[i].memory - 1
-    far = 1.0 if memory != a[i].node else 0.0
-    if memory == m.nodes:  # spread over all nodes
-        far = (m.nodes - 1.0) / m.nodes
-    slower = (1.0 + far * (m.remote_penalty - 1.0)) * (1.0 + m.contention * max(crowd - 1.0, 0.0))
-    return a[i].cpu * m.core_bandwidth / slower
+def _worker_speed(agents, costs, index, active_workers):
+    """Return the bytes per second of worker `index` on its memory, beside all the active workers."""
+    agent = agents[index]
+    memory = agent.memory - 1
+    far = 1.0 if memory != agent.node else 0.0
+    if memory == costs.nodes:  # spread over all nodes
+        far = (costs.nodes - 1.0) / costs.nodes
+    farther = 1.0 + far * (costs.remote_penalty - 1.0)
+    return agent.cpu * costs.core_bandwidth / (farther * _contention(costs, active_workers))
 
 
 @njit(cache=True)
-def _account(a, c, i, t):
-    """Book what agent `i` did since the last time."""
-    if _is_live(a, i):
-        a[i].used_s += a[i].share * (t - a[i].booked_s)
-        a[i].booked_s = t
-    if a[i].phase == WORKING:
-        now = _now(c, a[i].memory, t)
-        a[i].done += a[i].speed * (now - a[i].seen)
-        a[i].seen = now
+def _contention(costs, active_workers):
+    """Return the factor by which the other active workers slow each one."""
+    return 1.0 + costs.contention * max(active_workers - 1.0, 0.0)
 
 
 @njit(cache=True)
-def _work_left(a, c, t):
+def _account(agents, clocks, index, now_s):
+    """Book what agent `index` did since the last time."""
+    agent = agents[index]
+    if _is_live(agents, index):
+        agent.used_s += agent.share * (now_s - agent.booked_s)
+        agent.booked_s = now_s
+    if agent.phase == WORKING:
+        now = _now(clocks, agent.memory, now_s)
+        agent.done += agent.speed * (now - agent.seen)
+        agent.seen = now
+
+
+@njit(cache=True)
+def _work_left(agents, clocks, now_s):
     """Book what every agent did; return the work that each still has."""
-    left = np.zeros(a.size)
-    for i in range(a.size):
-        _account(a, c, i, t)
-        if a[i].phase == WORKING:
-            left[i] = max(a[i].due - a[i].seen, 0.0) * a[i].speed
+    left = np.zeros(agents.size)
+    for i in range(agents.size):
+        _account(agents, clocks, i, now_s)
+        if agents[i].phase == WORKING:
+            left[i] = max(agents[i].due - agents[i].seen, 0.0) * agents[i].speed
     return left
 
 
 @njit(cache=True)
-def _share_cpus(a, q, members, m):
+def _share_cpus(agents, queues, members, costs):
     """Give every live agent its share of a CPU, less what its sibling takes; return the workers' sum."""
-    for k in range(q.size - 1):
-        if q[k].live:
-            _share_queue(a, members[q[k].first : q[k + 1].first], q[k].cpus)
-    used, crowd = np.zeros(m.nodes), 0.0
-    for i in range(a.size):
-        used[a[i].node] += a[i].share
-        crowd += a[i].share if i < m.n_workers else 0.0
-    for i in range(a.size):
-        if _is_live(a, i):
-            a[i].cpu = a[i].share * _smt_factor(m, used[a[i].node])
-    return crowd
+    for k in range(queues.size - 1):
+        if queues[k].live:
+            _share_queue(agents, members[queues[k].first : queues[k + 1].first], queues[k].cpus)
+    used, active_workers = np.zeros(costs.nodes), 0.0
+    for i in range(agents.size):
+        used[agents[i].node] += agents[i].share
+        active_workers += agents[i].share if i < costs.n_workers else 0.0
+    for i in range(agents.size):
+        if _is_live(agents, i):
+            agents[i].cpu = agents[i].share * _smt_factor(costs, used[agents[i].node])
+    return active_workers
 
 
 @njit(cache=True)
-def _rescale(a, c, h, q, members, m, s):
+def _rescale(agents, clocks, heaps, queues, members, costs, state):
     """Work out shares, speeds and clocks anew, because agents came, went or were reniced."""
-    t = s[T]
-    left = _work_left(a, c, t)
-    s[CROWD] = _share_cpus(a, q, members, m)
-    for k in range(c.size):
-        c[k].value, c[k].at_s, c[k].demand, c[k].agents = t if k == WALL else _now(c, k, t), t, 0.0, 0
-    for i in range(a.size):
-        if a[i].phase == WORKING:
-            at_memory = i < m.n_workers and a[i].memory != WALL
-            a[i].speed = _worker_speed(a, m, i, s[CROWD]) if at_memory else a[i].cpu
-            a[i].due = a[i].seen + left[i] / a[i].speed
-            c[a[i].memory].demand += a[i].speed * a[i].traffic
-    for k in range(1, c.size):
-        c[k].pace = 1.0 if c[k].demand <= c[k].bandwidth else c[k].bandwidth / c[k].demand
-    for i in range(a.size):
-        if a[i].phase == WORKING or a[i].phase == HELD or a[i].phase == WAITING:
-            _push(a, c, h, a[i].memory if a[i].phase == WORKING else WALL, i)
+    now_s = state[NOW]
+    left = _work_left(agents, clocks, now_s)
+    state[ACTIVE_WORKERS] = _share_cpus(agents, queues, members, costs)
+    for k in range(clocks.size):
+        clock = clocks[k]
+        clock.value = now_s if k == WALL else _now(clocks, k, now_s)
+        clock.at_s, clock.demand, clock.agents = now_s, 0.0, 0
+    for i in range(agents.size):
+        agent = agents[i]
+        if agent.phase == WORKING:
+            agent.speed = agent.cpu
+            if i < costs.n_workers and agent.memory != WALL:
+                agent.speed = _worker_speed(agents, costs, i, state[ACTIVE_WORKERS])
+            agent.due = agent.seen + left[i] / agent.speed
+            clocks[agent.memory].demand += agent.speed * agent.traffic
+    for k in range(1, clocks.size):
+        clocks[k].pace = _pace(clocks, k)
+    for i in range(agents.size):
+        if WAITING <= agents[i].phase <= HELD:
+            _push(agents, clocks, heaps, agents[i].memory if agents[i].phase == WORKING else WALL, i)
 
 
 # --- what agents do ----------------------------------------------------------------------------------------
@@ -325,186 +352,201 @@ def _take_chunk(base, worker_index):
 
 
 @njit(cache=True)
-def _work(a, c, h, i, memory, seconds, wait_s, t):
-    """Have agent `i` work for `seconds` at its present speed, after a wait."""
-    a[i].phase, a[i].memory = WORKING, memory
-    a[i].seen = _now(c, memory, t)
-    a[i].due = a[i].seen + wait_s * c[memory].pace + seconds
-    _push(a, c, h, memory, i)
+def _work(agents, clocks, heaps, index, memory, seconds, wait_s, now_s):
+    """Have agent `index` work for `seconds` at its present speed, after a wait."""
+    agent = agents[index]
+    agent.phase, agent.memory = WORKING, memory
+    agent.seen = _now(clocks, memory, now_s)
+    agent.due = agent.seen + wait_s * clocks[memory].pace + seconds
+    _push(agents, clocks, heaps, memory, index)
 
 
 @njit(cache=True)
-def _start_chunk(a, c, h, m, s, w, memory, size):
-    """Have worker `w` work on a chunk of `size` bytes."""
-    t, before, asked = s[T], a[w].memory, a[w].speed if a[w].phase == WORKING else 0.0
-    a[w].memory = memory
-    a[w].speed = _worker_speed(a, m, w, s[CROWD])
-    if before != memory or asked != a[w].speed:
-        _ask(a, c, h, before, -asked, t)
-        _ask(a, c, h, memory, a[w].speed, t)
+def _start_chunk(agents, clocks, heaps, costs, state, index, memory, size):
+    """Have worker `index` work on a chunk of `size` bytes."""
+    worker = agents[index]
+    now_s, before = state[NOW], worker.memory
+    asked = worker.speed if worker.phase == WORKING else 0.0
+    worker.memory = memory
+    worker.speed = _worker_speed(agents, costs, index, state[ACTIVE_WORKERS])
+    if before != memory or asked != worker.speed:
+        _ask(agents, clocks, heaps, before, -asked, now_s)
+        _ask(agents, clocks, heaps, memory, worker.speed, now_s)
     work = float(size)
-    if m.noise > 0:  # of mean 1
-        work *= np.exp(m.noise * np.random.standard_normal() - m.noise * m.noise / 2)
-    seconds = (1.0 - m.lock_share) * work / a[w].speed
-    if m.chunk_cost_s > 0:
-        seconds += m.chunk_cost_s / a[w].cpu
-    if m.chunk_flush_s > 0:
-        seconds += m.chunk_flush_s * max(s[CROWD] - 1.0, 0.0) / a[w].cpu
-    slower = 1.0 + m.contention * max(s[CROWD] - 1.0, 0.0)  # who waits slows the one that holds it
-    a[w].hold_s = m.lock_share * work / m.core_bandwidth * slower
-    s[CLAIM_FREE] = max(t, s[CLAIM_FREE]) + m.claim_s
-    _work(a, c, h, w, memory, seconds, s[CLAIM_FREE] - t, t)
+    if costs.noise > 0:  # of mean 1
+        work *= np.exp(costs.noise * np.random.standard_normal() - costs.noise * costs.noise / 2)
+    seconds = (1.0 - costs.lock_share) * work / worker.speed
+    if costs.chunk_cost_s > 0:
+        seconds += costs.chunk_cost_s / worker.cpu
+    if costs.chunk_flush_s > 0:
+        seconds += costs.chunk_flush_s * max(state[ACTIVE_WORKERS] - 1.0, 0.0) / worker.cpu
+    slower = _contention(costs, state[ACTIVE_WORKERS])  # who waits slows the one that holds it
+    worker.hold_s = costs.lock_share * work / costs.core_bandwidth * slower
+    state[CLAIM_FREE] = max(now_s, state[CLAIM_FREE]) + costs.claim_s
+    _work(agents, clocks, heaps, index, memory, seconds, state[CLAIM_FREE] - now_s, now_s)
 
 
 @njit(cache=True)
-def _take_lock(a, c, h, s, w):
-    """Have worker `w` queue for the lock and hold it; nobody is preempted under it."""
-    _ask(a, c, h, a[w].memory, -a[w].speed, s[T])
-    _account(a, c, w, s[T])
-    s[LOCK_FREE] = max(s[T], s[LOCK_FREE]) + a[w].hold_s
-    a[w].phase, a[w].due = HELD, s[LOCK_FREE]
-    _push(a, c, h, WALL, w)
+def _take_lock(agents, clocks, heaps, state, index):
+    """Have worker `index` queue for the lock and hold it; nobody is preempted under it."""
+    worker = agents[index]
+    _ask(agents, clocks, heaps, worker.memory, -worker.speed, state[NOW])
+    _account(agents, clocks, index, state[NOW])
+    state[LOCK_FREE] = max(state[NOW], state[LOCK_FREE]) + worker.hold_s
+    worker.phase, worker.due = HELD, state[LOCK_FREE]
+    _push(agents, clocks, heaps, WALL, index)
 
 
 @njit(cache=True)
-def _arrive(a, c, h, q, nodes, m, s, i):
-    """Have agent `i` begin: load with its work, the caller with what comes before the first chunk."""
-    a[i].booked_s = s[T]
-    a[i].share = a[i].cpu = a[i].speed = 1.0
-    q[a[i].queue].live += 1
-    nodes[a[i].node] += 1
-    s[CROWD] += i < m.n_workers
-    _mark_stale(a, q, nodes, m, s, i)
-    if i == 0 or i >= m.n_workers:
-        s[STALE] = 1.0  # to share what comes next
-        _ask(a, c, h, a[i].memory, a[i].traffic, s[T])
-        _work(a, c, h, i, a[i].memory, a[i].work, 0.0, s[T])
+def _arrive(agents, clocks, heaps, queues, nodes, costs, state, index):
+    """Have agent `index` begin: load with its work, the caller with what comes before the first chunk."""
+    agent = agents[index]
+    agent.booked_s = state[NOW]
+    agent.share = agent.cpu = agent.speed = 1.0
+    queues[agent.queue].live += 1
+    nodes[agent.node] += 1
+    state[ACTIVE_WORKERS] += index < costs.n_workers
+    _mark_stale(agents, queues, nodes, costs, state, index)
+    if index == 0 or index >= costs.n_workers:
+        state[STALE] = 1.0  # to share what comes next
+        _ask(agents, clocks, heaps, agent.memory, agent.traffic, state[NOW])
+        _work(agents, clocks, heaps, index, agent.memory, agent.work, 0.0, state[NOW])
 
 
 @njit(cache=True)
-def _queue_helpers(a, c, h, m, s):
+def _queue_helpers(agents, clocks, heaps, costs, state):
     """Have the caller queue its helpers, one after the other, and hold it up for as long."""
-    for w in range(1, m.n_workers):
-        a[w].phase, a[w].due = WAITING, s[T] + w * m.helper_queue_s + m.helper_start_s
-        _push(a, c, h, WALL, w)
-    a[0].phase, a[0].due = HELD, s[T] + (m.n_workers - 1) * m.helper_queue_s
-    _push(a, c, h, WALL, 0)
+    for w in range(1, costs.n_workers):
+        agents[w].phase = WAITING
+        agents[w].due = state[NOW] + w * costs.helper_queue_s + costs.helper_start_s
+        _push(agents, clocks, heaps, WALL, w)
+    agents[0].phase, agents[0].due = HELD, state[NOW] + (costs.n_workers - 1) * costs.helper_queue_s
+    _push(agents, clocks, heaps, WALL, 0)
 
 
 @njit(cache=True)
-def _leave(a, c, h, q, nodes, m, s, i):
-    """Have agent `i` be over, and the caller, if it is, lend its priority to an unfinished helper."""
-    _account(a, c, i, s[T])
-    if a[i].phase == WORKING:
-        _ask(a, c, h, a[i].memory, -a[i].speed * a[i].traffic, s[T])
-    _mark_stale(a, q, nodes, m, s, i)
-    s[CROWD] -= a[i].share if i < m.n_workers else 0.0
-    a[i].phase, a[i].end_s, a[i].share = OVER, s[T], 0.0
-    q[a[i].queue].live -= 1
-    nodes[a[i].node] -= 1
-    if i >= m.n_workers:
-        s[LOADS_LEFT] -= 1
+def _leave(agents, clocks, heaps, queues, nodes, costs, state, index):
+    """Have agent `index` be over, and the caller, if it is, lend its priority to an unfinished helper."""
+    agent = agents[index]
+    _account(agents, clocks, index, state[NOW])
+    if agent.phase == WORKING:
+        _ask(agents, clocks, heaps, agent.memory, -agent.speed * agent.traffic, state[NOW])
+    _mark_stale(agents, queues, nodes, costs, state, index)
+    state[ACTIVE_WORKERS] -= agent.share if index < costs.n_workers else 0.0
+    agent.phase, agent.end_s, agent.share = OVER, state[NOW], 0.0
+    queues[agent.queue].live -= 1
+    nodes[agent.node] -= 1
+    if index >= costs.n_workers:
+        state[LOADS_LEFT] -= 1
         return
-    s[WORKERS_LEFT] -= 1
-    if m.hand_over and a[0].phase == OVER:
-        _lend_priority(a, m, s)
+    state[WORKERS_LEFT] -= 1
+    if costs.hand_over and agents[0].phase == OVER:
+        _lend_priority(agents, costs, state)
 
 
 @njit(cache=True)
-def _end_round(a, c, h, q, nodes, m, s, i):
-    """Have load thread `i` sleep after its round; the last one does what one does alone and wakes all."""
-    _account(a, c, i, s[T])
+def _end_round(agents, clocks, heaps, queues, nodes, costs, state, index):
+    """Have load thread `index` sleep after its round; the last one does what one does alone and wakes all."""
+    agent = agents[index]
+    _account(agents, clocks, index, state[NOW])
     is_last = True
-    for j in range(m.n_workers, a.size):
-        is_last = is_last and (j == i or a[j].entry != a[i].entry or a[j].phase >= ASLEEP)
+    for j in range(costs.n_workers, agents.size):
+        is_last = is_last and (j == index or agents[j].entry != agent.entry or agents[j].phase >= ASLEEP)
     if not is_last:
-        a[i].phase, a[i].share, s[STALE] = ASLEEP, 0.0, 1.0
-        q[a[i].queue].live -= 1
-        nodes[a[i].node] -= 1
-    elif a[i].pause > 0 and a[i].alone == 0:
-        a[i].alone = 1
-        _work(a, c, h, i, a[i].memory, a[i].pause / a[i].speed, 0.0, s[T])
+        agent.phase, agent.share, state[STALE] = ASLEEP, 0.0, 1.0
+        queues[agent.queue].live -= 1
+        nodes[agent.node] -= 1
+    elif agent.pause > 0 and agent.alone == 0:
+        agent.alone = 1
+        pause_s = agent.pause / agent.speed
+        _work(agents, clocks, heaps, index, agent.memory, pause_s, 0.0, state[NOW])
     else:
-        a[i].alone = 0
-        for j in range(m.n_workers, a.size):
-            if j == i or (a[j].entry == a[i].entry and a[j].phase == ASLEEP):
-                _begin_round(a, c, h, q, nodes, m, s, j)
+        agent.alone = 0
+        for j in range(costs.n_workers, agents.size):
+            if j == index or (agents[j].entry == agent.entry and agents[j].phase == ASLEEP):
+                _begin_round(agents, clocks, heaps, queues, nodes, costs, state, j)
 
 
 @njit(cache=True)
-def _begin_round(a, c, h, q, nodes, m, s, i):
-    """Have load thread `i` begin its next round, or leave after the last."""
-    if a[i].phase == ASLEEP:
-        a[i].phase, a[i].speed, a[i].booked_s, s[STALE] = WORKING, 1.0, s[T], 1.0
-        a[i].seen = _now(c, a[i].memory, s[T])
-        q[a[i].queue].live += 1
-        nodes[a[i].node] += 1
-        _ask(a, c, h, a[i].memory, a[i].traffic, s[T])
-    a[i].rounds -= 1
-    if a[i].rounds == 0:
-        _leave(a, c, h, q, nodes, m, s, i)
+def _begin_round(agents, clocks, heaps, queues, nodes, costs, state, index):
+    """Have load thread `index` begin its next round, or leave after the last."""
+    agent = agents[index]
+    if agent.phase == ASLEEP:
+        agent.phase, agent.speed, agent.booked_s, state[STALE] = WORKING, 1.0, state[NOW], 1.0
+        agent.seen = _now(clocks, agent.memory, state[NOW])
+        queues[agent.queue].live += 1
+        nodes[agent.node] += 1
+        _ask(agents, clocks, heaps, agent.memory, agent.traffic, state[NOW])
+    agent.rounds -= 1
+    if agent.rounds == 0:
+        _leave(agents, clocks, heaps, queues, nodes, costs, state, index)
     else:
-        _work(a, c, h, i, a[i].memory, a[i].work / a[i].speed, 0.0, s[T])
+        round_s = agent.work / agent.speed
+        _work(agents, clocks, heaps, index, agent.memory, round_s, 0.0, state[NOW])
 
 
 @njit(cache=True)
-def _lend_priority(a, m, s):
+def _lend_priority(agents, costs, state):
     """Give the caller's weight to the first unfinished helper: exactly one thread of the task runs at it."""
-    for w in range(1, m.n_workers):
-        if a[w].phase != OVER:
-            if a[w].weight != a[0].weight:
-                a[w].weight, s[STALE] = a[0].weight, 1.0
+    for w in range(1, costs.n_workers):
+        if agents[w].phase != OVER:
+            if agents[w].weight != agents[0].weight:
+                agents[w].weight, state[STALE] = agents[0].weight, 1.0
             return
 
 
 @njit(cache=True)
-def _mark_stale(a, q, nodes, m, s, i):
-    """Remember to work out speeds anew if the coming or going of agent `i` changes those of others."""
-    crowded = q[a[i].queue].live > q[a[i].queue].cpus
-    doubled = m.smt > 1 and nodes[a[i].node] > m.cores_per_node
-    if crowded or doubled or (i < m.n_workers and m.contention + m.chunk_flush_s > 0):
-        s[STALE] = 1.0
+def _mark_stale(agents, queues, nodes, costs, state, index):
+    """Remember to work out speeds anew if the coming or going of agent `index` changes those of others."""
+    agent = agents[index]
+    crowded = queues[agent.queue].live > queues[agent.queue].cpus
+    doubled = costs.smt > 1 and nodes[agent.node] > costs.cores_per_node
+    if crowded or doubled or (index < costs.n_workers and costs.contention + costs.chunk_flush_s > 0):
+        state[STALE] = 1.0
 
 
 @njit(cache=True)
-def _next_chunk(base, part_memory, a, c, h, m, s, w, trace):
-    """Have worker `w` take a chunk; return whether there was one."""
-    if a[w].row >= 0:
-        trace[a[w].row, 5] = s[T]
-    part, start, end = _take_chunk(base, w)
+def _next_chunk(base, part_memory, agents, clocks, heaps, costs, state, index, trace):
+    """Have worker `index` take a chunk; return whether there was one."""
+    worker = agents[index]
+    if worker.row >= 0:
+        trace[worker.row, 5] = state[NOW]
+    part, start, end = _take_chunk(base, index)
     if part < 0:
         return False
     if trace.shape[0] > 0:
-        row = a[w].row = int(s[CHUNKS])
-        trace[row, 0], trace[row, 1], trace[row, 2], trace[row, 3], trace[row, 4] = part, w, start, end, s[T]
-    s[CHUNKS] += 1
-    _start_chunk(a, c, h, m, s, w, part_memory[part], end - start)
+        row = worker.row = int(state[CHUNKS])
+        trace[row, 0], trace[row, 1], trace[row, 2], trace[row, 3] = part, index, start, end
+        trace[row, 4] = state[NOW]
+    state[CHUNKS] += 1
+    _start_chunk(agents, clocks, heaps, costs, state, index, part_memory[part], end - start)
     return True
 
 
 @njit(cache=True)
-def _step(base, part_memory, a, c, h, q, nodes, m, s, i, trace):
-    """Have agent `i`, whose moment has come, do what is next for it."""
-    is_worker, phase = i < m.n_workers, a[i].phase
+def _step(base, part_memory, agents, clocks, heaps, queues, nodes, costs, state, index, trace):
+    """Have agent `index`, whose moment has come, do what is next for it."""
+    agent = agents[index]
+    is_worker, phase = index < costs.n_workers, agent.phase
     if phase == WAITING:
-        _arrive(a, c, h, q, nodes, m, s, i)
-        if i == 0 or not is_worker:
+        _arrive(agents, clocks, heaps, queues, nodes, costs, state, index)
+        if index == 0 or not is_worker:
             return
-    elif not is_worker and (a[i].rounds > 1 or a[i].pause > 0):
-        _end_round(a, c, h, q, nodes, m, s, i)
+    elif not is_worker and (agent.rounds > 1 or agent.pause > 0):
+        _end_round(agents, clocks, heaps, queues, nodes, costs, state, index)
         return
-    elif is_worker and phase == WORKING and a[i].memory == WALL:
-        _queue_helpers(a, c, h, m, s)
+    elif is_worker and phase == WORKING and agent.memory == WALL:
+        _queue_helpers(agents, clocks, heaps, costs, state)
         return
-    elif is_worker and phase == WORKING and a[i].hold_s > 0:
-        _take_lock(a, c, h, s, i)
+    elif is_worker and phase == WORKING and agent.hold_s > 0:
+        _take_lock(agents, clocks, heaps, state, index)
         return
-    if not (is_worker and _next_chunk(base, part_memory, a, c, h, m, s, i, trace)):
-        _leave(a, c, h, q, nodes, m, s, i)
+    if not (is_worker and _next_chunk(base, part_memory, agents, clocks, heaps, costs, state, index, trace)):
+        _leave(agents, clocks, heaps, queues, nodes, costs, state, index)
 
 
 @njit(cache=True)
-def run(base, part_memory, a, c, h, q, members, nodes, m, trace, seed):
+def run(base, part_memory, agents, clocks, heaps, queues, members, nodes, costs, trace, seed):
     """Run the task whose engine state lies at `base`; the arrays of the agents hold what came of it.
 
     Parameters
@@ -513,15 +555,15 @@ def run(base, part_memory, a, c, h, q, members, nodes, m, trace, seed):
         Address of a state of the engine (`ktask.engine.layout.State`).
     part_memory
         Clock of the memory that each part lies on: 0 is real time, then the nodes, then all of them.
-    a, c, q
-        Agents (`AGENT`), clocks (`CLOCK`) and run queues (`QUEUE`).
-    h
+    agents, clocks, queues
+        Records of `AGENT`, `CLOCK` and `QUEUE`.
+    heaps
         Room for the heaps: clocks by agents.
     members
         Agents in order of their run queues.
     nodes
         Agents on each node that have begun and are not over; zeros.
-    m
+    costs
         The machine in numbers.
     trace
         Room for one row per chunk, or for none.
@@ -534,25 +576,25 @@ def run(base, part_memory, a, c, h, q, members, nodes, m, trace, seed):
         Number of events, or -1 if the task can never end.
     """
     np.random.seed(seed)
-    s = np.zeros(8)
-    s[CLAIM_FREE] = s[LOCK_FREE] = -np.inf
-    s[WORKERS_LEFT], s[LOADS_LEFT] = m.n_workers, a.size - m.n_workers
-    for i in range(a.size):
-        if a[i].phase == WAITING:
-            _push(a, c, h, WALL, i)
+    state = np.zeros(8)
+    state[CLAIM_FREE] = state[LOCK_FREE] = -np.inf
+    state[WORKERS_LEFT], state[LOADS_LEFT] = costs.n_workers, agents.size - costs.n_workers
+    for i in range(agents.size):
+        if agents[i].phase == WAITING:
+            _push(agents, clocks, heaps, WALL, i)
     events = 0
-    while s[WORKERS_LEFT] > 0 or (m.loads_to_end and s[LOADS_LEFT] > 0):
-        k = _earliest(c)
-        if s[STALE] and c[k].next_s > s[T]:  # before time goes on
-            s[STALE] = 0.0
-            _rescale(a, c, h, q, members, m, s)
+    while state[WORKERS_LEFT] > 0 or (costs.loads_to_end and state[LOADS_LEFT] > 0):
+        clock = _earliest(clocks)
+        if state[STALE] and clocks[clock].next_s > state[NOW]:  # before time goes on
+            state[STALE] = 0.0
+            _rescale(agents, clocks, heaps, queues, members, costs, state)
             continue
-        if not c[k].next_s < np.inf:
+        if not clocks[clock].next_s < np.inf:
             return -1
-        s[T] = c[k].next_s
-        i = _pop(a, c, h, k)
+        state[NOW] = clocks[clock].next_s
+        i = _pop(agents, clocks, heaps, clock)
         events += 1
-        _step(base, part_memory, a, c, h, q, nodes, m, s, i, trace)
-    for i in range(a.size):
-        _account(a, c, i, s[T])
+        _step(base, part_memory, agents, clocks, heaps, queues, nodes, costs, state, i, trace)
+    for i in range(agents.size):
+        _account(agents, clocks, i, state[NOW])
     return events
