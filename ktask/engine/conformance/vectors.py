@@ -203,26 +203,16 @@ class Range(NamedTuple):
         return f"{self.start}-{self.end}"
 
 
-def _number(text: str, pattern: str, what: str) -> int:
-    if not re.fullmatch(pattern, text.strip()):
-        raise ValueError(f"{text!r} is not a {what}")
+def _integer(text: str) -> int:
+    if not re.fullmatch("-?[0-9]{1,30}", text.strip()):
+        raise ValueError(f"{text!r} is not a whole number")
     return int(text)
 
 
-def _integer(text: str) -> int:
-    return _number(text, "-?[0-9]{1,30}", "whole number")
-
-
 def _count(text: str) -> int:
-    return _number(text, "[0-9]{1,30}", "whole number of at least 0")
-
-
-def _integers(text: str) -> tuple[int, ...]:
-    return tuple(map(_integer, text.split("|")))
-
-
-def _counts(text: str) -> tuple[int, ...]:
-    return tuple(map(_count, text.split("|")))
+    if not re.fullmatch("[0-9]{1,30}", text.strip()):
+        raise ValueError(f"{text!r} is not a whole number of at least 0")
+    return int(text)
 
 
 def _flag(text: str) -> bool:
@@ -231,39 +221,37 @@ def _flag(text: str) -> bool:
     return text == "1"
 
 
-def _fields(text: str, form: str, *parsers: Parse) -> tuple[int, ...]:
-    """Return the numbers of one item such as `0:1:2`, given its form in words and a parser per number."""
-    fields = re.split("[:#]", text)
-    if len(fields) != len(parsers):
-        raise ValueError(f"{text!r} is not of the form {form}")
-    return tuple(parse(field) for parse, field in zip(parsers, fields, strict=True))
+def _fields(form: str, *parsers: Parse) -> Parse:
+    """Return a parser of several numbers in one item such as "0:1:2", given its form in words."""
+
+    def parse(text: str) -> tuple[int, ...]:
+        fields = re.split("[:#]" if "-" not in form else "-", text.strip())
+        if len(fields) != len(parsers):
+            raise ValueError(f"{text!r} is not of the form {form}")
+        return tuple(parser(field) for parser, field in zip(parsers, fields, strict=True))
+
+    return parse
+
+
+def _listed_by_bars(parse: Parse, make: Callable[[Iterable], Any] = tuple) -> Parse:
+    """Return a parser of a list in one cell: "1|2|3"."""
+    return lambda text: make(parse(item) for item in text.split("|"))
 
 
 def _node_table(text: str) -> dict[int, int]:
-    pairs = [_fields(item, "node:count", _count, _count) for item in text.split("|")]
+    pairs = _listed_by_bars(_fields("node:count", _count, _count))(text)
     if len(dict(pairs)) != len(pairs):
         raise ValueError(f"{text!r} names a node twice")
     return dict(pairs)
 
 
-def _parts(text: str) -> tuple[Part, ...]:
-    items = (_fields(item, "node:start:size", _integer, _count, _count) for item in text.split("|"))
-    return tuple(Part(start, size, nid) for nid, start, size in items)
-
-
-def _failed_chunks(text: str) -> frozenset[tuple[int, int]]:
-    return frozenset(_fields(item, "part#chunk", _count, _count) for item in text.split("|"))
+def _part(text: str) -> Part:
+    nid, start, size = _fields("node:start:size", _integer, _count, _count)(text)
+    return Part(start, size, nid)
 
 
 def _range(text: str) -> Range:
-    match = re.fullmatch(r"([0-9]{1,30})-([0-9]{1,30})", text.strip())
-    if not match:
-        raise ValueError(f"{text!r} is not of the form start-end")
-    return Range(int(match[1]), int(match[2]))
-
-
-def _ranges(text: str) -> tuple[Range, ...]:
-    return tuple(map(_range, text.split("|")))
+    return Range(*_fields("start-end", _count, _count)(text))
 
 
 def _chunk_lists(text: str) -> list[tuple[Range, ...]]:
@@ -276,6 +264,10 @@ def _migration(text: str) -> tuple[int, dict[int, int]]:
     if not match:
         raise ValueError(f"{text!r} is not of the form queue_nid (node:count|...)")
     return _integer(match[1]), _node_table(match[2])
+
+
+_integers, _counts, _parts, _ranges = map(_listed_by_bars, (_integer, _count, _part, _range))
+_failed_chunks = _listed_by_bars(_fields("part#chunk", _count, _count), frozenset)
 
 
 def _text(value: Any) -> str:
