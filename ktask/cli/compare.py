@@ -46,7 +46,8 @@ def compare(
     from ktask.lab.sweep.sweep import find_run  # noqa: PLC0415
 
     share = _share(threshold)
-    found = comparing.compare(*(load_run(find_run(name)) for name in (old, new)), share)
+    before, after = (load_run(find_run(name)) for name in (old, new))
+    found = comparing.compare(before, after, share)
     emit(comparing.to_json(found), as_json, lambda _: render(found))
     raise typer.Exit(FOUND if found.regressions else OK)
 

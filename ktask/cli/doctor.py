@@ -63,6 +63,7 @@ def _remedy(text: str) -> list[str]:
     """Return the lines of a remedy; commands stay in one line, so that they can be copied."""
     # A null byte, not a blank, inside backticks keeps a command in one piece while the text is wrapped.
     glued = re.sub(r"`[^`]*`", lambda command: command[0].replace(" ", "\0"), text)
-    indents = {"initial_indent": " " * 9 + "-> ", "subsequent_indent": " " * 12}
-    lines = textwrap.wrap(glued, WIDTH, break_long_words=False, break_on_hyphens=False, **indents)
+    wrapper = textwrap.TextWrapper(WIDTH, " " * 9 + "-> ", " " * 12)
+    wrapper.break_long_words = wrapper.break_on_hyphens = False
+    lines = wrapper.wrap(glued)
     return [line.replace("\0", " ") for line in lines]

@@ -77,7 +77,12 @@ def predict(
         result = scores.score_folder(table, options, _progress)
         emit(result, as_json, render_scores)
         raise typer.Exit(OK if result["score"]["n"] else FOUND)
-    columns = {"threads": threads_column, "size": size_column, "time": time_column, "skip_zero": skip_zero}
+    columns: dict[str, Any] = {
+        "threads": threads_column,
+        "size": size_column,
+        "time": time_column,
+        "skip_zero": skip_zero,
+    }
     columns["by"] = by.split(",") if by else None
     result = scores.predict_file(table, options, columns=columns, other_sizes=other_sizes, progress=_progress)
     emit(result, as_json, render_predictions)

@@ -36,7 +36,7 @@ def roof_sentence(scaling: pd.DataFrame, roof: Roof | None) -> Markup:
 
 
 def choice_sentence(scaling: pd.DataFrame) -> Markup:
-    """Return how far `auto`, the calibrated store, is from the best single kind; nothing without both.
+    """Return how far `auto` is from the best single kind; nothing without both.
 
     Compared are rates at the same size, pages and number of threads.
     """

@@ -138,7 +138,7 @@ REFUSED = {
         "threads,size_gib,time_s,unit\n1,1,3,s\n2,1,2,ms\n",
         "line 3: unit 'ms' is not s as time_s has to be",
     ),
-    "two times": ("threads,size_gib,time_s,time_ms\n1,1,3,3000\n2,1,2,2\n", "line 3: time_ms 2 and time_s"),
+    "two times": ("threads,size_gib,time_s,time_ms\n1,1,3,3000\n2,1,2,2\n", "line 3: time_ms '2' and time_s"),
     "size": (HEADER + GOOD + "a,16,0,1\n", "line 6: size_gib '0' is no size"),
     "size unit": ("threads,size,time_s\n1,3 furlongs,1\n2,1,1\n", "line 2: size '3 furlongs'"),
     "cells": (HEADER + GOOD + "a,16,1\n", "line 6: 3 cells, but the first line has 4"),

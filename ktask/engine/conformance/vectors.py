@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -148,7 +148,7 @@ class _Row:
         place = f"{self.path}, line {self.line}, case {self.case_id!r}, column {column!r}"
         return ValueError(f"{place}: {problem}")
 
-    def checked_by(self, checks: dict[str, Callable[[_Row], list[Mismatch]]]) -> list[Mismatch]:
+    def checked_by(self, checks: Mapping[str, Callable[[Any], list[Mismatch]]]) -> list[Mismatch]:
         kind = self.cells["kind"].strip()
         if kind not in checks:
             raise self.error("kind", f"{kind!r} is not known; use one of {', '.join(checks)}")
@@ -176,7 +176,7 @@ class _Row:
         try:
             return function(*args, **kwargs)
         except ValueError as error:
-            name = re.match(r"\w+", str(error))[0]
+            name = re.split(r"\W", str(error))[0]
             name = {"cpus": "cpus_online", "pool": "pool_free_before", "nid": "nodes"}.get(name, name)
             raise self.error(column or (name if name in COLUMNS else "extra_in"), error) from None
 
@@ -335,18 +335,18 @@ def _plan(row: _Row, rule: Policy, machine: Machine) -> Plan:
 
 def _plan_outputs(plan: Plan, machine: Machine) -> list[Output]:
     """Return every output of a plan, chunks aside."""
-    usage = plan.usage_during
+    usage, limits = plan.usage_during, machine.node_limits or {}
     return [
         ("task_size", _integer, sum(part.size for part in plan.parts)),
         ("rlim_max", _integer, machine.limit),
-        ("rlim_node_max", _node_table, machine.node_limits),
+        ("rlim_node_max", _node_table, limits),
         ("threads", _integer, plan.threads),
         ("helpers", _integer, len(plan.helpers)),
         ("helper_start_index", _integers, plan.helper_start_index),
         ("helper_queue_nid", _integers, plan.helper_queue_nid),
         ("rlim_cur_during", _integer, usage.total),
-        ("rlim_node_cur_during", _node_table, {n: usage.per_node.get(n, 0) for n in machine.node_limits}),
-        ("pool_free_during", _integer, machine.pool - usage.total),
+        ("rlim_node_cur_during", _node_table, {n: usage.per_node.get(n, 0) for n in limits}),
+        ("pool_free_during", _integer, (machine.pool or 0) - usage.total),
         ("chunk_size", _integer, plan.chunk_size),
         ("extra_out.last_used_nid", _integer, usage.last_nid),
         ("extra_out.inuse_during", _integer, usage.total),
@@ -358,7 +358,7 @@ def _compare_chunks(row: _Row, plan: Plan) -> list[Mismatch]:
     busy = [k for k, part in enumerate(plan.parts) if part.size]
     first = Range(*plan.chunk_bounds(busy[0], 0)) if busy else None
     last = Range(*plan.chunk_bounds(busy[-1], plan.part_chunks(busy[-1]) - 1)) if busy else None
-    outputs = [
+    outputs: list[Output] = [
         ("n_chunks", _integer, plan.n_chunks),
         ("first_chunk", _range, first),
         ("last_chunk", _range, last),

@@ -117,14 +117,15 @@ class GridFile(Struct, frozen=True):
     threads: Any = "auto"
     min_chunk: Any = "2MiB"
     policy: Any = "ktask-v4"
-    protocol: ProtocolFile = ProtocolFile()
+    protocol: ProtocolFile = ProtocolFile()  # type: ignore[valid-type]
     limit_s: Positive = LIMIT_S
 
     def __post_init__(self) -> None:
         """Refuse a grid of nothing, and rounds that cannot be."""
         if not self.work:
             raise ValueError("work=[] is not allowed; use a list of entries with workload and size")
-        most, least = self.protocol.most, self.protocol.least
+        protocol: Any = self.protocol
+        most, least = protocol.most, protocol.least
         if most < least:
             raise ValueError(f"protocol most={most} is below least={least}; raise one or lower the other")
 

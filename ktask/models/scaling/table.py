@@ -6,7 +6,7 @@ import csv
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -191,10 +191,14 @@ class _File:
     def error(self, line: int, message: str) -> TableError:
         return TableError(f"{self.path}, line {line}: {message}")
 
-    def refuse(self, bad: pd.Series, message: Callable[[int], str]) -> None:
-        """Raise at the first line that is bad."""
+    def refuse(
+        self, bad: pd.Series, name: str | pd.Series, text: pd.Series, problem: str | pd.Series
+    ) -> None:
+        """Raise at the first line that is bad; name and problem are texts, or series of them."""
         if bad.any():
-            raise self.error(bad.idxmax(), message(bad.idxmax()))
+            line = bad.idxmax()
+            column, what = (one if isinstance(one, str) else one[line] for one in (name, problem))
+            raise self.error(line, f"{column} {text[line]!r} {what}")
 
     def set_aside(self, rows: pd.Series, reason: str) -> None:
         """Go on without some rows, and remember how many."""
@@ -234,7 +238,7 @@ class _File:
         text, name = self.first(counts)
         threads = pd.to_numeric(text.where(text.str.fullmatch(r"\d+(\.0+)?")), errors="coerce")
         allowed = f"is not allowed; use a whole number up to {MOST_THREADS}"
-        self.refuse(~(threads <= MOST_THREADS), lambda line: f"{name[line]} {text[line]!r} {allowed}")
+        self.refuse(~(threads <= MOST_THREADS), name, text, allowed)
         time_s, step_s = self.times(clock, zero_below is not None)
         self.set_aside(threads == 0, "0 threads: a kernel without helpers")
         self.set_aside(time_s[self.cells.index] == 0, "time below what the table prints")
@@ -271,7 +275,7 @@ class _File:
         number = pd.to_numeric(parts[0])
         bad = ~np.isfinite(number) | ~unit.isin(units)
         allowed = f"is not understood; use a number, in {', '.join(units)}"
-        self.refuse(bad, lambda line: f"{name[line]} {text[line]!r} {allowed}")
+        self.refuse(bad, name, text, allowed)
         return number, parts[0].str.lower(), unit
 
     def times(self, clock: str, may_be_zero: bool) -> tuple[pd.Series, pd.Series]:
@@ -280,19 +284,15 @@ class _File:
         number, digits, unit = self.numbers(pd.Series(clock, text.index), text, TIME_UNITS, "s")
         named = _unit_of(clock, TIME_UNITS, "")
         first, where = (named, 1) if named or not len(unit) else (unit.iloc[0], unit.index[0])
-        in_first = f"but line {where} in {first}; use one unit"
-        self.refuse(unit != first, lambda line: f"{clock} {text[line]!r} is in {unit[line]}, {in_first}")
+        self.refuse(
+            unit != first, clock, text, "is in " + unit + f", but line {where} in {first}; use one unit"
+        )
         factor = unit.map(TIME_UNITS)
         time_s = number * factor
         fits = time_s.between(SHORTEST_S, LONGEST_S) | ((time_s == 0) & may_be_zero)
-        hint = " (a zero by rounding: --skip-zero sets such rows aside)"
-        self.refuse(
-            ~fits,
-            lambda line: (
-                f"{clock} {text[line]!r} is not allowed; use a positive time"
-                + (hint if time_s[line] == 0 else "")
-            ),
-        )
+        hint = np.where(time_s == 0, " (a zero by rounding: --skip-zero sets such rows aside)", "")
+        problem = pd.Series("is not allowed; use a positive time", text.index) + hint
+        self.refuse(~fits, clock, text, problem)
         parts = digits.str.extract(r"^[-+]?\d*\.?(\d*)(?:e([-+]?\d+))?$")
         exponent = pd.to_numeric(parts[1]).fillna(0) - parts[0].str.len()
         return time_s, factor * 10.0**exponent
@@ -307,16 +307,14 @@ class _File:
                     * TIME_UNITS[_unit_of(name, TIME_UNITS, "s")]
                     / time_s
                 )
-                self.refuse(
-                    ratio.notna() & ~ratio.between(0.8, 1.25, inclusive="neither"),
-                    lambda line, n=name, t=text: f"{n} {t[line]} and {clock} differ; is a unit mixed up?",
-                )
+                bad = ratio.notna() & ~ratio.between(0.8, 1.25, inclusive="neither")
+                self.refuse(bad, name, text, f"and {clock} differ; is a unit mixed up?")
         expected = _unit_of(clock, TIME_UNITS, "s")
         needs = f"is not {expected} as {clock} has to be; convert it"
         for name in ("time_unit", "unit"):
             text = self.column(name)
             other = text.str.lower().isin(TIME_UNITS) & (text.str.lower() != expected)
-            self.refuse(other, lambda line, n=name, t=text: f"{n} {t[line]!r} {needs}")
+            self.refuse(other, name, text, needs)
 
     def stated_spread(self, time_s: pd.Series) -> pd.Series:
         """Return the standard deviation over the time, as the table states it; 0 if it does not."""
@@ -333,10 +331,8 @@ class _File:
         text, name = text[text != ""], name[text != ""]
         number, _, unit = self.numbers(name, text, SIZE_UNITS, "b")
         size = number * unit.map(SIZE_UNITS)
-        self.refuse(
-            ~((size > 0) & (size <= 1 << 60)),
-            lambda line: f"{name[line]} {text[line]!r} is no size in {unit[line]}; use a positive one",
-        )
+        fits = (size > 0) & (size <= 1 << 60)
+        self.refuse(~fits, name, text, "is no size in " + unit + "; use a positive one")
         return size.round()
 
     def curves(self, rows: pd.DataFrame, names: list[str], clock: str) -> tuple[Curve, ...]:

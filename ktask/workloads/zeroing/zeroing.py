@@ -7,6 +7,7 @@ the second is stores only.
 from __future__ import annotations
 
 import platform
+from typing import Any
 
 import numpy as np
 
@@ -103,7 +104,7 @@ def why_not(case: Case) -> str | None:
 
 
 SHARING = Option("sharing", "private memory, or shared", "private", ("private", "shared"))
-RESIDENT = {"backend": "user", "page_kinds": tuple(memory.PAGE_KINDS), "options": (NODE,)}
+RESIDENT: dict[str, Any] = {"backend": "user", "page_kinds": tuple(memory.PAGE_KINDS), "options": (NODE,)}
 BANDWIDTH = "The memory: beyond the caches, stores run at its bandwidth."
 
 WORKLOAD = Workload(
