@@ -58,14 +58,13 @@ TRACE_ROW = np.dtype([(name, np.int64) for name in ("part", "helper", "cpu", "st
 
 
 def _offsets(name: str, row: np.dtype):
-    """Return the byte offsets of a record's fields as a tuple with names, which numba takes as constants."""
-    return namedtuple(name, row.names)(*(row.fields[field][1] for field in row.names))
+    """Return the byte offsets of a record's fields, and `n_bytes`, by name; numba takes them as constants."""
+    offsets = {field: row.fields[field][1] for field in row.names} | {"n_bytes": row.itemsize}
+    return namedtuple(name, offsets)(**offsets)
 
 
 HEADER, PART = _offsets("Header", HEADER_ROW), _offsets("Part", PART_ROW)
 WORKER, TRACE = _offsets("Worker", WORKER_ROW), _offsets("Trace", TRACE_ROW)
-HEADER_BYTES, PART_BYTES = HEADER_ROW.itemsize, PART_ROW.itemsize
-WORKER_BYTES, TRACE_BYTES = WORKER_ROW.itemsize, TRACE_ROW.itemsize
 
 
 @lru_cache(maxsize=256)
@@ -86,13 +85,13 @@ class State:
 
     def __init__(self, n_parts: int, n_workers: int):
         self.shape = n_parts, n_workers
-        self.n_bytes = HEADER_BYTES + PART_BYTES * n_parts + WORKER_BYTES * n_workers
+        self.n_bytes = HEADER.n_bytes + PART.n_bytes * n_parts + WORKER.n_bytes * n_workers
         self._room = room = _room(self.n_bytes + PAGE)()
         first = -ctypes.addressof(room) % PAGE
         self.address = ctypes.addressof(room) + first
         self.header = np.ndarray((), HEADER_ROW, room, first)
-        self.parts = np.ndarray(n_parts, PART_ROW, room, first + HEADER_BYTES)
-        workers = first + HEADER_BYTES + PART_BYTES * n_parts
+        self.parts = np.ndarray(n_parts, PART_ROW, room, first + HEADER.n_bytes)
+        workers = first + HEADER.n_bytes + PART.n_bytes * n_parts
         self.workers = np.ndarray(n_workers, WORKER_ROW, room, workers)
 
     def copy(self) -> State:

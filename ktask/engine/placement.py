@@ -1,4 +1,4 @@
-"""Helper threads: started, placed and interruptible before the clock starts."""
+"""Where a task may run and its helpers sit; whether they may be reniced; how signals reach workers."""
 
 from __future__ import annotations
 
@@ -9,16 +9,66 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
 import numba
 import numpy as np
 
+from ktask.engine import policy, worker
 from ktask.host import topology
+from ktask.host.topology import Topology
 
 HELPER_NICE = 19  # MAX_NICE: helpers get CPU time in proportion to idle time (ktask v4, 2018-11-05)
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """Where a caller may run: its CPUs, their layout, and what a policy may know of them."""
+
+    cpus: tuple[int, ...]
+    topo: Topology
+    machine: policy.Machine
+
+
+def site(topo: Topology | None = None) -> Site:
+    """Return where the caller may run now, always the same object for the same answer.
+
+    `topo` is the layout of the CPUs if it is not to be read from the machine.
+    """
+    cpus = topology.allowed_cpus()
+    if topo is not None and not set(topo.cpus) <= set(cpus):
+        raise ValueError(f"topo has CPUs {topo.cpus}; this process may use {cpus}")
+    n_cpus = _cpu_count(cpus) if topo is None else len(topo.cpus)
+    topo = topo or _topology(cpus)
+    return _site(cpus, n_cpus, topo, _nid_here(topo))
+
+
+@lru_cache(maxsize=64)
+def _cpu_count(cpus: tuple[int, ...]) -> int:
+    return topology.cpu_count(cpus=cpus)
+
+
+@lru_cache(maxsize=64)
+def _topology(cpus: tuple[int, ...]) -> Topology:
+    return topology.read_topology(cpus=cpus)
+
+
+@lru_cache(maxsize=64)
+def _site(cpus: tuple[int, ...], n_cpus: int, topo: Topology, nid: int) -> Site:
+    per_node = {node.nid: len(node.cpus) for node in topo.nodes}
+    return Site(cpus, topo, policy.Machine(n_cpus, per_node, caller_nid=nid))
+
+
+def _nid_here(topo: Topology) -> int:
+    """Return the node the caller runs on."""
+    if len(topo.nodes) == 1:
+        return topo.nodes[0].nid
+    here = worker.current_cpu()
+    return topo.node_of(here) if here in topo.cpus else topo.nodes[0].nid
 
 
 class Places(NamedTuple):
@@ -115,7 +165,7 @@ def masks(wanted: Places, own: tuple[int, ...]) -> Masks:
 
 
 @lru_cache(maxsize=256)
-def places(topo: topology.Topology, slots: tuple[int, ...], nids: tuple[int, ...]) -> Places:
+def places(topo: Topology, slots: tuple[int, ...], nids: tuple[int, ...]) -> Places:
     """Return the places of a task whose helpers hold `slots` on nodes `nids`.
 
     Slots are handed out from 0 upwards and CPUs from the last one downwards, so helpers of different
@@ -196,6 +246,22 @@ def may_renice() -> bool:
         return False
     thread.join()
     return bool(able)
+
+
+def wants_low_priority(name: str, asked: bool | None) -> bool:
+    """Return whether helpers are to run at low priority; warn if that was asked for and cannot be.
+
+    By default (`asked` is None) as the policy called `name` says.
+    """
+    wanted = policy.POLICIES[name].low_priority if asked is None else asked
+    if wanted and asked and not may_renice():
+        warnings.warn(
+            "helpers keep the caller's priority: this process could not raise them again afterwards "
+            "(it needs CAP_SYS_NICE or a higher RLIMIT_NICE)",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+    return wanted and may_renice()
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import operator
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import cycle, islice
@@ -97,7 +97,7 @@ POLICIES: dict[str, Policy] = {
 }
 
 
-def _integer(name: str, value: Any, least: int = 0, most: int | None = None) -> int:
+def whole_number(name: str, value: Any, least: int = 0, most: int | None = None) -> int:
     """Return `value` as a plain int within its bounds, or say what is allowed."""
     allowed = f"use a whole number of at least {least}" + ("" if most is None else f" and at most {most}")
     try:
@@ -111,7 +111,7 @@ def _integer(name: str, value: Any, least: int = 0, most: int | None = None) -> 
 
 def _integers(name: str, values: Mapping[int, int]) -> dict[int, int]:
     """Return a node-to-count mapping as plain ints, in order of the nodes."""
-    pairs = ((_integer(f"{name} node", k), _integer(f"{name}[{k}]", v)) for k, v in values.items())
+    pairs = ((whole_number(f"{name} node", k), whole_number(f"{name}[{k}]", v)) for k, v in values.items())
     return dict(sorted(pairs))
 
 
@@ -133,7 +133,7 @@ class Part:
 
     def __post_init__(self) -> None:
         for name, least in (("start", 0), ("size", 0), ("nid", ANY_NODE)):
-            object.__setattr__(self, name, _integer(name, getattr(self, name), least))
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), least))
 
     @property
     def end(self) -> int:
@@ -175,7 +175,7 @@ class Machine:
     period_us: int = 100_000
 
     def __post_init__(self) -> None:
-        cpus = _integer("cpus", self.cpus, 1, MOST_CPUS)
+        cpus = whole_number("cpus", self.cpus, 1, MOST_CPUS)
         per_node = _integers("cpus_per_node", self.cpus_per_node) or {0: cpus}
         if not any(per_node.values()):
             raise ValueError(f"cpus_per_node={per_node} has no CPU; give at least one node some CPUs")
@@ -187,15 +187,15 @@ class Machine:
             "node_limits": {nid: limits.get(nid, 4 * c // 5) for nid, c in per_node.items()},
             "pool": self._or("pool", cpus),
             "cpus_allowed": self._or("cpus_allowed", cpus),
-            "quota_us": None if self.quota_us is None else _integer("quota_us", self.quota_us),
-            "period_us": _integer("period_us", self.period_us, 1),
+            "quota_us": None if self.quota_us is None else whole_number("quota_us", self.quota_us),
+            "period_us": whole_number("period_us", self.period_us, 1),
         }
         for name, value in resolved.items():
             object.__setattr__(self, name, value)
 
     def _or(self, name: str, default: int) -> int:
         value = getattr(self, name)
-        return default if value is None else _integer(name, value, 0, MOST_CPUS)
+        return default if value is None else whole_number(name, value, 0, MOST_CPUS)
 
     def check_nid(self, nid: int) -> None:
         """Raise ValueError unless `nid` is a node of this machine or -1."""
@@ -217,9 +217,9 @@ class Usage:
     last_nid: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "total", _integer("total", self.total))
+        object.__setattr__(self, "total", whole_number("total", self.total))
         object.__setattr__(self, "per_node", _integers("per_node", self.per_node))
-        object.__setattr__(self, "last_nid", _integer("last_nid", self.last_nid))
+        object.__setattr__(self, "last_nid", whole_number("last_nid", self.last_nid))
 
 
 IDLE = Usage()
@@ -249,8 +249,8 @@ def _checked(policy: str, min_chunk: int, align: int) -> tuple[Policy, int, int]
     The posted code divides by zero instead (ktask: every version; padata: until August 2024).
     """
     rule = policy_named(policy)
-    min_chunk = _integer(f"min_chunk of {policy}", min_chunk, 0 if rule.align_cuts_threads else 1)
-    align = _integer("align", align, 1)
+    min_chunk = whole_number(f"min_chunk of {policy}", min_chunk, 0 if rule.align_cuts_threads else 1)
+    align = whole_number("align", align, 1)
     if align != 1 and not rule.is_padata:
         others = ", ".join(name for name, other in POLICIES.items() if other.is_padata)
         raise ValueError(f"align={align} is not allowed with {policy}; use 1, or one of {others}")
@@ -281,10 +281,10 @@ def want_threads(
         For an unknown policy, or a number that is out of its range or not whole.
     """
     rule, min_chunk, align = _checked(policy, min_chunk, align)
-    size, max_threads = _integer("size", size), _integer("max_threads", max_threads)
+    size, max_threads = whole_number("size", size), whole_number("max_threads", max_threads)
     default = rule.default_cap
     if default_max_threads is not None:
-        default = _integer("default_max_threads", default_max_threads, 1)
+        default = whole_number("default_max_threads", default_max_threads, 1)
     if size == 0:
         return 0
     cap = (max_threads if rule.per_task_cap else 0) or default
@@ -354,7 +354,7 @@ def grant(
     pool per helper (commit 004ed42638f4), or threads in use up to the online CPUs, where the caller counts
     (RFC of 2022-01-05). An empty task, and a direct call of padata, take nothing.
     """
-    rule, want = policy_named(policy), _integer("want", want)
+    rule, want = policy_named(policy), whole_number("want", want)
     takes_none = _is_direct(rule, want) or not any(part.size for part in parts)
     limits = {"four-fifths": machine.limit, "pool": machine.pool, "in-use": machine.cpus - 1}
     free = limits[rule.limit] - usage.total if rule.limit != "none" else MOST_CPUS
@@ -377,34 +377,17 @@ def _is_direct(rule: Policy, want: int) -> bool:
 def _spill(wished: Iterable[Helper], machine: Machine, usage: Usage) -> Grant:
     """Queue each helper on its node while that has room, else anywhere."""
     per_node = dict(usage.per_node)
-    helpers = tuple(Helper(start, _enter(nid, machine, per_node)) for start, nid in wished)
+    helpers = tuple(Helper(start, enter_node(nid, machine, per_node)) for start, nid in wished)
     return Grant(helpers, Usage(usage.total + len(helpers), per_node, usage.last_nid))
 
 
-def _enter(nid: int, machine: Machine, per_node: dict[int, int]) -> int:
+def enter_node(nid: int, machine: Machine, per_node: dict[int, int]) -> int:
     """Take a place on node `nid` if it has room, noted in `per_node`; return the node to queue on."""
     taken = per_node.get(nid, 0)
     if nid == ANY_NODE or taken >= machine.node_limits[nid]:
         return ANY_NODE
     per_node[nid] = taken + 1
     return nid
-
-
-def migrate(old_queue_nid: int, new_nid: int, machine: Machine, usage: Usage) -> tuple[int, Usage]:
-    """Return where a helper is queued that goes on to a part on another node, and the usage after it.
-
-    It gives up its place on the old node and takes one on the new node if that has room; else it goes on
-    as an any-node helper. The number of helpers stays. The posted patches (v3, v4) test the old node for
-    room, so that a node can overrun its limit; the intended test is used here.
-    """
-    machine.check_nid(old_queue_nid)
-    machine.check_nid(new_nid)
-    per_node = dict(usage.per_node)
-    if old_queue_nid != ANY_NODE:
-        taken = _integer(f"per_node[{old_queue_nid}]", per_node.get(old_queue_nid, 0), 1)
-        per_node[old_queue_nid] = taken - 1
-    queue_nid = _enter(new_nid, machine, per_node)
-    return queue_nid, Usage(usage.total, per_node, usage.last_nid)
 
 
 def chunk_size(policy: str, size: int, threads: int, min_chunk: int, align: int = 1) -> int:
@@ -416,7 +399,7 @@ def chunk_size(policy: str, size: int, threads: int, min_chunk: int, align: int 
     thread; dynamic: `min_chunk`; guided: its first and largest chunk.
     """
     rule, min_chunk, align = _checked(policy, min_chunk, align)
-    size, threads = _integer("size", size), _integer("threads", threads)
+    size, threads = whole_number("size", size), whole_number("threads", threads)
     if size == 0 or threads == 0:
         return 0
     if rule.is_padata:
@@ -591,7 +574,7 @@ def make_plan(
     if helpers is None:
         granted = grant(policy, want, parts, machine, usage, numa_aware=numa_aware)
     else:
-        count = _integer("helpers", helpers, 0, max(want - 1, 0))
+        count = whole_number("helpers", helpers, 0, max(want - 1, 0))
         granted = Grant(wished_helpers(policy, count, parts, machine, usage, numa_aware=numa_aware), usage)
     threads = 1 + len(granted.helpers) if size else 0
     direct = size > 0 and _is_direct(rule, want)
@@ -608,49 +591,3 @@ def make_plan(
         helpers=granted.helpers,
         usage_during=granted.usage_during,
     )
-
-
-def undo_ranges(
-    plan: Plan, claimed_per_part: Sequence[int], failed: Set[tuple[int, int]]
-) -> list[tuple[int, int]]:
-    """Return the stretches to undo after a failure, in order (ktask: add undo support, 2018-11-05).
-
-    Part by part, from its start to the end of the last chunk handed out: whatever lies between failed
-    chunks, in one stretch each. Failed chunks clean up after themselves and are left out, as is everything
-    that was never handed out.
-
-    Parameters
-    ----------
-    plan
-        The plan that was being carried out.
-    claimed_per_part
-        Chunks handed out of each part.
-    failed
-        Part and chunk index of each failed chunk; all of them handed out.
-    """
-    if len(claimed_per_part) != len(plan.parts):
-        raise ValueError(f"claimed_per_part={list(claimed_per_part)} does not fit {len(plan.parts)} parts")
-    for part_index, i in sorted(failed):
-        in_plan = 0 <= part_index < len(plan.parts)
-        if not in_plan or not 0 <= i < claimed_per_part[part_index]:
-            raise ValueError(f"failed chunk {part_index}#{i} was never handed out; use part#chunk of a claim")
-    stretches = []
-    for k in range(len(plan.parts)):
-        claimed = _integer(f"claimed_per_part[{k}]", claimed_per_part[k], 0, plan.part_chunks(k))
-        stretches += _between(plan, k, claimed, sorted(i for part, i in failed if part == k))
-    return stretches
-
-
-def _between(plan: Plan, part_index: int, claimed: int, failed: list[int]) -> Iterator[tuple[int, int]]:
-    """Yield the stretches of one part that lie before, between and after its failed chunks."""
-    if claimed == 0:
-        return
-    position = plan.parts[part_index].start
-    for i in failed:
-        start, end = plan.chunk_bounds(part_index, i)
-        if start > position:
-            yield position, start
-        position = end
-    end = plan.chunk_bounds(part_index, claimed - 1)[1]
-    if end > position:
-        yield position, end

@@ -10,10 +10,9 @@ from __future__ import annotations
 import math
 import os
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import numba
@@ -25,18 +24,19 @@ from ktask.engine.layout import HEADER, TRACE_ROW, State
 from ktask.engine.live import Live
 from ktask.engine.placement import (
     HELPER_NICE,
-    Places,
+    Site,
     interrupts,
     masks,
-    may_renice,
     numba_threads,
     places,
     require_threads,
+    site,
+    wants_low_priority,
 )
-from ktask.engine.slots import SLOTS
+from ktask.engine.slots import SLOTS, Grant
 from ktask.engine.task import CPU_TIME_FROM_S, Ctl, Node, Result
-from ktask.engine.thread_functions import require_thread_func
-from ktask.host import topology
+from ktask.engine.thread_functions import Bound, bound
+from ktask.engine.undo import undo_ranges
 from ktask.host.topology import Topology
 
 Range = tuple[int, int]
@@ -54,14 +54,8 @@ class _Prepared:
     state: State
     table: np.ndarray | None
     translate: Callable[[Range], Range]
-
-    @cached_property
-    def units(self) -> int:
-        return sum(part.size for part in self.plan.parts)
-
-    @cached_property
-    def n_chunks(self) -> int:
-        return self.plan.n_chunks
+    units: int
+    n_chunks: int
 
 
 def prepare_plan(
@@ -84,60 +78,31 @@ def prepare_plan(
     state.workers["part"] = (0, *plan.helper_start_index)[: plan.threads]
     state.workers["failed_part"] = state.workers["failed_chunk"] = state.workers["cpu"] = -1
     state.workers["random"] = [0x1E3779B97F4A7C15 // (w + 3) for w in range(plan.threads)]
-    return _Prepared(plan, state, table, translate)
-
-
-@lru_cache(maxsize=64)
-def _layout(cpus: tuple[int, ...]) -> Topology:
-    return topology.read_topology(cpus=cpus)
-
-
-@lru_cache(maxsize=64)
-def _machine(cpus: tuple[int, ...], topo: Topology | None, caller_nid: int) -> policies.Machine:
-    """Return what a policy may know of the CPUs that a caller may use."""
-    n_cpus = topology.cpu_count(cpus=cpus) if topo is None else len(topo.cpus)
-    per_node = {node.nid: len(node.cpus) for node in (topo or _layout(cpus)).nodes}
-    return policies.Machine(n_cpus, per_node, caller_nid=caller_nid)
-
-
-def _nid_here(topo: Topology) -> int:
-    """Return the node the caller runs on."""
-    if len(topo.nodes) == 1:
-        return topo.nodes[0].nid
-    here = worker.current_cpu()
-    return topo.node_of(here) if here in topo.cpus else topo.nodes[0].nid
+    units = sum(part.size for part in plan.parts)
+    return _Prepared(plan, state, table, translate, units, n_chunks=first_row)
 
 
 @lru_cache(maxsize=256)
-def _prepared(
-    where: tuple[tuple[int, ...], Topology | None, int],
-    name: str,
-    parts: tuple[Node, ...],
-    min_chunk: int,
-    max_threads: int,
-    align: int,
-    helpers: int | None,
-) -> _Prepared:
-    """Return everything about a task that does not change from one run to the next."""
-    machine = _machine(*where)
-    return prepare_plan(
-        policies.make_plan(name, parts, min_chunk, max_threads, machine=machine, align=align, helpers=helpers)
+def _prepared(where: Site, policy: str, parts, min_chunk, max_threads, align, helpers=None) -> _Prepared:
+    """Return all of a task that does not change from one run to the next, with as many helpers as granted."""
+    machine = where.machine
+    plan = policies.make_plan(
+        policy, parts, min_chunk, max_threads, machine=machine, align=align, helpers=helpers
     )
+    return prepare_plan(plan)
 
 
-def _key(parts: tuple[Node, ...], ctl: Ctl, name: str, topo: Topology | None):
-    """Return all that a plan depends on: where the caller may run, the policy, and the task."""
-    cpus = _allowed()
-    if topo is not None and not set(topo.cpus) <= set(cpus):
-        raise ValueError(f"topo has CPUs {topo.cpus}; this process may use {cpus}")
-    where = cpus, topo, _nid_here(topo or _layout(cpus))
+def _wish(where: Site, parts: tuple[Node, ...], ctl: Ctl, policy: str) -> tuple[tuple, _Prepared]:
+    """Return a task's key, and the task with the helpers it gets on a machine where nobody else uses any.
+
+    That is the policy's own answer, within the slots of this machine: a policy without limits of its own is
+    held to 4/5 of the CPUs as well.
+    """
     if ctl.iter_func:
         parts = iterators.unit_parts(parts)
-    return where, name, parts, ctl.min_chunk_size, ctl.max_threads, ctl.align
-
-
-def _allowed() -> tuple[int, ...]:
-    return tuple(sorted(os.sched_getaffinity(0)))
+    key = where, policy, parts, ctl.min_chunk_size, ctl.max_threads, ctl.align
+    wish, limit = _prepared(*key), where.machine.limit
+    return key, wish if len(wish.plan.helpers) <= limit else _prepared(*key, limit)
 
 
 def _as_parts(nodes: Node | Sequence[Node]) -> tuple[Node, ...]:
@@ -155,17 +120,7 @@ def plan(
 
     Runs nothing. Parameters and errors are those of `run_numa`.
     """
-    return _wish(_key(_as_parts(nodes), ctl, policy, topo)).plan
-
-
-def _wish(key) -> _Prepared:
-    """Return the task with as many helpers as it gets on a machine where nobody else uses any.
-
-    That is the policy's own answer, within the slots of this machine: a policy without limits of its own is
-    held to 4/5 of the CPUs as well.
-    """
-    prepared, limit = _prepared(*key, None), _machine(*key[0]).limit
-    return prepared if len(prepared.plan.helpers) <= limit else _prepared(*key, limit)
+    return _wish(site(topo), _as_parts(nodes), ctl, policy)[1].plan
 
 
 # --- running -------------------------------------------------------------------------------------------
@@ -211,8 +166,8 @@ def run(
     KeyboardInterrupt
         On Ctrl-C, within one chunk; the exception carries the `Result` so far as `.result`.
     """
-    parts = (Node(start, size, _nid_here(_layout(_allowed()))),)
-    return run_numa(parts, ctl, policy, trace=trace, live=live, low_priority=low_priority)
+    part = Node(start, size, site().machine.caller_nid)
+    return run_numa(part, ctl, policy, trace=trace, live=live, low_priority=low_priority)
 
 
 def run_numa(
@@ -238,40 +193,23 @@ def run_numa(
         CPUs by node if they are not to be read from the machine, for tests and studies:
         `ktask.host.topology.Topology.by_hand({0: [0], 1: [1]})`.
     """
-    parts = _as_parts(nodes)
-    key = _key(parts, ctl, policy, topo)
-    wish, machine, own = _wish(key), _machine(*key[0]), key[0][0]
+    where, parts = site(topo), _as_parts(nodes)
+    key, wish = _wish(where, parts, ctl, policy)
     entry, undo = bound(ctl)
     if wish.plan.threads == 0:
-        return Result(policy=wish.plan.policy, wall_s=0.0)
+        return Result(policy=policy, wall_s=0.0)
     _warm()
-    grant = SLOTS.take(wish.plan.helper_queue_nid, machine.limit, machine.node_limits)
+    grant = SLOTS.take(wish.plan.helper_queue_nid, where.machine.limit, where.machine.node_limits)
     try:
         prepared = wish if len(grant) == len(wish.plan.helpers) else _prepared(*key, len(grant))
         if ctl.iter_func:
             prepared = _with_positions(prepared.plan, parts, ctl.iter_func)
         task = Task(prepared, entry, trace=trace, live=live)
         if 1 < prepared.plan.threads <= _MOST_THREADS:
-            where = places(topo or _layout(own), tuple(grant.slots), tuple(grant.nids))
-            task.place_helpers(where, own, _wants_low_priority(policy, low_priority))
+            task.place_helpers(where, grant, wants_low_priority(policy, low_priority))
         return task.carry_out(undo)
     finally:
         SLOTS.give_back(grant)
-
-
-def _wants_low_priority(name: str, asked: bool | None) -> bool:
-    """Return whether helpers are to run at low priority; warn if that was asked for and cannot be."""
-    wanted = policies.POLICIES[name].low_priority if asked is None else asked
-    if not wanted or may_renice():
-        return wanted
-    if asked:
-        warnings.warn(
-            "helpers keep the caller's priority: this process could not raise them again afterwards "
-            "(it needs CAP_SYS_NICE or a higher RLIMIT_NICE)",
-            RuntimeWarning,
-            stacklevel=5,
-        )
-    return False
 
 
 def _with_positions(plan: policies.Plan, nodes: tuple[Node, ...], iter_func) -> _Prepared:
@@ -289,20 +227,6 @@ def carry_out(plan: policies.Plan, ctl: Ctl, *, trace: bool = False) -> Result:
     entry, undo = bound(ctl)
     _warm()
     return Task(prepare_plan(plan), entry, trace=trace).carry_out(undo)
-
-
-Bound = tuple[int, int, np.ndarray]  # addresses of a thread function and its packed arguments; these
-
-
-def bound(ctl: Ctl) -> tuple[Bound, Bound | None]:
-    """Return the compiled functions of `ctl`, kept there until functions or arguments change."""
-    kept = getattr(ctl, "_kept", None)
-    if kept and kept[0] is ctl.thread_func and kept[1] is ctl.undo_func and kept[2] is ctl.args:
-        return kept[3]
-    entry = require_thread_func(ctl.thread_func).bind(ctl.args)
-    undo = require_thread_func(ctl.undo_func, "undo_func").bind(ctl.args) if ctl.undo_func else None
-    ctl._kept = (ctl.thread_func, ctl.undo_func, ctl.args, (entry, undo))
-    return entry, undo
 
 
 @lru_cache(maxsize=1)
@@ -342,10 +266,10 @@ class Task:
         if live is not None:
             live.attach(self)
 
-    def place_helpers(self, where: Places, own: tuple[int, ...], low_priority: bool) -> None:
-        """Have helpers kept to their CPUs and the caller off these; all go back to its `own` CPUs then."""
-        require_threads(len(where.helpers))
-        wanted = masks(where, own)
+    def place_helpers(self, where: Site, grant: Grant, low_priority: bool) -> None:
+        """Have helpers kept to the CPUs that go with their slots and the caller off these, while it runs."""
+        require_threads(len(grant))
+        wanted = masks(places(where.topo, tuple(grant.slots), tuple(grant.nids)), where.cpus)
         self.kept.append(wanted)
         self.header["helper_masks"], self.header["caller_mask"] = wanted.helpers, wanted.caller
         self.header["own_mask"], self.header["mask_bytes"] = wanted.own, wanted.n_bytes
@@ -411,7 +335,7 @@ class Task:
 
     def _finished(self) -> list[Range]:
         """Return the stretches that are done, in order, without failed chunks."""
-        return policies.undo_ranges(self.plan, self._claimed().tolist(), self._failed())
+        return undo_ranges(self.plan, self._claimed().tolist(), self._failed())
 
     def _cpu_time_s(self, wall_s: float) -> tuple[float, float]:
         """Return the seconds in user mode and in the kernel: of the threads, in the ratio of the process."""

@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ktask.engine.policy import Part as Node
+from ktask.engine.policy import whole_number
 
 # Below, the CPU time of a task is unknown: reading the clocks of its threads would be much of it.
 CPU_TIME_FROM_S = 20e-6
 
 
-def _count(name: str, value: Any, least: int, hint: str) -> int:
-    """Return `value` as an int of at least `least`, or say what is allowed."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name}={value!r} is not a whole number; {hint}") from None
-    if number < least:
-        raise ValueError(f"{name}={number} is below {least}; {hint}")
-    return number
-
-
-@dataclass
+@dataclass(frozen=True)
 class Ctl:
-    """The control block of a task: what to call and how finely to cut.
+    """The control block of a task: what to call and how finely to chunk; `dataclasses.replace` gives another.
 
     Parameters
     ----------
@@ -60,12 +49,10 @@ class Ctl:
 
     def __post_init__(self) -> None:
         """Refuse what could not run."""
-        hint = "use the smallest chunk that is worth a call, in units of the task"
-        self.min_chunk_size = _count("min_chunk_size", self.min_chunk_size, 1, hint)
-        self.max_threads = _count("max_threads", self.max_threads, 0, "use 0 for the policy's default")
-        self.align = _count("align", self.align, 1, "use 1 for no alignment")
+        for name, least in (("min_chunk_size", 1), ("max_threads", 0), ("align", 1)):
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), least))
         if not isinstance(self.args, tuple):
-            self.args = (self.args,)
+            object.__setattr__(self, "args", (self.args,))
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the fields alone: what the engine keeps beside them holds for this process and object."""

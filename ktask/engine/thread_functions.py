@@ -19,6 +19,8 @@ from numba.core.registry import cpu_target
 from numba.core.types import Integer
 from numba.extending import intrinsic
 
+from ktask.engine.task import Ctl
+
 
 @lru_cache(maxsize=256)
 def _loader(kind: types.Type):
@@ -193,3 +195,15 @@ def require_thread_func(function: Any, what: str = "thread_func") -> ThreadFunc:
     if isinstance(function, ThreadFunc):
         return function
     raise TypeError(f"{what}={function!r} is not a thread function; put @ktask.thread_func above its def")
+
+
+Bound = tuple[int, int, np.ndarray]  # addresses of a thread function and its packed arguments; these
+
+
+def bound(ctl: Ctl) -> tuple[Bound, Bound | None]:
+    """Return thread and undo function of `ctl`, compiled and with their arguments; made once per `ctl`."""
+    if "_bound" not in ctl.__dict__:
+        entry = require_thread_func(ctl.thread_func).bind(ctl.args)
+        undo = require_thread_func(ctl.undo_func, "undo_func").bind(ctl.args) if ctl.undo_func else None
+        ctl.__dict__["_bound"] = entry, undo
+    return ctl.__dict__["_bound"]

@@ -8,30 +8,20 @@ needs lies in the state of the task (`layout.py`), whose address is `base` throu
 from numba import njit, prange
 
 from ktask.engine import native
-from ktask.engine.layout import (
-    HEADER,
-    HEADER_BYTES,
-    PART,
-    PART_BYTES,
-    TRACE,
-    TRACE_BYTES,
-    WORD,
-    WORKER,
-    WORKER_BYTES,
-)
+from ktask.engine.layout import HEADER, PART, TRACE, WORD, WORKER
 from ktask.engine.native import call_chunk, compare_swap, fetch_add, load, load_byte, load_plain, store
 
 
 @njit(cache=True, nogil=True)
 def part_at(base, index):
     """Return the address of the row of a part."""
-    return base + HEADER_BYTES + PART_BYTES * index
+    return base + HEADER.n_bytes + PART.n_bytes * index
 
 
 @njit(cache=True, nogil=True)
 def worker_at(base, index):
     """Return the address of the row of a worker; worker 0 is the caller."""
-    return part_at(base, load_plain(base + HEADER.n_parts)) + WORKER_BYTES * index
+    return part_at(base, load_plain(base + HEADER.n_parts)) + WORKER.n_bytes * index
 
 
 # --- chunks --------------------------------------------------------------------------------------------
@@ -82,7 +72,7 @@ def chunk_bounds(base, part, chunk):
 def _call_traced(base, part, worker, worker_index, chunk, start, end):
     """Call the thread function and write one row of the trace."""
     row = load_plain(base + HEADER.trace)
-    row += TRACE_BYTES * (load_plain(part + PART.first_row) + chunk)
+    row += TRACE.n_bytes * (load_plain(part + PART.first_row) + chunk)
     t0 = native.clock_ns(native.CLOCK_MONOTONIC)
     code = call_chunk(load_plain(base + HEADER.function), start, end, load_plain(base + HEADER.args))
     store(row + TRACE.t1, native.clock_ns(native.CLOCK_MONOTONIC))
@@ -178,29 +168,14 @@ def _hand_over(base):
                 native.sched_yield()
 
 
-# --- the clock -----------------------------------------------------------------------------------------
-
-
 @njit(cache=True, nogil=True)
-def _add_process_usage(base, sign):
-    """Add what the process has used so far, or take it away, so that a difference is left."""
-    usage = native.stack_1k()
-    native.process_usage(usage)
-    user_us = load_plain(usage) * 1_000_000 + load_plain(usage + WORD)
-    system_us = load_plain(usage + WORD * 2) * 1_000_000 + load_plain(usage + WORD * 3)
-    fetch_add(base + HEADER.user_us, sign * user_us)
-    fetch_add(base + HEADER.system_us, sign * system_us)
-    fetch_add(base + HEADER.faults, sign * load_plain(usage + WORD * 8))  # ru_minflt
-    fetch_add(base + HEADER.switches, sign * load_plain(usage + WORD * 17))  # ru_nivcsw
+def _add_usage(base, sign):
+    """Add what threads and process have used so far, or take it away, so that a difference is left.
 
-
-@njit(cache=True, nogil=True)
-def _add_thread_time(base, sign):
-    """Add the CPU time of caller and helpers so far, or take it away, so that a difference is left.
-
-    The kernel keeps that of a process less well: it adds up what the last tick or switch left of the other
-    threads. Of two threads that freed 1 GiB in 1.6 ms, at 250 ticks per second, half of the repetitions had
-    used no CPU time but the caller's; and a helper that still spins after the task before adds to the next.
+    CPU time is that of caller and helpers. The kernel keeps that of a process less well: it adds up what the
+    last tick or switch left of the other threads. Of two threads that freed 1 GiB in 1.6 ms, at 250 ticks per
+    second, half of the repetitions had used no CPU time but the caller's; and a helper that still spins after
+    the task before adds to the next.
     """
     used_ns = native.clock_ns(native.CLOCK_THREAD_CPUTIME_ID)
     for w in range(1, load_plain(base + HEADER.n_threads)):
@@ -209,21 +184,14 @@ def _add_thread_time(base, sign):
             store(base + HEADER.not_all_known, 1)
         used_ns += helper_ns
     fetch_add(base + HEADER.used_ns, sign * used_ns)
-
-
-@njit(cache=True, nogil=True)
-def _start_clock(base):
-    _add_process_usage(base, -1)
-    _add_thread_time(base, -1)
-    if load_plain(base + HEADER.t0) == 0:  # a task that paused for a signal goes on with its first start
-        store(base + HEADER.t0, native.clock_ns(native.CLOCK_MONOTONIC))
-
-
-@njit(cache=True, nogil=True)
-def _stop_clock(base):
-    store(base + HEADER.t1, native.clock_ns(native.CLOCK_MONOTONIC))
-    _add_thread_time(base, 1)
-    _add_process_usage(base, 1)
+    usage = native.stack_1k()
+    native.process_usage(usage)
+    user_us = load_plain(usage) * 1_000_000 + load_plain(usage + WORD)
+    system_us = load_plain(usage + WORD * 2) * 1_000_000 + load_plain(usage + WORD * 3)
+    fetch_add(base + HEADER.user_us, sign * user_us)
+    fetch_add(base + HEADER.system_us, sign * system_us)
+    fetch_add(base + HEADER.faults, sign * load_plain(usage + WORD * 8))  # ru_minflt
+    fetch_add(base + HEADER.switches, sign * load_plain(usage + WORD * 17))  # ru_nivcsw
 
 
 # --- a run ---------------------------------------------------------------------------------------------
@@ -259,12 +227,15 @@ def work(base):
         mask = load_plain(base + HEADER.caller_mask)
         native.sched_setaffinity(0, load_plain(base + HEADER.mask_bytes), mask)
     _renice_helpers(base, load_plain(base + HEADER.helper_nice))
-    _start_clock(base)
+    _add_usage(base, -1)
+    if load_plain(base + HEADER.t0) == 0:  # a task that paused for a signal goes on with its first start
+        store(base + HEADER.t0, native.clock_ns(native.CLOCK_MONOTONIC))
     if n_threads == 1:
         take_chunks(base, 0)
     else:
         _region(base, n_threads)
-    _stop_clock(base)
+    store(base + HEADER.t1, native.clock_ns(native.CLOCK_MONOTONIC))
+    _add_usage(base, 1)
     _renice_helpers(base, load_plain(base + HEADER.caller_nice))
     if pinned:
         _free_threads(base)

@@ -8,8 +8,9 @@ import pytest
 from ktask.engine import run as engine
 from ktask.engine import worker
 from ktask.engine.conformance import check as conformance
-from ktask.engine.layout import HEADER_BYTES, PART
-from ktask.engine.policy import Machine, Part, make_plan, undo_ranges
+from ktask.engine.layout import HEADER, PART
+from ktask.engine.policy import Machine, Part, make_plan
+from ktask.engine.undo import undo_ranges
 
 VECTORS = Path(__file__).parents[1] / "data/ktask-vectors.csv"
 
@@ -39,7 +40,7 @@ def test_scripted_failures_really_happen(claimed, failed):
 
 def test_an_engine_that_skips_a_chunk_is_noticed(monkeypatch):
     def one_less(address):
-        ctypes.c_int64.from_address(address + HEADER_BYTES + PART.next_chunk).value = 1
+        ctypes.c_int64.from_address(address + HEADER.n_bytes + PART.next_chunk).value = 1
         return real(address)
 
     engine._warm()

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ktask.engine.conformance.vectors import COLUMNS, check_vectors
-from ktask.engine.policy import POLICIES, Machine, Part, Plan, Usage, make_plan, migrate, undo_ranges
+from ktask.engine.conformance.vectors import COLUMNS, check_vectors, migrate
+from ktask.engine.policy import POLICIES, Machine, Part, Plan, Usage, make_plan
+from ktask.engine.undo import undo_ranges
 
 VECTORS = Path(__file__).parents[1] / "data" / "ktask-vectors.csv"
 KTASK = [name for name in POLICIES if name.startswith("ktask-")]

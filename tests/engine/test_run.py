@@ -9,7 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 
 import numpy as np
 import pytest
@@ -360,6 +360,29 @@ def test_a_result_can_be_compared_and_pickled():
     assert "done=10" in repr(result)
 
 
+def test_a_control_block_is_frozen_and_a_changed_copy_is_another():
+    seen = np.zeros(10, np.int64)
+    ctl = ktask.Ctl(mark, (seen,), 1)
+    with pytest.raises(FrozenInstanceError):
+        ctl.max_threads = 1
+    ktask.run(0, 10, ctl)
+    other = np.zeros(10, np.int64)
+    ktask.run(0, 10, replace(ctl, args=(other,)))
+    assert (seen.sum(), other.sum()) == (10, 10)
+
+
+def test_a_changed_copy_compiles_nothing():
+    @ktask.thread_func
+    def one_more(start, end, out):
+        out[start:end] += 1
+        return 0
+
+    ctl = ktask.Ctl(one_more, (np.zeros(10, np.int64),), 1)
+    entry = engine.bound(ctl)[0][0]
+    assert engine.bound(replace(ctl, max_threads=1, args=(np.ones(9, np.int64),)))[0][0] == entry
+    assert len(one_more.dispatcher.signatures) == 1
+
+
 def test_tasks_from_many_python_threads_at_once():
     done = []
 
@@ -380,10 +403,14 @@ def test_tasks_from_many_python_threads_at_once():
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"min_chunk_size": 0}, ValueError, "min_chunk_size=0 is below 1"),
+        (
+            {"min_chunk_size": 0},
+            ValueError,
+            "min_chunk_size=0 is not allowed; use a whole number of at least 1",
+        ),
         ({"min_chunk_size": -5}, ValueError, "min_chunk_size=-5"),
         ({"min_chunk_size": 1.5}, TypeError, "min_chunk_size=1.5 is not a whole number"),
-        ({"max_threads": -1}, ValueError, "max_threads=-1 is below 0"),
+        ({"max_threads": -1}, ValueError, "max_threads=-1 is not allowed; use a whole number of at least 0"),
         ({"thread_func": len}, TypeError, "put @ktask.thread_func above its def"),
         ({"undo_func": print}, TypeError, "undo_func="),
         ({"args": ()}, TypeError, "missing a required argument: 'seen'"),
@@ -628,7 +655,7 @@ def test_caller_without_chunks_hands_its_priority_over():
 @two_cpus
 def test_process_that_may_not_renice_keeps_its_priority(monkeypatch):
     own = os.getpriority(os.PRIO_PROCESS, 0)
-    monkeypatch.setattr(engine, "may_renice", lambda: False)
+    monkeypatch.setattr(helpers, "may_renice", lambda: False)
     result, levels = nice_levels()
     assert levels == [own, own]
     assert result.helper_nice is None
@@ -690,7 +717,7 @@ def test_undo_begins_after_the_last_thread_function_has_returned():
 @pytest.mark.parametrize("name", POLICIES)
 def test_plan_stays_within_the_slots_of_the_machine(name, monkeypatch):
     topo = Topology.by_hand({0: range(10)})
-    monkeypatch.setattr(engine, "_allowed", lambda: tuple(range(10)))
+    monkeypatch.setattr(helpers.topology, "allowed_cpus", lambda: tuple(range(10)))
     ctl = ktask.Ctl(mark, (np.zeros(1, np.int64),), 10, max_threads=64)
     plan = ktask.plan(ktask.Node(0, 1000, 0), ctl, name, topo=topo)
     assert plan.threads <= 9

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from ktask.workloads.free.buddy import TOP_ORDER, Allocator, whole_blocks
 def state_of(size_bytes=32 * MIB, threads=2, **options):
     chosen = workloads.get("free").method("buddy").parse_options(options)
     state = workloads.get("free").setup(Case("free", "buddy", "4KiB", size_bytes, 64 * KIB, options=chosen))
-    state.ctl.max_threads = threads
+    state.ctl = replace(state.ctl, max_threads=threads)
     return contextlib.closing(state)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -22,7 +23,7 @@ def state_of(method, page_kind="4KiB", size_bytes=8 * MIB, threads=2):
     if reason := workloads.why_not(case):
         pytest.skip(reason)
     state = workloads.get("free").setup(case)
-    state.ctl.max_threads = threads
+    state.ctl = replace(state.ctl, max_threads=threads)
     return contextlib.closing(state)
 
 

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -117,12 +118,13 @@ def test_a_limit_on_address_space_is_a_reason():
 def test_out_of_memory_in_a_child_is_an_error_of_the_case_and_the_process_lives(memory_group):
     done = run_python(
         """
+        from dataclasses import replace
         from ktask.memory import region as memory
         from ktask import workloads
         from ktask.workloads import Case
         memory.budget_bytes = lambda: 1 << 50
         state = workloads.get("free").setup(Case("free", "exit", "4KiB", 600 << 20))
-        state.ctl.max_threads = 1
+        state.ctl = replace(state.ctl, max_threads=1)
         try:
             state.before()
         except workloads.CheckError as error:
@@ -170,7 +172,8 @@ def test_a_range_that_cannot_be_filled_is_no_measurement():
 
 def test_an_error_of_the_kernel_ends_a_case_with_its_name_and_leaves_nothing(monkeypatch):
     state = workloads.get("free").setup(FREE)
-    state.ctl.args = (state.region.address + 1, *state.ctl.args[1:])  # not on a page: EINVAL
+    args = state.region.address + 1, *state.ctl.args[1:]  # not on a page: EINVAL
+    state.ctl = replace(state.ctl, args=args)
     monkeypatch.setitem(free.STATES, "dontneed", lambda _: state)
     with pytest.raises(CheckError, match="free dontneed failed: Invalid argument"):
         run_one(FREE, 1, 1)

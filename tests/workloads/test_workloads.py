@@ -48,7 +48,7 @@ def test_work_is_done_and_verified(case, threads):
     state = set_up(case)
     try:
         for _ in range(2):
-            state.ctl.max_threads = threads
+            state.ctl = replace(state.ctl, max_threads=threads)
             state.before()
             assert engine.run(0, state.size, state.ctl).error == 0
             state.check()

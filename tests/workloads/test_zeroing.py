@@ -37,7 +37,7 @@ def test_several_threads_zero_a_single_page(kind, page, unit, monkeypatch):
     state = set_up(Case("zeroing", "stores", kind, page, unit + 1))
     try:
         assert (state.size, state.bytes_per_unit, state.ctl.min_chunk_size) == (page // unit, unit, 2)
-        state.ctl.max_threads = 2
+        state.ctl = replace(state.ctl, max_threads=2)
         state.before()
         result = engine.run(0, state.size, state.ctl)
         assert min(result.chunks_per_thread) > 0

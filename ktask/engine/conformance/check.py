@@ -14,9 +14,10 @@ from ktask.engine import native, worker
 from ktask.engine import run as engine
 from ktask.engine.conformance.vectors import check_vectors
 from ktask.engine.layout import HEADER
-from ktask.engine.policy import Helper, Part, Plan, undo_ranges
+from ktask.engine.policy import Helper, Part, Plan
 from ktask.engine.task import Ctl
-from ktask.engine.thread_functions import thread_func
+from ktask.engine.thread_functions import bound, thread_func
+from ktask.engine.undo import undo_ranges
 
 Range = tuple[int, int]
 
@@ -111,7 +112,7 @@ def _workers(claimed_per_part: Sequence[int], failed: AbstractSet[tuple[int, int
 
 def _carry_out_script(plan: Plan, first_part: int, script: tuple) -> tuple[list[Range], int]:
     stop = np.zeros(1, dtype=np.int64)  # the address of the word that stops workers
-    entry, undo = engine.bound(Ctl(_scripted, (*script, stop), undo_func=_log_undo))
+    entry, undo = bound(Ctl(_scripted, (*script, stop), undo_func=_log_undo))
     task = engine.Task(engine.prepare_plan(plan), entry)
     stop[0] = task.state.address + HEADER.stop
     task.state.workers["part"][0] = first_part

@@ -17,16 +17,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ktask.engine.policy import (
+    ANY_NODE,
     Machine,
     Part,
     Plan,
     Policy,
     Usage,
+    enter_node,
     make_plan,
-    migrate,
     policy_named,
-    undo_ranges,
+    whole_number,
 )
+from ktask.engine.undo import undo_ranges
 
 # fmt: off
 COLUMNS = (
@@ -66,7 +68,7 @@ def check_vectors(
     run_undo
         `(parts, chunk_size, claimed_per_part, failed, first_error) -> (undone ranges, returned code)`, to
         check a real engine. `failed` holds pairs of part and chunk index. If left out, and for policies with
-        absolute chunk boundaries, `policy.undo_ranges` answers.
+        absolute chunk boundaries, `undo.undo_ranges` answers.
     run_plan
         `(plan) -> for each part the (start, end) of the chunks that really ran`; nothing is run if left out,
         or if the plan has more than `MOST_CHUNKS_RUN` chunks.
@@ -438,6 +440,23 @@ def _compare_undone(row: _Row, undone: tuple[Range, ...], returned: int) -> Iter
 
 
 # migrate rows
+
+
+def migrate(old_queue_nid: int, new_nid: int, machine: Machine, usage: Usage) -> tuple[int, Usage]:
+    """Return where a helper is queued that goes on to a part on another node, and the usage after it.
+
+    It gives up its place on the old node and takes one on the new node if that has room; else it goes on
+    as an any-node helper. The number of helpers stays. The posted patches (v3, v4) test the old node for
+    room, so that a node can overrun its limit; the intended test is used here.
+    """
+    machine.check_nid(old_queue_nid)
+    machine.check_nid(new_nid)
+    per_node = dict(usage.per_node)
+    if old_queue_nid != ANY_NODE:
+        taken = whole_number(f"per_node[{old_queue_nid}]", per_node.get(old_queue_nid, 0), 1)
+        per_node[old_queue_nid] = taken - 1
+    queue_nid = enter_node(new_nid, machine, per_node)
+    return queue_nid, Usage(usage.total, per_node, usage.last_nid)
 
 
 def _check_migrate(row: _Row) -> list[Mismatch]:

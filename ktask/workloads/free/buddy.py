@@ -471,5 +471,4 @@ class Buddy:
         expect(blocks == wanted, f"not merged as far as can be: blocks by order {blocks} instead of {wanted}")
 
     def close(self) -> None:
-        self.ctl.args = ()
-        del self.allocator, self.pages
+        del self.ctl, self.allocator, self.pages

@@ -9,6 +9,7 @@ chunks of 2 MiB, 2 % in chunks of 32 MiB. `notebooks/free.ipynb` measures what n
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import numpy as np
 from numba import njit
@@ -125,7 +126,7 @@ class Unmap(Free):
         super().__init__(case)
         self.region.move_apart()
         args = (self.region.address, case.page_size)
-        self.ctl.args = self.fill.args = args
+        self.ctl, self.fill = replace(self.ctl, args=args), replace(self.fill, args=args)
 
     def before(self) -> None:
         self.region.unmap()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,7 @@ class Walk:
         if self.space is None:  # another process, which does not stand still
             threads = self.ctl.max_threads
             self.find_entries()
-            self.ctl.max_threads = threads
+            self.ctl = replace(self.ctl, max_threads=threads)
             self.expected = (self.counted_by(self._reference()),) * 2
         self.count[0] = 0
 
