@@ -39,7 +39,7 @@ def test_several_threads_zero_a_single_page(kind, page, unit, monkeypatch):
         assert (state.size, state.bytes_per_unit, state.ctl.min_chunk_size) == (page // unit, unit, 2)
         state.ctl = replace(state.ctl, max_threads=2)
         state.before()
-        result = engine.run(0, state.size, state.ctl)
+        result = engine.run(0, state.size, state.ctl, low_priority=False)
         assert min(result.chunks_per_thread) > 0
         state.check()
     finally:

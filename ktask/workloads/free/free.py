@@ -146,7 +146,8 @@ class UnmapAtOnce(Unmap):
     def __init__(self, case: Case):
         super().__init__(case)
         self._zapped = np.zeros(1, dtype=np.int64)
-        self.ctl.args += (self.size, self._zapped.ctypes.data)
+        args = *self.ctl.args, self.size, self._zapped.ctypes.data
+        self.ctl = replace(self.ctl, args=args)
 
     def before(self) -> None:
         super().before()
