@@ -1,4 +1,4 @@
-"""The measuring core, and that all who measure call it: checked, random from a seed, no numbers from errors."""
+"""The measuring core: all who measure call it, check, randomise from a seed, and take no error for a number."""
 
 import contextlib
 import errno
