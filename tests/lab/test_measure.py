@@ -14,6 +14,7 @@ from ktask.engine.task import Ctl, Result
 from ktask.host.doctor import sample_state
 from ktask.lab.measure import cell as module
 from ktask.lab.measure import rounds as core
+from ktask.lab.measure import rows
 from ktask.lab.measure.cell import default_threads, measure_case, run_one
 from ktask.lab.measure.measurement import CHUNKED, Protocol, Variant, variants
 from ktask.lab.measure.stats import Estimate
@@ -68,7 +69,7 @@ class Bench:
         )
         monkeypatch.setattr(workloads, "registry", lambda: {"toy": workload})
         monkeypatch.setattr(core.engine, "run", self.run)
-        monkeypatch.setattr(module.doctor, "sample_state", lambda: fixed)
+        monkeypatch.setattr(rows.doctor, "sample_state", lambda: fixed)
         monkeypatch.setattr(module, "is_virtual", lambda: True)
 
     def setup(self, case):

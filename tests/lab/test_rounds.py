@@ -1,4 +1,4 @@
-"""The measuring core: all who measure call it, check, randomise from a seed, and take no error for a number."""
+"""The measuring core: all who measure call it, check, randomise from a seed, and refuse an error."""
 
 import contextlib
 import errno

@@ -12,7 +12,6 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,13 @@ from ktask import workloads
 from ktask.common.progress import rounds_bar
 from ktask.engine.task import Result
 from ktask.engine.trace import write_chrome, write_csv, write_figure
-from ktask.host import doctor, topology
+from ktask.host import topology
 from ktask.lab.measure import flags, stats
 from ktask.lab.measure.measurement import CHUNKED, Measurement, Protocol, Variant, is_of, variants
 from ktask.lab.measure.rounds import SERIAL_POLICY, interleave, prepared, repeat
+from ktask.lab.measure.rows import observed, row_of
 from ktask.memory import region as memory
-from ktask.workloads import Case
+from ktask.workloads import Case, State
 
 MOST_CALLS = 100
 # Of many calls with all that prepares and checks them: 100 frees of one page of 1 GiB, cleared before each,
@@ -156,191 +156,106 @@ def measure_case(
     threads = default_threads() if threads is None else threads
     if bad := [n for n in threads if n < 1]:
         raise ValueError(f"threads={bad[0]} is not allowed; use 1 to {topology.cpu_count()}")
-    protocol = protocol or Protocol()
-    cell = Measurement(case, protocol)
+    found = Measurement(case, protocol or Protocol())
     with prepared(case) as state:
-        round_variants = variants(threads)
-        _warm_up(cell, state, round_variants, protocol, clock)
-        round_variants[2:2] = _alone(cell, state) if chunked else []
-        _rounds(cell, state, round_variants, protocol, clock, on_round)
+        cell = _Cell(found, state, variants(threads), clock)
+        cell.warm_up(chunked)
+        calls = {variant.name: partial(cell.repeat, variant) for variant in cell.variants}
+        is_enough = cell.rule_to_stop(on_round)
+        interleave(calls, found.protocol.most, found.protocol.seed, on_round=is_enough)
         if trace:
-            cell.traced, cell.bytes_per_unit = _traced(cell, state, round_variants[-1]), state.bytes_per_unit
-    _mark_cold(cell)
-    flags.mark_outliers(cell.rows)
-    flags.mark_short(cell.rows, protocol.sample_s)
-    return cell
+            found.traced, found.bytes_per_unit = cell.traced(), state.bytes_per_unit
+    flags.mark_all(found.rows, _may_be_cold(case), found.protocol.sample_s)
+    return found
 
 
-def _calls(cell: Measurement, protocol: Protocol) -> int:
-    """Return how many calls make a repetition of the fastest variant long enough for the clock."""
-    fastest_s = max(min(row["wall_s"] for row in cell.rows), 1e-9)
-    return min(math.ceil(protocol.sample_s / fastest_s), MOST_CALLS)
+class _Cell:
+    """A measurement under way, on a case that is set up."""
+
+    def __init__(self, found: Measurement, state: State, variants: list[Variant], clock: Callable[[], float]):
+        self.found, self.rows, self.state, self.clock = found, found.rows, state, clock
+        self.variants = variants
+        self.protocol = found.protocol
+        self.n_warmups = 0  # rows of them, once they are over
+        self.calls = 1  # in a row, per repetition
+
+    def warm_up(self, chunked: bool) -> None:
+        """Repeat until two serial repetitions are as fast as the best, then run every variant once.
+
+        On a virtual machine this is where the host gives back the memory that the case needs.
+        """
+        end, walls, is_steady = self.clock() + self.protocol.warmup_s, [], False
+        while not is_steady and (not walls or self.clock() <= end):
+            walls.append(self.repeat(self.variants[0]))
+            is_steady = sum(wall <= STEADY_FACTOR * min(walls) for wall in walls) >= 2
+        for variant in self.variants[2:]:
+            self.repeat(variant)
+        last = self.rows[-1]
+        if chunked and last["n_chunks"] > 1:
+            alone = Variant(CHUNKED, 1, chunk_size=last["chunk_size"] // self.state.bytes_per_unit)
+            self.repeat(alone)
+            self.variants.insert(2, alone)
+        self.n_warmups, self.calls = len(self.rows), self._calls()
+
+    def _calls(self) -> int:
+        """Return how many calls make a repetition of the fastest variant long enough for the clock."""
+        fastest_s = max(min(row["wall_s"] for row in self.rows), 1e-9)
+        return min(math.ceil(self.protocol.sample_s / fastest_s), MOST_CALLS)
+
+    def repeat(self, variant: Variant) -> float:
+        """Keep the row of one repetition; return its wall time in seconds, the mean of its calls."""
+        round_and_order = -1, len(self.rows)
+        if self.n_warmups:
+            round_and_order = divmod(len(self.rows) - self.n_warmups, len(self.variants))
+        case, state = self.found.case, self.state
+        policy = "dynamic" if variant.chunk_size else SERIAL_POLICY if variant.baseline else case.policy
+        end, repetitions, is_last = self.clock() + LONGEST_S, [], False
+        while not is_last:
+            is_last = len(repetitions) + 1 == self.calls or (bool(repetitions) and self.clock() > end)
+            observe = observed if is_last or not repetitions else lambda: None
+            repetitions.append(repeat(state, variant.threads, policy, variant.chunk_size, observe=observe))
+        self.rows.append(row_of(case, state, variant, repetitions, round_and_order))
+        return self.rows[-1]["wall_s"]
+
+    def rule_to_stop(self, on_round: Callable[[int], None] | None) -> Callable[[int], bool]:
+        """Return what says after each round whether there is enough; the time runs from now."""
+        end = self.clock() + self.protocol.budget_s
+
+        def is_enough(done: int) -> bool:
+            self.calls = self._calls()  # anew each round: warm-ups were slower than what follows
+            if on_round:
+                on_round(done)
+            if _may_be_cold(self.found.case):
+                flags.mark_cold(self.rows)
+            return done >= self.protocol.least and self._has_enough(self.clock() - end)
+
+        return is_enough
+
+    def _has_enough(self, over_s: float) -> bool:
+        """Return whether to stop, `over_s` seconds past the budget (negative before it is used up)."""
+        samples = [self.found.walls(variant) for variant in self.variants]
+        if min(len(walls) for walls in samples) < self.protocol.least:
+            return over_s > (PATIENCE - 1) * self.protocol.budget_s
+        if over_s > 0:
+            return True
+        found, precision = [stats.estimate(walls) for walls in samples], self.protocol.precision
+        return all(max(e.high - e.median, e.median - e.low) <= precision * e.median for e in found)
+
+    def traced(self) -> Result:
+        """Return one more repetition with a trace; the fastest of some if all are slower than usual.
+
+        It is no part of the rows: reading the clock around each chunk costs what the others do not pay.
+        """
+        variant, tries = self.variants[-1], []
+        usual_s = float(np.median([row["wall_s"] for row in self.rows if is_of(row, variant)]))
+        while len(tries) < MOST_TRACED and not any(one.wall_s < STEADY_FACTOR * usual_s for one in tries):
+            tries.append(repeat(self.state, variant.threads, self.found.case.policy, trace=True).result)
+        return min(tries, key=lambda one: one.wall_s)
 
 
-def _warm_up(cell: Measurement, state, round_variants, protocol: Protocol, clock) -> None:
-    """Repeat until two serial repetitions are as fast as the best, then run every variant once.
-
-    On a virtual machine this is where the host gives back the memory that the cell needs.
-    """
-    end = clock() + protocol.warmup_s
-    serial, walls, order = round_variants[0], [], itertools.count()
-    while True:
-        walls.append(_repeat(cell, state, serial, (-1, next(order)), warmup=True))
-        steady = sum(wall <= STEADY_FACTOR * min(walls) for wall in walls) >= 2
-        if steady or clock() > end:
-            break
-    for variant in round_variants[2:]:
-        _repeat(cell, state, variant, (-1, next(order)), warmup=True)
-
-
-def _alone(cell: Measurement, state) -> list[Variant]:
-    """Return the variant of one thread in the chunks of the last repetition, none if that was one chunk."""
-    last = cell.rows[-1]
-    if last["n_chunks"] < 2:
-        return []
-    alone = Variant(CHUNKED, 1, chunk_size=last["chunk_size"] // state.bytes_per_unit)
-    _repeat(cell, state, alone, (-1, last["order"] + 1), warmup=True)
-    return [alone]
-
-
-def _rounds(cell: Measurement, state, round_variants, protocol: Protocol, clock, on_round) -> None:
-    """Run rounds until the protocol has enough."""
-    end, n_warmups = clock() + protocol.budget_s, len(cell.rows)
-    calls = _calls(cell, protocol)
-
-    def once(variant: Variant) -> None:
-        place = divmod(len(cell.rows) - n_warmups, len(round_variants))
-        _repeat(cell, state, variant, place, calls, clock=clock)
-
-    def is_enough(done: int) -> bool:
-        nonlocal calls
-        calls = _calls(cell, protocol)  # anew each round: warm-ups were slower than what follows
-        if on_round:
-            on_round(done)
-        _mark_cold(cell)
-        return done >= protocol.least and _enough(cell, round_variants, protocol, clock() - end)
-
-    variants_by_name = {variant.name: partial(once, variant) for variant in round_variants}
-    interleave(variants_by_name, protocol.most, protocol.seed, on_round=is_enough)
-
-
-def _traced(cell: Measurement, state, variant: Variant) -> Result:
-    """Run a variant once more with a trace; again if that is far slower than usual, hence not typical.
-
-    It is no part of the rows: reading the clock around each chunk costs what the others do not pay.
-    """
-    usual_s = float(np.median([row["wall_s"] for row in cell.rows if is_of(row, variant)]))
-    tries: list[Result] = []
-    while len(tries) < MOST_TRACED and not any(one.wall_s < STEADY_FACTOR * usual_s for one in tries):
-        tries.append(repeat(state, variant.threads, cell.case.policy, trace=True).result)
-    return min(tries, key=lambda one: one.wall_s)
-
-
-def _enough(cell: Measurement, round_variants: list[Variant], protocol: Protocol, over_s: float) -> bool:
-    """Return whether to stop, `over_s` seconds past the budget (negative before it is used up)."""
-    samples = [cell.walls(variant) for variant in round_variants]
-    if min(len(walls) for walls in samples) < protocol.least:
-        return over_s > (PATIENCE - 1) * protocol.budget_s
-    if over_s > 0:
-        return True
-    found = [stats.estimate(walls) for walls in samples]
-    return all(max(e.high - e.median, e.median - e.low) <= protocol.precision * e.median for e in found)
-
-
-def _repeat(
-    cell: Measurement,
-    state,
-    variant: Variant,
-    place: tuple[int, int],
-    calls: int = 1,
-    *,
-    warmup=False,
-    clock=time.monotonic,
-) -> float:
-    """Run one repetition, check it, keep its row; return its wall time in seconds, the mean of its calls."""
-    end, found, is_last = clock() + LONGEST_S, [], False
-    while not is_last:
-        is_last = len(found) + 1 == calls or (bool(found) and clock() > end)
-        observe = _observe if is_last or not found else lambda: None
-        found.append(repeat(state, variant.threads, *_chunking(cell.case, variant), observe=observe))
-    (before, started_at), (after, _) = found[0].before, found[-1].after
-    results = [one.result for one in found]
-    cell.rows.append(
-        _described(cell.case, state)
-        | _planned(cell.case, state, variant, results[-1])
-        | _means(results)
-        | {
-            "round": place[0],
-            "order": place[1],
-            "warmup": warmup,
-            "steal_s": after.steal_s - before.steal_s,
-            "verified": True,
-            "flags": doctor.state_flags(before, after) + (["aa"] if variant.is_aa else []),
-            "started_at": started_at,
-        }
-    )
-    return cell.rows[-1]["wall_s"]
-
-
-def _observe() -> tuple[doctor.State, datetime]:
-    return doctor.sample_state(), datetime.now(UTC)
-
-
-def _chunking(case: Case, variant: Variant) -> tuple[str, int]:
-    """Return the policy that chunks the range as the variant wants it, and the least chunk in units."""
-    if variant.chunk_size:
-        return "dynamic", variant.chunk_size
-    return (SERIAL_POLICY if variant.baseline else case.policy), 0
-
-
-def _means(results: Sequence[Result]) -> dict[str, Any]:
-    """Return times and faults per call, and the switches of all calls."""
-    calls = len(results)
-    return {
-        "calls": calls,
-        "wall_s": sum(r.wall_s for r in results) / calls,
-        "apart_s": sum(r.apart_s for r in results) / calls,
-        "cpu_user_s": sum(r.cpu_user_s for r in results) / calls,
-        "cpu_system_s": sum(r.cpu_system_s for r in results) / calls,
-        "faults_minor": round(sum(r.faults_minor for r in results) / calls),
-        "ctx_involuntary": sum(r.ctx_involuntary for r in results),
-        "helper_nice": results[-1].helper_nice,
-        "run_mode": results[-1].run_mode,
-    }
-
-
-def _described(case: Case, state) -> dict[str, Any]:
-    workload = workloads.get(case.workload)
-    return {
-        "workload": case.workload,
-        "backend": workload.method(case.method).backend,
-        "method": case.method,
-        "page_kind": case.page_kind,
-        "options": case.options_text,
-        "page_size_bytes": case.page_size,
-        "size_bytes": getattr(state, "size_bytes", state.size * state.bytes_per_unit),
-        "unit": workload.operation,
-        "operations": state.operations,
-        "min_chunk_size": state.ctl.min_chunk_size * state.bytes_per_unit,
-    }
-
-
-def _planned(case: Case, state, variant: Variant, result: Result) -> dict[str, Any]:
-    return {
-        "policy": case.policy,
-        "threads_requested": variant.threads,
-        "threads": result.threads,
-        "chunk_size": result.chunk_size * state.bytes_per_unit,
-        "n_chunks": result.n_chunks,
-        "baseline": variant.baseline,
-    }
-
-
-def _mark_cold(cell: Measurement) -> None:
-    """Flag the repetitions on cold memory, where memory can be cold."""
-    method = workloads.get(cell.case.workload).method(cell.case.method)
-    if method.allocates and is_virtual():
-        flags.mark_cold(cell.rows)
+def _may_be_cold(case: Case) -> bool:
+    """Return whether memory that the case takes may have to be brought back by a host."""
+    return workloads.get(case.workload).method(case.method).allocates and is_virtual()
 
 
 def is_virtual() -> bool:

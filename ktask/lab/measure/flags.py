@@ -39,6 +39,14 @@ def mark(rows: Sequence[Row], flag: str, marked: Iterable[bool]) -> None:
         row["flags"] = [one for one in row["flags"] if one != flag] + [flag] * bool(is_marked)
 
 
+def mark_all(rows: Sequence[Row], may_be_cold: bool, sample_s: float) -> None:
+    """Set the flags of a cell that is over."""
+    if may_be_cold:
+        mark_cold(rows)
+    mark_outliers(rows)
+    mark_short(rows, sample_s)
+
+
 def by_variant(rows: Sequence[Row]) -> list[list[Row]]:
     """Return the rows of each thread count, both baselines together, and apart from one thread in chunks."""
     variants: dict[tuple[int, bool], list[Row]] = {}

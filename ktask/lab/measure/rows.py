@@ -1,0 +1,86 @@
+"""The row of one repetition, as the schema of the records has it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from ktask import workloads
+from ktask.host import doctor
+from ktask.lab.measure.measurement import Variant
+from ktask.lab.measure.rounds import Repetition
+from ktask.workloads import Case, State
+
+
+def observed() -> tuple[doctor.State, datetime]:
+    """Return the counters of the machine and the time, for before and after a repetition."""
+    return doctor.sample_state(), datetime.now(UTC)
+
+
+def row_of(
+    case: Case,
+    state: State,
+    variant: Variant,
+    repetitions: Sequence[Repetition],
+    round_and_order: tuple[int, int],
+) -> dict[str, Any]:
+    """Return the row of calls in a row: the mean of their times, and what was `observed` around them."""
+    (before, started_at), (after, _) = repetitions[0].before, repetitions[-1].after
+    number, order = round_and_order
+    return (
+        _case(case, state)
+        | _plan(case, state, variant, repetitions[-1])
+        | _means(repetitions)
+        | {
+            "round": number,
+            "order": order,
+            "warmup": number < 0,
+            "steal_s": after.steal_s - before.steal_s,
+            "verified": True,
+            "flags": doctor.state_flags(before, after) + (["aa"] if variant.is_aa else []),
+            "started_at": started_at,
+        }
+    )
+
+
+def _case(case: Case, state: State) -> dict[str, Any]:
+    workload = workloads.get(case.workload)
+    return {
+        "workload": case.workload,
+        "backend": workload.method(case.method).backend,
+        "method": case.method,
+        "page_kind": case.page_kind,
+        "options": case.options_text,
+        "page_size_bytes": case.page_size,
+        "size_bytes": getattr(state, "size_bytes", state.size * state.bytes_per_unit),
+        "unit": workload.operation,
+        "operations": state.operations,
+        "min_chunk_size": state.ctl.min_chunk_size * state.bytes_per_unit,
+    }
+
+
+def _plan(case: Case, state: State, variant: Variant, last: Repetition) -> dict[str, Any]:
+    result = last.result
+    return {
+        "policy": case.policy,
+        "threads_requested": variant.threads,
+        "threads": result.threads,
+        "chunk_size": result.chunk_size * state.bytes_per_unit,
+        "n_chunks": result.n_chunks,
+        "baseline": variant.baseline,
+        "helper_nice": result.helper_nice,
+        "run_mode": result.run_mode,
+    }
+
+
+def _means(repetitions: Sequence[Repetition]) -> dict[str, Any]:
+    """Return times and faults per call, and the switches of all calls."""
+    results, calls = [one.result for one in repetitions], len(repetitions)
+    times = ("wall_s", "apart_s", "cpu_user_s", "cpu_system_s")
+    return {
+        "calls": calls,
+        **{name: sum(getattr(result, name) for result in results) / calls for name in times},
+        "faults_minor": round(sum(result.faults_minor for result in results) / calls),
+        "ctx_involuntary": sum(result.ctx_involuntary for result in results),
+    }
