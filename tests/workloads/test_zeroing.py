@@ -1,10 +1,12 @@
 """Zeroing: each kind of store, shared memory, and the node that memory lies on."""
 
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from numba import njit
 from test_workloads import set_up
 
 from ktask import workloads
@@ -197,3 +199,13 @@ def test_a_machine_without_rep_stosb_is_a_reason(monkeypatch):
     monkeypatch.setattr(stores, "IS_X86", False)
     reason = workloads.why_not(Case("zeroing", "rep_stosb", "4KiB", MIB))
     assert reason.startswith("rep stosb is an instruction of x86-64; this is ")
+
+
+@pytest.mark.skipif(not stores.IS_X86, reason="an instruction of x86-64")
+def test_clzero_is_compiled_and_fenced():
+    compiled = njit(stores.zero_range.py_func)
+    compiled(0, 0, 0)
+    (assembly,) = compiled.inspect_asm().values()
+    after = assembly.split(".byte\t15", 1)[1]
+    assert after.splitlines()[1:3] == ["\t.byte\t1", "\t.byte\t252"]
+    assert re.search(r"mfence|lock", after)
