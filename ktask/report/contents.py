@@ -14,6 +14,7 @@ from ktask.common.progress import watched
 from ktask.lab.records import load_run
 from ktask.report import (
     advice,
+    larger_machines,
     machine,
     model_sections,
     questions,
@@ -24,9 +25,6 @@ from ktask.report import (
 )
 from ktask.report import (
     bottlenecks as limits,
-)
-from ktask.report import (
-    larger_machines as relatives,
 )
 from ktask.report import (
     sentences as words,
@@ -228,7 +226,7 @@ class Report:
         return Html(join([self._figure(PUBLISHED_KEY), reproduction.table(self.studies)]))
 
     def prediction(self) -> Html:
-        """Return what laws and simulation say about bigger machines, and what that rests on."""
+        """Return what laws and simulation say about larger machines, and what that rests on."""
         return self._each(self._prediction)
 
     def _prediction(self, study: Study) -> Markup:
@@ -236,7 +234,7 @@ class Report:
         if not study.fits:
             return listing
         figure = self._figure(study.key(PREDICTION_KEY))
-        return join([study.title, relatives.rests_on(study.relatives), figure, listing])
+        return join([study.title, larger_machines.rests_on(study.larger), figure, listing])
 
     def degradations(self) -> Html:
         """Return where threads make it worse, and from which size on they pay."""

@@ -1,4 +1,4 @@
-"""Bigger machines of the same kind: what the laws and the simulator say, beside what was measured.
+"""Larger machines of the same kind: what the laws and the simulator say, beside what was measured.
 
 The laws see times only. The simulator is calibrated from the same run, and carries out the chunks that the
 policy would hand out on a machine with more CPUs. Where the two part, nobody has measured who is right.
@@ -28,15 +28,15 @@ from ktask.report.model import Fitted
 from ktask.report.model_figures import draw_law
 from ktask.report.tables import PATH, Run
 
-PREDICTION_KEY = "relatives"  # "prediction" is the section
+PREDICTION_KEY = "larger"  # a key has no hyphen before the workload
 SEEDS = 9
 ROOM_BELOW = 0.6
 UNKNOWN = ("simulated_s", "simulated_low_s", "simulated_high_s", "simulated_speedup", "most_chunks")
 
 
 @dataclass(frozen=True)
-class Relatives:
-    """What is to be expected of bigger machines.
+class LargerMachines:
+    """What is to be expected of larger machines.
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class Relatives:
         simulated one-thread time, how many chunks of the least size there are (`most_chunks`), and
         `measured_speedup` with interval. NaN where there is none.
     machine : Machine or None
-        The relative that was simulated, calibrated from the run.
+        The machine that was simulated, calibrated from the run.
     walls : DataFrame
         What it was calibrated from (`measured_walls`).
     reason : str
@@ -64,21 +64,21 @@ class Relatives:
         return self.table[self.table["simulated_s"].notna()]
 
 
-def relatives(run: Run, fits: Sequence[Fitted]) -> Relatives:
+def predict(run: Run, fits: Sequence[Fitted]) -> LargerMachines:
     """Return laws and simulation beside the measured times of a run."""
     curves = [one.curve for one in fits]
     most = max((int(curve["threads"].max()) for curve in curves), default=1)
     asked = _asked(run)
     try:
-        bigger = relative_of(calibrate(run), most)
-        told = [_simulated(bigger, curve, asked) for curve in curves]
+        larger = enlarged(calibrate(run), most)
+        simulated = [_simulated(larger, curve, asked) for curve in curves]
     except ValueError as error:
         plain = [curve.assign(**dict.fromkeys(UNKNOWN, np.nan)) for curve in curves]
-        return Relatives(_below(plain), None, pd.DataFrame(), str(error))
-    return Relatives(_below(told), bigger, measured_walls(run))
+        return LargerMachines(_below(plain), None, pd.DataFrame(), str(error))
+    return LargerMachines(_below(simulated), larger, measured_walls(run))
 
 
-def relative_of(machine: Machine, threads: int) -> Machine:
+def enlarged(machine: Machine, threads: int) -> Machine:
     """Return the machine, its cores doubled until a task gets `threads`: 4/5 of the CPUs, and one."""
     while 4 * machine.cpus // 5 + 1 < threads:
         if 2 * machine.cpus > MOST_CPUS:
@@ -101,17 +101,17 @@ def _asked(run: Run) -> pd.DataFrame:
     return rows.assign(work=["-".join(filter(None, row)) for row in work]).set_index([*PATH, "size_bytes"])
 
 
-def _simulated(bigger: Machine, curve: pd.DataFrame, asked: pd.DataFrame) -> pd.DataFrame:
+def _simulated(larger: Machine, curve: pd.DataFrame, asked: pd.DataFrame) -> pd.DataFrame:
     """Return a curve with what the simulator says; NaN for work that it was not calibrated on."""
     case = asked.loc[tuple(curve.iloc[0][[*PATH, "size_bytes"]])]
-    if case["work"] not in bigger.work:
+    if case["work"] not in larger.work:
         return curve.assign(**dict.fromkeys(UNKNOWN, np.nan))
     how = {
         "min_chunk": int(case["min_chunk_size"]),
         "policy_name": case["policy_name"],
         "low_priority": False,
     }
-    machine, size = bigger.for_work(case["work"]), int(case.name[-1])
+    machine, size = larger.for_work(case["work"]), int(case.name[-1])
     runs = [repeated(machine, size, seeds=SEEDS, max_threads=int(n), **how) for n in curve["threads"]]
     walls = [[one.wall_s for one in same] for same in runs]
     low, middle, high = np.quantile(walls, (0.05, 0.5, 0.95), axis=1)
@@ -123,7 +123,7 @@ def _simulated(bigger: Machine, curve: pd.DataFrame, asked: pd.DataFrame) -> pd.
 
 
 @theme()
-def prediction_figure(found: Relatives, key: str) -> Figure | None:
+def prediction_figure(found: LargerMachines, key: str) -> Figure | None:
     """Draw measured speedups, law with interval and simulated curve, one panel per path."""
     if found.table.empty:
         return None
@@ -163,7 +163,7 @@ def _warn(axis: Axes, rows: pd.DataFrame) -> None:
 # --- words -------------------------------------------------------------------------------------------------
 
 
-def _caption(found: Relatives) -> Markup:
+def _caption(found: LargerMachines) -> Markup:
     """Return how far law and simulation agree, and what is drawn."""
     rest = (
         "Points: measured medians with 95 % intervals, {} repetitions per point. Dotted: ideal. Shaded in "
@@ -173,7 +173,7 @@ def _caption(found: Relatives) -> Markup:
     return markup.join([*_agreement(found), rest.format(n)], " ")
 
 
-def _agreement(found: Relatives) -> list[str]:
+def _agreement(found: LargerMachines) -> list[str]:
     ahead = found.simulated[found.simulated["measured_s"].isna()]
     if ahead.empty:
         return ["No simulated curve is drawn; the text says why."]
@@ -185,22 +185,22 @@ def _agreement(found: Relatives) -> list[str]:
         f"{(inside['threads'] == n).sum()} of {words.count(number, 'path')} with {n}"
         for n, number in ahead["threads"].value_counts().sort_index().items()
     ]
-    apart = ahead.loc[np.log(ahead["simulated_speedup"] / ahead["speedup"]).abs().idxmax()]
-    simulated, law = (units.fmt_number(apart[name]) for name in ("simulated_speedup", "speedup"))
+    farthest = ahead.loc[np.log(ahead["simulated_speedup"] / ahead["speedup"]).abs().idxmax()]
+    simulated, law = (units.fmt_number(farthest[name]) for name in ("simulated_speedup", "speedup"))
     return [
         f"The simulation lies within the interval of the law for {words.listed(counts)} threads.",
-        f"They are farthest apart for {words.case_label(apart)} with {int(apart['threads'])} threads: "
+        f"They differ most for {words.case_label(farthest)} with {int(farthest['threads'])} threads: "
         f"simulated {simulated}, law {law}"
-        + ("." if apart["most_chunks"] >= apart["threads"] else _few_chunks(apart)),
+        + ("." if farthest["most_chunks"] >= farthest["threads"] else _few_chunks(farthest)),
     ]
 
 
 def _few_chunks(row: pd.Series) -> str:
     chunks = words.count(int(row["most_chunks"]), "chunk")
-    return f", which does not know that it cannot be cut into more than {chunks}."
+    return f", which does not know that it has no more than {chunks}."
 
 
-def _alt(found: Relatives) -> str:
+def _alt(found: LargerMachines) -> str:
     """Return the last point of every path in words."""
     parts = []
     for _, rows in found.table.groupby([*PATH, "size_bytes"], sort=False):
@@ -212,7 +212,7 @@ def _alt(found: Relatives) -> str:
     return f"Measured, fitted and simulated speedup against threads. {'; '.join(parts)}."
 
 
-def rests_on(found: Relatives) -> Markup:
+def rests_on(found: LargerMachines) -> Markup:
     """Return in plain words what law and simulation rest on, and what they cannot know."""
     if found.machine is None:
         return markup.paragraph(f"Nothing was simulated: {found.reason}.")
@@ -223,12 +223,12 @@ def rests_on(found: Relatives) -> Markup:
 
 def _laws() -> list[str]:
     return [
-        "What this rests on: the law of a path sees the measured times of its largest size, and what "
-        "published curves usually look like."
+        "What this rests on: the law of a path sees the measured times of its largest size, and its "
+        "prior comes from published curves."
     ]
 
 
-def _simulation(found: Relatives) -> list[str]:
+def _simulation(found: LargerMachines) -> list[str]:
     machine, walls = found.machine, found.walls
     works = [machine.for_work(name) for name in dict.fromkeys(machine.work)]
     costs = [100 * work.contention for work in works]
@@ -242,27 +242,27 @@ def _simulation(found: Relatives) -> list[str]:
         "that threads take turns at a lock": sum(work.lock_share > 0 for work in works),
     }
     roof = "".join(f", or {said} ({words.count(n, 'kind')})" for said, n in ends.items() if n)
-    told = [
+    parts = [
         f"The simulation knows from the times of {counts} threads over {sizes} what a byte costs one thread, "
         f"and what each further thread costs all others ({cost} % by kind of work){roof}."
     ]
     if any(work.helper_start_s for work in works):
-        told.append(
+        parts.append(
             "From the timelines it has when a helper begins and how far equal chunks spread; it takes "
             f"the median of {SEEDS} simulations."
         )
     else:
-        told.append(
+        parts.append(
             "The run kept no timelines, so that helpers begin at once and equal chunks take equally long."
         )
-    told.append(
+    parts.append(
         f"It hands out the chunks that the policy would, on a machine of this kind with {machine.cpus} CPUs "
         f"({words.count(machine.nodes, 'node')})."
     )
-    return told
+    return parts
 
 
-def _limits(found: Relatives) -> list[str]:
+def _limits(found: LargerMachines) -> list[str]:
     left = found.table[found.table["simulated_s"].isna()].drop_duplicates(PATH)
     names = [f"{row['workload']} {words.path_label(row)}" for _, row in left.iterrows()]
     return [

@@ -84,7 +84,7 @@ def residuals_figure(found: Sequence[Fitted], key: str) -> Figure | None:
 def model_caption(found: Sequence[Fitted], data: pd.DataFrame) -> Markup:
     """Return which laws were found, and what they say about twice as many threads."""
     laws = pd.Series([one.law for one in found]).value_counts()
-    told = words.listed([f"{law} for {words.count(int(number), 'path')}" for law, number in laws.items()])
+    listed = words.listed([f"{law} for {words.count(int(number), 'path')}" for law, number in laws.items()])
     twice = data[~data["beyond"] & data["measured_s"].isna()]
     ahead = ""
     if len(twice):
@@ -96,7 +96,7 @@ def model_caption(found: Sequence[Fitted], data: pd.DataFrame) -> Markup:
     return Markup(
         "The most probable law is {}.{} Points: medians with 95 % intervals, {} repetitions per point. "
         "Lines: all laws weighted by their probability, with a band of {} %. Dotted: ideal line."
-    ).format(told, ahead, n, LEVEL_PERCENT)
+    ).format(listed, ahead, n, LEVEL_PERCENT)
 
 
 def model_alt(found: Sequence[Fitted]) -> str:

@@ -50,8 +50,8 @@ def choice_sentence(scaling: pd.DataFrame) -> Markup:
             share = ours["bandwidth"].iloc[0] / best["bandwidth"]
             where = f"{words.count(int(threads), 'thread')}, {units.fmt_size(size_bytes)}"
             parts.append(f"{words.percent(share)} of {best['method']} ({_rate(best['bandwidth'])}; {where})")
-    told = f"Of the best single kind of store, auto reaches {words.listed(parts)}." if parts else ""
-    return markup.paragraph(told)
+    reached = f"Of the best single kind of store, auto reaches {words.listed(parts)}." if parts else ""
+    return markup.paragraph(reached)
 
 
 def _rate(bytes_per_s: float) -> str:
@@ -63,7 +63,7 @@ def fit_table(study: Study) -> Markup:
     if not study.fits:
         return markup.paragraph(study.title, NOTHING)
     rows = [_fit_row(one) for one in study.fits]
-    columns = ("Path", "Size", "Fitted on", "Law", "Probability", "Parameters", "What the times settle")
+    columns = ("Path", "Size", "Fitted on", "Law", "Probability", "Parameters", "What the times determine")
     columns = (*columns, "Largest residual")
     numeric = (columns[1], columns[4], columns[7])
     caption = Markup("{}Fitted laws, and the threads each was fitted on; median [{} % interval].").format(
@@ -79,23 +79,23 @@ def fit_table(study: Study) -> Markup:
     few = ""
     if min(len(one.fit_threads) for one in study.fits) < SPLIT_FROM - 1:
         few = (
-            "Two thread counts do not settle a law: what they leave open comes from what published curves "
-            "usually are, and the intervals say how much that is."
+            "Two thread counts do not determine a law: what they leave open comes from the prior, that is, "
+            "from published curves, and the intervals say how much that is."
         )
     listing = markup.table(columns, rows, caption=caption, key=study.key("fits"), numeric=numeric)
     return markup.join([markup.paragraph(meanings[:1].upper() + meanings[1:] + ".", few), listing])
 
 
 def _fit_row(one: Fitted) -> tuple[object, ...]:
-    parameters = one.predicted.fit.best().parameters()
-    told = [f"{name.replace('_', ' ')} {_parameter(ends)}" for name, ends in parameters.items()]
+    known = one.predicted.fit.best().parameters()
+    parameters = [f"{name.replace('_', ' ')} {_parameter(ends)}" for name, ends in known.items()]
     return (
         f"{words.workload_label(str(one.case['workload']))}: {words.path_label(one.case)}",
         units.fmt_size(one.case["size_bytes"]),
         ", ".join(map(str, one.fit_threads)),
         one.law,
         words.percent(one.probability),
-        "; ".join(told),
+        "; ".join(parameters),
         one.says,
         f"{units.fmt_number(100 * one.curve['residual'].abs().max(), 2)} %",
     )
@@ -110,7 +110,7 @@ def prediction_table(study: Study) -> Markup:
     """Return what the laws say beyond the thread counts they were fitted on, with warnings."""
     if not study.fits:
         return markup.paragraph(study.title, NOTHING)
-    data = study.relatives.table
+    data = study.larger.table
     ahead = data[~data["fitted"]]
     rows = [_prediction_row(row) for _, row in ahead.iterrows()]
     columns = ("Path", "Threads", "Law: time", "Law: speedup", "Simulated", "Measured", "Warning")
@@ -142,7 +142,7 @@ def _score_sentence(study: Study) -> Markup:
     found = score(one.predicted for one in study.fits)
     warning = (
         "A prediction beyond twice the range of the fit is a guess and marked so; so is any beyond the CPUs "
-        "of this machine, which stands for a bigger one of the same kind."
+        "of this machine, which stands for a larger one of the same kind."
     )
     if not found["n"]:
         return markup.paragraph("No thread count was left to test the laws on.", warning)

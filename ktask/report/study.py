@@ -12,8 +12,7 @@ from markupsafe import Markup
 
 from ktask.lab.traces import read_traces
 from ktask.report import bottlenecks as limits
-from ktask.report import figures, machine, model, model_figures, tables, timeline
-from ktask.report import larger_machines as relatives
+from ktask.report import figures, larger_machines, machine, model, model_figures, tables, timeline
 from ktask.report import sentences as words
 from ktask.report.figure import Figure
 from ktask.report.tables import Run
@@ -60,9 +59,9 @@ class Study:
         return model.fits(self.scaling)
 
     @cached_property
-    def relatives(self) -> relatives.Relatives:
-        """Laws and simulation of bigger machines of the same kind."""
-        return relatives.relatives(self.run, self.fits)
+    def larger(self) -> larger_machines.LargerMachines:
+        """Laws and simulation of larger machines of the same kind."""
+        return larger_machines.predict(self.run, self.fits)
 
     @cached_property
     def workloads(self) -> list[str]:
@@ -103,7 +102,7 @@ class Study:
             partial(model_figures.model_figure, self.fits, self.key(model_figures.MODEL_KEY)),
             partial(model_figures.residuals_figure, self.fits, self.key(model_figures.RESIDUALS_KEY)),
             partial(figures.crossover_figure, self.scaling, self.key(words.CROSSOVER_KEY)),
-            partial(relatives.prediction_figure, self.relatives, self.key(relatives.PREDICTION_KEY)),
+            partial(larger_machines.prediction_figure, self.larger, self.key(larger_machines.PREDICTION_KEY)),
         ]
         return [partial(self._named, draw) for draw in found]
 

@@ -28,6 +28,7 @@ from ktask.report import (
     Report,
     advice,
     figures,
+    larger_machines,
     machine,
     model,
     model_sections,
@@ -41,9 +42,6 @@ from ktask.report import (
 )
 from ktask.report import (
     bottlenecks as limits,
-)
-from ktask.report import (
-    larger_machines as relatives,
 )
 from ktask.report import (
     sentences as words,
@@ -475,7 +473,7 @@ def report(run):
 
 def test_a_run_has_all_its_figures(report):
     kinds = [f"{kind}-{name}" for name in ("zeroing", "page-walk", "free") for kind in KINDS]
-    last = ["model", "residuals", "crossover", "published", "relatives"]
+    last = ["model", "residuals", "crossover", "published", "larger"]
     assert list(report.figures) == ["noise", *kinds, *last]
     assert [figure.number for figure in report.figures.values()] == list(range(1, 16))
 
@@ -1209,14 +1207,14 @@ def test_a_law_finds_its_own_curve_and_is_tested_on_what_it_has_not_seen():
 
 
 def test_two_thread_counts_are_said_to_settle_little(report):
-    assert "Two thread counts do not settle a law" in report.model().body
+    assert "Two thread counts do not determine a law" in report.model().body
     assert "this tests nothing" in report.figures["residuals"].caption
     assert "No thread count was left to test the laws on." in report.prediction().body
 
 
-def test_bigger_relatives_are_simulated_beside_the_law():
+def test_larger_machines_are_simulated_beside_the_law():
     report = Report([one_path({2: 1.8, 4: 3.0}, noise=0)])
-    figure, said = report.figures["relatives"], str(report.prediction().body)
+    figure, said = report.figures["larger"], str(report.prediction().body)
     table = figure.data.set_index("threads")
     assert table.index.tolist() == [1, 2, 4, 8, 16]
     assert table.loc[[1, 2, 4], "simulated_s"].tolist() == pytest.approx([0.1, 0.1 / 1.8, 0.1 / 3], rel=0.1)
@@ -1236,14 +1234,14 @@ def test_a_task_of_few_chunks_ends_where_they_do():
     run = one_path({2: 1.9}, noise=0)
     run.records["min_chunk_size"] = run.records["size_bytes"] // 2
     report = Report([run])
-    assert report.figures["relatives"].data["simulated_speedup"].max() == pytest.approx(1.9, rel=0.01)
-    assert "cannot be cut into more than 2 chunks" in report.figures["relatives"].caption
+    assert report.figures["larger"].data["simulated_speedup"].max() == pytest.approx(1.9, rel=0.01)
+    assert "has no more than 2 chunks" in report.figures["larger"].caption
 
 
 def test_no_machine_is_larger_than_the_simulator_can():
-    assert relatives.relative_of(Machine("two", cores_per_node=2), 8).cpus == 16
+    assert larger_machines.enlarged(Machine("two", cores_per_node=2), 8).cpus == 16
     with pytest.raises(ValueError, match="a machine for 60000 threads has more than 65536 CPUs"):
-        relatives.relative_of(Machine("two", cores_per_node=2), 60_000)
+        larger_machines.enlarged(Machine("two", cores_per_node=2), 60_000)
 
 
 def test_a_run_that_cannot_be_calibrated_says_why_nothing_is_simulated():
@@ -1251,9 +1249,9 @@ def test_a_run_that_cannot_be_calibrated_says_why_nothing_is_simulated():
     run.records["flags"] = [["steal"]] * len(run.records)
     report = Report([run])
     assert "Nothing was simulated: run sample has no settled repetition" in report.prediction().body
-    assert "No simulated curve is drawn" in report.figures["relatives"].caption
-    assert report.figures["relatives"].data["simulated_s"].isna().all()
-    assert ">simulated</text>" not in report.figures["relatives"].svg
+    assert "No simulated curve is drawn" in report.figures["larger"].caption
+    assert report.figures["larger"].data["simulated_s"].isna().all()
+    assert ">simulated</text>" not in report.figures["larger"].svg
 
 
 def test_the_roof_is_told_or_said_to_be_unknown(report):
