@@ -10,14 +10,13 @@ from pathlib import Path
 from markupsafe import Markup, escape
 
 from ktask.common.files import write_text
-from ktask.lab.records import load_run
 from ktask.lab.sweep import notebooks
 from ktask.lab.sweep.kernels import Kernels
 
 REPORT_FOLDER = Path(__file__).resolve().parent
 TIMEOUT_S = 120
-PRELOADED = ("ktask.report.contents", "seaborn", "scipy.stats")  # what the notebook imports
-HEADING = re.compile(r'<h([23])(?: id="([^"]*)")?[^>]*>(.*?)</h\1>', re.DOTALL)
+PRELOADED = ("ktask.report.contents", "scipy.stats")  # what the notebook imports
+HEADING = re.compile(r'<h([23]) id="([^"]*)">(.*?)</h\1>', re.DOTALL)
 TAG = re.compile(r"<[^>]+>")
 # A number and its unit stay on one line, and a percentage has a space as all other units have.
 NOT_PROSE = re.compile(r"(<style.*?</style>|<pre.*?</pre>|<code.*?</code>|<[^>]+>)", re.DOTALL)
@@ -59,16 +58,13 @@ def write_report(runs: Sequence[Path | str], out: Path | str, progress: Progress
     if not paths:
         raise ValueError("there is no run to report on; give at least one directory with a machine.json")
     with Kernels(PRELOADED) as kernels:
-        kernels.begin()  # it imports while the records are read
-        tell("reading the records")
-        names = [load_run(path).name for path in paths]
         tell("running the report notebook")
         with ThreadPoolExecutor(1) as pool:  # 0.7 s to import, on a CPU that is idle while the notebook runs
             pool.submit(importlib.import_module, "nbconvert")
             notebook = _execute(paths, kernels)
     tell("writing the page")
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(out, to_html(notebook, f"ktask report: {', '.join(names)}"))
+    write_text(out, to_html(notebook, f"ktask report: {', '.join(path.name for path in paths)}"))
     return out
 
 
@@ -76,7 +72,11 @@ def _execute(paths: Sequence[Path], kernels: Kernels) -> dict:
     with tempfile.TemporaryDirectory(prefix="ktask-report-") as folder:
         parameters = {"runs": [str(path) for path in paths]}
         executed = Path(folder) / "report.ipynb"
-        return notebooks.execute(notebooks.find("report"), executed, parameters, TIMEOUT_S, kernels)
+        try:
+            return notebooks.execute(notebooks.find("report"), executed, parameters, TIMEOUT_S, kernels)
+        except notebooks.NotebookError as error:  # it is the one that reads the run, and says what is wrong
+            kind, _, reason = str(error).partition(": ")
+            raise (ValueError(reason) if kind == "ValueError" else error) from None
 
 
 def to_html(notebook: dict, title: str) -> str:
@@ -86,8 +86,7 @@ def to_html(notebook: dict, title: str) -> str:
     exporter = HTMLExporter(
         template_name="template",
         extra_template_basedirs=[str(REPORT_FOLDER)],
-        exclude_anchor_links=True,
-        filters={"contents": contents, "sectioned": sectioned},
+        filters={"contents": contents, "markdown2html": markdown2html},
     )
     resources = {"page_title": title, "style": (REPORT_FOLDER / "template" / "style.css").read_text("utf-8")}
     # Not the method of HTMLExporter: it parses the page once more (1 s) for attributes that ours has anyway.
@@ -102,14 +101,15 @@ def with_hard_spaces(page: str) -> str:
     return "".join(pieces)
 
 
-def sectioned(body: str) -> str:
-    """Return the page with a plain anchor on every heading of level two and three."""
+def markdown2html(text: str) -> str:
+    """Return Markdown as HTML, with a plain anchor on every heading."""
+    from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath  # noqa: PLC0415
 
-    def anchored(match: re.Match[str]) -> str:
-        level, key, text = match.groups()
-        return f'<h{level} id="{key if level == "3" and key else anchor(text)}">{text}</h{level}>'
+    class Renderer(IPythonRenderer):
+        def heading(self, text: str, level: int, **_: object) -> str:
+            return f'<h{level} id="{anchor(text)}">{text}</h{level}>\n'
 
-    return HEADING.sub(anchored, body)
+    return MarkdownWithMath(renderer=Renderer(escape=False)).render(text)
 
 
 def anchor(heading: str) -> str:
