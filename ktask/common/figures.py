@@ -230,6 +230,7 @@ def intervals(
     style |= {
         "dodge": 0.4 if hue else False,
         "markersize": 4.5,
+        "markeredgewidth": 0,
         "linestyle": "none",
         "capsize": 0,
         "err_kws": {"linewidth": 0.9},
