@@ -38,12 +38,13 @@ from ktask.engine import run as engine
 from ktask.host.facts import machine_facts
 from ktask.host.topology import cpu_count
 from ktask.lab.measure import stats
-from ktask.lab.measure.rounds import interleave, prepared, repeat
+from ktask.lab.measure.rounds import interleave, prepared, repeat, without_error
 from ktask.memory import region as memory
 from ktask.memory.region import GIB, MIB
 from ktask.workloads import Case
 
 SEED = 20261123
+WALKS = {"pagemap_scan": "walk_scan", "pagemap": "walk_pagemap", "mincore": "walk_mincore"}
 US, NS = 1e6, 1e9
 
 
@@ -106,23 +107,17 @@ def openmp() -> ctypes.CDLL | None:
         loaded = ctypes.CDLL(str(library))
     finally:
         shutil.rmtree(folder)
-    for function in (loaded.run_dynamic, loaded.run_static):
-        function.restype = ctypes.c_double
-        function.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 3, ctypes.c_int]
-    for function in (loaded.zero_memset, loaded.zero_stream):
-        function.restype = ctypes.c_double
-        function.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int]
-    for function in (loaded.walk_pagemap, loaded.walk_mincore, loaded.walk_scan):
-        function.restype = ctypes.c_double
-        function.argtypes = [
-            ctypes.c_int,
-            ctypes.c_void_p,
-            *[ctypes.c_int64] * 2,
-            ctypes.c_int,
-            ctypes.c_void_p,
-        ]
-    loaded.advise.restype = ctypes.c_double
-    loaded.advise.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 2, *[ctypes.c_int] * 2]
+    pointer, long, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+    walk = (number, pointer, long, long, number, pointer)
+    arguments = {
+        **dict.fromkeys(("run_dynamic", "run_static"), (pointer, long, long, long, number)),
+        **dict.fromkeys(("zero_memset", "zero_stream"), (pointer, long, number)),
+        **dict.fromkeys(WALKS.values(), walk),
+        "advise": (pointer, long, long, number, number),
+    }
+    for name, kinds in arguments.items():
+        function = getattr(loaded, name)
+        function.restype, function.argtypes = ctypes.c_double, kinds
     return loaded
 
 
@@ -145,6 +140,11 @@ def timed(call: Callable[[], object]) -> Callable[[], float]:
     return measure
 
 
+def engine_s(size: int, ctl: ktask.Ctl, policy: str = "ktask-v4") -> float:
+    """Return the seconds of a task by the engine."""
+    return without_error(ktask.run(0, size, ctl, policy=policy)).wall_s
+
+
 # --- contests --------------------------------------------------------------------------------------------
 
 
@@ -153,7 +153,7 @@ def empty_chunks(name: str, threads: int, n_chunks: int, c_peers: ctypes.CDLL | 
     ctl = ktask.Ctl(nothing, (1,), 1, max_threads=threads)
     (address, packed, _), _ = engine.bound(ctl)
     out = np.zeros(64, np.int64)
-    contestants = {"ktask": lambda: ktask.run(0, n_chunks, ctl, policy="dynamic").wall_s / n_chunks}
+    contestants = {"ktask": lambda: engine_s(n_chunks, ctl, "dynamic") / n_chunks}
     if c_peers:
         args = (address, n_chunks, 1, packed, threads)
         contestants["OpenMP dynamic,1"] = lambda: c_peers.run_dynamic(*args) / n_chunks
@@ -187,7 +187,7 @@ def small_task(name: str, threads: int, calls: int, c_peers: ctypes.CDLL | None)
 
     contestants = {
         "ktask.run": median_of(timed(lambda: ktask.run(0, threads, ctl))),
-        "its parallel region": median_of(lambda: ktask.run(0, threads, ctl).wall_s),
+        "its parallel region": median_of(lambda: engine_s(threads, ctl)),
         "numba prange": median_of(timed(lambda: prange_calls(out, threads, 1))),
         "concurrent.futures": median_of(
             timed(lambda: list(pool.map(nothing, [0] * threads, [1] * threads, [1] * threads)))
@@ -203,7 +203,7 @@ def small_task(name: str, threads: int, calls: int, c_peers: ctypes.CDLL | None)
 
 
 def balance(name: str, threads: int, steps: int, c_peers: ctypes.CDLL | None) -> Contest:
-    """Return the contest for work whose last tenth is ten times as dear per unit."""
+    """Return the contest for work whose last tenth costs ten times as much per unit."""
     size = 1000
     costs = np.full(size, steps, np.int64)
     costs[-size // 10 :] *= 10
@@ -211,19 +211,16 @@ def balance(name: str, threads: int, steps: int, c_peers: ctypes.CDLL | None) ->
     ctl = ktask.Ctl(uneven, (costs, out), 1, max_threads=threads)
     plan = ktask.plan(ktask.Node(0, size, -1), ctl)
     shares = [costs[start:end].sum() / costs.sum() for start, end in plan.chunks_of(0)]
-    contestants = {
-        "ktask-v4": lambda: ktask.run(0, size, ctl).wall_s,
-        "static": lambda: ktask.run(0, size, ctl, policy="static").wall_s,
-        "guided": lambda: ktask.run(0, size, ctl, policy="guided").wall_s,
-        "dynamic": lambda: ktask.run(0, size, ctl, policy="dynamic").wall_s,
+    policies = ("ktask-v4", "static", "guided", "dynamic")
+    contestants = {policy: partial(engine_s, size, ctl, policy) for policy in policies}
+    serial = replace(ctl, max_threads=1)
+    ideals = {
+        "ktask-v4 chunks, in order, no overhead": makespan(shares, threads),
+        "ktask-v4 chunks, largest first": makespan(sorted(shares, reverse=True), threads),
+        "work / threads": 1 / threads,
     }
-    serial = ktask.Ctl(uneven, (costs, out), 1, max_threads=1)
-    in_order, any_order = makespan(shares, threads), makespan(sorted(shares, reverse=True), threads)
-    contestants["ktask-v4 chunks, in order, no overhead"] = lambda: (
-        ktask.run(0, size, serial).wall_s * in_order
-    )
-    contestants["ktask-v4 chunks, dearest first"] = lambda: ktask.run(0, size, serial).wall_s * any_order
-    contestants["work / threads"] = lambda: ktask.run(0, size, serial).wall_s / threads
+    for ideal, share in ideals.items():
+        contestants[ideal] = lambda share=share: engine_s(size, serial) * share
     if c_peers:
         (address, packed, _), _ = engine.bound(ctl)
         args = (address, size, plan.chunk_size, packed, threads)
@@ -291,9 +288,6 @@ def _beside_c(name: str, threads: int, by_ktask, by_c, close) -> Contest:
         "C, serial call": lambda: by_c(1),
     }
     return Contest(name, "ms", 1e3, contestants, f"OpenMP dynamic,1, {_threads(threads)}", close=close)
-
-
-WALKS = {"pagemap_scan": "walk_scan", "pagemap": "walk_pagemap", "mincore": "walk_mincore"}
 
 
 def page_walk(name: str, method: str, size_bytes: int, threads: int, c_peers: ctypes.CDLL) -> Contest:
@@ -373,7 +367,7 @@ def engine_contests(short: bool, c_peers: ctypes.CDLL | None) -> Named:
         yield f"one empty chunk, {_threads(n)}", lambda name, n=n: empty_chunks(name, n, n_chunks, c_peers)
     if n_cpus > 1:
         yield "a task of 2 empty chunks", lambda name: small_task(name, 2, calls, c_peers)
-        yield "the last tenth ten times as dear", lambda name: balance(name, 2, steps, c_peers)
+        yield "the last tenth costs ten times as much", lambda name: balance(name, 2, steps, c_peers)
 
 
 def kernel_contests(short: bool, c_peers: ctypes.CDLL | None) -> Named:

@@ -134,7 +134,13 @@ def repeat(
     before = observe()
     result = engine.run(0, state.size, ctl, policy, trace=trace, low_priority=low_priority)
     after = observe()
-    if result.error:
-        raise OSError(result.error, os.strerror(result.error))
+    without_error(result)
     state.check()
     return Repetition(result, before, after)
+
+
+def without_error(result: Result) -> Result:
+    """Return `result`; OSError with the code of its thread function if that is not 0."""
+    if result.error:
+        raise OSError(result.error, os.strerror(result.error))
+    return result
