@@ -198,3 +198,64 @@ def test_results_of_real_tasks_are_shown():
     text = ktask.run(0, 1000, ktask.Ctl(fill, args=(array,)), trace=True)._repr_html_()
     assert "done" in text
     assert " chunks</td>" in text
+
+
+# --- ktask.measure ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def found():
+    rules = {"least": 6, "most": 6, "seed": 3}
+    return ktask.measure("zeroing", size="4MiB", page_kind="4KiB", threads=[1, 2], protocol=rules)
+
+
+@pytest.mark.cpus(2)
+def test_a_measurement_is_a_table_with_units(found):
+    assert list(found.table["threads"][:2]) == [1, 1]
+    assert found.table.index[-1] == "2 threads"
+    for text in (str(found), found._repr_html_()):
+        assert "GiB/s" in text
+        assert "serial again (A/A)" in text
+    assert str(found).startswith("zeroing populate, 4 MiB of 4KiB pages\n")
+    assert found.plot()._repr_png_().startswith(PNG)
+
+
+@pytest.mark.cpus(2)
+def test_its_numbers_are_those_of_ktask_run(found):
+    told, row = found.as_dict(2), found.table.loc["2 threads"]
+    assert told["wall_s"]["median"] == row["time_s"]
+    assert told["rate"]["median"] == row["rate_per_s"]
+    assert told["speedup"] == told["speedup"] | {
+        "median": row["speedup"],
+        "low": row["low"],
+        "high": row["high"],
+    }
+    assert (told["seed"], told["size_bytes"], told["wall_s"]["n"]) == (3, 4 << 20, row["n"])
+
+
+@pytest.mark.cpus(2)
+def test_it_is_saved_as_a_run(found, tmp_path):
+    run = load_run(found.save("monday", tmp_path))
+    assert len(run.records) == len(found.records)
+    assert set(run.records["run_mode"]) == set(found.records["run_mode"]) != {""}
+    assert run.grid["seed"] == run.grid["protocol"]["seed"] == 3
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({"workload": "zeroingg"}, "workload 'zeroingg' is unknown; use one of zeroing, page_walk"),
+        ({"method": "magic"}, "has no method 'magic'; use one of populate"),
+        ({"page_kind": "3KiB"}, "page kind '3KiB' is unknown; use one of 4KiB, THP"),
+        ({"size": "3parsecs"}, "'3parsecs'"),
+        ({"policy": "ktask-v9"}, "ktask-v9"),
+        ({"threads": [0]}, "threads=0 is not allowed; use 1 to"),
+        ({"options": {"colour": "red"}}, "has no option 'colour'; use"),
+        ({"protocol": {"least": 0}}, "least=0 is not allowed; use 1 or more"),
+        ({"protocol": {"least": 5, "most": 2}}, "most=2 is below least=5; raise one or lower the other"),
+        ({"protocol": {"rounds": 5}}, "'rounds' is unknown; use least, most, budget_s"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_with_what_is_allowed(how, words):
+    with pytest.raises(ValueError, match=words):
+        ktask.measure(**({"workload": "zeroing", "size": "1MiB", "quiet": True} | how))

@@ -83,7 +83,7 @@ def measure(
     --------
     >>> found = ktask.measure("zeroing", size="256MiB", page_kind="THP", threads=[1, 2])  # doctest: +SKIP
     """
-    case, rules = Case.of(workload, method, size=size, **how), Protocol(**(protocol or {}))
+    case, rules = Case.of(workload, method, size=size, **how), Protocol.of(protocol or {})
     with contextlib.nullcontext() if quiet else rounds_bar(rules.most) as on_round:
         return measure_case(case, threads, rules, on_round=on_round, trace=True)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -54,6 +54,21 @@ class Protocol:
     warmup_s: float = 8.0
     seed: int = SEED
     sample_s: float = 0.001
+
+    def __post_init__(self) -> None:
+        """Refuse rounds that cannot be."""
+        if self.least < 1:
+            raise ValueError(f"least={self.least} is not allowed; use 1 or more")
+        if self.most < self.least:
+            raise ValueError(f"most={self.most} is below least={self.least}; raise one or lower the other")
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Protocol:
+        """Return the protocol with these values, the others at their defaults."""
+        names = [one.name for one in fields(cls)]
+        if unknown := values.keys() - set(names):
+            raise ValueError(f"protocol {min(unknown)!r} is unknown; use {', '.join(names)}")
+        return cls(**values)
 
 
 class Variant(NamedTuple):
@@ -143,7 +158,7 @@ class Measurement:
             "time_s": time.median,
             "low_s": time.low,
             "high_s": time.high,
-            "rate_per_s": row["operations"] / time.median,
+            "rate_per_s": stats.estimate(row["operations"] / walls).median,
             "speedup": speedup.median,
             "low": speedup.low,
             "high": speedup.high,
