@@ -206,7 +206,7 @@ def test_results_of_real_tasks_are_shown():
 @pytest.fixture(scope="module")
 def found():
     rules = {"least": 6, "most": 6, "seed": 3}
-    return ktask.measure("zeroing", size="4MiB", page_kind="4KiB", threads=[1, 2], protocol=rules)
+    return ktask.measure("zeroing", "memset", size="4MiB", page_kind="4KiB", threads=[1, 2], protocol=rules)
 
 
 @pytest.mark.cpus(2)
@@ -216,7 +216,7 @@ def test_a_measurement_is_a_table_with_units(found):
     for text in (str(found), found._repr_html_()):
         assert "GiB/s" in text
         assert "serial again (A/A)" in text
-    assert str(found).startswith("zeroing populate, 4 MiB of 4KiB pages\n")
+    assert str(found).startswith("zeroing memset, 4 MiB of 4KiB pages\n")
     assert found.plot()._repr_png_().startswith(PNG)
 
 
