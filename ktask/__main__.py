@@ -3,6 +3,7 @@
 import sys
 from typing import NoReturn
 
+LAB = "the command needs the lab: `pip install 'ktask[lab]'`"
 STEP = "raise the limit on memory if there is one (`ulimit -v`), or repair the environment (`make setup`)"
 
 
@@ -21,7 +22,8 @@ def main() -> None:
 
 
 def _told(error: Exception) -> str:
-    return f"a library cannot be loaded: {str(error) or 'memory has run out'}; {STEP}"
+    step = LAB if isinstance(error, ModuleNotFoundError) else STEP
+    return f"a library cannot be loaded: {str(error) or 'memory has run out'}; {step}"
 
 
 def _end(message: str, code: int) -> NoReturn:

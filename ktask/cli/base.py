@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
 OK, FOUND, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+Base = Annotated[
+    Path | None,
+    typer.Option(
+        "--dir", metavar="DIR", help="Where `data/runs` and `reports` are; the current directory by default."
+    ),
+]
 
 
 def whole_number(text: str | int) -> int:

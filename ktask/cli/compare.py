@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ktask.cli.base import FOUND, OK, AsJson, emit
+from ktask.cli.base import FOUND, OK, AsJson, Base, emit
 from ktask.common.units import fmt_number, fmt_size, fmt_time
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def compare(
     threshold: Annotated[
         str, typer.Option(help="Exit 1 if something got slower by more than this: 5% or 0.05.")
     ] = "5%",
+    base: Base = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare two runs: times, their ratios with intervals, and a verdict for each.
@@ -41,12 +42,13 @@ def compare(
     A row is better or worse only if it differs by more than two processes of the same commit do. Exit 1 on a
     regression beyond the threshold.
     """
+    from ktask.common.resources import runs_folder  # noqa: PLC0415
     from ktask.lab import compare as comparing  # noqa: PLC0415
     from ktask.lab.records import load_run  # noqa: PLC0415
     from ktask.lab.sweep.sweep import find_run  # noqa: PLC0415
 
-    share = _share(threshold)
-    before, after = (load_run(find_run(name)) for name in (old, new))
+    share, root = _share(threshold), runs_folder(base)
+    before, after = (load_run(find_run(name, root)) for name in (old, new))
     found = comparing.compare(before, after, share)
     emit(comparing.to_json(found), as_json, lambda _: render(found))
     raise typer.Exit(FOUND if found.regressions else OK)

@@ -65,9 +65,11 @@ def predict(
 
     Every prediction has a 90 % interval. Exit 1 if no curve could be predicted.
     """
+    from ktask.models import published  # noqa: PLC0415
     from ktask.models.scaling import scores  # noqa: PLC0415
     from ktask.models.scaling.predict import Options  # noqa: PLC0415
 
+    table = published.find(table)
     known = _known_machine(machine, work)
     options = Options(thread_counts(fit_threads, 2), thread_counts(threads) if threads else (), pool, known)
     if held_out is not None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ktask.cli.base import AsJson, emit
+from ktask.cli.base import AsJson, Base, emit
 
 
 def _progress(text: str) -> None:
@@ -24,15 +24,16 @@ EXAMPLES = (
 def report(
     runs: Annotated[list[str], typer.Argument(help="Names of runs, or their directories.")],
     out: Annotated[Path | None, typer.Option(help="The HTML file; reports/<run>.html by default.")] = None,
+    base: Base = None,
     as_json: AsJson = False,
 ) -> None:
     """Write one self-contained HTML file from one or several runs; print its path."""
-    from ktask.lab.sweep import notebooks  # noqa: PLC0415
+    from ktask.common.resources import reports_folder, runs_folder  # noqa: PLC0415
     from ktask.lab.sweep.sweep import find_run  # noqa: PLC0415
     from ktask.report import write_report  # noqa: PLC0415
 
-    paths = [find_run(name) for name in runs]
+    paths = [find_run(name, runs_folder(base)) for name in runs]
     if out is None:
-        out = notebooks.FOLDER.parent / "reports" / f"{'+'.join(path.resolve().name for path in paths)}.html"
+        out = reports_folder(base) / f"{'+'.join(path.resolve().name for path in paths)}.html"
     written = write_report(paths, out, progress=_progress)
     emit({"report": str(written)}, as_json, lambda value: [value["report"]])

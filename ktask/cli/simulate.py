@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ktask.cli.base import AsJson, emit, thread_counts, whole_number
+from ktask.cli.base import AsJson, Base, emit, thread_counts, whole_number
 from ktask.common.units import fmt_number, fmt_rate, fmt_size, fmt_time
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def simulate(
     contention: Annotated[
         bool, typer.Option("--contention", help="Hold the published contention tables against the simulator.")
     ] = False,
+    base: Base = None,
     as_json: AsJson = False,
 ) -> None:
     """Run the engine's policies on a machine that is not here.
@@ -60,7 +61,10 @@ def simulate(
     stands in docs/simulator.md.
     """
     if calibrate is not None:
-        _calibrate(calibrate, machine, as_json)
+        from ktask.common.resources import runs_folder  # noqa: PLC0415
+        from ktask.lab.sweep.sweep import find_run  # noqa: PLC0415
+
+        _calibrate(find_run(calibrate, runs_folder(base)), machine, as_json)
         return
     if contention:
         from ktask.models.simulation import contention as tables  # noqa: PLC0415
@@ -86,13 +90,11 @@ def simulate(
     emit(result, as_json, render)
 
 
-def _calibrate(run: str, out: str | None, as_json: bool) -> None:
+def _calibrate(path: Path, out: str | None, as_json: bool) -> None:
     from ktask.lab.records import load_run  # noqa: PLC0415
-    from ktask.lab.sweep.sweep import find_run  # noqa: PLC0415
     from ktask.models.simulation.calibrate import calibrate  # noqa: PLC0415
     from ktask.models.simulation.machines import write_machine  # noqa: PLC0415
 
-    path = find_run(run)
     target = Path(out or f"{path.resolve().name}.yaml")
     if target.exists():
         raise ValueError(f"{target} exists; remove it, or name another file")

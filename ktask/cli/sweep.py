@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ktask.cli.base import FOUND, INTERRUPTED, AsJson, emit, fail
+from ktask.cli.base import FOUND, INTERRUPTED, AsJson, Base, emit, fail
 from ktask.common.units import fmt_size, fmt_time
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ktask.cli.tables import Part
     from ktask.lab.sweep.estimate import CellEstimate
     from ktask.lab.sweep.grid import Grid
@@ -47,6 +49,7 @@ def sweep(
             "--scheduler", metavar="ADDR", help="Measure on every host of this Dask cluster: tcp://host:8786."
         ),
     ] = None,
+    base: Base = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure a grid by papermill, each cell in a fresh process; print the directory of the run.
@@ -54,31 +57,33 @@ def sweep(
     Whatever stops it (Ctrl-C, kill -9, a full disk, a reboot), `--resume` goes on without losing a cell. A
     cell that dies, hangs or runs out of memory is kept with the reason, and the sweep goes on.
     """
+    from ktask.common.resources import runs_folder  # noqa: PLC0415
     from ktask.lab.sweep import grid as grids  # noqa: PLC0415
     from ktask.lab.sweep import sweep as sweeps  # noqa: PLC0415
 
-    loaded = grids.load_grid(grid)
+    loaded, root = grids.load_grid(grid), runs_folder(base)
     if dry_run:
-        _emit_estimate(loaded, as_json)
+        _emit_estimate(loaded, root, as_json)
         return
     if retry and not resume:
         raise ValueError("--retry needs --resume, and the --run whose failed cells to measure once more")
     run = run or sweeps.new_run_name(loaded)
-    where = f" --scheduler {scheduler}" if scheduler else ""
+    given = {"--scheduler": scheduler, "--dir": base}
+    where = "".join(f" {option} {value}" for option, value in given.items() if value)
     again = f"`ktask sweep {grid} --run {run} --resume{where}`"
     try:
         if scheduler:
             from ktask.lab.sweep.cluster import sweep_cluster  # noqa: PLC0415
 
-            paths = sweep_cluster(scheduler, grid, run, resume=resume, retry=retry)
+            paths = sweep_cluster(scheduler, grid, run, resume=resume, retry=retry, root=root)
         else:
-            paths = [sweeps.sweep(loaded, run, resume=resume, retry=retry)]
+            paths = [sweeps.sweep(loaded, run, resume=resume, retry=retry, root=root)]
     except KeyboardInterrupt:
         fail(f"interrupted; the cells done so far are kept, go on with {again}", INTERRUPTED)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        disk = error.filename or sweeps.RUNS
+        disk = error.filename or root
         fail(
             f"the disk is full ({disk}); the cells done so far are kept, make room and go on with {again}",
             FOUND,
@@ -89,10 +94,10 @@ def sweep(
     emit({"run": runs[0], "runs": runs} if scheduler else {"run": runs[0]}, as_json, lambda _: runs)
 
 
-def _emit_estimate(grid: Grid, as_json: bool) -> None:
-    from ktask.lab.sweep import estimate, sweep  # noqa: PLC0415
+def _emit_estimate(grid: Grid, root: Path, as_json: bool) -> None:
+    from ktask.lab.sweep import estimate  # noqa: PLC0415
 
-    earlier = sorted(sweep.RUNS.glob("*/machine.json"), key=lambda path: path.stat().st_mtime)[-5:]
+    earlier = sorted(root.glob("*/machine.json"), key=lambda path: path.stat().st_mtime)[-5:]
     cells = estimate.estimate_sweep(grid, [estimate.SAMPLE, *(path.parent for path in earlier)])
     emit(estimate.to_json(grid, cells), as_json, lambda total: render_estimate(grid, cells, total))
 

@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-FOLDER = Path(__file__).resolve().parents[2] / "data" / "published"
+from ktask.common import resources
+
+FOLDER = resources.PUBLISHED
 GIB = 1 << 30
 SAME = ["file", "workload", "variant", "machine", "case", "metric", "page_size", "size_bytes", "threads"]
 TEXTS = ("series", "patch_version", "machine", "page_size", "baseline", "note")
@@ -22,18 +24,14 @@ COUNTS = ("cpus", "nodes", "memory_gib")
 SOURCE = ("source_title", "source_author", "source_date", "source_id")
 
 
-def datapackage(folder: Path = FOLDER) -> dict[str, Any]:
-    """Return the description of the collection: per file its schema, units, provenance and doubts.
+def find(path: Path) -> Path:
+    """Return a table or folder of tables; "published" is the collection of the suite, where no other is."""
+    return FOLDER if path == Path(FOLDER.name) and not path.exists() else path
 
-    Raises
-    ------
-    ValueError
-        If the folder is not there (it comes with a checkout, not with an installed package).
-    """
-    path = folder / "datapackage.json"
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist; run ktask from a checkout, `pip install -e .`")
-    return json.loads(path.read_text(encoding="utf-8"))
+
+def datapackage(folder: Path = FOLDER) -> dict[str, Any]:
+    """Return the description of the collection: per file its schema, units, provenance and doubts."""
+    return json.loads((folder / "datapackage.json").read_text(encoding="utf-8"))
 
 
 def read_file(name: str, folder: Path = FOLDER) -> pd.DataFrame:

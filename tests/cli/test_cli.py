@@ -273,6 +273,7 @@ def test_the_default_policy_exists():
             1,
             r"libfoo\.so: failed to map segment; \w",
         ),
+        ("raise ModuleNotFoundError('No module named x')", 1, r"No module named x; .*ktask\[lab\]"),
         ("raise MemoryError", 1, r"memory has run out; raise .*`ulimit -v`"),
         ("raise KeyboardInterrupt", 130, "interrupted; nothing is left behind"),
     ],

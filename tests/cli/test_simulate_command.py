@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from ktask.cli import app as cli
-from ktask.lab.sweep.sweep import RUNS
+from ktask.common.resources import SAMPLE
 from ktask.models.simulation.machines import load_machine
 
 
@@ -44,7 +44,7 @@ def test_the_curve_in_words_with_load(ktask):
 
 
 def test_calibrating_writes_a_description_once(ktask, tmp_path):
-    run, mine = RUNS.parent / "sample", tmp_path / "mine.yaml"
+    run, mine = SAMPLE, tmp_path / "mine.yaml"
     code, out, _ = ktask("simulate", mine, "--calibrate", run)
     assert (code, out) == (0, f"{mine}\n")
     work = load_machine(mine).work

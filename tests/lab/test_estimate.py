@@ -88,7 +88,7 @@ def test_a_run_that_cannot_be_read_is_left_out(tmp_path):
 
 
 def test_the_command_measures_nothing(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr("ktask.lab.sweep.sweep.RUNS", tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["ktask", "sweep", "tiny", "--dry-run", "--json"])
     with pytest.raises(SystemExit) as stop:
         cli.main()

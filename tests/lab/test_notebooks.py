@@ -10,12 +10,13 @@ import psutil
 import pytest
 from conftest import printed, written
 
+from ktask.common.resources import NOTEBOOKS
 from ktask.lab.records import read_records
 from ktask.lab.studies import fault_mutexes
 from ktask.lab.sweep import notebooks
 from ktask.lab.sweep.kernels import Kernels
 
-NAMES = sorted(path.stem for path in notebooks.FOLDER.glob("*.ipynb") if path.stem != "report")
+NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb") if path.stem != "report")
 TINY = {
     "size": "2MiB",
     "min_chunk": "64KiB",
@@ -124,7 +125,7 @@ def test_a_notebook_has_no_hidden_modes(name):
 
 
 def test_a_notebook_that_is_not_there_is_told():
-    with pytest.raises(ValueError, match=r"nosuch\.ipynb does not exist; run ktask from a checkout"):
+    with pytest.raises(ValueError, match="no notebook 'nosuch'; use one of free, index"):
         notebooks.find("nosuch")
 
 

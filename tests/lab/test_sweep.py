@@ -39,17 +39,6 @@ CONTENT = {
 }
 GRID = parse_grid(yaml.safe_dump(CONTENT), "tiny")
 WALKS = [cell_id(case) for case in GRID.cases if case.workload == "page_walk"]
-# `ktask` with runs kept elsewhere: the place, then what a user types
-ELSEWHERE = """
-import sys
-from pathlib import Path
-from ktask.lab.sweep import sweep
-sweep.RUNS = Path(sys.argv.pop(1))
-from ktask.cli import app as cli
-cli.main()
-"""
-
-
 FILES_OF_A_CELL = (("records", "parquet"), ("cells", "ipynb"), ("traces", "parquet"))
 
 
@@ -87,7 +76,7 @@ def fake_cell(tmp_path, monkeypatch):
     """A notebook of a few lines in place of that of a cell; or one for each workload."""
     folder = tmp_path / "notebooks"
     folder.mkdir()
-    monkeypatch.setattr(notebooks, "FOLDER", folder)
+    monkeypatch.setattr(notebooks, "NOTEBOOKS", folder)
 
     def write(source="", **sources):
         choice = [f"if workload == {name!r}:\n    {line}" for name, line in sources.items()]
@@ -419,14 +408,13 @@ def test_a_cell_without_its_notebook_ends_the_sweep(fake_cell, tmp_path):
 
 @pytest.fixture
 def start(commands, tmp_path):
-    """Start `ktask sweep` on a grid whose cells take their time; runs are kept in `tmp_path / "runs"`."""
+    """Start `ktask sweep` on a grid whose cells take their time, in `tmp_path`."""
     slow = CONTENT | {"protocol": {"least": 2, "most": 10**6, "budget_s": 0.2, "precision": 1e-9}}
     slow["work"] = [WALK | {"size": ["4MiB", "8MiB"]}]
     (tmp_path / "slow.yaml").write_text(yaml.safe_dump(slow))
 
     def begin(options=""):
-        program = ("-c", ELSEWHERE, str(tmp_path / "runs"))
-        return commands.start(f"sweep slow.yaml --run slow {options}", program=program)
+        return commands.start(f"sweep slow.yaml --run slow {options}")
 
     return begin
 
@@ -476,7 +464,7 @@ def test_a_sweep_survives_kills_at_random_moments(start, tmp_path, record_proper
     content = yaml.safe_load((tmp_path / "slow.yaml").read_text())
     content["work"] = [WALK | {"size": [f"{4 + k}MiB" for k in range(cells)]}, UNFIT]
     (tmp_path / "slow.yaml").write_text(yaml.safe_dump(content))
-    path = tmp_path / "runs" / "slow"
+    path = tmp_path / "data/runs" / "slow"
     counts = killed_and_resumed(start, path, kills, cells, Random(1))
     record_property("records at each kill", counts)
     assert counts[-1] > cells / 2
@@ -496,7 +484,7 @@ def test_a_sweep_survives_kills_at_random_moments(start, tmp_path, record_proper
 
 
 def test_ctrl_c_ends_a_sweep_at_once_and_tells_how_to_go_on(start, commands, tmp_path):
-    path = tmp_path / "runs" / "slow"
+    path = tmp_path / "data/runs" / "slow"
     process = start()
     wait_for(lambda: list(path.glob("records/*.parquet")), "the first cell")
     kernels = wait_for(lambda: descendants(process.pid), "the process of the second cell")

@@ -94,8 +94,3 @@ def test_speedups_beyond_the_thread_count_are_found(table):
 def test_the_overview_counts(table):
     overview = published.overview(table).set_index("file")
     assert overview.loc["ktask_clear_gigantic_page", ["rows", "new", "machines"]].tolist() == [65, 25, 2]
-
-
-def test_a_missing_collection_is_told(tmp_path):
-    with pytest.raises(ValueError, match="run ktask from a checkout"):
-        published.datapackage(tmp_path)

@@ -142,8 +142,7 @@ def connect(address: str) -> Iterator[Client]:
         from distributed import Client, Security  # noqa: PLC0415  (an extra)
     except ImportError:
         raise ClusterError(
-            "--scheduler needs Dask, which is not installed; pip install 'ktask[cluster]', or "
-            "pip install -e '.[cluster]' in a checkout"
+            "--scheduler needs Dask, which is not installed; pip install 'ktask[cluster]'"
         ) from None
     for name in ("distributed", "tornado"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

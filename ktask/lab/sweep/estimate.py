@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 
 from ktask import workloads
+from ktask.common.resources import SAMPLE
 from ktask.lab.measure.measurement import variants
 from ktask.lab.records import load_run
 from ktask.lab.sweep.cells import why_not
 from ktask.lab.sweep.grid import Grid, cell_id
 from ktask.workloads import Case
 
-SAMPLE = Path(__file__).resolve().parents[3] / "data" / "sample"
 # Of a cell, beside its repetitions: its process, its figure, its files (37 cells measured: 0.36 to 2.9 s,
 # half of them below 0.5).
 START_S = 0.65

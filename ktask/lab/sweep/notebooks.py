@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ktask.common.files import atomic_write
+from ktask.common.resources import NOTEBOOKS
 
 if TYPE_CHECKING:
     from ktask.lab.sweep.kernels import Kernel, Kernels
-
-FOLDER = Path(__file__).resolve().parents[3] / "notebooks"
 
 
 class NotebookError(RuntimeError):
@@ -23,16 +22,11 @@ class NotebookError(RuntimeError):
 
 
 def find(name: str) -> Path:
-    """Return the notebook called `name`, e.g. "zeroing".
-
-    Raises
-    ------
-    ValueError
-        If the notebooks are not there (they come with a checkout, not with an installed package).
-    """
-    path = FOLDER / f"{name}.ipynb"
+    """Return the notebook called `name`, e.g. "zeroing"; ValueError if there is none."""
+    path = NOTEBOOKS / f"{name}.ipynb"
     if not path.is_file():
-        raise ValueError(f"{path} does not exist; run ktask from a checkout, `pip install -e .`")
+        have = ", ".join(sorted(file.stem for file in NOTEBOOKS.glob("*.ipynb")))
+        raise ValueError(f"there is no notebook {name!r}; use one of {have}")
     return path
 
 

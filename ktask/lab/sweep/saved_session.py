@@ -21,7 +21,7 @@ def save_run(cells: Sequence[Measurement], name: str, root: Path | None = None) 
     name
         Of the run; `ktask report NAME` then makes the page.
     root
-        Where runs are kept; `data/runs` by default.
+        Where runs are kept; `data/runs` of the current directory by default.
 
     Raises
     ------

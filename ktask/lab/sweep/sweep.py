@@ -18,6 +18,7 @@ import numpy as np
 import yaml
 
 from ktask.common.files import write_json
+from ktask.common.resources import SAMPLE, runs_folder
 from ktask.host import doctor
 from ktask.host.facts import machine_facts
 from ktask.lab import records
@@ -25,7 +26,6 @@ from ktask.lab.sweep.cells import FOLDERS, CellTask, Outcome, is_done, run_cell
 from ktask.lab.sweep.grid import Grid
 from ktask.workloads import Case
 
-RUNS = Path(__file__).resolve().parents[3] / "data" / "runs"
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 RESUMPTION_FACTS = (
@@ -60,7 +60,7 @@ def run_path(name: str, root: Path | None = None) -> Path:
     """Return the directory of the run called `name`; ValueError if that is no name for a run."""
     if not _RUN_NAME.fullmatch(name):
         raise ValueError(f"run name {name!r} is not allowed; use up to 80 letters, digits, dots and dashes")
-    return (root or RUNS) / name
+    return (root or runs_folder()) / name
 
 
 def sweep(
@@ -89,7 +89,7 @@ def sweep(
     retry
         When resuming, measure the cells that failed once more.
     root
-        Where runs are kept; `data/runs` by default.
+        Where runs are kept; `data/runs` of the current directory by default.
     quiet
         Without the progress bar on stderr.
     executor
@@ -247,10 +247,14 @@ def summary(path: Path) -> str:
 
 
 def find_run(name: str, root: Path | None = None) -> Path:
-    """Return the directory of a run, given as a directory or by name; ValueError lists what there is."""
-    for path in (Path(name), (root or RUNS) / name):
+    """Return the directory of a run, given as a directory or by name; ValueError lists what there is.
+
+    The run that comes with the suite is called "sample", where no other is.
+    """
+    shipped = [SAMPLE] if name == SAMPLE.name else []
+    for path in (Path(name), (root or runs_folder()) / name, *shipped):
         if (path / "machine.json").is_file():
             return path
-    known = sorted(p.parent.name for p in (root or RUNS).glob("*/machine.json"))
+    known = sorted(p.parent.name for p in (root or runs_folder()).glob("*/machine.json"))
     have = f"there are {', '.join(known[-5:])}" if known else "there is none yet; `ktask sweep` makes one"
     raise ValueError(f"run {name!r} does not exist; {have}")
