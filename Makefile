@@ -56,9 +56,9 @@ sample: $(READY) ## measure the committed sample run and its report again
 	@$(BIN)/python docs/pictures.py
 	@$(BIN)/ktask report data/sample --out reports/sample.html
 
-lock: ## resolve the dependencies anew (needs uv)
-	@uv pip compile -q --universal --python-version 3.11 --generate-hashes --extra dev --no-emit-index-url \
-	  --custom-compile-command "make lock" pyproject.toml -o requirements.lock
+lock: ## resolve the dependencies anew
+	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --extra dev \
+	  --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" pyproject.toml -o requirements.lock
 
 clean: ## remove the environment, caches and measured runs
 	@rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis data/runs
@@ -68,10 +68,7 @@ clean: ## remove the environment, caches and measured runs
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "ktask needs Python 3.11 or later; set PYTHON=python3.12, say" >&2; exit 2; }
-	@echo "building the environment in $(VENV) (once, about a minute and a half) ..." >&2
-	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.lock >&2
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e . >&2
-	@$(BIN)/python -m ktask.lab.sweep.precompile
-	@$(BIN)/ktask simulate xeon-e7-8895v3 --json >/dev/null
+	@echo "building the environment in $(VENV) (once, less than a minute) ..." >&2
+	@$(PYTHON) tools/build_environment.py $(VENV)
+	@$(BIN)/python -m ktask.cli.precompile
 	@touch $(READY)
