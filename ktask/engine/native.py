@@ -146,13 +146,13 @@ def _stack_room(n_words: int):
     """Return an intrinsic that returns the address of so many words on the stack of the calling function.
 
     Not from the heap: a thread's first allocation maps an arena, and mapping waits for the very lock that
-    the other threads' chunks hold.
+    the other threads' chunks hold. Only the first word is cleared.
     """
 
     @intrinsic
     def room(typingctx):
         def codegen(context, builder, signature, args):
-            words = cgutils.alloca_once(builder, ir.ArrayType(_I64, n_words))
+            words = cgutils.alloca_once(builder, _I64, n_words)  # of an array, numba would clear each word
             return builder.ptrtoint(words, _I64)
 
         return int64(), codegen
