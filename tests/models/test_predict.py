@@ -120,6 +120,7 @@ REFUSED = {
     "semicolons": ("threads;size_gib;time_s\n1;1;1\n", "line 1: no columns but one"),
     "no time of a task": (HEADER + GOOD + "a,16,1,1e-300\n", "line 6: time_s '1e-300' is not allowed"),
     "no rows": (HEADER, "line 1: no row"),
+    "no rows left": (HEADER + "a,,1,2\na,0,1,5\n", "line 3: no row"),
     "zero": (HEADER + GOOD + "a,16,1,0\n", "line 6: time_s '0' is not allowed"),
     "negative": (HEADER + "a,1,1,-3\n" + GOOD, "line 2: time_s '-3' is not allowed"),
     "nan": (HEADER + "a,1,1,nan\n" + GOOD, "line 2: time_s 'nan' is not understood"),

@@ -191,9 +191,7 @@ class _File:
     def error(self, line: int, message: str) -> TableError:
         return TableError(f"{self.path}, line {line}: {message}")
 
-    def refuse(
-        self, bad: pd.Series, name: str | pd.Series, text: pd.Series, problem: str | pd.Series
-    ) -> None:
+    def refuse(self, bad: pd.Series, name: Any, text: pd.Series, problem: Any) -> None:
         """Raise at the first line that is bad; name and problem are texts, or series of them."""
         if bad.any():
             line = bad.idxmax()
@@ -201,9 +199,11 @@ class _File:
             raise self.error(line, f"{column} {text[line]!r} {what}")
 
     def set_aside(self, rows: pd.Series, reason: str) -> None:
-        """Go on without some rows, and remember how many."""
+        """Go on without some rows, and remember how many; some have to be left."""
         self.aside[reason] = int(rows.sum())
         self.cells = self.cells[~rows]
+        if self.cells.empty:
+            raise self.error(max(rows.index, default=1), "no row with a thread count and a time")
 
     def pick(self, wanted: str | None, known: Sequence[str], what: str) -> str:
         """Return the column wanted, or the first known one."""
@@ -231,10 +231,6 @@ class _File:
         self.set_aside(self.column("warmup").str.lower() == "true", "warm-ups")
         empty = (self.cells[counts] == "").all(axis=1) | (self.cells[clock] == "")
         self.set_aside(empty, "no thread count or no time")
-        if self.cells.empty:
-            raise self.error(
-                int(empty.index.max()) if len(empty) else 1, "no row with a thread count and a time"
-            )
         text, name = self.first(counts)
         threads = pd.to_numeric(text.where(text.str.fullmatch(r"\d+(\.0+)?")), errors="coerce")
         allowed = f"is not allowed; use a whole number up to {MOST_THREADS}"
@@ -264,7 +260,7 @@ class _File:
         """Return text and column of the first cell of each row that is not empty."""
         cells = self.cells[names]
         text = cells.where(cells != "").bfill(axis=1).iloc[:, 0].fillna("")
-        return text, (cells != "").idxmax(axis=1) if len(cells) else text
+        return text, (cells != "").idxmax(axis=1)
 
     def numbers(
         self, name: pd.Series, text: pd.Series, units: Mapping[str, float], default: str
@@ -283,10 +279,9 @@ class _File:
         text = self.cells[clock]
         number, digits, unit = self.numbers(pd.Series(clock, text.index), text, TIME_UNITS, "s")
         named = _unit_of(clock, TIME_UNITS, "")
-        first, where = (named, 1) if named or not len(unit) else (unit.iloc[0], unit.index[0])
-        self.refuse(
-            unit != first, clock, text, "is in " + unit + f", but line {where} in {first}; use one unit"
-        )
+        first, where = (named, 1) if named else (unit.iloc[0], unit.index[0])
+        mixed = "is in " + unit + f", but line {where} in {first}; use one unit"
+        self.refuse(unit != first, clock, text, mixed)
         factor = unit.map(TIME_UNITS)
         time_s = number * factor
         fits = time_s.between(SHORTEST_S, LONGEST_S) | ((time_s == 0) & may_be_zero)
@@ -302,11 +297,8 @@ class _File:
         for name in ("time_ms", "time_us", "time_ns", "time_ms_published"):
             if name != clock:
                 text = self.column(name)
-                ratio = (
-                    pd.to_numeric(text, errors="coerce")
-                    * TIME_UNITS[_unit_of(name, TIME_UNITS, "s")]
-                    / time_s
-                )
+                unit = TIME_UNITS[_unit_of(name, TIME_UNITS, "s")]
+                ratio = pd.to_numeric(text, errors="coerce") * unit / time_s
                 bad = ratio.notna() & ~ratio.between(0.8, 1.25, inclusive="neither")
                 self.refuse(bad, name, text, f"and {clock} differ; is a unit mixed up?")
         expected = _unit_of(clock, TIME_UNITS, "s")
@@ -348,9 +340,8 @@ class _File:
             self.check_jumps(same, clock)
         counts = rows.threads[is_new].unique()
         if len(counts) == 1:
-            raise self.error(
-                rows.index[0], f"every row has {counts[0]} threads; a curve needs two thread counts"
-            )
+            problem = f"every row has {counts[0]} threads; a curve needs two thread counts"
+            raise self.error(rows.index[0], problem)
         return tuple(_curve(dict(zip(names, map(_value, key), strict=True)), same) for key, same in found)
 
     def check_jumps(self, rows: pd.DataFrame, clock: str) -> None:
