@@ -11,6 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 Part = str | Table | Padding
+LEAST_COLUMNS = 100  # of a terminal: numbers go on in its next line rather than be cut
 MOST_COLUMNS = 10_000  # no table is wider, so that nothing is folded in a pipe
 
 
@@ -29,7 +30,7 @@ def table(
 def show(parts: Iterable[Part]) -> None:
     """Print lines and tables on stdout; styled and fitted to the terminal if it is one."""
     if sys.stdout.isatty():
-        _print(Console(), parts)
+        _print(Console(width=max(Console().width, LEAST_COLUMNS)), parts)
     else:
         sys.stdout.write(as_text(parts))
 

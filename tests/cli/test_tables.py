@@ -19,16 +19,17 @@ def test_a_pipe_gets_plain_text_whatever_the_surroundings(variables, monkeypatch
     assert capsys.readouterr().out == TEXT == as_text(PARTS)
 
 
-def test_a_terminal_gets_a_styled_head_and_its_own_width(monkeypatch):
+@pytest.mark.parametrize(("columns", "lines"), [("30", 5), ("120", 4), ("200", 2)])
+def test_a_terminal_gets_a_styled_head_and_its_own_width_but_whole_numbers(columns, lines, monkeypatch):
     terminal = io.StringIO()
     terminal.isatty = lambda: True
     monkeypatch.setattr(sys, "stdout", terminal)
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "30")
-    show([table(("what", "time"), [("a long name of a case in words", "1.5 ms")])])
+    monkeypatch.setenv("COLUMNS", columns)
+    show([table(("what", *"abcdef"), [("a long name of a case " * 4, *(["12345.67 ms"] * 6))])])
     assert "\x1b[1m" in terminal.getvalue()
-    assert "1.5 ms" in terminal.getvalue()
-    assert len(terminal.getvalue().splitlines()) > 2
+    assert terminal.getvalue().count("12345.67 ms") == 6
+    assert len(terminal.getvalue().splitlines()) == lines
 
 
 def test_long_rows_are_not_folded_in_a_pipe():
