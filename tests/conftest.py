@@ -12,6 +12,7 @@ import re
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ import nbformat
 import psutil
 import pytest
 
+from ktask.cli import app
 from ktask.host import topology
 from ktask.memory import region as memory
 
@@ -110,6 +112,25 @@ def wait_for(condition: Callable[[], Any], what: str) -> Any:
             return found
         time.sleep(0.02)
     raise TimeoutError(f"{what} did not happen within {PATIENCE_S} s")
+
+
+@pytest.fixture
+def typed(monkeypatch, capsys):
+    """Return a function that runs `ktask` in this process: words in; exit code, stdout and stderr out."""
+
+    def call(*words):
+        monkeypatch.setattr("sys.argv", ["ktask", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            app.main()
+        return ended.value.code, *capsys.readouterr()
+
+    return call
+
+
+def run_python(code: str, *words: str, check: bool = False, **how) -> subprocess.CompletedProcess:
+    """Run a program of a few lines in a Python of its own; return what came of it."""
+    command = [sys.executable, "-c", textwrap.dedent(code), *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=check, **how)
 
 
 @dataclass

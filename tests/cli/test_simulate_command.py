@@ -1,30 +1,15 @@
 """`ktask simulate`, as a user types it."""
 
 import json
-import sys
 
 import pytest
 
-from ktask.cli import app as cli
 from ktask.common.resources import SAMPLE
 from ktask.models.simulation.machines import load_machine
 
 
-@pytest.fixture
-def ktask(monkeypatch, capsys):
-    """Run the command line; return exit code, stdout and stderr."""
-
-    def call(*args):
-        monkeypatch.setattr(sys, "argv", ["ktask", *map(str, args)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        return end.value.code, *capsys.readouterr()
-
-    return call
-
-
-def test_the_curve_as_json(ktask):
-    code, out, _ = ktask("simulate", "xeon-e7-8895v3", "--size", "8GiB", "--threads", "1,4", "--json")
+def test_the_curve_as_json(typed):
+    code, out, _ = typed("simulate", "xeon-e7-8895v3", "--size", "8GiB", "--threads", "1,4", "--json")
     result = json.loads(out)
     assert code == 0
     assert (result["cpus"], result["size_bytes"], result["memory"]) == (288, 8 << 30, "parts")
@@ -32,8 +17,8 @@ def test_the_curve_as_json(ktask):
     assert result["curve"][1]["speedup"] == pytest.approx(4, rel=0.01)
 
 
-def test_the_curve_in_words_with_load(ktask):
-    code, out, err = ktask(
+def test_the_curve_in_words_with_load(typed):
+    code, out, err = typed(
         "simulate", "sparc-t7-4", "--work", "fallocate", "--load", "1100", "--threads", "1,8"
     )
     assert (code, err) == (0, "")
@@ -43,21 +28,21 @@ def test_the_curve_in_words_with_load(ktask):
     assert len(lines) == 5
 
 
-def test_calibrating_writes_a_description_once(ktask, tmp_path):
+def test_calibrating_writes_a_description_once(typed, tmp_path):
     run, mine = SAMPLE, tmp_path / "mine.yaml"
-    code, out, _ = ktask("simulate", mine, "--calibrate", run)
+    code, out, _ = typed("simulate", mine, "--calibrate", run)
     assert (code, out) == (0, f"{mine}\n")
     work = load_machine(mine).work
     assert "zeroing-populate-THP" in work
     assert "free-exit-4KiB" not in work  # two of its chunks end a process, the others nothing
-    code, _, err = ktask("simulate", mine, "--calibrate", run)
+    code, _, err = typed("simulate", mine, "--calibrate", run)
     assert code == 2
     assert f"{mine} exists; remove it, or name another file" in err
-    assert ktask("simulate", mine, "--work", "zeroing-populate-THP", "--size", "1GiB")[0] == 0
+    assert typed("simulate", mine, "--work", "zeroing-populate-THP", "--size", "1GiB")[0] == 0
 
 
-def test_the_published_tables(ktask):
-    code, out, _ = ktask("simulate", "--contention")
+def test_the_published_tables(typed):
+    code, out, _ = typed("simulate", "--contention")
     assert code == 0
     assert "32 of 32 times within 15 %" in out
     assert "12 of 12 where task and load were published alone" in out
@@ -77,16 +62,16 @@ def test_the_published_tables(ktask):
         (("mine.yaml", "--calibrate", "no-such-run"), "no-such-run"),
     ],
 )
-def test_bad_input_is_one_line(ktask, args, message):
-    code, out, err = ktask("simulate", *args)
+def test_bad_input_is_one_line(typed, args, message):
+    code, out, err = typed("simulate", *args)
     assert (code, out) == (2, "")
     assert message in err
     assert err.count("\n") == 1
 
 
-def test_a_machine_file_at_fault_is_told_by_line(ktask, tmp_path):
+def test_a_machine_file_at_fault_is_told_by_line(typed, tmp_path):
     path = tmp_path / "bad.yaml"
     path.write_text("nodes: 2\ncores_per_node: 4\nnode_bandwidth: -3GiB\n")
-    code, _, err = ktask("simulate", path)
+    code, _, err = typed("simulate", path)
     assert code == 2
     assert f"{path}, line 3: node_bandwidth=-3GiB is not allowed; use bytes per second from 1e-06" in err

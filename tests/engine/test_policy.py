@@ -2,12 +2,11 @@
 
 import csv
 import itertools
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import run_python
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -256,8 +255,7 @@ def test_a_chunk_that_does_not_exist_is_refused():
 def test_the_module_is_plain_standard_library():
     code = "import sys, ktask.engine.policy, ktask.engine.conformance.vectors as v"
     code += "; print(*{'numpy', 'numba', 'pandas'} & set(sys.modules))"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == ""
+    assert run_python(code, check=True).stdout.strip() == ""
 
 
 # --- what must hold for any input -----------------------------------------------------------------------

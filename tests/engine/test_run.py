@@ -5,14 +5,13 @@ import math
 import os
 import pickle
 import signal
-import subprocess
 import sys
-import textwrap
 import threading
 from dataclasses import FrozenInstanceError, replace
 
 import numpy as np
 import pytest
+from conftest import run_python
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numba import types
@@ -676,13 +675,7 @@ def test_fewer_threads_than_workers_take_turns_without_waiting_for_each_other():
         assert (seen == 1).all() and result.done == 1000
     """
     environment = os.environ | {"NUMBA_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)],
-        env=environment,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0
+    assert run_python(code, env=environment).returncode == 0
 
 
 @ktask.thread_func

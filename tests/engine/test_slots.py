@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from conftest import run_python
 
 from ktask.engine.slots import ENVIRONMENT, Slots
 from ktask.host.topology import cpu_count
@@ -158,8 +159,7 @@ KILLS = """
 
 @pytest.mark.parametrize("processes", ["200", pytest.param("1000", marks=pytest.mark.long)])
 def test_processes_killed_at_random_leave_every_slot_free(path, processes):
-    command = [sys.executable, "-c", textwrap.dedent(KILLS), str(path), processes]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = run_python(KILLS, str(path), processes)
     assert done.stdout == "8 [-1, 0, 0, 0, 0, 1, 1, 1]\n", done.stderr
 
 

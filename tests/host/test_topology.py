@@ -1,10 +1,9 @@
 """Readers of CPUs, nodes, quotas, caches and memory, on trees of foreign machines."""
 
 import os
-import subprocess
-import sys
 
 import pytest
+from conftest import run_python
 from hypothesis import given
 from hypothesis import strategies as st
 from machines import NAMES, plant
@@ -290,7 +289,7 @@ def test_affinity_of_the_process_counts():
     code = "import os; from ktask.host import topology as tp; "
     code += "os.sched_setaffinity(0, {tp.allowed_cpus()[0]});"
     code += "print(tp.cpu_count(), len(tp.read_topology().cpus), len(tp.recorded_affinity()))"
-    assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["1", "1", "1"]
+    assert run_python(code).stdout.split() == ["1", "1", "1"]
 
 
 def test_files_below_proc_sys_can_be_read():

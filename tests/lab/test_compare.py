@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ktask.cli import app as cli
 from ktask.cli.compare import render as parts
 from ktask.cli.tables import as_text
 from ktask.lab import compare as module
@@ -257,25 +256,17 @@ def slowed(tmp_path_factory, sample):
     return path
 
 
-def run_command(monkeypatch, capsys, *words):
-    monkeypatch.setattr("sys.argv", ["ktask", "compare", *map(str, words)])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    out, err = capsys.readouterr()
-    return stop.value.code, out, err
-
-
-def test_the_command_ends_with_1_on_a_regression_only(slowed, monkeypatch, capsys):
-    assert run_command(monkeypatch, capsys, SAMPLE, SAMPLE)[0] == 0
-    code, out, _ = run_command(monkeypatch, capsys, SAMPLE, slowed)
+def test_the_command_ends_with_1_on_a_regression_only(slowed, typed):
+    assert typed("compare", SAMPLE, SAMPLE)[0] == 0
+    code, out, _ = typed("compare", SAMPLE, slowed)
     assert code == 1
     assert "got slower by more than 5%" in out.splitlines()[-1]
-    assert run_command(monkeypatch, capsys, slowed, SAMPLE)[0] == 0
-    assert run_command(monkeypatch, capsys, SAMPLE, slowed, "--threshold", "150%")[0] == 0
+    assert typed("compare", slowed, SAMPLE)[0] == 0
+    assert typed("compare", SAMPLE, slowed, "--threshold", "150%")[0] == 0
 
 
-def test_the_command_gives_json(slowed, monkeypatch, capsys):
-    code, out, err = run_command(monkeypatch, capsys, SAMPLE, slowed, "--json")
+def test_the_command_gives_json(slowed, typed):
+    code, out, err = typed("compare", SAMPLE, slowed, "--json")
     found = json.loads(out)
     assert (code, err) == (1, "")
     assert list(found["workloads"]) == sorted({row for row in load_run(SAMPLE).records["workload"]})
@@ -287,14 +278,14 @@ def test_the_command_gives_json(slowed, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("text", ["x", "-5%", "nan", "", "%"])
-def test_a_threshold_that_is_no_share_is_refused(text, monkeypatch, capsys):
-    code, out, err = run_command(monkeypatch, capsys, SAMPLE, SAMPLE, f"--threshold={text}")
+def test_a_threshold_that_is_no_share_is_refused(text, typed):
+    code, out, err = typed("compare", SAMPLE, SAMPLE, f"--threshold={text}")
     assert (code, out) == (2, "")
     assert f"threshold {text!r} is not allowed; use a share such as 5% or 0.05" in err
 
 
-def test_a_run_that_is_not_there_is_named(monkeypatch, capsys, tmp_path):
-    code, _, err = run_command(monkeypatch, capsys, SAMPLE, tmp_path)
+def test_a_run_that_is_not_there_is_named(typed, tmp_path):
+    code, _, err = typed("compare", SAMPLE, tmp_path)
     assert code == 2
     assert "does not exist" in err
 

@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 import yaml
 
-from ktask.cli import app as cli
 from ktask.cli.sweep import render_estimate
 from ktask.cli.tables import as_text
 from ktask.lab.records import SCHEMA, write_records
@@ -87,13 +86,11 @@ def test_a_run_that_cannot_be_read_is_left_out(tmp_path):
     assert estimate_sweep(load_grid("tiny"), [tmp_path / "nosuch"])
 
 
-def test_the_command_measures_nothing(monkeypatch, capsys, tmp_path):
+def test_the_command_measures_nothing(typed, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["ktask", "sweep", "tiny", "--dry-run", "--json"])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert stop.value.code == 0
-    found = json.loads(capsys.readouterr().out)
+    code, out, _ = typed("sweep", "tiny", "--dry-run", "--json")
+    assert code == 0
+    found = json.loads(out)
     assert found == to_json(load_grid("tiny"), estimate_sweep(load_grid("tiny")))
     assert found["time_s"] == pytest.approx(sum(cell["time_s"] for cell in found["cells"]))
     assert list(tmp_path.iterdir()) == []

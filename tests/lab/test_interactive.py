@@ -1,12 +1,12 @@
 """What a person meets in a notebook: tables of tasks, knobs, and a session kept as a run."""
 
-import subprocess
 import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import run_python
 from test_measure import PLAIN, Bench
 
 import ktask
@@ -64,8 +64,7 @@ def test_a_plan_shows_its_first_chunks():
 def test_none_of_this_is_imported_with_ktask():
     loaded = "import sys, ktask; unwanted = {'ktask.common.views', 'pandas', 'ipywidgets', 'matplotlib'};"
     loaded += "print(unwanted & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
+    assert run_python(loaded, check=True).stdout.strip() == "set()"
 
 
 def test_tables_are_shown_with_three_digits_and_sizes():

@@ -20,7 +20,6 @@ import pytest
 import yaml
 from conftest import descendants, is_gone, wait_for
 
-from ktask.cli import app as cli
 from ktask.lab.records import load_run
 from ktask.lab.sweep import cells, notebooks, sweep
 from ktask.lab.sweep import kernels as kernel
@@ -382,16 +381,13 @@ def test_a_full_disk_ends_the_sweep_cleanly_and_room_lets_it_go_on(small_disk):
     assert load_run(small_disk / "r").records["cell_id"].nunique() == 2
 
 
-def test_the_command_tells_how_to_go_on_after_a_full_disk(monkeypatch, capsys):
+def test_the_command_tells_how_to_go_on_after_a_full_disk(typed, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "the disk is full", "/data/runs/night")
 
     monkeypatch.setattr(sweep, "sweep", full)
-    monkeypatch.setattr(sys, "argv", ["ktask", "sweep", "tiny", "--run", "night"])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert stop.value.code == 1
-    assert capsys.readouterr() == (
+    assert typed("sweep", "tiny", "--run", "night") == (
+        1,
         "",
         "ktask: the disk is full (/data/runs/night); the cells done so far are kept, make room "
         "and go on with `ktask sweep tiny --run night --resume`\n",

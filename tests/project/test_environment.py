@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 from check_notebooks import has_outputs
+from conftest import run_python
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -140,7 +141,7 @@ def test_a_part_without_its_layer_breaks_the_contract(tmp_path):
 def modules_after(code):
     """Return the names of the modules that a fresh Python has after running `code`."""
     code += "\nimport json, sys; print(json.dumps(list(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = run_python(code, check=True)
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 

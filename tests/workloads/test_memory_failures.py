@@ -6,15 +6,13 @@ import os
 import re
 import resource
 import signal
-import subprocess
-import sys
-import textwrap
 import threading
 import uuid
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import run_python
 
 from ktask import workloads
 from ktask.cli import app as cli
@@ -31,12 +29,6 @@ from ktask.workloads.free import free
 from ktask.workloads.zeroing import zeroing
 
 FREE = Case("free", "dontneed", "4KiB", 8 * MIB, 64 * KIB)
-
-
-def run_python(code, **how):
-    """Run a program of a few lines; return what came of it."""
-    command = [sys.executable, "-c", textwrap.dedent(code)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **how)
 
 
 @pytest.fixture
@@ -75,15 +67,13 @@ def test_a_control_group_counts_into_the_budget(memory_group):
     assert float(found[1]) <= 0.25
 
 
-def test_a_pool_that_is_too_small_is_refused_with_the_numbers(monkeypatch, capsys):
+def test_a_pool_that_is_too_small_is_refused_with_the_numbers(typed, monkeypatch):
     pools = {2 * MIB: {"total": 9, "free": 6, "reserved": 2}}
     monkeypatch.setattr(topology, "hugetlb_pools", lambda: pools)
-    monkeypatch.setattr(sys, "argv", ["ktask", "run", "free", "--page-size", "2MiB", "--size", "10MiB"])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert stop.value.code == 2
+    code, _, err = typed("run", "free", "--page-size", "2MiB", "--size", "10MiB")
+    assert code == 2
     words = "free dontneed needs 5 pages of 2MiB, but the pool has 4 of its 9 left; use a smaller size"
-    assert words in capsys.readouterr().err
+    assert words in err
     memory.require_pool(8 * MIB, "2MiB", "this")
 
 
@@ -181,18 +171,15 @@ def test_an_error_of_the_kernel_ends_a_case_with_its_name_and_leaves_nothing(mon
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.ENOMEM, errno.EMFILE, errno.EFBIG, errno.EAGAIN, None])
-def test_what_the_kernel_refuses_is_a_failure_of_the_case_with_the_next_step(code, monkeypatch, capsys):
+def test_what_the_kernel_refuses_is_a_failure_of_the_case_with_the_next_step(code, typed, monkeypatch):
     """As when another process takes the pool: no bad input (exit 2), no full disk, which ends a sweep."""
 
     def refuse(*_):
         raise OSError(code, os.strerror(code)) if code else MemoryError
 
     monkeypatch.setattr(memory.Files, "allocate", refuse)
-    monkeypatch.setattr(sys, "argv", ["ktask", "run", "truncate", "--size", "1MiB"])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert stop.value.code == 1
-    said = capsys.readouterr().err
+    exit_code, _, said = typed("run", "truncate", "--size", "1MiB")
+    assert exit_code == 1
     name = os.strerror(code or errno.ENOMEM)
     assert re.search(rf"not done as it should: truncate punch_hole failed: {name}; \w.*: \w", said)
     assert said.count("\n") == 1
@@ -230,16 +217,15 @@ def test_helpers_that_cannot_be_started_are_an_error_and_not_the_end_of_the_proc
     helpers.require_threads(2)
 
 
-def test_memory_that_runs_out_on_the_way_is_one_line(monkeypatch, capsys):
+def test_memory_that_runs_out_on_the_way_is_one_line(typed, monkeypatch):
     def refuse(*_, **__):
         raise MemoryError
 
     monkeypatch.setattr(cli, "app", refuse)
     monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert stop.value.code == 1
-    assert re.fullmatch(r"ktask: memory has run out; raise .*`ulimit -v`.*\n", capsys.readouterr().err)
+    code, _, err = typed()
+    assert code == 1
+    assert re.fullmatch(r"ktask: memory has run out; raise .*`ulimit -v`.*\n", err)
     assert os.environ["OPENBLAS_NUM_THREADS"] == "1"  # else a thread that does not start looks like Ctrl-C
 
 

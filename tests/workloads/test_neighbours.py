@@ -4,13 +4,11 @@ import contextlib
 import errno
 import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 
 import psutil
 import pytest
-from conftest import wait_for
+from conftest import run_python, wait_for
 from test_workloads import mapped_kib, open_files, set_up
 
 import ktask
@@ -67,8 +65,7 @@ for method in ("mlock", "io_uring"):
 
 
 def test_what_may_be_locked_is_what_the_kernel_lets_be_locked():
-    command = [sys.executable, "-c", LOCK_LITTLE]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = run_python(LOCK_LITTLE, check=True)
     assert done.stdout.splitlines() == ["allowed allowed", "refused refused"] * 2
 
 
@@ -109,7 +106,7 @@ def test_processes_to_be_forked_end_with_the_one_that_holds_them():
         "print(*[p.pid for p in psutil.Process().children(recursive=True)], flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = run_python(code)
     pids = [int(pid) for pid in done.stdout.split()]
     assert len(pids) == 32
     wait_for(lambda: not any(psutil.pid_exists(pid) for pid in pids), "the end of all processes")
