@@ -81,9 +81,9 @@ def prepared(case: Case) -> Iterator[State]:
     ktask.workloads.CheckError
         If inside the block the work did not happen, or the kernel refused something.
     """
+    workloads.require_memory(case)  # first: a smaller size is what the user can do about it
     if reason := workloads.why_not(case):
         raise memory.UnavailableError(reason)
-    workloads.require_memory(case)
     with as_check_errors(case), contextlib.closing(workloads.get(case.workload).setup(case)) as state:
         yield state
 
