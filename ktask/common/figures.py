@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from io import BytesIO, StringIO
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib as mpl
@@ -59,7 +60,7 @@ LONGEST_TITLE = 20  # above this, the part in parentheses goes to a line of its 
 LABEL_IN = 0.52  # width of the longest label on an axis of sizes
 MANY_THREADS = 16  # above this, thread counts are drawn on a logarithmic axis
 MOST_COUNTS = 8  # above this, only the powers of two among thread counts are labelled
-DOTTED = {"color": INK, "linewidth": 0.8, "linestyle": ":"}
+DOTTED: dict[str, Any] = {"color": INK, "linewidth": 0.8, "linestyle": ":"}
 
 
 def theme() -> AbstractContextManager[None]:
@@ -125,7 +126,7 @@ def set_title(axis: Axes, text: str) -> None:
 
 def legend(drawing: Figure, axes: Sequence[Axes], title: str | None = None) -> None:
     """Put one legend for all panels above them."""
-    entries = {}
+    entries: dict[str, Any] = {}
     for axis in axes:
         if axis.legend_:
             axis.legend_.remove()
@@ -133,14 +134,19 @@ def legend(drawing: Figure, axes: Sequence[Axes], title: str | None = None) -> N
         for label, handle in zip(labels, handles, strict=True):
             entries.setdefault(label, handle)
     columns = int(drawing.get_figwidth() / 1.15)
-    look = {"loc": "outside upper left", "ncols": columns, "handlelength": 2.6, "title": title}
+    look: dict[str, Any] = {
+        "loc": "outside upper left",
+        "ncols": columns,
+        "handlelength": 2.6,
+        "title": title,
+    }
     drawing.legend(entries.values(), entries.keys(), alignment="left", **look)
 
 
 # --- marks ----------------------------------------------------------------------------------------------
 
 
-def looks(order: Sequence, present: Iterable = ()) -> dict[str, object]:
+def looks(order: Sequence, present: Iterable = ()) -> dict[str, Any]:
     """Return seaborn's arguments that give each value of `order` a colour, marker and dash of its own.
 
     Those `present` in a panel are drawn there; all by default.
@@ -223,7 +229,7 @@ def intervals(
 ) -> None:
     """Draw a point with its interval for each row of the table, at the height of its text in column `row`."""
     long = _with_ends(table, value, ends, [row, hue] if hue else [row])
-    style = {"color": PALETTE[0]}
+    style: dict[str, Any] = {"color": PALETTE[0]}
     if hue:
         known = looks(list(dict.fromkeys(table[hue])))
         style = {"hue": hue, "palette": known["palette"], "markers": [*known["markers"].values()]}

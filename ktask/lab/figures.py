@@ -4,22 +4,21 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from ktask.common import figures
-from ktask.common.figures import PALETTE, Drawing, curves, intervals, log_axis, panels, single, theme
+from ktask.common import figures as draw
 from ktask.common.units import NO_VALUE, fmt_size
 
 
-@theme()
-def repetitions(cell) -> Drawing:
+@draw.theme()
+def repetitions(cell) -> draw.Drawing:
     """Draw every repetition of a measurement, by thread count; cold ones are crosses."""
     table = cell.records.query("not warmup")
     cold = ["cold memory" if "cold_memory" in flags else "repetition" for flags in table["flags"]]
     spread = 0.12 * ((table["round"] % 7) / 6 - 0.5)
     points = pd.DataFrame({"ms": table["wall_s"] * 1e3, "height": table["threads"] + spread, "memory": cold})
-    drawing, axis = single()
+    drawing, axis = draw.single()
     style = {"markers": {"repetition": "o", "cold memory": "X"}, "alpha": 0.6, "linewidth": 0}
     sns.scatterplot(
-        points, x="ms", y="height", hue="memory", style="memory", ax=axis, palette=PALETTE[:2], **style
+        points, x="ms", y="height", hue="memory", style="memory", ax=axis, palette=draw.PALETTE[:2], **style
     )
     case, counts = cell.case, sorted(set(table["threads"]))
     axis.set(xlabel="wall time (ms)", ylabel="threads", xlim=(0, None), yticks=counts)
@@ -28,15 +27,15 @@ def repetitions(cell) -> Drawing:
     return drawing
 
 
-@theme()
-def ways(table: pd.DataFrame, title: str = "") -> Drawing:
+@draw.theme()
+def ways(table: pd.DataFrame, title: str = "") -> draw.Drawing:
     """Draw a table of `ways`: the speedup of each with its interval, and how busy the threads were."""
     rows = table.rename_axis("way").reset_index().assign(percent=100 * table["busy"].to_numpy())
-    drawing, (left, right) = panels(2, 0.55 + 0.3 * len(rows), width_in=8, sharey=True)
-    intervals(left, rows, "speedup", "way", ends=("low", "high"))
-    left.axvline(1, **figures.DOTTED)
+    drawing, (left, right) = draw.panels(2, 0.55 + 0.3 * len(rows), width_in=8, sharey=True)
+    draw.intervals(left, rows, "speedup", "way", ends=("low", "high"))
+    left.axvline(1, **draw.DOTTED)
     left.set(xlabel="speedup over one thread", xlim=(0, None))
-    sns.barplot(rows.fillna({"percent": 0}), x="percent", y="way", color=PALETTE[2], width=0.5, ax=right)
+    sns.barplot(rows.fillna({"percent": 0}), x="percent", y="way", color=draw.PALETTE[2], width=0.5, ax=right)
     right.bar_label(
         right.containers[0],
         [NO_VALUE if pd.isna(one) else f"{one:.0f} %" for one in rows["percent"]],
@@ -48,82 +47,82 @@ def ways(table: pd.DataFrame, title: str = "") -> Drawing:
 
 
 def _speedups(axis: Axes, title: str) -> None:
-    axis.axhline(1, **figures.DOTTED)
+    axis.axhline(1, **draw.DOTTED)
     axis.set(ylabel="speedup over one thread", ylim=(0, None), title=title)
 
 
-@theme()
-def chunks(table: pd.DataFrame, title: str = "") -> Drawing:
+@draw.theme()
+def chunks(table: pd.DataFrame, title: str = "") -> draw.Drawing:
     """Draw a table of `chunk_sizes`: the speedup by the size of a chunk."""
-    drawing, axis = single()
-    curves(axis, table.reset_index(), table.index.name, "speedup", ends=("low", "high"))
-    figures.size_axis([axis], table.index, label="chunk")
+    drawing, axis = draw.single()
+    draw.curves(axis, table.reset_index(), table.index.name, "speedup", ends=("low", "high"))
+    draw.size_axis([axis], table.index, label="chunk")
     _speedups(axis, title)
     return drawing
 
 
-@theme()
-def zone_lock(table: pd.DataFrame, title: str = "") -> Drawing:
+@draw.theme()
+def zone_lock(table: pd.DataFrame, title: str = "") -> draw.Drawing:
     """Draw a table of `zone_lock`: the speedup by batch, one line for each other setting."""
     names = zip(table["zones"], table["lock"], table["merge"], strict=True)
     rows = table.assign(
         batch=table["batch"].astype(int),
         model=["zones {}, a lock per {}, merging {}".format(*one) for one in names],
     )
-    drawing, axis = single(height_in=3.6)
-    curves(axis, rows, "batch", "speedup", "model", ends=("low", "high"))
-    log_axis(axis, "x", rows["batch"])
+    drawing, axis = draw.single(height_in=3.6)
+    draw.curves(axis, rows, "batch", "speedup", "model", ends=("low", "high"))
+    draw.log_axis(axis, "x", rows["batch"])
     axis.set_xlabel("batch (pages per taking of the lock)")
     _speedups(axis, title)
     axis.legend()
     return drawing
 
 
-@theme()
-def walk_rates(table: pd.DataFrame) -> Drawing:
+@draw.theme()
+def walk_rates(table: pd.DataFrame) -> draw.Drawing:
     """Draw a table of `walk_rates`: entries per second by method and layout, one mark per thread count."""
     columns = ["entries_per_s", "low_per_s", "high_per_s"]
     rows = table.assign(**table[columns] / 1e6)
     methods = list(dict.fromkeys(rows["method"]))
-    drawing, axes = panels(len(methods), 0.9 + 0.3 * rows["layout"].nunique(), width_in=8.5, sharey=True)
+    drawing, axes = draw.panels(len(methods), 0.9 + 0.3 * rows["layout"].nunique(), width_in=8.5, sharey=True)
     for axis, method in zip(axes, methods, strict=True):
         part = rows[rows["method"] == method]
-        intervals(axis, part, "entries_per_s", "layout", "threads", ends=("low_per_s", "high_per_s"))
+        draw.intervals(axis, part, "entries_per_s", "layout", "threads", ends=("low_per_s", "high_per_s"))
         axis.set(title=method, xlabel="million entries/s", xlim=(0, None))
     for axis in axes[1:]:
         axis.tick_params(labelleft=False)
-    figures.legend(drawing, axes, title="threads")
+    draw.legend(drawing, axes, title="threads")
     return drawing
 
 
-@theme()
-def stores(table: pd.DataFrame, title: str = "") -> Drawing:
+@draw.theme()
+def stores(table: pd.DataFrame, title: str = "") -> draw.Drawing:
     """Draw a table of `stores`: the rate by size, a panel for each number of threads."""
     counts, kinds = sorted(set(table["threads"])), list(dict.fromkeys(table["stores"]))
-    drawing, axes = panels(len(counts), 3.2, width_in=4.2 * len(counts), sharex=True, sharey=True)
+    drawing, axes = draw.panels(len(counts), 3.2, width_in=4.2 * len(counts), sharex=True, sharey=True)
     for axis, count in zip(axes, counts, strict=True):
         rows = table[table["threads"] == count]
         sns.lineplot(
-            rows, x="size_bytes", y="gib_s", hue="stores", style="stores", ax=axis, **figures.looks(kinds)
+            rows, x="size_bytes", y="gib_s", hue="stores", style="stores", ax=axis, **draw.looks(kinds)
         )
         threads = f"{count} thread{'s' * (count > 1)}"
         axis.set(ylabel="", title=f"{title}, {threads}" if title else threads)
     axes[0].set(ylabel="zeroed (GiB/s)", ylim=(0, None))  # of both, once all is drawn
-    figures.size_axis(axes, table["size_bytes"])
-    figures.legend(drawing, axes)
+    draw.size_axis(axes, table["size_bytes"])
+    draw.legend(drawing, axes)
     return drawing
 
 
-@theme()
-def mutex_pairs(table: pd.DataFrame, title: str = "") -> Drawing:
+@draw.theme()
+def mutex_pairs(table: pd.DataFrame, title: str = "") -> draw.Drawing:
     """Draw a table of `fault_mutexes.pairs`: the time of each pair by the number of its second page."""
     names = ["at once", "in turn"]
     rows = table.reset_index().assign(faults=[names[int(slow)] for slow in table["takes_turns"]])
-    drawing, axis = single()
+    drawing, axis = draw.single()
     marks = {
         "hue_order": names,
         "style_order": names,
-        "palette": PALETTE[:2],
+        "palette": draw.PALETTE[:2],
         "markers": ["o", "D"],
         "linewidth": 0,
     }

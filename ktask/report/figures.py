@@ -5,25 +5,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
+from ktask.common import figures as draw
 from ktask.common import units
-from ktask.common.figures import (
-    DOTTED,
-    FAINT,
-    FULL_WIDTH_IN,
-    PALETTE,
-    WARN,
-    curves,
-    ideal,
-    intervals,
-    label_left,
-    legend,
-    log_axis,
-    panels,
-    set_title,
-    size_axis,
-    theme,
-    thread_axis,
-)
 from ktask.lab.measure.stats import NoiseFloor
 from ktask.report import sentences as words
 from ktask.report.bottlenecks import Roof, memory_roof
@@ -67,7 +50,7 @@ def roof_speedups(last: pd.DataFrame, roof: Roof | None) -> pd.Series:
     return roof.bytes_per_s / serial if roof else serial.iloc[:0]
 
 
-@theme()
+@draw.theme()
 def speedup_figure(
     scaling: pd.DataFrame, workload: str, key: str, floor: float, borders: dict[int, str] | None = None
 ) -> Figure | None:
@@ -84,21 +67,21 @@ def speedup_figure(
     names = [filter(None, [words.kind_label(row[0]), *row[1:]]) for row in data[KIND].to_numpy()]
     drawn = data.assign(curve=[", ".join(one) for one in names])
     groups = list(drawn.groupby(["backend", "method"], sort=False))
-    drawing, axes = panels(len(groups), sharex=True, sharey=True)
+    drawing, axes = draw.panels(len(groups), sharex=True, sharey=True)
     for axis, ((backend, method), part) in zip(axes, groups, strict=True):
         counts = sorted(set(part["threads"]))
         _noise_band(axis, floor)
-        ideal(axis, counts)
-        curves(axis, part, "threads", "speedup", "curve", order=list(dict.fromkeys(drawn["curve"])))
+        draw.ideal(axis, counts)
+        draw.curves(axis, part, "threads", "speedup", "curve", order=list(dict.fromkeys(drawn["curve"])))
         lowest = allowed.loc[(slice(None), backend, method)].min() if len(allowed) else np.inf
         if lowest <= ROOF_IN_SIGHT * counts[-1]:
-            axis.axhline(lowest, label="memory roof", **DOTTED | {"linestyle": "-."})
-        set_title(axis, words.short(f"{method} ({backend})"))
+            axis.axhline(lowest, label="memory roof", **draw.DOTTED | {"linestyle": "-."})
+        draw.set_title(axis, words.short(f"{method} ({backend})"))
         _mark_borders(axis, borders or {}, counts[-1])
-    label_left(axes, "speedup")
-    thread_axis(axes, data["threads"])
+    draw.label_left(axes, "speedup")
+    draw.thread_axis(axes, data["threads"])
     _from_zero(axes[0])
-    legend(drawing, axes)
+    draw.legend(drawing, axes)
     caption = words.speedup_caption(data, at_best(last)) + words.roof_note(allowed, roof)
     return Figure(key, drawing, data, caption, words.speedup_alt(data, workload))
 
@@ -112,14 +95,16 @@ def _from_zero(axis: Axes) -> None:
 def _noise_band(axis: Axes, floor: float) -> None:
     """Shade the ratios that the noise floor reaches."""
     if np.isfinite(floor):
-        axis.axhspan(1 / (1 + floor), 1 + floor, color=FAINT, alpha=0.6, linewidth=0, label="noise floor")
+        axis.axhspan(
+            1 / (1 + floor), 1 + floor, color=draw.FAINT, alpha=0.6, linewidth=0, label="noise floor"
+        )
 
 
 def _mark_borders(axis: Axes, borders: dict[int, str], most: int) -> None:
     """Draw an upright line where threads begin to share a core or leave a socket, below `most`."""
     for count, what in borders.items():
         if count < most:
-            axis.axvline(count, **DOTTED)
+            axis.axvline(count, **draw.DOTTED)
             place = axis.get_xaxis_transform()
             axis.text(count, 1.0, f" {what}", transform=place, fontsize=6.5, va="top", ha="left")
 
@@ -137,7 +122,7 @@ def throughput_data(scaling: pd.DataFrame, workload: str) -> pd.DataFrame:
     return table.assign(quantity=name, unit=part["unit"].iloc[0] if alike and len(part) else "byte")
 
 
-@theme()
+@draw.theme()
 def throughput_figure(scaling: pd.DataFrame, workload: str, key: str) -> Figure | None:
     """Draw throughput against size, one panel per path, one curve per thread count."""
     data = throughput_data(scaling, workload)
@@ -151,18 +136,18 @@ def throughput_figure(scaling: pd.DataFrame, workload: str, key: str) -> Figure 
     order = list(dict.fromkeys(drawn.sort_values("threads")["count"]))
     groups = list(drawn.groupby(PATH, sort=False))
     roof = memory_roof(scaling) if workload == "zeroing" else None
-    drawing, axes = panels(len(groups), sharex=True, sharey=True)
+    drawing, axes = draw.panels(len(groups), sharex=True, sharey=True)
     for axis, (path, part) in zip(axes, groups, strict=True):
-        curves(axis, part, "size_bytes", "throughput", "count", order=order)
+        draw.curves(axis, part, "size_bytes", "throughput", "count", order=order)
         if roof:
-            axis.axhline(roof.bytes_per_s / scale.factor, label="highest user-space rate", **DOTTED)
-        set_title(axis, words.path_label(dict(zip(PATH, path, strict=True))))
-    label_left(axes, scale.suffix)
-    size_axis(axes, data["size_bytes"])
+            axis.axhline(roof.bytes_per_s / scale.factor, label="highest user-space rate", **draw.DOTTED)
+        draw.set_title(axis, words.path_label(dict(zip(PATH, path, strict=True))))
+    draw.label_left(axes, scale.suffix)
+    draw.size_axis(axes, data["size_bytes"])
     if words.needs_log(data["throughput"]):
-        log_axis(axes[0], "y", base=10)
+        draw.log_axis(axes[0], "y", base=10)
     _from_zero(axes[0])
-    legend(drawing, axes)
+    draw.legend(drawing, axes)
     caption = words.throughput_caption(data, (roof.bytes_per_s, roof.label) if roof else None)
     return Figure(key, drawing, data, caption, words.throughput_alt(data, workload))
 
@@ -184,7 +169,7 @@ def distribution_data(run: Run, workload: str) -> pd.DataFrame:
     return table[names]
 
 
-@theme()
+@draw.theme()
 def distribution_figure(run: Run, workload: str, key: str) -> Figure | None:
     """Draw every repetition as a point, in the order of the rounds; cold ones are crossed."""
     data = distribution_data(run, workload)
@@ -192,11 +177,11 @@ def distribution_figure(run: Run, workload: str, key: str) -> Figure | None:
         return None
     groups = list(data.groupby(PATH[:-1], sort=False))
     threads = sorted(set(data["threads"]))
-    drawing, axes = panels(len(groups), 0.95 + 0.36 * len(threads), STRIPS)
+    drawing, axes = draw.panels(len(groups), 0.95 + 0.36 * len(threads), STRIPS)
     for axis, (path, part) in zip(axes, groups, strict=True):
         _strip(axis, part, threads)
-        set_title(axis, words.path_label(dict(zip(PATH, (*path, ""), strict=True))))
-    legend(drawing, axes)
+        draw.set_title(axis, words.path_label(dict(zip(PATH, (*path, ""), strict=True))))
+    draw.legend(drawing, axes)
     return Figure(
         key, drawing, data, words.distribution_caption(data), words.distribution_alt(data, workload)
     )
@@ -219,23 +204,23 @@ def _strip(axis: Axes, part: pd.DataFrame, threads: list[int]) -> None:
         # Points as marks of a line: each point of a scatter plot is a path of its own in the SVG.
         **{"estimator": None, "sort": False, "linestyle": "none", "dashes": False},
         **{"hue": "memory", "style": "memory", "markersize": 3.4, "markeredgewidth": 0, "alpha": 0.75},
-        "palette": {"repetition": PALETTE[0], "cold memory": WARN},
+        "palette": {"repetition": draw.PALETTE[0], "cold memory": draw.WARN},
         "markers": {"repetition": "o", "cold memory": "X"},
     }
     sns.lineplot(points, x="time", y="place", ax=axis, **look)
-    axis.axvline(1, label="median", **DOTTED)
+    axis.axvline(1, label="median", **draw.DOTTED)
     axis.grid(visible=False)
     labels = [f"{words.count(n, 'thread')}\n{units.fmt_time(middle)}" for n, middle in middles.items()]
     axis.set_yticks([threads.index(n) for n in middles.index], labels)
     axis.set(xlabel="time over its median", ylabel="", ylim=(-0.6, len(threads) - 0.4))
     low, high = axis.get_xlim()
     if high > FAR_OUT:
-        log_axis(axis, "x", [one for one in (0.5, 1, 2, 5, 10, 20, 50) if one < high], base=10)
+        draw.log_axis(axis, "x", [one for one in (0.5, 1, 2, 5, 10, 20, 50) if one < high], base=10)
     else:
         axis.set_xlim(min(low, 0.95), max(high, 1.05))
 
 
-@theme()
+@draw.theme()
 def aa_figure(run: Run, floors: dict[str, NoiseFloor], key: str) -> Figure | None:
     """Draw the ratio of the two equal measurements of each A/A cell; None if there are none."""
     data = aa_table(run)
@@ -244,18 +229,18 @@ def aa_figure(run: Run, floors: dict[str, NoiseFloor], key: str) -> Figure | Non
         return None
     groups = list(data.groupby("workload", sort=False))
     most = max(len(rows) for _, rows in groups)
-    drawing, axes = panels(len(groups), 1.9, sharex=True)
+    drawing, axes = draw.panels(len(groups), 1.9, sharex=True)
     for axis, (workload, rows) in zip(axes, groups, strict=True):
         band = 1 + floors[str(workload)].floor
-        axis.axvspan(1 / band, band, color=FAINT, alpha=0.6, linewidth=0)
-        axis.axvline(1, **DOTTED)
+        axis.axvspan(1 / band, band, color=draw.FAINT, alpha=0.6, linewidth=0)
+        axis.axvline(1, **draw.DOTTED)
         ordered = rows.sort_values("ratio", ascending=False, ignore_index=True)
-        intervals(axis, ordered.assign(cell=ordered.index.astype(str)), "ratio", "cell")
+        draw.intervals(axis, ordered.assign(cell=ordered.index.astype(str)), "ratio", "cell")
         axis.grid(visible=False)
         axis.spines["left"].set_visible(False)
         axis.set(xlabel="first call over second", yticks=[], ylim=(most, -1))
         axis.set_title(words.workload_label(workload))
-    label_left(axes, "cells, by ratio")
+    draw.label_left(axes, "cells, by ratio")
     return Figure(key, drawing, data, words.aa_caption(data, floors), words.aa_alt(data))
 
 
@@ -273,7 +258,7 @@ def crossover_data(scaling: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-@theme()
+@draw.theme()
 def crossover_figure(scaling: pd.DataFrame, key: str) -> Figure | None:
     """Draw speedup against size, one panel per workload; below the band threads make it worse."""
     data = crossover_data(scaling)
@@ -287,13 +272,13 @@ def crossover_figure(scaling: pd.DataFrame, key: str) -> Figure | None:
             f"{one}, {words.count(n, 'thread')}" for one, n in zip(labels, data["threads"], strict=True)
         ]
     groups = list(data.assign(path=labels).groupby("workload", sort=False))
-    drawing, axes = panels(len(groups), 1.8, most=1, width_in=FULL_WIDTH_IN)
+    drawing, axes = draw.panels(len(groups), 1.8, most=1, width_in=draw.FULL_WIDTH_IN)
     for axis, (workload, part) in zip(axes, groups, strict=True):
         _noise_band(axis, part["noise_floor"].iloc[0])
-        curves(axis, part, "size_bytes", "speedup", "path")
+        draw.curves(axis, part, "size_bytes", "speedup", "path")
         axis.set_title(words.workload_label(workload))
         axis.set_ylabel(f"speedup, {words.count(counts[0], 'thread')}" if alike else "speedup")
-        size_axis([axis], part["size_bytes"], 0.6 * FULL_WIDTH_IN)
+        draw.size_axis([axis], part["size_bytes"], 0.6 * draw.FULL_WIDTH_IN)
         axis.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), handlelength=2.6)
         _from_zero(axis)
     return Figure(key, drawing, data, words.crossover_caption(data), words.crossover_alt(data))

@@ -15,8 +15,8 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from msgspec.structs import replace
 
+from ktask.common import figures as draw
 from ktask.common import units
-from ktask.common.figures import PALETTE, WARN, label_left, legend, panels, set_title, theme, thread_axis
 from ktask.engine.policy import MOST_CPUS
 from ktask.models.simulation.calibrate import calibrate, measured_walls
 from ktask.models.simulation.machines import Machine
@@ -122,18 +122,18 @@ def _simulated(larger: Machine, curve: pd.DataFrame, asked: pd.DataFrame) -> pd.
 # --- figure ------------------------------------------------------------------------------------------------
 
 
-@theme()
+@draw.theme()
 def prediction_figure(found: LargerMachines, key: str) -> Figure | None:
     """Draw measured speedups, law with interval and simulated curve, one panel per path."""
     if found.table.empty:
         return None
     paths = [rows for _, rows in found.table.groupby([*PATH, "size_bytes"], sort=False)]
-    drawing, axes = panels(len(paths), 1.75, sharex=True, sharey=True)
+    drawing, axes = draw.panels(len(paths), 1.75, sharex=True, sharey=True)
     for axis, rows in zip(axes, paths, strict=True):
         draw_law(axis, rows)
         if rows["simulated_speedup"].notna().any():
             look = {
-                "color": PALETTE[1],
+                "color": draw.PALETTE[1],
                 "linestyle": "--",
                 "marker": "s",
                 "markersize": 3,
@@ -141,11 +141,13 @@ def prediction_figure(found: LargerMachines, key: str) -> Figure | None:
             }
             sns.lineplot(rows, x="threads", y="simulated_speedup", ax=axis, errorbar=None, **look)
         _warn(axis, rows)
-        set_title(axis, f"{words.workload_label(rows.workload.iloc[0])}, {words.path_label(rows.iloc[0])}")
-    label_left(axes, "speedup")
-    thread_axis(axes, found.table["threads"], log=True)
+        draw.set_title(
+            axis, f"{words.workload_label(rows.workload.iloc[0])}, {words.path_label(rows.iloc[0])}"
+        )
+    draw.label_left(axes, "speedup")
+    draw.thread_axis(axes, found.table["threads"], log=True)
     axes[0].set_ylim(bottom=ROOM_BELOW * axes[0].get_ylim()[0])  # for the words at the bottom of each panel
-    legend(drawing, axes)
+    draw.legend(drawing, axes)
     return Figure(key, drawing, found.table, _caption(found), _alt(found))
 
 
@@ -153,10 +155,16 @@ def _warn(axis: Axes, rows: pd.DataFrame) -> None:
     """Shade and name what is more than twice the measured range away."""
     if rows["beyond"].any():
         start, end = rows.loc[~rows["beyond"], "threads"].max(), rows["threads"].max()
-        axis.axvspan(start, end, color=WARN, alpha=0.08, linewidth=0, label="a guess")
+        axis.axvspan(start, end, color=draw.WARN, alpha=0.08, linewidth=0, label="a guess")
         place = axis.get_xaxis_transform()
         axis.text(
-            math.sqrt(start * end), 0.02, "beyond 2×", color=WARN, fontsize=6.5, ha="center", transform=place
+            math.sqrt(start * end),
+            0.02,
+            "beyond 2×",
+            color=draw.WARN,
+            fontsize=6.5,
+            ha="center",
+            transform=place,
         )
 
 

@@ -6,21 +6,8 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
+from ktask.common import figures as draw
 from ktask.common import units
-from ktask.common.figures import (
-    DOTTED,
-    FULL_WIDTH_IN,
-    INK,
-    curves,
-    ideal,
-    intervals,
-    label_left,
-    legend,
-    panels,
-    set_title,
-    theme,
-    thread_axis,
-)
 from ktask.report import sentences as words
 from ktask.report.figure import Figure
 from ktask.report.model import LEVEL_PERCENT, Fitted
@@ -29,35 +16,44 @@ from ktask.report.model import curves as fitted_curves
 MODEL_KEY, RESIDUALS_KEY = "model", "residuals"
 
 
-@theme()
+@draw.theme()
 def model_figure(found: Sequence[Fitted], key: str) -> Figure | None:
     """Draw measured speedups, the fitted laws and their intervals, one panel per path."""
     data = fitted_curves(found)
     if data.empty:
         return None
-    drawing, axes = panels(len(found), 1.75, sharex=True, sharey=True)
+    drawing, axes = draw.panels(len(found), 1.75, sharex=True, sharey=True)
     for axis, one in zip(axes, found, strict=True):
         draw_law(axis, one.curve)
         last = int(one.measured["threads"].max())
-        axis.axvline(last, color=INK, linewidth=0.6, linestyle="--", label="last measured")
-        set_title(axis, f"{words.workload_label(str(one.case['workload']))}, {words.path_label(one.case)}")
-    label_left(axes, "speedup")
-    thread_axis(axes, data["threads"], log=True)
-    legend(drawing, axes)
+        axis.axvline(last, color=draw.INK, linewidth=0.6, linestyle="--", label="last measured")
+        draw.set_title(
+            axis, f"{words.workload_label(str(one.case['workload']))}, {words.path_label(one.case)}"
+        )
+    draw.label_left(axes, "speedup")
+    draw.thread_axis(axes, data["threads"], log=True)
+    draw.legend(drawing, axes)
     return Figure(key, drawing, data, model_caption(found, data), model_alt(found))
 
 
 def draw_law(axis: Axes, curve: pd.DataFrame) -> None:
     """Draw a law with its interval (`Fitted.curve`), the measured speedups and the ideal."""
-    ideal(axis, curve["threads"])
-    curves(axis, curve, "threads", "speedup", band=True, label=f"fitted law, {LEVEL_PERCENT} % interval")
+    draw.ideal(axis, curve["threads"])
+    draw.curves(axis, curve, "threads", "speedup", band=True, label=f"fitted law, {LEVEL_PERCENT} % interval")
     known = curve[curve["measured_s"].notna()]
-    curves(
-        axis, known, "threads", "measured_speedup", color=INK, linestyle="none", label="measured", zorder=4
+    draw.curves(
+        axis,
+        known,
+        "threads",
+        "measured_speedup",
+        color=draw.INK,
+        linestyle="none",
+        label="measured",
+        zorder=4,
     )
 
 
-@theme()
+@draw.theme()
 def residuals_figure(found: Sequence[Fitted], key: str) -> Figure | None:
     """Draw measured over fitted time, a row per path and a mark per measured thread count."""
     data = fitted_curves(found)
@@ -72,11 +68,11 @@ def residuals_figure(found: Sequence[Fitted], key: str) -> Figure | None:
             f"{words.workload_label(row['workload'])}: {words.path_label(row)}" for _, row in data.iterrows()
         ],
     )
-    drawing, (axis,) = panels(1, 0.23 * len(found) + 0.55, width_in=FULL_WIDTH_IN)
-    axis.axvline(0, **DOTTED)
-    intervals(axis, rows, "residual", "path", "count")
+    drawing, (axis,) = draw.panels(1, 0.23 * len(found) + 0.55, width_in=draw.FULL_WIDTH_IN)
+    axis.axvline(0, **draw.DOTTED)
+    draw.intervals(axis, rows, "residual", "path", "count")
     axis.set_xlabel("measured over fitted time, %")
-    legend(drawing, [axis])
+    draw.legend(drawing, [axis])
     alt = f"Measured over fitted time. {_residual_words(data)}."
     return Figure(key, drawing, data, residuals_caption(data), alt)
 

@@ -7,8 +7,8 @@ import pandas as pd
 import seaborn as sns
 from markupsafe import Markup
 
+from ktask.common import figures as draw
 from ktask.common import units
-from ktask.common.figures import ideal, label_left, legend, looks, panels, theme, thread_axis
 from ktask.models import published
 from ktask.report import markup
 from ktask.report import sentences as words
@@ -85,7 +85,7 @@ def comparison(studies: Sequence[Study]) -> pd.DataFrame:
     return both[both["workload"].isin(common)].reset_index(drop=True)
 
 
-@theme()
+@draw.theme()
 def published_figure(studies: Sequence[Study], key: str = PUBLISHED_KEY) -> Figure | None:
     """Draw the published curves and those of the run, one panel per workload."""
     data = comparison(studies)
@@ -95,16 +95,16 @@ def published_figure(studies: Sequence[Study], key: str = PUBLISHED_KEY) -> Figu
         kind=np.where(data["source"] == HERE, HERE, "published"),
         curve=data.groupby(["source", "what", "machine", "size_bytes"], dropna=False).ngroup(),
     )
-    look = looks(["published", HERE]) | {"style_order": ["published", HERE], "estimator": None}
+    look = draw.looks(["published", HERE]) | {"style_order": ["published", HERE], "estimator": None}
     groups = list(drawn.groupby("workload", sort=False))
-    drawing, axes = panels(len(groups), 2.4, sharex=True, sharey=True)
+    drawing, axes = draw.panels(len(groups), 2.4, sharex=True, sharey=True)
     for axis, (workload, rows) in zip(axes, groups, strict=True):
         sns.lineplot(rows, x="threads", y="speedup", hue="kind", style="kind", units="curve", ax=axis, **look)
-        ideal(axis, data["threads"])
+        draw.ideal(axis, data["threads"])
         axis.set_title(words.workload_label(str(workload)))
-    label_left(axes, "speedup")
-    thread_axis(axes, data["threads"], log=True)
-    legend(drawing, axes)
+    draw.label_left(axes, "speedup")
+    draw.thread_axis(axes, data["threads"], log=True)
+    draw.legend(drawing, axes)
     return Figure(key, drawing, data, finding(data), _alt(data))
 
 

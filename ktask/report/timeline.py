@@ -3,8 +3,8 @@
 import pandas as pd
 from markupsafe import Markup
 
+from ktask.common import figures as draw
 from ktask.common import units
-from ktask.common.figures import FULL_WIDTH_IN, Drawing, chunk_lanes, theme
 from ktask.report import sentences as words
 from ktask.report.bottlenecks import LIMIT_LABELS, LOSSES
 from ktask.report.figure import Figure
@@ -41,7 +41,7 @@ def timeline_data(limits: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
     return joined[columns]
 
 
-@theme()
+@draw.theme()
 def timeline_figure(limits: pd.DataFrame, traces: pd.DataFrame, workload: str, key: str) -> Figure | None:
     """Draw when each thread ran each chunk, one panel per path; None without a trace."""
     mine = limits[limits["workload"] == workload]
@@ -51,10 +51,10 @@ def timeline_figure(limits: pd.DataFrame, traces: pd.DataFrame, workload: str, k
     groups = list(data.groupby(PATH, sort=False))
     lanes = [min(int(rows["threads"].iloc[0]), MOST_LANES) for _, rows in groups]
     height = sum(lanes) * LANE_IN + 0.55 * len(groups) + 0.3
-    drawing = Drawing(figsize=(FULL_WIDTH_IN, height), layout="constrained")
+    drawing = draw.Drawing(figsize=(draw.FULL_WIDTH_IN, height), layout="constrained")
     axes = drawing.subplots(len(groups), 1, squeeze=False, height_ratios=[n + 1.4 for n in lanes]).flat
     for axis, (path, rows), count in zip(axes, groups, lanes, strict=True):
-        chunk_lanes(axis, rows, rows["wall_s"].iloc[0], count)
+        draw.chunk_lanes(axis, rows, rows["wall_s"].iloc[0], count)
         title = words.path_label(dict(zip(PATH, path, strict=True)))
         axis.set_title(f"{title}, {units.fmt_size(rows['size_bytes'].iloc[0])}")
     axes[-1].set_xlabel("time since the release of the threads (ms)")
