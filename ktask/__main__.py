@@ -1,4 +1,4 @@
-"""The command `ktask` from its first moment: what goes wrong while libraries are loaded is told in a line."""
+"""The command `ktask` from its first moment: what goes wrong while libraries are loaded is said in one line."""
 
 import sys
 from typing import NoReturn
@@ -14,14 +14,14 @@ def main() -> None:
     except KeyboardInterrupt:
         _end("interrupted; nothing is left behind", 130)
     except (ImportError, MemoryError, OSError) as error:
-        _end(_told(error), 1)
+        _end(_message(error), 1)
     try:
         run()
-    except ImportError as error:  # of what a verb loads; it tells of all else itself
-        _end(_told(error), 1)
+    except ImportError as error:  # of what a verb loads
+        _end(_message(error), 1)
 
 
-def _told(error: Exception) -> str:
+def _message(error: Exception) -> str:
     step = LAB if isinstance(error, ModuleNotFoundError) else STEP
     return f"a library cannot be loaded: {str(error) or 'memory has run out'}; {step}"
 

@@ -69,7 +69,7 @@ class Document:
     def read(self, struct: type[_Struct], what: str) -> _Struct:
         """Return the content as a struct; ValueError names the line.
 
-        A check in `__post_init__` whose message starts with `key=` is told with the line of that key.
+        A check in `__post_init__` whose message starts with `key=` gets the line of that key.
         """
         return self._struct(self._root, struct, what, 0)
 

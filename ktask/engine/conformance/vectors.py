@@ -136,7 +136,7 @@ def _row(path: Path, line: int, cells: dict[str, str]) -> _Row:
 
 @dataclass
 class _Row:
-    """One row of the table; whatever is wrong with a cell is told with its place."""
+    """One row of the table; what is wrong with a cell is said with its place."""
 
     path: Path
     line: int
@@ -174,7 +174,7 @@ class _Row:
         return value
 
     def compute(self, function: Callable, *args: Any, column: str | None = None, **kwargs: Any) -> Any:
-        """Return `function(...)`; an input that it refuses is told as an error of its column."""
+        """Return `function(...)`; an input that it refuses is an error of its column."""
         try:
             return function(*args, **kwargs)
         except ValueError as error:

@@ -353,11 +353,11 @@ class _File:
         for at in np.flatnonzero(bad[:-1])[:1]:
             pair = one.iloc[at : at + 2]
             off = np.abs(np.log(pair.time_s) - np.log(rows.time_s).median())
-            told = ", ".join(
+            pairs = ", ".join(
                 f"{int(n)} threads {t:g} s" for n, t in zip(pair.threads, pair.time_s, strict=True)
             )
             worst = f"{clock} {pair.time_s[off.idxmax()]:g} s does not fit its neighbours"
-            raise self.error(off.idxmax(), f"{worst} ({told}); are units mixed?")
+            raise self.error(off.idxmax(), f"{worst} ({pairs}); are units mixed?")
 
 
 def _unit_of(name: str, units: Mapping[str, float], default: str) -> str:
