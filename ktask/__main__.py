@@ -1,4 +1,4 @@
-"""The command `ktask` from its first moment: what goes wrong while libraries are loaded is said in one line."""
+"""The command `ktask` from its first moment: a library that cannot be loaded is one line."""
 
 import sys
 from typing import NoReturn
