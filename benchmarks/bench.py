@@ -249,7 +249,7 @@ def kernel_path(
 ) -> Contest:
     """Return the contest for one path of the kernel, entered by the same calls in the same chunks."""
     workload, advice = KERNEL_PATHS[method]
-    state, close = set_up(Case(workload, method, page_kind, size_bytes))
+    state, close = set_up(Case.of(workload, method, size=size_bytes, page_kind=page_kind))
     chunk = chunk_of(state, threads)
 
     def by_c(count: int) -> float:
@@ -292,7 +292,7 @@ def _beside_c(name: str, threads: int, by_ktask, by_c, close) -> Contest:
 
 def page_walk(name: str, method: str, size_bytes: int, threads: int, c_peers: ctypes.CDLL) -> Contest:
     """Return the contest for one page walk, by the same calls in the same chunks."""
-    state, close = set_up(Case("page_walk", method, "4KiB", size_bytes))
+    state, close = set_up(Case.of("page_walk", method, size=size_bytes, page_kind="4KiB"))
     chunk, found = chunk_of(state, threads), np.zeros(1, np.int64)
 
     def by_c(count: int) -> float:
@@ -306,10 +306,9 @@ def page_walk(name: str, method: str, size_bytes: int, threads: int, c_peers: ct
 
 def page_table_model(name: str, size_bytes: int, tables: str, threads: int) -> Contest:
     """Return the contest between walking a radix table in arrays and reading as much memory."""
-    options = (("tables", tables),)
     stack, contestants = ExitStack(), {}
     for what, method in (("walk", "radix"), ("read", "plain_read")):
-        case = Case("page_walk", method, "4KiB", size_bytes, options=options)
+        case = Case.of("page_walk", method, size=size_bytes, page_kind="4KiB", options={"tables": tables})
         state = stack.enter_context(prepared(case))
         contestants |= {f"{what}, {_threads(n)}": partial(seconds_of, state, n) for n in (1, threads)}
     return Contest(name, "ms", 1e3, contestants, f"read, {_threads(threads)}", 15, stack.close)
@@ -317,7 +316,7 @@ def page_table_model(name: str, size_bytes: int, tables: str, threads: int) -> C
 
 def zeroing(name: str, size_bytes: int, page_kind: str, threads: int, c_peers: ctypes.CDLL | None) -> Contest:
     """Return the contest for zeroing resident memory, from the Python call to its return."""
-    state, close = set_up(Case("zeroing", "auto", page_kind, size_bytes))
+    state, close = set_up(Case.of("zeroing", "auto", size=size_bytes, page_kind=page_kind))
     ctl = replace(state.ctl, max_threads=threads)
     address, size = state.region.address, state.region.size_bytes
     words = state.region.words
@@ -376,7 +375,7 @@ def kernel_contests(short: bool, c_peers: ctypes.CDLL | None) -> Named:
         return
     for method, kind in PATHS:
         size = 64 * MIB if short else 2 * GIB if kind == "1GiB" else GIB
-        if workloads.why_not(Case("zeroing", "populate", kind, size)) is None:
+        if workloads.why_not(Case.of("zeroing", "populate", size=size, page_kind=kind)) is None:
             what = f"{KERNEL_PATHS[method][0]} {method}, {fmt_size(size)} of {kind} pages, 2 threads"
             yield (
                 what,
@@ -392,7 +391,7 @@ def page_walk_contests(short: bool, c_peers: ctypes.CDLL | None) -> Named:
         return
     size = 64 * MIB if short else 16 * GIB
     for method in WALKS if c_peers else ():
-        if workloads.why_not(Case("page_walk", method, "4KiB", MIB)) is None:
+        if workloads.why_not(Case.of("page_walk", method, size=MIB, page_kind="4KiB")) is None:
             what = f"page walk {method}, {fmt_size(size)} of 4KiB pages, 2 threads"
             yield what, partial(page_walk, method=method, size_bytes=size, threads=2, c_peers=c_peers)
     size = GIB if short else 512 * GIB
@@ -406,7 +405,7 @@ def zeroing_contests(short: bool, c_peers: ctypes.CDLL | None) -> Named:
     sizes = (1, 4) if short else (1, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
     for size_mib, kind, n in itertools.product(sizes, ("THP", "4KiB"), sorted({1, cpu_count()})):
         size = size_mib * MIB
-        case = Case("zeroing", "auto", kind, size)
+        case = Case.of("zeroing", "auto", size=size, page_kind=kind)
         if workloads.why_not(case) is None and memory.region_need(size, kind) < memory.budget_bytes():
             what = f"zeroing {fmt_size(size)} of resident {kind} memory, {_threads(n)}"
             yield what, partial(zeroing, size_bytes=size, page_kind=kind, threads=n, c_peers=c_peers)

@@ -71,9 +71,8 @@ class Anything(Workload):
     """A workload that has every method, on every kind of page."""
 
     def method(self, name):
-        options = tuple(
-            Option(one, "", "usual") for one in ("work", "batch", "zones", "merge", "lock", "pages")
-        )
+        names = ("work", "batch", "zones", "merge", "lock", "pages", "layout")
+        options = tuple(Option(one, "", "usual", form=str) for one in names)
         return Method(name, "", "kernel", tuple(memory.PAGE_KINDS), options=options)
 
 

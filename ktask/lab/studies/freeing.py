@@ -38,7 +38,7 @@ def chunk_sizes(
 ) -> pd.DataFrame:
     """Return time, speedup and TLB shootdowns of MADV_DONTNEED by the size of a chunk."""
     threads = threads or topology.cpu_count()
-    case = Case("free", "dontneed", page_kind, parse_size(size))
+    case = Case.of("free", "dontneed", size=size, page_kind=page_kind)
     least = max(2 * MIB, case.page_size)
     chunks = [least << k for k in range(0, 12, 2) if least << k <= case.size_bytes // threads] or [least]
     variants = {0: How(1)} | {chunk: How(threads, chunk) for chunk in chunks}
@@ -69,8 +69,7 @@ def zone_lock(
     method = workloads.get("free").method("buddy")
     rows = []
     for setting in watched(settings, "settings"):
-        options = method.parse_options({"work": work, **setting})
-        case = Case("free", "buddy", "4KiB", parse_size(size), options=options)
+        case = Case.of("free", "buddy", size=size, page_kind="4KiB", options={"work": work, **setting})
         named = {one.name: case.option(one.name) for one in method.options if one.name != "layout"}
         rows.append(named | _lock_row(case, threads, rounds, seed))
     return pd.DataFrame(rows)

@@ -8,17 +8,16 @@ import pandas as pd
 
 from ktask import workloads
 from ktask.common.progress import watched
-from ktask.common.units import parse_size
 from ktask.lab.measure import stats
 from ktask.lab.measure.rounds import SEED, prepared
 from ktask.lab.studies.sampling import How, can_run, samples, walls
 from ktask.workloads import Case
 
 METHODS = ("pagemap_scan", "pagemap", "mincore", "radix")
-LAYOUTS: Mapping[str, tuple[tuple[str, str], ...]] = {
-    "dense": (),
-    "memory": (("pages", "memory"),),  # dense as well, with a page of its own for each entry
-    **{name: (("layout", name),) for name in ("sparse", "fragmented", "mixed")},
+LAYOUTS: Mapping[str, Mapping[str, str]] = {
+    "dense": {},
+    "memory": {"pages": "memory"},  # dense as well, with a page of its own for each entry
+    **{name: {"layout": name} for name in ("sparse", "fragmented", "mixed")},
 }
 
 
@@ -34,9 +33,10 @@ def walk_rates(
     for method in watched(METHODS, "methods"):
         known = {option.name for option in workloads.get("page_walk").method(method).options}
         for layout, options in LAYOUTS.items():
-            case = Case("page_walk", method, "4KiB", parse_size(size), options=options)
-            if known >= dict(options).keys() and can_run(case):
-                rows += [{"layout": layout} | row for row in _rates_of(case, threads, rounds, seed)]
+            if known >= options.keys():
+                case = Case.of("page_walk", method, size=size, page_kind="4KiB", options=options)
+                found = _rates_of(case, threads, rounds, seed) if can_run(case) else []
+                rows += [{"layout": layout} | row for row in found]
     return pd.DataFrame(rows)
 
 

@@ -8,7 +8,6 @@ import pandas as pd
 
 from ktask import workloads
 from ktask.common.progress import watched
-from ktask.common.units import parse_size
 from ktask.host import topology
 from ktask.lab.measure.rounds import SEED
 from ktask.lab.studies.sampling import How, row_of, samples_of
@@ -55,7 +54,7 @@ def ways(
     threads = threads or topology.cpu_count()
     rows = []
     for label, (workload, method, kind, options) in watched(entries.items(), "ways"):
-        case = Case(workload, method, kind, parse_size(size), options=options)
+        case = Case.of(workload, method, size=size, page_kind=kind, options=dict(options))
         if workloads.why_not(case) is None:
             found = samples_of(case, {1: How(1), threads: How(threads)}, rounds, seed)
             rows.append({"way": label} | row_of(found[threads], found[1], threads))

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ktask.common.progress import watched
-from ktask.common.units import fmt_size, parse_size
+from ktask.common.units import fmt_size
 from ktask.host import topology
 from ktask.lab.measure.rounds import SEED
 from ktask.lab.studies.sampling import How, can_run, samples_of, walls
@@ -32,12 +32,15 @@ def stores(
     """
     variants = {n: How(n) for n in sorted({1, threads or topology.cpu_count()})}
     rows = []
-    for size in map(parse_size, watched(sizes, "sizes")):
-        for case in (Case("zeroing", method, page_kind, size) for method in STORES):
-            if can_run(case):
-                for n, found in samples_of(case, variants, rounds, seed).items():
-                    gib_s = size / GIB / float(np.median(walls(found)))
-                    rows.append({"size_bytes": size, "stores": case.method, "threads": n, "gib_s": gib_s})
+    for size in watched(sizes, "sizes"):
+        for method in STORES:
+            case = Case.of("zeroing", method, size=size, page_kind=page_kind)
+            if not can_run(case):
+                continue
+            for n, found in samples_of(case, variants, rounds, seed).items():
+                gib_s = case.size_bytes / GIB / float(np.median(walls(found)))
+                row = {"size_bytes": case.size_bytes, "stores": method, "threads": n, "gib_s": gib_s}
+                rows.append(row)
     return pd.DataFrame(rows)
 
 
