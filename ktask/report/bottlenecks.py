@@ -17,7 +17,7 @@ from ktask.report.tables import CASE, PATH, sort_cases
 GOOD_EFFICIENCY = 0.9  # this much of the ideal speedup counts as "scales"
 NEAR_ROOF = 0.85  # this share of the highest user-space rate leaves nothing to gain
 LOSSES = ("start", "gaps", "end", "slower")
-TRACED = ("chunks", "spread", "traced_apart", "traced_s")
+TRACED = ("chunks", "spread", "traced_imbalance", "traced_s")
 ALONE = ("alone", "alone_low", "alone_high")
 TYPICAL = 1.25  # a traced repetition that took more, or less, by this factor is no evidence on the others
 MOST_OF_IT = 0.5  # a cause that explains this share of a loss is named
@@ -46,8 +46,8 @@ def trace_losses(trace: pd.DataFrame) -> dict[str, float]:
 
     `start`: before the first chunk of each thread, all of it for a thread that got none; `gaps`: between
     chunks; `end`: after the last one; `chunks`: inside chunks. They add up to 1. `spread` is the longest
-    time inside chunks of any thread over the mean, and `traced_apart` the share of the wall time between the
-    first and the last thread to end.
+    time inside chunks of any thread over the mean, and `traced_imbalance` the share of the wall time between
+    the first and the last thread to end.
     """
     threads, wall_s = int(trace["threads"].iloc[0]), float(trace["wall_s"].iloc[0])
     found = trace.groupby("helper").agg(first=("t0_s", "min"), last=("t1_s", "max"))
@@ -57,8 +57,8 @@ def trace_losses(trace: pd.DataFrame) -> dict[str, float]:
     gaps = ((found["last"] - found["first"]) - spent).sum()
     parts = {"start": start, "gaps": gaps, "end": end, "chunks": spent.sum()}
     shares = {name: float(part / total_s) for name, part in parts.items()}
-    apart = float(np.ptp(found["last"]) / wall_s)
-    return shares | {"spread": float(spent.max() / (spent.sum() / threads)), "traced_apart": apart}
+    imbalance = float(np.ptp(found["last"]) / wall_s)
+    return shares | {"spread": float(spent.max() / (spent.sum() / threads)), "traced_imbalance": imbalance}
 
 
 def limits_table(scaling: pd.DataFrame, traces: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -67,11 +67,11 @@ def limits_table(scaling: pd.DataFrame, traces: pd.DataFrame | None = None) -> p
     With a trace of the cell, the columns of `trace_losses`, and `slower`: how much of the thread time inside
     chunks is more than the serial call took for the same work. `roof_share` is the share of `memory_roof`,
     for zeroing only. `alone` is the time of one thread in the same chunks over that of the serial call, and
-    `cutting` what that is of the thread time, at the least that its interval allows. `limit` is one of
+    `chunking` what that is of the thread time, at the least that its interval allows. `limit` is one of
     `LIMIT_LABELS`.
     """
     several = scaling[~scaling["baseline"].astype(bool) & (scaling["threads"] > 1) & (scaling["n"] > 0)]
-    columns = ["roof_share", *LOSSES, *TRACED, "cutting", *ALONE]
+    columns = ["roof_share", *LOSSES, *TRACED, "chunking", *ALONE]
     if several.empty:
         return several.assign(limit=[], **{name: [] for name in columns})
     last = several.sort_values(["size_bytes", "threads"]).groupby(PATH, as_index=False).tail(1).copy()
@@ -101,12 +101,12 @@ def _alone(row: pd.Series, scaling: pd.DataFrame) -> dict[str, float]:
     alone = ~scaling["baseline"].astype(bool) & (scaling["threads"] == 1) & (scaling["n"] > 0)
     chunked = scaling[alone & (scaling[CASE] == row[CASE]).all(axis=1)]
     if chunked.empty:
-        return dict.fromkeys(["cutting", *ALONE], np.nan)
+        return dict.fromkeys(["chunking", *ALONE], np.nan)
     one = chunked.iloc[0]
     ends = (one["speedup"], one["speedup_high"], one["speedup_low"])  # the inverse of a speedup
     found = {name: 1 / end for name, end in zip(ALONE, ends, strict=True)}
     least = (found["alone_low"] - 1) * row["base_wall"] / (row["threads"] * row["wall"])
-    return found | {"cutting": least}
+    return found | {"chunking": least}
 
 
 LIMIT_LABELS = {
@@ -116,7 +116,7 @@ LIMIT_LABELS = {
     "gaps": "between chunks",
     "end": "imbalance",
     "roof": "memory roof",
-    "cutting": "cutting",
+    "chunking": "chunking overhead",
     "busy": "busy, slower",
     "waiting": "waiting",
     "both": "busy or waiting",
@@ -127,8 +127,8 @@ LIMIT_WORDS = {
     "gaps": "the largest loss is between chunks: taking the next one, or being interrupted",
     "end": "the largest loss is after a thread's last chunk: imbalance, which smaller chunks may help",
     "roof": "the rate is that of plain user-space stores: the memory takes no more",
-    "cutting": "in chunks the range is dearer than in one piece for one thread already: a system call for "
-    "each, and what it ends with",
+    "chunking": "one thread already takes longer in chunks than in one call: a system call for each chunk, "
+    "and what it ends with",
     "busy": "the threads ran, but the same work took them longer: a lock they spin on, the fault path, or "
     "memory and caches that they share",
     "waiting": "the threads were off the CPU part of the time: a lock they sleep on, or scheduling",
@@ -158,8 +158,8 @@ def _limit_of_chunks(row: pd.Series) -> str:
     lost = row["slower"] if _has_typical_trace(row) else 1 - row["efficiency"]
     if row["roof_share_low"] >= NEAR_ROOF:
         return "roof"
-    if row["cutting"] >= MOST_OF_IT * lost:
-        return "cutting"
+    if row["chunking"] >= MOST_OF_IT * lost:
+        return "chunking"
     if np.isnan(row["busy"]) or np.isnan(row["cpu_cost"]):
         return "unknown"
     if _more_cpu(row, "_low") >= 1 - row["busy_low"]:
@@ -184,11 +184,11 @@ def finding(limits: pd.DataFrame) -> Markup:
     bad = rest.drop(good.index).drop(near.index)
     lines = [Markup("<li>{}</li>").format(_reason(row)) for _, row in bad.iterrows()]
     names = words.listed([words.path_label(row) for _, row in few.iterrows()])
-    told = [f"Too few repetitions to tell: {names}."] * bool(names)
+    unknown = [f"Too few repetitions: {names}."] * bool(names)
     return markup.join(
         [
             markup.paragraph(
-                head, _scaling(good, len(good) == len(limits)), _undecided(near), _cutting(limits), *told
+                head, _scaling(good, len(good) == len(limits)), _undecided(near), _chunking(limits), *unknown
             ),
             Markup("<ul>{}</ul>").format(markup.join(lines)) if lines else "",
         ]
@@ -224,8 +224,8 @@ def _undecided(rows: pd.DataFrame) -> str:
     return f"Not decided, as the interval holds {limit}: {words.listed(shares)} of the ideal."
 
 
-def _cutting(rows: pd.DataFrame) -> str:
-    """Return what cutting the range costs without any second thread, empty if that was not measured."""
+def _chunking(rows: pd.DataFrame) -> str:
+    """Return the chunking overhead of one thread, empty if that was not measured."""
     known = rows[rows["alone"].notna()].sort_values("alone")
     if known.empty:
         return ""
@@ -233,11 +233,13 @@ def _cutting(rows: pd.DataFrame) -> str:
     ends = list(
         dict.fromkeys(f"{words.value(row, 'alone')} ({words.path_label(row)})" for row in (low, high))
     )
-    return f"Cutting alone: one thread in the same chunks takes {' to '.join(ends)} times the serial time."
+    return (
+        f"Chunking overhead: one thread in the same chunks takes {' to '.join(ends)} times the serial time."
+    )
 
 
 def _reason(row: pd.Series) -> Markup:
-    """Return what one path lost, the evidence for it, and what is known to end its scaling."""
+    """Return what one path lost, the evidence for it, and what is known of its bottleneck."""
     known = words.method_limit(row["workload"], row["method"])
     return Markup("<b>{}</b>, {} of the ideal: {}{}.{}").format(
         words.path_label(row),
@@ -258,7 +260,7 @@ def _evidence(row: pd.Series) -> str:
             parts.append(f"{words.percent(row['slower'])} of the thread time inside chunks")
         parts.append(f"CPU time {words.value(row, 'cpu_cost')} times that of the serial call")
         parts.append(f"on the CPU {words.value(row, 'busy', units.PERCENT)} of the time")
-    if row["limit"] == "cutting":
+    if row["limit"] == "chunking":
         parts.append(
             f"one thread in the same chunks takes {words.value(row, 'alone')} times as long as in one piece"
         )
@@ -296,7 +298,7 @@ def _columns(limits: pd.DataFrame) -> dict[str, Callable[[pd.Series], object]]:
     def percent_of(name: str) -> Callable[[pd.Series], str]:
         return lambda row: words.percent(row[name])
 
-    has_alone, has_apart = (limits[name].notna().any() for name in ("alone", "apart"))
+    has_alone, has_ends = (limits[name].notna().any() for name in ("alone", "imbalance"))
     has_sizes, has_counts = (limits[name].nunique() > 1 for name in ("size_bytes", "threads"))
     losses = [name for name in COLUMNS if (limits[name].abs() >= WORTH_SHOWING).any()]
     columns = {
@@ -307,7 +309,7 @@ def _columns(limits: pd.DataFrame) -> dict[str, Callable[[pd.Series], object]]:
         "Share of ideal": (lambda row: words.value(row, "efficiency", units.PERCENT), True),
         "CPU time ratio": (lambda row: words.value(row, "cpu_cost"), True),
         "On CPU": (percent_of("busy"), True),
-        "Threads end apart": (percent_of("apart"), has_apart),
+        "Imbalance": (percent_of("imbalance"), has_ends),
         "Chunks, 1 thread": (lambda row: words.value(row, "alone"), has_alone),
         **{COLUMNS[name]: (percent_of(name), True) for name in losses},
     }
@@ -316,7 +318,7 @@ def _columns(limits: pd.DataFrame) -> dict[str, Callable[[pd.Series], object]]:
 
 CAPTIONS = {
     "CPU time ratio": "of all threads over that of the serial call.",
-    "Threads end apart": "the time from the first thread that is done to the last, over the wall time.",
+    "Imbalance": "the time from the first thread that is done to the last, over the wall time.",
     "Chunks, 1 thread": "the time of one thread in the same chunks over that of the serial call.",
 }
 
@@ -325,7 +327,9 @@ def _caption(limits: pd.DataFrame, columns: Collection[str]) -> str:
     threads = words.count(int(limits["threads"].iloc[0]), "thread")
     same = [threads] * ("Threads" not in columns) + [words.sizes_of(limits)] * ("Size" not in columns)
     head = ", ".join(["Evidence on what keeps the speedup below the number of threads", *same])
-    told = [f"{name}: {text}" for name, text in CAPTIONS.items() if name in columns]
+    notes = [f"{name}: {text}" for name, text in CAPTIONS.items() if name in columns]
     if limits["traced_s"].notna().any():
-        told.append("Losses are shares of threads times wall time in one traced repetition; 0 % is left out.")
-    return f"{head}; median [95 % interval]. {' '.join(told)}"
+        notes.append(
+            "Losses are shares of threads times wall time in one traced repetition; 0 % is left out."
+        )
+    return f"{head}; median [95 % interval]. {' '.join(notes)}"

@@ -40,10 +40,10 @@ from ktask.report.reproduction import PUBLISHED_KEY
 from ktask.report.study import FIGURE_KINDS, Study, completed, data_hash, split_hosts
 from ktask.report.tables import Run
 
-ENDS_SCALING = "What ends its scaling"
+BOTTLENECK = "Bottleneck"
 METHODS_CAPTION = (
-    "The measured ways through the code. What ends their scaling is from reading and profiling the code, not "
-    "from this run; what this run shows about it is in section 5."
+    "The measured paths. Bottlenecks are from reading and profiling the kernel, not from this run; section 5 "
+    "shows what this run says about them."
 )
 
 
@@ -128,7 +128,7 @@ class Report:
             )
             for row in self._methods()
         ]
-        columns = ("Workload and method", "Who works", "Pages", "Operation", "What it does", ENDS_SCALING)
+        columns = ("Workload and method", "Who works", "Pages", "Operation", "What it does", BOTTLENECK)
         listing = table(columns, rows, caption=METHODS_CAPTION, key="methods")
         return Html(join([self._abouts(), listing if rows else paragraph("No workload was measured.")]))
 

@@ -116,8 +116,8 @@ def duration(seconds: float) -> str:
 VERDICT_WORDS = {
     "faster": "faster than {}",
     "slower": "slower than {}",
-    "no change": "not distinguishable from {}",
-    "unknown": "undecided for lack of repetitions",
+    "no change": "undecided against {}",
+    "unknown": "without a verdict for lack of repetitions",
 }
 
 
@@ -216,7 +216,7 @@ def throughput_caption(data: pd.DataFrame, roof: tuple[float, str] | None) -> Ma
 
 
 def needs_log(values: pd.Series) -> bool:
-    """Return whether values are too far apart for one linear axis."""
+    """Return whether values span too much for one linear axis."""
     return bool(values.max() > FAR_APART * values.min())
 
 
@@ -241,7 +241,7 @@ TWO_GROUPS = "a gap wider than either group, and than 5 % of the median"
 
 
 def two_groups(data: pd.DataFrame) -> list[str]:
-    """Return the labels of the samples of a distribution that fall apart into two groups."""
+    """Return the labels of the bimodal samples of a distribution."""
     warm = data[~data["cold"]]
     groups = warm.groupby([*PATH[:-1], "threads", "baseline"], sort=False)
     return [
@@ -251,12 +251,12 @@ def two_groups(data: pd.DataFrame) -> list[str]:
     ]
 
 
-SURE = 0.001  # how probable a drift as clear as one that is told may be by chance
+SURE = 0.001  # largest p-value of a drift that is reported
 
 
 def drifting(data: pd.DataFrame) -> list[str]:
     """Return the labels of the samples of a distribution whose times rise or fall with the rounds."""
-    told = []
+    labels = []
     for (*_, threads, _, _), rows in data[~data["cold"]].groupby(
         [*PATH[:-1], "threads", "baseline", "aa"], sort=False
     ):
@@ -265,18 +265,14 @@ def drifting(data: pd.DataFrame) -> list[str]:
         found = spearmanr(rows["round"], rows["wall_s"])
         if found.pvalue < SURE:
             how = "slower" if found.statistic > 0 else "faster"
-            told.append(f"{path_label(rows.iloc[0])} with {count(threads, 'thread')}, {how}")
-    return list(dict.fromkeys(told))
+            labels.append(f"{path_label(rows.iloc[0])} with {count(threads, 'thread')}, {how}")
+    return list(dict.fromkeys(labels))
 
 
 def distribution_caption(data: pd.DataFrame) -> Markup:
     """Return whether the repetitions form one group, how many were cold, and how to read the strip."""
     split = two_groups(data)
-    shape = (
-        f"Two groups: {'; '.join(split)}."
-        if split
-        else f"No sample falls apart into two groups ({TWO_GROUPS})."
-    )
+    shape = f"Bimodal: {'; '.join(split)}." if split else f"No bimodal samples ({TWO_GROUPS})."
     cold = int(data["cold"].sum())
     crossed = f"Cold, crossed and in no rate: {cold} of {len(data)}." if cold else "None was cold."
     drift = drifting(data)
@@ -310,12 +306,12 @@ def aa_caption(data: pd.DataFrame, floors: dict[str, NoiseFloor]) -> Markup:
     """Return how far equal measurements differ, and whether any pair is not equal."""
     unequal = sum(floor.unequal for floor in floors.values())
     finding = (
-        "Too few repetitions to tell whether the same measurement twice comes out equal."
+        "Too few repetitions for a verdict on equal measurements."
         if data["n"].min() < stats.ENOUGH
         else f"{unequal} of {count(len(data), 'interval')} {'exclude' if unequal != 1 else 'excludes'} 1"
         f" (chance alone: about 1 in 20)."
         if unequal
-        else f"The same measurement twice comes out equal: all {count(len(data), 'interval')} include 1."
+        else f"Equal measurements give equal times: all {count(len(data), 'interval')} include 1."
     )
     floor_text = "; ".join(noise_sentence(name, floor) for name, floor in floors.items())
     return Markup("{} Noise floor (grey): {}. {}").format(
@@ -379,7 +375,7 @@ def method_about(workload: str, method: str) -> str:
 
 
 def method_limit(workload: str, method: str) -> str:
-    """Return which lock or resource ends the scaling of a method, empty if it is not one of ours."""
+    """Return the bottleneck of a method, empty if it is not one of ours."""
     known = registry().get(workload)
     return next((one.limit for one in known.methods if one.name == method), "") if known else ""
 

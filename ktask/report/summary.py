@@ -30,7 +30,7 @@ def claims(scaling: pd.DataFrame, machine: str) -> list[Claim]:
     return [claim for claim in found if claim][:3]
 
 
-NOISY = 0.2  # a noise floor above this is the caveat to tell
+NOISY = 0.2  # a noise floor above this is the caveat
 
 
 def _scope(rows: pd.DataFrame, machine: str) -> str:
@@ -175,7 +175,7 @@ def losses(scaling: pd.DataFrame) -> str:
     slower, same = (int((several["verdict"] == name).sum()) for name in ("slower", "no change"))
     if not slower + same:
         return ""
-    parts = [f"{slower} slower"] * bool(slower) + [f"{same} not distinguishable"] * bool(same)
+    parts = [f"{slower} slower"] * bool(slower) + [f"{same} undecided"] * bool(same)
     total = words.count(len(several), "point")
     where = f"at none of {total}" if slower + same == len(several) else ""
     head = f"Threads help {where}" if where else f"Threads do not help at {slower + same} of {total}"

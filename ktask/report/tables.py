@@ -25,7 +25,7 @@ ELSEWHERE = 0.3  # a serial call that was on the CPU for less of its time had th
 SHORT_S = 1.5 * CPU_TIME_FROM_S  # some repetitions of such a case have no CPU time of their threads
 ESTIMATES = (
     *("wall", "base_wall", "rate", "bandwidth", "speedup", "efficiency", "cpu_cost", "vs_best"),
-    *("busy", "apart"),
+    *("busy", "imbalance"),
 )
 
 
@@ -86,7 +86,7 @@ def repetitions(run: Run) -> pd.DataFrame:
     table["flagged"] = pd.Series(warnings, index=table.index, dtype=bool)
     table["cpu_s"] = table["cpu_user_s"] + table["cpu_system_s"]
     table["in_rates"] = ~table["cold"] & (table["wall_s"] > 0)
-    table["apart"] = table.get("apart_s", np.nan) / table["wall_s"]
+    table["imbalance"] = table.get("apart_s", np.nan) / table["wall_s"]
     return table
 
 
@@ -163,7 +163,7 @@ def scaling_table(run: Run, floors: dict[str, NoiseFloor] | None = None) -> pd.D
     * `cpu_cost`: CPU time over that of the serial call, for the same work;
     * `vs_best`: speedup over the fastest serial call of any method for the same pages and size.
 
-    `apart` is the share of the wall time between the first thread that found no more chunks and the last;
+    `imbalance` is the share of the wall time between the first thread that found no more chunks and the last;
     NaN for one thread, and where it was not kept. `busy` is CPU time over wall time times threads. It and
     `cpu_cost` are NaN where other processes do most of the work, as when they exit (what this one used
     says nothing then), and for times below `SHORT_S`. `n`, `n_cold` and `n_flagged`
@@ -219,7 +219,7 @@ def _row(group: pd.DataFrame, base: pd.DataFrame, floors: dict[str, NoiseFloor])
     operations = float(group["operations"].median())
     shares = rows["cpu_s"] / (rows["wall_s"] * threads)
     busy = stats.estimate(shares.to_numpy()) if has_cpu else stats.NOTHING
-    apart = rows["apart"].dropna().to_numpy() if threads > 1 else []
+    imbalance = rows["imbalance"].dropna().to_numpy() if threads > 1 else []
     return {
         **{name: first[name] for name in PATH},
         "size_bytes": int(first["size_bytes"]),
@@ -241,7 +241,7 @@ def _row(group: pd.DataFrame, base: pd.DataFrame, floors: dict[str, NoiseFloor])
         **_columns("efficiency", _scaled(speedup, 1 / threads)),
         **_columns("cpu_cost", cpu_cost),
         **_columns("busy", busy),
-        **_columns("apart", stats.estimate(apart)),
+        **_columns("imbalance", stats.estimate(imbalance)),
         "involuntary": float(rows["ctx_involuntary"].mean()) if len(rows) else np.nan,
         "noise_floor": floor,
         "verdict": "baseline" if baseline else stats.verdict(speedup, floor),
@@ -377,7 +377,7 @@ def flags_table(run: Run) -> pd.DataFrame:
 
 
 def bimodal(values: np.ndarray) -> bool:
-    """Return whether a sample falls apart into two groups with a gap wider than both of them.
+    """Return whether a sample is bimodal: two groups with a gap wider than both of them.
 
     Each group needs three values and 15 % of them; the gap has to exceed the spread of either side and a
     twentieth of the median.

@@ -75,8 +75,8 @@ def caption(rows: pd.DataFrame, left_out: int = 0) -> Markup:
     for loss, mine in rows.groupby(rows.apply(_largest_loss, axis=1), sort=False):
         names = [words.path_label(row) for _, row in mine.iterrows()]
         shares = [words.percent(row[loss]) if loss else "" for _, row in mine.iterrows()]
-        told = words.listed([f"{name} {share}".strip() for name, share in zip(names, shares, strict=True)])
-        parts.append(f"{LOSS_WORDS[loss]} ({told})" if loss else f"nowhere to see ({told})")
+        paths = words.listed([f"{name} {share}".strip() for name, share in zip(names, shares, strict=True)])
+        parts.append(f"{LOSS_WORDS[loss]} ({paths})" if loss else f"not visible ({paths})")
     ratios = rows["traced_s"] / rows["wall"]
     ends = dict.fromkeys(units.fmt_number(one, 2) for one in (ratios.min(), ratios.max()))
     more = f" {words.count(left_out, 'path')} with a trace not drawn." if left_out else ""
@@ -84,22 +84,22 @@ def caption(rows: pd.DataFrame, left_out: int = 0) -> Markup:
         "The largest loss of thread time is {}. {} One extra repetition each, n = 1, hence no interval; it "
         "took {} times the median of the repetitions without a trace. Bars are chunks, the dotted line the "
         "end.{}"
-    ).format("; ".join(parts), _apart(rows), " to ".join(ends), more)
+    ).format("; ".join(parts), _imbalance(rows), " to ".join(ends), more)
 
 
-def _apart(rows: pd.DataFrame) -> str:
-    """Return how far apart the threads of a path end: over all repetitions, or in the trace alone."""
-    known = rows[rows["apart"].notna()].sort_values("apart")
+def _imbalance(rows: pd.DataFrame) -> str:
+    """Return the imbalance of the threads: over all repetitions, or in the trace alone."""
+    known = rows[rows["imbalance"].notna()].sort_values("imbalance")
     if len(known):
         ends = [
-            f"{words.value(row, 'apart', units.PERCENT)} ({words.path_label(row)})"
+            f"{words.value(row, 'imbalance', units.PERCENT)} ({words.path_label(row)})"
             for _, row in known.iterrows()
         ]
         reach = " to ".join(dict.fromkeys([ends[0], ends[-1]]))
-        return f"Over all repetitions, {words.n_range(known)}, threads end {reach} of the wall time apart."
-    traced = rows["traced_apart"]
+        return f"Imbalance over all repetitions ({words.n_range(known)}): {reach} of the wall time."
+    traced = rows["traced_imbalance"]
     ends = dict.fromkeys(words.percent(one) for one in (traced.min(), traced.max()))
-    return f"In the trace, the threads of a path end {' to '.join(ends)} of its time apart."
+    return f"Imbalance in the trace: {' to '.join(ends)} of the wall time."
 
 
 def alternative(rows: pd.DataFrame, workload: str) -> str:

@@ -570,8 +570,7 @@ def test_two_states_are_said_aloud():
     slow = ~run.records.baseline & (run.records["round"] % 2 == 0)
     run.records.loc[slow, "wall_s"] *= 2
     assert (
-        "Two groups: dontneed (4 KiB) with 2 threads."
-        in figures.distribution_figure(run, "free", "d").caption
+        "Bimodal: dontneed (4 KiB) with 2 threads." in figures.distribution_figure(run, "free", "d").caption
     )
 
 
@@ -605,7 +604,7 @@ def test_noise_above_the_effect_is_no_gain():
     table = tables.scaling_table(run, {"free": NoiseFloor(0.2, 0.0, 0.3, 5, 0)})
     assert set(table.verdict) == {"baseline", "no change"}
     text = summary.claims(table, "m")[0].text + words.workload_finding(table)
-    assert "not distinguishable from the serial call" in text
+    assert "undecided against the serial call" in text
     assert "faster" not in text
 
 
@@ -976,7 +975,9 @@ def test_thread_time_is_accounted_for(spans, start, gaps, end):
     found = limits.trace_losses(chunks(*spans))
     assert [found["start"], found["gaps"], found["end"]] == pytest.approx([start, gaps, end])
     assert sum(found[name] for name in ("start", "gaps", "end", "chunks")) == pytest.approx(1)
-    assert found["traced_apart"] == pytest.approx(2 * end)  # of two threads, one of which ends with the task
+    assert found["traced_imbalance"] == pytest.approx(
+        2 * end
+    )  # of two threads, one of which ends with the task
 
 
 def traced(run, *spans):
@@ -1008,16 +1009,16 @@ def test_what_limits_is_told_from_the_trace(spans, limit, text):
     assert text in said
 
 
-@pytest.mark.parametrize(("alone", "limit"), [(0.8, "cutting"), (0.98, "busy")])
-def test_what_chunks_alone_cost_is_told_apart_from_what_threads_cost(alone, limit):
+@pytest.mark.parametrize(("alone", "limit"), [(0.8, "chunking"), (0.98, "busy")])
+def test_chunking_overhead_is_separated_from_what_threads_cost(alone, limit):
     run = one_path({1: alone, 2: 1.4})  # of a loss of 0.3, chunks alone explain 0.17 or 0.01
     found, _ = traced(run, (0, 0, 1), (1, 0, 1))
     assert found.limit.tolist() == [limits.limits_table(tables.scaling_table(run)).limit[0]] == [limit]
     assert found.alone[0] == pytest.approx(1 / alone, rel=0.02)
     assert found.alone_low[0] < found.alone[0] < found.alone_high[0]
     said = f"one thread in the same chunks takes {words.value(found.iloc[0], 'alone')}"
-    assert f"Cutting alone: {said} (dontneed (4 KiB)) times the serial time." in limits.finding(found)
-    assert (f"{said} times as long" in limits.finding(found)) == (limit == "cutting")
+    assert f"Chunking overhead: {said} (dontneed (4 KiB)) times the serial time." in limits.finding(found)
+    assert (f"{said} times as long" in limits.finding(found)) == (limit == "chunking")
     assert "Chunks, 1 thread" in limits.table(found, "key")
     scaling = tables.scaling_table(run)
     assert scaling[scaling.size_bytes == GIB].apply(words.threads_label, axis=1).tolist() == [
@@ -1055,16 +1056,16 @@ def test_spinning_or_sleeping_is_left_open_where_the_intervals_do():
     assert "which of them costs more is not decided" in limits.finding(found)
 
 
-def test_how_far_apart_threads_end_is_told_over_all_repetitions():
+def test_imbalance_is_given_over_all_repetitions():
     run = one_path({2: 1.2})
     run.records["apart_s"] = run.records["wall_s"] * np.where(run.records.baseline, 0, 0.04)
     found, trace = traced(run, (0, 0, 1), (1, 0, 0.4))
     caption = timeline.timeline_figure(found, trace, "free", "timeline-free").caption
-    told = "threads end 4.00 [4.00, 4.00] % (dontneed (4 KiB)) of the wall time apart."
-    assert f"Over all repetitions, n = 7, {told}" in caption
+    told = "4.00 [4.00, 4.00] % (dontneed (4 KiB)) of the wall time."
+    assert f"Imbalance over all repetitions (n = 7): {told}" in caption
     old, trace = traced(one_path({2: 1.2}), (0, 0, 1), (1, 0, 0.4))
     caption = timeline.timeline_figure(old, trace, "free", "timeline-free").caption
-    assert "In the trace, the threads of a path end 60 % of its time apart." in caption
+    assert "Imbalance in the trace: 60 % of the wall time." in caption
 
 
 def test_a_drift_with_the_rounds_is_said():
@@ -1084,7 +1085,7 @@ def test_a_trace_unlike_the_other_repetitions_is_no_evidence():
 def test_too_few_repetitions_do_not_come_out_equal():
     run = one_path({2: 1.5}, n=2)
     floors = tables.noise_floors(tables.aa_table(run))
-    assert "Too few repetitions to tell" in words.aa_caption(tables.aa_table(run), floors)
+    assert "Too few repetitions for a verdict" in words.aa_caption(tables.aa_table(run), floors)
 
 
 def test_without_a_serial_call_no_speedup_is_told():
