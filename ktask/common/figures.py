@@ -6,8 +6,8 @@ not pass through pyplot, so nothing global changes and nothing has to be closed.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
@@ -63,9 +63,11 @@ MOST_COUNTS = 8  # above this, only the powers of two among thread counts are la
 DOTTED: dict[str, Any] = {"color": INK, "linewidth": 0.8, "linestyle": ":"}
 
 
-def theme() -> AbstractContextManager[None]:
-    """Return the context in which drawings are made and saved; also a decorator."""
-    return mpl.rc_context(THEME)
+@contextmanager
+def theme() -> Iterator[None]:
+    """Set the context in which drawings are made and saved; also a decorator."""
+    with mpl.rc_context(THEME):
+        yield
 
 
 class Drawing(Figure):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -132,7 +133,12 @@ def predictions(table: pd.DataFrame) -> draw.Drawing:
         sns.scatterplot(known, x="threads", y="measured_s", hue="use", style="use", ax=axis, **look)
         if rows["beyond"].any():
             start = rows.loc[rows["beyond"], "threads"].min() / math.sqrt(2)
-            ground = {"facecolor": "none", "edgecolor": draw.FAINT, "hatch": "///", "zorder": 0}
+            ground: dict[str, Any] = {
+                "facecolor": "none",
+                "edgecolor": draw.FAINT,
+                "hatch": "///",
+                "zorder": 0,
+            }
             axis.axvspan(start, rows["threads"].max() * 1.1, **ground)
         draw.thread_axis([axis], rows["threads"], log=True)
         draw.log_axis(axis, "y", text=fmt_time)
