@@ -1,4 +1,4 @@
-"""Counters of the kernel that tell, around a repetition, that something else happened than its work."""
+"""Counters of the kernel, read around a repetition, that show a disturbance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What would spoil a measurement on this machine, and what to do about it.
+"""What would disturb a measurement on this machine, and what to do about it.
 
 The doctor checks and advises; it never changes a setting. Each check is a small function from an
 `Examination` to a `Finding`; `CHECKS` lists them. `sample_state` and `state_flags` watch for the same
@@ -174,7 +174,7 @@ class Activity:
 
 @dataclass(frozen=True)
 class Probes:
-    """What only trying out tells: calls without arguments; None skips a check."""
+    """What can only be found out by trying: calls without arguments; None skips a check."""
 
     activity: Callable[[], Activity] | None = None
     populate_write: Callable[[], bool] | None = None
@@ -240,7 +240,7 @@ def diagnose(
     facts
         Result of `machine_facts`, if it is at hand.
     pagemap_scan
-        Call that tells whether the PAGEMAP_SCAN ioctl works; None skips the check.
+        Call that returns whether the PAGEMAP_SCAN ioctl works; None skips the check.
     probes
         What to try out; None is `LOCAL_PROBES` for this machine and nothing for a foreign `root`.
     system
@@ -326,9 +326,7 @@ def check_memory(exam: Examination) -> Finding | None:
     value = f"{available_bytes / GIB:.1f} GiB available"
     remedy = "Stop other programs, or raise the memory limit of the container."
     if available_bytes < TOO_LITTLE_MEMORY_BYTES:
-        return Finding(
-            "memory", value, "blocker", "Less than 256 MiB hold no region worth measuring.", remedy
-        )
+        return Finding("memory", value, "blocker", "Less than 256 MiB are too few for a measurement.", remedy)
     if available_bytes < LITTLE_MEMORY_BYTES:
         means = "Below 1 GiB the larger sizes are skipped, and reclaim may disturb the rest."
         return Finding("memory", value, "warning", means, remedy)
@@ -349,16 +347,16 @@ def check_cpus(exam: Examination) -> Finding | None:
             f"Start with `taskset -c 0-{online - 1} ktask ...`." if online > 1 else "Use a larger machine."
         )
         return Finding(
-            "cpus", value, "warning", "With one CPU helpers only take turns: no speedup can show.", remedy
+            "cpus", value, "warning", "With one CPU the threads take turns: there can be no speedup.", remedy
         )
     if len(affinity) < online:
-        means = f"The affinity mask allows CPUs {format_cpu_list(affinity)}; the others are out of reach."
+        means = f"The affinity mask allows CPUs {format_cpu_list(affinity)}; the others are not used."
         return Finding("cpus", value, "note", means, "Start from a shell without `taskset` or a cpuset.")
     return Finding("cpus", value, "ok", "The process may use every CPU that is online.")
 
 
 def check_quota(exam: Examination) -> Finding:
-    """Look for a CPU quota: it stops helpers in the middle of their work."""
+    """Look for a CPU quota: it stops threads during their work."""
     quota, online = exam.facts.get("quota_cpus"), exam.facts.get("threads")
     if quota is None:
         return Finding("quota", "none", "ok", "No control group limits the CPU time.")
@@ -429,7 +427,7 @@ def check_steal(exam: Examination) -> Finding | None:
     value = f"{exam.activity.steal_share:.1%} of the CPUs"
     if exam.activity.steal_share <= STEAL_LIMIT:
         return Finding(
-            "steal", value, "ok", "The host took no CPU time away just now; every repetition is watched too."
+            "steal", value, "ok", "The host took no CPU time just now; each repetition is checked as well."
         )
     means = "The host runs others on these CPUs; repetitions with steal are flagged."
     remedy = "Measure at another time, or on a host with CPUs of its own for this machine."
@@ -486,7 +484,7 @@ def _check_pool(facts: Facts, size_bytes: int) -> Finding:
         )
     value = f"{pool['free']} of {pool['total']} free"
     if pool["free"] > pool["reserved"]:
-        return Finding(name, value, "ok", f"Cases with {label} pages can run, as far as the pool reaches.")
+        return Finding(name, value, "ok", f"Cases with {label} pages can run if they fit into the pool.")
     means = f"No {label} page can be taken, so those cases are skipped."
     return Finding(name, value, "note", means, _pool_remedy(facts, size_bytes, pool["total"]))
 
@@ -508,16 +506,14 @@ def check_cold_memory(exam: Examination) -> Finding | None:
     if not facts["balloon"]:
         return Finding("cold_memory", "no balloon", "ok", "No balloon hands free memory back to a host.")
     if facts.get("balloon_reports_free_pages", facts.get("page_reporting")):
-        means = (
-            "The host takes freed pages away within seconds; touching them again is up to 50 times slower."
-        )
+        means = "The host takes freed pages away within seconds; touching them again is many times slower."
         remedy = (
             "None needed: the suite conditions its memory before the clock starts and flags cold repetitions."
         )
         return Finding("cold_memory", "free pages reported", "warning", means, remedy)
     means = "The host can take memory away by the balloon; pages it has to give back are slow at first touch."
     return Finding(
-        "cold_memory", "balloon", "note", means, "Ask the host's owner to leave the balloon alone meanwhile."
+        "cold_memory", "balloon", "note", means, "Ask the owner of the host not to use the balloon meanwhile."
     )
 
 
@@ -549,16 +545,16 @@ def check_numa_balancing(exam: Examination) -> Finding | None:
 
 
 def check_damon(exam: Examination) -> Finding | None:
-    """Look for the kernel's watcher of memory accesses, and for one that takes pages away."""
+    """Look for DAMON, which samples memory accesses and may reclaim idle pages."""
     actions = exam.facts.get("damon")
     if not actions:
         return None
     means = (
-        "The kernel (kdamond) samples which pages are in use, on CPU time of its own, and follows every "
-        "mapping of a page: beside 1 TiB of mappings of one file it took up to a whole CPU."
+        "The kernel (kdamond) samples which pages are in use. This takes CPU time, up to a whole CPU where "
+        "one file is mapped over and over."
     )
     if "pageout" in actions:
-        means += " What is not touched for a while it takes away: file pages, and with swap all others."
+        means += " It reclaims pages that are idle: file pages, and with swap all others."
     level = "note" if actions == ["stat"] else "warning"
     remedy = "`echo off | sudo tee /sys/kernel/mm/damon/admin/kdamonds/*/state` while measuring"
     return Finding("damon", f"on: {', '.join(actions)}", level, means, remedy)
@@ -579,7 +575,7 @@ def check_aslr(exam: Examination) -> Finding | None:
 
 
 def check_mitigations(exam: Examination) -> Finding | None:
-    """Look for mitigations, which make system calls and page faults dearer."""
+    """Look for mitigations, which make system calls and page faults slower."""
     texts = exam.facts.get("mitigations")
     if not texts:
         return None
@@ -595,14 +591,14 @@ def check_mitigations(exam: Examination) -> Finding | None:
 
 
 def check_virtualisation(exam: Examination) -> Finding | None:
-    """Tell whether this is a guest, which translates addresses twice and shares its CPUs."""
+    """Look for a hypervisor: a guest translates addresses twice and shares its CPUs."""
     virtual = exam.facts.get("virtualised")
     if virtual is None:
         return None
     if not virtual:
         return Finding("virtualisation", "none", "ok", "The kernel runs on the hardware itself.")
     means = "Page walks and first touches go through the host too; results hold for guests like this one."
-    remedy = "For figures of the hardware measure on the host."
+    remedy = "To measure the hardware, run on the host."
     return Finding("virtualisation", exam.facts.get("hypervisor", "unknown"), "note", means, remedy)
 
 
@@ -636,7 +632,7 @@ CHECKS: tuple[Callable[[Examination], Finding | None], ...] = (
 
 
 def worst(findings: Sequence[Finding]) -> str:
-    """Return the gravest level among the findings, 'ok' if there are none."""
+    """Return the most severe level among the findings, 'ok' if there are none."""
     return max((finding.level for finding in findings), key=LEVELS.index, default="ok")
 
 

@@ -98,7 +98,7 @@ def machine_facts(root: Path = ROOT) -> Facts:
     Returns
     -------
     dict
-        Keys are lower-case words, sizes end in ``_bytes``. What the machine does not tell has no key.
+        Keys are lower-case words, sizes end in ``_bytes``. What is not known has no key.
     """
     facts: Facts = {"schema_version": SCHEMA_VERSION}
     for collect in COLLECTORS:
@@ -128,7 +128,7 @@ def clean_text(text: str) -> str:
 
 
 def collect_host(root: Path) -> Facts:
-    """Name the host, and give it an identifier that does not tell the name."""
+    """Name the host, and give it an identifier that hides the name."""
     name = read_text(root / "proc/sys/kernel/hostname")
     machine_id = read_text(root / "etc/machine-id")
     known = [text for text in (machine_id, name) if text]
@@ -226,7 +226,7 @@ def collect_caches(root: Path) -> Facts:
 
 
 def collect_frequency(root: Path) -> Facts:
-    """Record how the clock of the CPUs is governed; virtual machines mostly do not tell."""
+    """Record how the clock of the CPUs is governed; most virtual machines do not show it."""
     files = [path / "cpufreq/scaling_governor" for _, path in numbered(root / CPU_DIR, "cpu")]
     governors = {text for text in map(read_text, files) if text}
     no_turbo, boost = (
@@ -256,7 +256,7 @@ def collect_mitigations(root: Path) -> Facts:
 
 
 def collect_hypervisor(root: Path) -> Facts:
-    """Tell whether the machine is virtual, and whose."""
+    """Record whether the machine is virtual, and the hypervisor."""
     dmi = [read_text(root / "sys/class/dmi/id" / name) or "" for name in ("sys_vendor", "product_name")]
     kind = read_text(root / "sys/hypervisor/type") or ""
     clocks = read_text(root / "sys/devices/system/clocksource/clocksource0/available_clocksource") or ""
@@ -272,7 +272,7 @@ def collect_hypervisor(root: Path) -> Facts:
 
 
 def _is_virtual(info: dict[str, str], hypervisor_files: bool, named: bool) -> bool | None:
-    if "flags" in info:  # x86: the processor itself tells
+    if "flags" in info:  # x86: a flag of the processor
         return hypervisor_files or "hypervisor" in info["flags"].split()
     return hypervisor_files or named if info else None
 
@@ -290,7 +290,7 @@ def collect_container(root: Path) -> Facts:
 
 
 def collect_balloon(root: Path) -> Facts:
-    """Tell whether the host can take free memory away from this virtual machine."""
+    """Record whether the host can take free memory away from this virtual machine."""
     devices = numbered(root / "sys/bus/virtio/drivers/virtio_balloon", "virtio")
     features = [read_text(path / "features") or "" for _, path in devices]
     bit = slice(BALLOON_REPORTING_BIT, BALLOON_REPORTING_BIT + 1)
@@ -419,7 +419,7 @@ def _version(package: str) -> str | None:
 
 
 def collect_checkout(_root: Path) -> Facts:
-    """Record the commit of this checkout, whether it was changed, the lock's hash and what strays from it."""
+    """Record the commit of this checkout, whether it was changed, and how the packages differ from the lock."""
     lock = PROJECT / "requirements.lock"
     commit = _git("rev-parse", "HEAD") if (PROJECT / ".git").exists() else None
     status = _git("status", "--porcelain", "--untracked-files=no") if commit else None

@@ -166,7 +166,7 @@ def allowed_cpus() -> tuple[int, ...]:
 
 
 def recorded_affinity(root: Path = ROOT) -> tuple[int, ...]:
-    """Return the affinity mask that ``/proc/self/status`` tells, sorted; empty if it does not."""
+    """Return the affinity mask in ``/proc/self/status``, sorted; empty if there is none."""
     status = read_text(root / "proc/self/status") or ""
     match = re.search(r"^Cpus_allowed_list:(.*)$", status, re.MULTILINE)
     return _cpus_if_valid(match[1]) if match else ()
@@ -241,7 +241,7 @@ def caches(root: Path = ROOT) -> list[dict[str, Any]]:
     -------
     list of dict
         ``level`` (1, 2, ...), ``type`` ('data', 'instruction' or 'unified'), ``size_bytes`` and
-        ``shared_cpus``, the CPUs in front of it. A cache that does not tell its size is left out.
+        ``shared_cpus``, the CPUs in front of it. A cache of unknown size is left out.
     """
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for _, cpu in numbered(root / CPU_DIR, "cpu"):

@@ -72,7 +72,7 @@ def test_a_watcher_of_memory_that_takes_pages_away_is_found(tmp_path, state, act
     found = {finding.name: finding for finding in diagnose(tmp_path)}.get("damon")
     assert (found and level_and_value(found)) == expected
     if action == "pageout" and found:
-        assert "takes away" in found.means
+        assert "reclaims" in found.means
         assert "kdamonds" in found.remedy
 
 
