@@ -1,10 +1,13 @@
 """Tables for the terminal: plain and of one width in a pipe, styled and fitted on a terminal."""
 
 import io
+import re
 import sys
+from pathlib import Path
 
 import pytest
 
+import ktask
 from ktask.cli.tables import as_text, show, table
 
 PARTS = ["[bold] 10 MiB :smile:", table(("case", "time"), [("free 4KiB", "1.5 ms"), ("x", "10 s")], indent=2)]
@@ -34,3 +37,10 @@ def test_a_terminal_gets_a_styled_head_and_its_own_width_but_whole_numbers(colum
 
 def test_long_rows_are_not_folded_in_a_pipe():
     assert len(as_text([table(("a",), [("word " * 100,)])]).splitlines()) == 2
+
+
+def test_only_the_command_line_knows_how_things_look_in_a_terminal():
+    """An engine alone has no rich."""
+    package = Path(ktask.__file__).parent
+    users = [p for p in package.rglob("*.py") if re.search(r"^\s*(from|import) rich\b", p.read_text(), re.M)]
+    assert users and {path.relative_to(package).parts[0] for path in users} == {"cli"}
