@@ -98,13 +98,10 @@ def is_refusal(stderr, value, allowed):
 
 
 @pytest.mark.parametrize(("line", "value", "allowed"), BAD.values(), ids=BAD)
-def test_bad_input_is_refused_in_one_line(line, value, allowed, spoilt, monkeypatch, capsys):
+def test_bad_input_is_refused_in_one_line(line, value, allowed, spoilt, typed):
     before = spoilt.files()
-    monkeypatch.setattr("sys.argv", ["ktask", *line.split()])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    out, err = capsys.readouterr()
-    assert (ended.value.code, out) == (2, "")
+    code, out, err = typed(*line.split())
+    assert (code, out) == (2, "")
     assert is_refusal(err, value, allowed), err
     assert spoilt.files() == before
 
@@ -119,18 +116,13 @@ def test_bad_input_is_refused_by_the_program_too(name, spoilt):
     assert spoilt.files() == before
 
 
-def test_a_check_that_fails_is_no_traceback(monkeypatch, capsys):
+def test_a_check_that_fails_is_no_traceback(monkeypatch, typed):
     def fail(*_):
         raise workloads.CheckError("3 pages still hold data")
 
     monkeypatch.setattr("ktask.lab.measure.cell.run_one", fail)
-    monkeypatch.setattr("sys.argv", ["ktask", "run", "zeroing"])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 1
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err == "ktask: no result, the work was not done as it should: 3 pages still hold data\n"
+    said = "ktask: no result, the work was not done as it should: 3 pages still hold data\n"
+    assert typed("run", "zeroing") == (1, "", said)
 
 
 # --- results ----------------------------------------------------------------------------------------------

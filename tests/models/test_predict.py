@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from scipy.special import ndtri
 
-from ktask.cli import app as cli
 from ktask.models import published
 from ktask.models.scaling import laws, learn, scores
 from ktask.models.scaling.posterior import Rows, fit, weighted_quantiles
@@ -149,13 +148,10 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("text", "message"), REFUSED.values(), ids=REFUSED)
-def test_a_bad_table_is_refused_with_its_line(text, message, written, capsys, monkeypatch):
+def test_a_bad_table_is_refused_with_its_line(text, message, written, typed):
     path = written(text)
-    monkeypatch.setattr("sys.argv", ["ktask", "predict", str(path), "--json"])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    out, err = capsys.readouterr()
-    assert (ended.value.code, out) == (2, "")
+    code, out, err = typed("predict", path, "--json")
+    assert (code, out) == (2, "")
     assert err.startswith(f"ktask: {path}, ") and message in err and err.count("\n") == 1
 
 
@@ -412,12 +408,12 @@ def test_a_machine_left_out_has_no_say_in_the_laws(learner):
     assert whole.laws(machine=name) == without.laws() != whole.laws()
 
 
-def test_held_out_groups_are_named_and_folders_checked(tmp_path, monkeypatch, capsys):
-    code, _, err = typed(monkeypatch, capsys, FOLDER, "--held-out", "author")
+def test_held_out_groups_are_named_and_folders_checked(typed, tmp_path):
+    code, _, err = typed("predict", FOLDER, "--held-out", "author")
     assert code == 2 and "'author' is not known; use machine, workload, table" in err
-    code, _, err = typed(monkeypatch, capsys, tmp_path, "--held-out", "machine")
+    code, _, err = typed("predict", tmp_path, "--held-out", "machine")
     assert code == 2 and "give that folder" in err
-    code, _, err = typed(monkeypatch, capsys, FOLDER, "--held-out", "machine", "--pool")
+    code, _, err = typed("predict", FOLDER, "--held-out", "machine", "--pool")
     assert code == 2 and "--fit-threads and --json only" in err
 
 
@@ -445,16 +441,9 @@ def test_tables_without_curves_are_listed_with_their_reason(shipped):
 # --- the command --------------------------------------------------------------------------------------------
 
 
-def typed(monkeypatch, capsys, *words):
-    monkeypatch.setattr("sys.argv", ["ktask", "predict", *map(str, words)])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    return ended.value.code, *capsys.readouterr()
-
-
-def test_the_json_keeps_its_contract(monkeypatch, capsys):
+def test_the_json_keeps_its_contract(typed):
     path = FOLDER / "ktask_vfio_pinning.csv"
-    code, out, err = typed(monkeypatch, capsys, path, "--fit-threads", "1,2,4", "--json")
+    code, out, err = typed("predict", path, "--fit-threads", "1,2,4", "--json")
     assert (code, err) == (0, "")
     result = json.loads(out)
     assert set(result["score"]) == {"median_ape_pct", "p90_ape_pct", "coverage", "n"}
@@ -469,15 +458,15 @@ def test_the_json_keeps_its_contract(monkeypatch, capsys):
     assert result["used_for_design"] and "ktask_vfio_pinning" in result["designed_on"]
 
 
-def test_the_text_shows_curves_and_score(written, monkeypatch, capsys):
-    code, out, _ = typed(monkeypatch, capsys, written(HEADER + GOOD))
+def test_the_text_shows_curves_and_score(typed, written):
+    code, out, _ = typed("predict", written(HEADER + GOOD))
     assert code == 0
     assert "machine: a, size_gib: 1" in out and "law " in out
     assert "of 1 times inside the 90 % interval" in out
 
 
-def test_a_table_without_a_curve_to_fit_is_exit_1(written, monkeypatch, capsys):
-    code, out, _ = typed(monkeypatch, capsys, written(HEADER + "a,1,1,3\na,8,1,2\n"))
+def test_a_table_without_a_curve_to_fit_is_exit_1(typed, written):
+    code, out, _ = typed("predict", written(HEADER + "a,1,1,3\na,8,1,2\n"))
     assert code == 1
     assert "not predicted: has times for 1, 8 threads" in out
 
@@ -494,20 +483,20 @@ def test_a_table_without_a_curve_to_fit_is_exit_1(written, monkeypatch, capsys):
         (["--by", "nobody"], "line 1: no column 'nobody'"),
     ],
 )
-def test_bad_options_are_refused(words, message, written, monkeypatch, capsys):
-    code, out, err = typed(monkeypatch, capsys, written(HEADER + GOOD), *words)
+def test_bad_options_are_refused(typed, words, message, written):
+    code, out, err = typed("predict", written(HEADER + GOOD), *words)
     assert (code, out) == (2, "")
     assert message in err and err.count("\n") == 1
 
 
-def test_a_missing_table_and_an_empty_folder_are_refused(tmp_path, monkeypatch, capsys):
-    assert typed(monkeypatch, capsys, tmp_path / "no.csv")[0] == 2
-    code, _, err = typed(monkeypatch, capsys, tmp_path)
+def test_a_missing_table_and_an_empty_folder_are_refused(typed, tmp_path):
+    assert typed("predict", tmp_path / "no.csv")[0] == 2
+    code, _, err = typed("predict", tmp_path)
     assert code == 2 and "holds no table with scaling curves" in err
 
 
-def test_an_impossible_machine_is_refused_with_its_line(written, tmp_path, monkeypatch, capsys):
+def test_an_impossible_machine_is_refused_with_its_line(typed, written, tmp_path):
     machine = tmp_path / "m.yaml"
     machine.write_text("nodes: 1\ncores_per_node: 0\n")
-    code, _, err = typed(monkeypatch, capsys, written(HEADER + GOOD), "--machine", Path(machine))
+    code, _, err = typed("predict", written(HEADER + GOOD), "--machine", Path(machine))
     assert code == 2 and "m.yaml, line 2: cores_per_node=0 is not allowed" in err
