@@ -1,4 +1,4 @@
-"""`ktask doctor`: what this machine can do and what would spoil a measurement."""
+"""`ktask doctor`: what this machine can do and what would disturb a measurement."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EXAMPLES = (
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Show what this machine can do and what would spoil a measurement; change nothing.
+    """Show what this machine can do and what would disturb a measurement; change nothing.
 
     Each finding comes with its remedy. Exit 1 only if something makes measuring impossible.
     """

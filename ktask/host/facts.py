@@ -419,7 +419,7 @@ def _version(package: str) -> str | None:
 
 
 def collect_checkout(_root: Path) -> Facts:
-    """Record the commit of this checkout, whether it was changed, and how the packages differ from the lock."""
+    """Record the commit of this checkout, whether it was changed, and what differs from the lock."""
     lock = PROJECT / "requirements.lock"
     commit = _git("rev-parse", "HEAD") if (PROJECT / ".git").exists() else None
     status = _git("status", "--porcelain", "--untracked-files=no") if commit else None

@@ -27,13 +27,13 @@ def open_questions(limits: pd.DataFrame) -> Markup:
 
 ASKED = {
     "busy": "What do the threads spin on, or share, in {}? The same work takes more CPU time there; from "
-    "user space the lock cannot be told from the memory. A profile of the kernel would tell.",
+    "user space a lock looks the same as slow memory. A profile of the kernel would show it.",
     "both": "Do the threads spin or sleep in {}? The same work takes more CPU time, and they are off the CPU "
     "part of the time.",
     "waiting": "What do the threads wait for in {}? They are off the CPU part of the time.",
     "end": "Would smaller chunks, or ones that shrink towards the end, help {}? Threads run out of work.",
-    "start": "Could helpers be at hand sooner for {}? Most of the loss is start-up.",
-    "gaps": "What holds threads up between chunks in {}?",
+    "start": "Could helpers start earlier for {}? Most of the loss is start-up.",
+    "gaps": "What delays threads between chunks in {}?",
 }
 
 

@@ -57,7 +57,7 @@ def findings(study: Study) -> Markup:
         (one.get("name", "?"), _mark(str(one.get("level", "?"))), one.get("value", ""), _advice(one))
         for one in sorted(study.findings, key=_severity)
     ]
-    caption = Markup("{}Check of the machine: {} of {} would spoil a measurement or may do so.").format(
+    caption = Markup("{}Check of the machine: {} of {} would or may disturb a measurement.").format(
         study.title, words.count(len(severe), "finding"), len(study.findings)
     )
     columns = ("Checked", "Result", "Value", "What it means, and the remedy")
@@ -113,7 +113,7 @@ def flags(study: Study) -> Markup:
 
 
 def _cold_ones(rows: pd.DataFrame) -> str:
-    """Return how the cold repetitions divide over one thread and several, empty if none was cold."""
+    """Return how many repetitions were cold with one thread and several, empty if none was cold."""
     if not rows["cold"].any():
         return ""
     several = rows["threads"] > 1
@@ -225,11 +225,11 @@ def crossover(study: Study, crossover: pd.DataFrame) -> Markup:
         "Slower at",
         "Sizes with a verdict",
         "Smallest",
-        "Price there",
+        "Overhead there",
     )
     caption = Markup(
         "{}Crossover: the smallest size from which threads win at every larger one, beyond the noise floor. "
-        "Price there: wall time minus that of an ideal split, at the smallest size [95 % interval]."
+        "Overhead there: wall time minus that of an ideal split, at the smallest size [95 % interval]."
     ).format(study.title)
     numeric = [column for column in columns if column not in ("Path", "Slower at")]
     return table(columns, rows, caption=caption, key=study.key("crossovers"), numeric=numeric)

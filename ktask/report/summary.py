@@ -73,7 +73,7 @@ def _serial_claim(serial: pd.DataFrame, machine: str) -> Claim | None:
     if serial.empty:
         return None
     best = serial.sort_values(["size_bytes", "rate"]).iloc[-1]
-    text = Markup("<b>{}:</b> one thread reaches {} ({}); there is no comparison with more.").format(
+    text = Markup("<b>{}:</b> one thread reaches {} ({}); more were not measured.").format(
         words.workload_label(best["workload"]), words.rate(best), words.path_label(best)
     )
     return Claim(
@@ -128,7 +128,7 @@ def caveat(
 def _of_the_run(
     scaling: pd.DataFrame, findings: Sequence[dict[str, Any]], skipped: int, missing: int
 ) -> Iterator[tuple[bool, str]]:
-    """Give each reason why a run says little, the gravest first, and whether it holds."""
+    """Give each reason why a run says little, the most severe first, and whether it holds."""
     reason = f": {words.count(skipped, 'case')} skipped, with the reason in appendix B" if skipped else ""
     yield not len(scaling), f"Nothing was measured{reason}."
     problems = [str(one.get("name", "?")) for one in findings if one.get("level") == "blocker"]
@@ -137,18 +137,18 @@ def _of_the_run(
     cells = words.count(missing, "cell")
     yield bool(missing), f"The run is not complete: {cells} of its grid {were} not measured."
     is_one = len(scaling) > 0 and scaling["threads"].max() == 1
-    yield is_one, "Only one thread was measured: nothing here says whether splitting pays."
+    yield is_one, "Only one thread was measured: this says nothing about splitting."
 
 
 def _of_the_numbers(scaling: pd.DataFrame, floors: dict[str, NoiseFloor]) -> Iterator[tuple[bool, str]]:
-    """Give each reason to doubt what was measured, the gravest first, and whether it holds."""
+    """Give each reason to doubt what was measured, the most severe first, and whether it holds."""
     cold, kept = int(scaling["n_cold"].sum()), int(scaling["n"].sum())
     yield cold > 0.1 * (cold + kept), f"{cold} of {cold + kept} repetitions were cold and are in no rate."
     yield not floors, "No A/A comparison was measured, so the noise of this machine is unknown."
     unequal = sum(floor.unequal for floor in floors.values())
     pairs = words.count(unequal, "A/A comparison")
     is_unequal = unequal > 0.2 * sum(floor.cells for floor in floors.values())
-    yield is_unequal, f"{pairs} did not come out equal; small effects may be drift."
+    yield is_unequal, f"{pairs} differed; small effects may be drift."
     few = words.count(int(scaling["n"].min()), "repetition")
     yield scaling["n"].min() < stats.ENOUGH, f"Some points rest on {few} only: no verdict there."
     loudest, floor = max(((name, one.floor) for name, one in floors.items()), key=lambda one: one[1])
@@ -160,12 +160,12 @@ def _of_the_numbers(scaling: pd.DataFrame, floors: dict[str, NoiseFloor]) -> Ite
 
 
 def _reach(scaling: pd.DataFrame, facts: dict[str, Any]) -> str:
-    """Return how far the numbers of a good run carry."""
+    """Return what the numbers of a good run do not show."""
     most = words.count(int(scaling["threads"].max()), "thread") if len(scaling) else "no thread"
     where = "in a virtual machine" if facts.get("virtualised") else "on one machine"
     return (
-        f"At most {most} {where}, in one state of it: nothing here says what more threads or another machine "
-        "would do. And these are single paths: no application gains this much by itself."
+        f"At most {most} {where}, in one state of it: more threads or another machine may differ. These are "
+        "single paths: no application gains this much by itself."
     )
 
 

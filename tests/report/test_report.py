@@ -631,8 +631,8 @@ def test_one_cpu_says_nothing_about_more_threads():
     report = Report([run])
     text = page_text(report)
     assert list(report.figures) == ["noise", "throughput-free", "distribution-free"]
-    assert "there is no comparison with more" in text
-    assert "Only one thread was measured: nothing here says whether splitting pays." in text
+    assert "more were not measured" in text
+    assert "Only one thread was measured: this says nothing about splitting." in text
     assert "No thread count above one was measured, so there is no crossover." in text
     assert "Nothing was measured with several threads, so there is nothing to compare." in text
     assert "No published times" not in text
@@ -662,7 +662,7 @@ def test_all_cold_run_reports_no_rate():
         ({}, "At most 2 threads on one machine, in one state of it"),
         ({"findings": [{"name": "thp", "level": "blocker"}]}, "found a blocker before the run: thp"),
         ({"floors": {}}, "No A/A comparison was measured"),
-        ({"floors": {"free": NoiseFloor(0.1, 0.1, 0.2, 4, 3)}}, "3 A/A comparisons did not come out equal"),
+        ({"floors": {"free": NoiseFloor(0.1, 0.1, 0.2, 4, 3)}}, "3 A/A comparisons differed"),
         ({"floors": {"free": NoiseFloor(0.3, 0, 0.4, 4, 0)}}, "equal calls of free differ by up to 30 %"),
     ],
 )
@@ -758,7 +758,7 @@ def test_findings_come_worst_first_with_a_mark_in_words():
     assert text.index("✗ blocker") < text.index("✓ ok")
     assert '<span class="bad">✗ blocker</span>' in text
     assert "Run <code>echo 1</code>." in text
-    assert "1 finding of 2 would spoil" in text
+    assert "1 finding of 2 would or may disturb" in text
 
 
 # --- the page ------------------------------------------------------------------------------------------
