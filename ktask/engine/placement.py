@@ -266,10 +266,12 @@ def wants_low_priority(name: str, asked: bool | None) -> bool:
 
 @contextlib.contextmanager
 def numba_threads(count: int) -> Iterator[None]:
-    """Let parallel regions use `count` threads, or as many as numba has; restore what was set."""
+    """Let parallel regions use `count` threads, or as many as numba has; restore what was set.
+
+    One thread needs no region, and numba 3 us to be told so.
+    """
     count = min(count, numba.config.NUMBA_NUM_THREADS)
-    before = numba.get_num_threads()
-    if before == count:
+    if count == 1 or (before := numba.get_num_threads()) == count:
         yield
         return
     numba.set_num_threads(count)

@@ -166,8 +166,9 @@ def run(
     KeyboardInterrupt
         On Ctrl-C, within one chunk; the exception carries the `Result` so far as `.result`.
     """
-    part = Node(start, size, site().machine.caller_nid)
-    return run_numa(part, ctl, policy, trace=trace, live=live, low_priority=low_priority)
+    where = site()
+    parts = (Node(start, size, where.machine.caller_nid),)
+    return _run(where, parts, ctl, policy, trace, live, low_priority)
 
 
 def run_numa(
@@ -193,7 +194,10 @@ def run_numa(
         CPUs by node if they are not to be read from the machine, for tests and studies:
         `ktask.host.topology.Topology.by_hand({0: [0], 1: [1]})`.
     """
-    where, parts = site(topo), _as_parts(nodes)
+    return _run(site(topo), _as_parts(nodes), ctl, policy, trace, live, low_priority)
+
+
+def _run(where: Site, parts: tuple[Node, ...], ctl: Ctl, policy: str, trace, live, low_priority) -> Result:
     key, wish = _wish(where, parts, ctl, policy)
     entry, undo = bound(ctl)
     if wish.plan.threads == 0:
@@ -304,17 +308,12 @@ class Task:
         try:
             if before is not None:
                 self.header["interrupt"] = signals.address
-            while not self._is_over():
-                with numba_threads(self.plan.threads):
-                    worker.work(self.state.address)
-                if signals.take():
+            with numba_threads(self.plan.threads):
+                while not worker.work(self.state.address):
+                    signals.take()
                     time.sleep(0)  # Python runs its signal handlers here; Ctrl-C leaves by an exception
         finally:
             signals.disarm(before)
-
-    def _is_over(self) -> bool:
-        parts = self.state.parts
-        return bool(self.header["stop"] or (parts["next_chunk"] >= parts["n_chunks"]).all())
 
     def conclude(self, undo: Bound | None) -> Result:
         """Return what came of a task that is over, after undoing what has to be undone."""

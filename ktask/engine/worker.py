@@ -33,12 +33,18 @@ def _has_chunks(part):
 
 
 @njit(cache=True, nogil=True)
+def _unfinished_parts(base):
+    """Return the number of parts with chunks left."""
+    count = 0
+    for k in range(load_plain(base + HEADER.n_parts)):
+        count += _has_chunks(part_at(base, k))
+    return count
+
+
+@njit(cache=True, nogil=True)
 def other_part(base, worker):
     """Return the index of a random part with chunks left, or -1 (ktask: uniform over unfinished parts)."""
-    n_parts = load_plain(base + HEADER.n_parts)
-    left = 0
-    for k in range(n_parts):
-        left += _has_chunks(part_at(base, k))
+    left = _unfinished_parts(base)
     if left == 0:
         return -1
     seed = load_plain(worker + WORKER.random)
@@ -47,7 +53,7 @@ def other_part(base, worker):
     seed ^= (seed << 17) & 0x7FFFFFFFFFFFFFFF
     store(worker + WORKER.random, seed)
     skip = seed % left
-    for k in range(n_parts):
+    for k in range(load_plain(base + HEADER.n_parts)):
         if _has_chunks(part_at(base, k)):
             if skip == 0:
                 return k
@@ -218,7 +224,8 @@ def _region(base, n_threads):
 def work(base):
     """Carry out a task in the mode that its header names, and leave nothing of that mode behind.
 
-    In compiled code from end to end, so that no Python signal handler can come in between.
+    In compiled code from end to end, so that no Python signal handler can come in between. Returns whether it
+    is over: all chunks are taken, or one has failed. If not, a signal has come in, and it can go on.
     """
     n_threads = load_plain(base + HEADER.n_threads)
     pinned = load_plain(base + HEADER.helper_masks) != 0
@@ -239,6 +246,7 @@ def work(base):
     _renice_helpers(base, load_plain(base + HEADER.caller_nice))
     if pinned:
         _free_threads(base)
+    return load(base + HEADER.stop) != 0 or _unfinished_parts(base) == 0
 
 
 @njit(cache=True, nogil=True)
