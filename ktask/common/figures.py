@@ -14,7 +14,6 @@ from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib as mpl
-import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -33,21 +32,16 @@ INK, FAINT, WARN = "#010203", "#c0c1c2", "#b00021"
 SHADES = (PALETTE[0], PALETTE[6])  # of neighbouring chunks
 THEME = {
     **sns.axes_style("ticks"),
-    **sns.plotting_context("paper"),
+    **sns.plotting_context("paper", font_scale=0.95),
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor"), INK),
     **dict.fromkeys(("xtick.color", "ytick.color"), INK),
-    **dict.fromkeys(("font.size", "axes.labelsize", "axes.titlesize", "legend.title_fontsize"), 8.5),
-    **dict.fromkeys(("legend.fontsize", "xtick.labelsize", "ytick.labelsize"), 8.5),
     **dict.fromkeys(("axes.linewidth", "xtick.major.width", "ytick.major.width"), 0.6),
-    **dict.fromkeys(("xtick.major.size", "ytick.major.size"), 3.5),
     **dict.fromkeys(("axes.spines.top", "axes.spines.right", "axes.formatter.useoffset"), False),
     "axes.titlelocation": "left",
     "figure.titlesize": 9.5,
     "grid.color": FAINT,
     "grid.linewidth": 0.5,
     "legend.frameon": False,
-    "lines.linewidth": 1.3,
-    "lines.markersize": 4.5,
     "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the same layout everywhere
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "ktask",  # the same drawing gives the same bytes
@@ -259,9 +253,9 @@ def chunk_lanes(axis: Axes, chunks: pd.DataFrame, wall_s: float, threads: int) -
     `chunks` has a row per chunk: `helper` (0 is the caller), `t0_s` and `t1_s` since the release.
     """
     for helper, part in chunks[chunks["helper"] < threads].sort_values("t0_s").groupby("helper"):
-        spans = np.column_stack([part["t0_s"], part["t1_s"] - part["t0_s"]]) * 1e3
+        spans = [(1e3 * t0, 1e3 * (t1 - t0)) for t0, t1 in zip(part["t0_s"], part["t1_s"], strict=True)]
         shades = SHADES * (len(part) // 2 + 1)
-        edge = {"facecolors": shades[: len(part)], "edgecolors": INK, "linewidth": 0.3}
+        edge: dict[str, Any] = {"facecolors": shades[: len(part)], "edgecolors": INK, "linewidth": 0.3}
         axis.broken_barh(spans, (helper - 0.38, 0.76), **edge)
     axis.axvline(wall_s * 1e3, **DOTTED)
     axis.set_yticks(range(threads), ["caller", *(f"helper {i}" for i in range(1, threads))])
@@ -322,8 +316,7 @@ def size_axis(
 ) -> None:
     """Mark as many of the sizes (bytes) as have room, on logarithmic axes that the panels share."""
     wanted = sorted(set(sizes), reverse=True)
-    drawing = axes[0].get_figure()
-    width_in = width_in or drawing.get_figwidth() / columns_of(len(axes)) - 0.35
+    width_in = width_in or axes[0].figure.bbox_inches.width / columns_of(len(axes)) - 0.35
     per_inch = max(math.log2(wanted[0] / wanted[-1]), 1) / (0.9 * width_in)
     shown = wanted[:1]
     for size in wanted[1:]:
@@ -362,12 +355,13 @@ def to_svg(drawing: Figure, key: str, alt: str) -> str:
 
     `key` makes its identifiers differ from those of other drawings on the page.
     """
-    for one in (drawing, *drawing.axes):
-        one.patch.set_visible(False)
+    for patch in (drawing.patch, *(axis.patch for axis in drawing.axes)):
+        patch.set_visible(False)
     buffer = StringIO()
     with theme(), mpl.rc_context({"svg.hashsalt": key}):
         # As `savefig`, which draws everything twice, the first time for nothing.
-        drawing.get_layout_engine().execute(drawing)
+        if engine := drawing.get_layout_engine():
+            engine.execute(drawing)
         drawing.set_layout_engine("none")
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         FigureCanvasSVG(drawing).print_svg(buffer, metadata=nothing)

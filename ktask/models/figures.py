@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -133,13 +132,8 @@ def predictions(table: pd.DataFrame) -> draw.Drawing:
         sns.scatterplot(known, x="threads", y="measured_s", hue="use", style="use", ax=axis, **look)
         if rows["beyond"].any():
             start = rows.loc[rows["beyond"], "threads"].min() / math.sqrt(2)
-            ground: dict[str, Any] = {
-                "facecolor": "none",
-                "edgecolor": draw.FAINT,
-                "hatch": "///",
-                "zorder": 0,
-            }
-            axis.axvspan(start, rows["threads"].max() * 1.1, **ground)
+            end = rows["threads"].max() * 1.1
+            axis.axvspan(start, end, facecolor="none", edgecolor=draw.FAINT, hatch="///", zorder=0)
         draw.thread_axis([axis], rows["threads"], log=True)
         draw.log_axis(axis, "y", text=fmt_time)
         _title(axis, curve)

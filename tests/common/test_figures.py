@@ -56,10 +56,12 @@ def test_intervals_lie_in_rows(points):
 
 
 def test_drawing_and_saving_leave_no_trace(points, tmp_path):
-    before = dict(mpl.rcParams)
-    for name in ("one.svg", "two.svg", "three.png"):
-        figures.save(drawn(points)[0], tmp_path / name)
-    assert dict(mpl.rcParams) == before
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        before = dict(mpl.rcParams)
+        for name in ("one.svg", "two.svg", "three.png"):
+            figures.save(drawn(points)[0], tmp_path / name)
+        assert dict(mpl.rcParams) == before
     assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
     assert drawn(points)[0]._repr_png_().startswith(b"\x89PNG")
 
