@@ -25,7 +25,7 @@ from ktask.engine.trace import write_chrome, write_csv, write_figure
 from ktask.host import topology
 from ktask.lab.measure import flags, stats
 from ktask.lab.measure.measurement import CHUNKED, Measurement, Protocol, Variant, is_of, variants
-from ktask.lab.measure.rounds import SERIAL_POLICY, interleave, prepared, repeat
+from ktask.lab.measure.rounds import SERIAL_POLICY, Repetition, interleave, prepared, repeat
 from ktask.lab.measure.rows import observed, row_of
 from ktask.memory import region as memory
 from ktask.workloads import Case, State
@@ -114,7 +114,7 @@ def run_one(case: Case, threads: int | None, repetitions: int, trace: Path | Non
         found = measure_case(case, [threads], rules, trace=trace is not None, chunked=False)
     except memory.UnavailableError as error:
         return {"skipped": str(error)}
-    if trace is not None:
+    if trace is not None and found.traced is not None:
         WRITERS.get(trace.suffix, write_csv)(found.traced, trace)
     return found.as_dict(threads)
 
@@ -184,7 +184,8 @@ class _Cell:
 
         On a virtual machine this is where the host gives back the memory that the case needs.
         """
-        end, walls, is_steady = self.clock() + self.protocol.warmup_s, [], False
+        end, is_steady = self.clock() + self.protocol.warmup_s, False
+        walls: list[float] = []
         while not is_steady and (not walls or self.clock() <= end):
             walls.append(self.repeat(self.variants[0]))
             is_steady = sum(wall <= STEADY_FACTOR * min(walls) for wall in walls) >= 2
@@ -209,7 +210,8 @@ class _Cell:
             round_and_order = divmod(len(self.rows) - self.n_warmups, len(self.variants))
         case, state = self.found.case, self.state
         policy = "dynamic" if variant.chunk_size else SERIAL_POLICY if variant.baseline else case.policy
-        end, repetitions, is_last = self.clock() + LONGEST_S, [], False
+        end, is_last = self.clock() + LONGEST_S, False
+        repetitions: list[Repetition] = []
         while not is_last:
             is_last = len(repetitions) + 1 == self.calls or (bool(repetitions) and self.clock() > end)
             observe = observed if is_last or not repetitions else lambda: None
@@ -246,7 +248,8 @@ class _Cell:
 
         It is no part of the rows: reading the clock around each chunk costs what the others do not pay.
         """
-        variant, tries = self.variants[-1], []
+        variant = self.variants[-1]
+        tries: list[Result] = []
         usual_s = float(np.median([row["wall_s"] for row in self.rows if is_of(row, variant)]))
         while len(tries) < MOST_TRACED and not any(one.wall_s < STEADY_FACTOR * usual_s for one in tries):
             tries.append(repeat(self.state, variant.threads, self.found.case.policy, trace=True).result)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -85,7 +85,7 @@ class Variant(NamedTuple):
         return self.baseline and self.name == "aa"
 
 
-def variants(threads: Sequence[int]) -> list[Variant]:
+def variants(threads: Iterable[int]) -> list[Variant]:
     """Return the variants of a round for these thread counts."""
     return [
         Variant("serial", 1, baseline=True),

@@ -203,7 +203,7 @@ def ratio_interval(
     middle = median_1 - median_2
     low = middle - reach(median_1 - low_1, high_2 - median_2)
     high = middle + reach(high_1 - median_1, median_2 - low_2)
-    centre = np.median(numerator, axis=-1) / np.median(denominator, axis=-1)
+    centre = np.median(np.asarray(numerator), axis=-1) / np.median(np.asarray(denominator), axis=-1)
     return np.minimum(np.exp(low), centre), centre, np.maximum(np.exp(high), centre)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 
@@ -15,6 +15,7 @@ from ktask.lab.measure.rounds import SEED, prepared
 from ktask.lab.studies.sampling import How, row_of, sample, samples, samples_of
 from ktask.memory import region as memory
 from ktask.workloads import Case
+from ktask.workloads.free.buddy import Buddy
 
 MIB = memory.MIB
 LOCK_SETTINGS: tuple[dict[str, Any], ...] = (
@@ -76,7 +77,8 @@ def zone_lock(
 
 
 def _lock_row(case: Case, threads: int, rounds: int, seed: int) -> dict[str, Any]:
-    with prepared(case) as state:
+    with prepared(case) as ready:
+        state = cast(Buddy, ready)
         found = samples(state, {1: How(1), threads: How(threads)}, rounds, seed)
         sample(state, How(threads))
         counts = state.locks
