@@ -86,7 +86,7 @@ QUEUE = np.dtype(
 
 
 # The machine in numbers: all its figures and its layout, and what is known of the task.
-Costs = namedtuple(
+Costs = namedtuple(  # type: ignore[misc]  # the names follow from the description
     "Costs", (*FIGURES, "nodes", "cores_per_node", "smt", "n_workers", "hand_over", "loads_to_end")
 )
 
@@ -337,7 +337,7 @@ def _rescale(agents, clocks, heaps, queues, members, costs, state):
 def _take_chunk(base, worker_index):
     """Take the next chunk as the engine does; return part, chunk and bounds, part -1 if there is none."""
     worker = worker_at(base, worker_index)
-    part_index = load_plain(worker + WORKER.part)
+    part_index = load_plain(worker + WORKER.part)  # type: ignore[call-arg, var-annotated]  # an intrinsic
     while True:
         part = part_at(base, part_index)
         chunk = fetch_add(part + PART.next_chunk, 1)
