@@ -50,7 +50,7 @@ def simulate(
         str | None, typer.Option(metavar="RUN", help="Write the description from this run instead.")
     ] = None,
     contention: Annotated[
-        bool, typer.Option("--contention", help="Hold the published contention tables against the simulator.")
+        bool, typer.Option("--contention", help="Compare the simulator with the published contention tables.")
     ] = False,
     base: Base = None,
     as_json: AsJson = False,

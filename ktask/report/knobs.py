@@ -112,7 +112,7 @@ def traced(case: Case, threads: int | None = None) -> Result:
 
 
 def more_threads(run: str | Path) -> Knob:
-    """Return knobs for the path and for how many threads its law is carried on to."""
+    """Return knobs for the path and for the thread counts to predict."""
     found = load_run(run)
     scaling = tables.scaling_table(found)
     scaling = scaling[scaling["size_bytes"] == scaling.groupby(tables.PATH)["size_bytes"].transform("max")]

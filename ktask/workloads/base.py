@@ -117,7 +117,7 @@ class Case:
 
     @property
     def about(self) -> str:
-        """What the case does, and what ends its scaling, in a few lines."""
+        """What the case does, and its bottleneck, in a few lines."""
         workload = get(self.workload)
         method = workload.method(self.method)
         lines = [workload.about, f"{method.name} ({method.backend}): {method.about}."]
@@ -220,7 +220,7 @@ class Method:
     options
         What else can be set, by `ktask run --set name=value` or by `options:` in a grid.
     limit
-        A sentence for the report: which lock or resource ends its scaling.
+        A sentence for the report: its bottleneck, a lock or resource.
     """
 
     name: str

@@ -25,7 +25,7 @@ _REGISTER_BUFFERS2, _UPDATE_BUFFERS, _UNREGISTER_BUFFERS, _SPARSE = 15, 16, 1, 1
 _SETUP_PARAMS_BYTES = 120
 SLOTS = 1024  # of one ring's table
 RING_BYTES = 16 * memory.KIB  # of its own that count as locked: of 1 MiB allowed, 8 rings left 896 KiB
-# A buffer may have up to 1 GiB, but larger ones are dearer per page: one of 1 GiB (4 KiB pages) took 20.7 ms,
+# A buffer may have up to 1 GiB, but larger ones cost more per page: one of 1 GiB (4 KiB pages) took 20.7 ms,
 # two threads with buffers of 128 MiB 5.7, as if they were 3.6 times as fast. In equal pieces it is 1.83.
 # Never less than a page: VmPin counts a page once per ring that has a part of it.
 BUFFER = 64 * memory.MIB

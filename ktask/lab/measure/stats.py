@@ -60,7 +60,7 @@ NOTHING = Estimate(np.nan, np.nan, np.nan, np.nan, 0)
 
 
 class NoiseFloor(NamedTuple):
-    """How far the ratio of two equal measurements strays from 1.
+    """How far the ratio of two equal measurements is from 1.
 
     Attributes
     ----------

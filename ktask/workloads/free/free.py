@@ -1,6 +1,6 @@
 """Free: give a populated range back to the kernel, by zapping it, by unmapping it, or by exiting.
 
-What ends the scaling of each way is said with its method. Seen on 1 GiB with two CPUs of a KVM guest (Linux
+The bottleneck of each method is said with it. Seen on 1 GiB with two CPUs of a KVM guest (Linux
 6.18): shares of the time by sampling at 8 kHz with the callers of locks, the waiting of `munmap` by
 its CPU time, and TLB shootdowns by /proc/interrupts, one per call: 23 % of the CPU time of MADV_DONTNEED in
 chunks of 2 MiB, 2 % in chunks of 32 MiB. `notebooks/free.ipynb` measures what needs no profiler.

@@ -213,7 +213,7 @@ WORKLOAD = Workload(
         ),
         Method(
             "plain_read",
-            "the memory of that table read from start to end: the bandwidth that a walk is held against",
+            "the memory of that table read from start to end: the bandwidth roof of a walk",
             "model",
             ("4KiB",),
             limit="The memory: reading is all that is done.",
