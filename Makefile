@@ -40,9 +40,10 @@ docs: $(READY) ## build the documentation in build/docs, and run its examples
 	@$(BIN)/python -m sphinx -W --keep-going -q -c docs -d build/docs/.doctrees -b doctest . build/docs/.doctest
 	@ln -sf README.html build/docs/index.html; echo build/docs/index.html
 
-lint: $(READY) ## check style, the direction of imports, and that notebooks carry no outputs
+lint: $(READY) ## check style, types, the direction of imports, and that notebooks carry no outputs
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo --no-cache
 	@$(BIN)/python tests/check_notebooks.py
 

@@ -44,6 +44,7 @@ def main(folder: Path) -> None:
 def get_uv(pip: list[str]) -> bool:
     """Install the uv that the lock names, and return whether that worked."""
     pinned = re.search(r"^uv==.*\\\n(?:    --hash=.*\n)+", LOCK.read_text(encoding="utf-8"), re.MULTILINE)
+    assert pinned, f"{LOCK} has no uv"
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
         file.write(pinned[0])
         file.flush()

@@ -33,7 +33,8 @@ def formatted(table: Any, **forms: Callable[[Any], str]) -> Any:
         name, kind = str(column.name), column.dtype.kind
         if name in forms:
             return forms[name]
-        endings = {"_bytes": fmt_size, "_per_s": partial(fmt_rate, unit="entry"), "_s": fmt_time}
+        rate = partial(fmt_rate, unit="entry")
+        endings: dict[str, Callable[[Any], str]] = {"_bytes": fmt_size, "_per_s": rate, "_s": fmt_time}
         fitting = (to_text for ending, to_text in endings.items() if name.endswith(ending))
         return next(fitting, fmt_number if kind == "f" else str) if kind in "iuf" else str
 

@@ -7,7 +7,7 @@ standard library is used, so that the import costs next to nothing.
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -44,7 +44,7 @@ class Topology:
     nodes: tuple[Node, ...]
 
     @classmethod
-    def by_hand(cls, cpus_by_node: dict[int, Iterable[int]]) -> "Topology":
+    def by_hand(cls, cpus_by_node: Mapping[int, Iterable[int]]) -> "Topology":
         """Return the topology described by a mapping from node number to CPUs."""
         return cls(tuple(Node(nid, tuple(sorted(cpus))) for nid, cpus in sorted(cpus_by_node.items())))
 

@@ -65,7 +65,7 @@ class FilledSpace:
         n_pages = max(1, -(-size_bytes // BASE_PAGE))
         self.size_bytes = n_pages * BASE_PAGE
         memory.require_budget(self.memory_need(size_bytes), f"a walk over {size_bytes / GIB:.2f} GiB")
-        self._reserved = memory.Reservation(self.size_bytes)
+        self._reserved: memory.Reservation | None = memory.Reservation(self.size_bytes)
         self.address = self._reserved.address
         self.end = self.address + self.size_bytes
         try:

@@ -446,8 +446,7 @@ def protections(start: int, end: int) -> list[str]:
     """Return the permissions ("rw-p", ...) of the mappings that make up `[start, end)`, "" for a gap."""
     found, at = [], start
     for line in Path("/proc/self/maps").read_text().splitlines():
-        vma = _VMA.match(line)
-        lo, hi = int(vma[1], 16), int(vma[2], 16)
+        lo, hi = (int(text, 16) for text in line.split()[0].split("-"))
         if hi <= at or lo >= end:
             continue
         if lo > at:
@@ -489,13 +488,13 @@ def scan(start: int, end: int, category: int) -> int:
         return sum(high - low for low, high, _ in scan_regions(file.fileno(), start, end, category, category))
 
 
-def scan_regions(fd: int, start: int, end: int, category: int, wanted: int) -> list[tuple[int, int, int]]:
+def scan_regions(fd: int, start: int, end: int, category: int, wanted: int) -> list[tuple[int, ...]]:
     """Return start, end and the `wanted` categories of each region in `[start, end)` that is in a category.
 
     `fd` is of some process's pagemap. Raises OSError as `scan` does.
     """
     regions = (ctypes.c_uint64 * (SCAN_REGION_WORDS * 512))()
-    rows = []
+    rows: list[tuple[int, ...]] = []
     while True:
         arg = (ctypes.c_uint64 * SCAN_ARG_WORDS)(8 * SCAN_ARG_WORDS, 0, start, end)
         arg[5], arg[6], arg[9], arg[11] = ctypes.addressof(regions), 512, category, wanted

@@ -258,7 +258,7 @@ class _File(Machine, frozen=True, kw_only=True, rename=_key):
     name: str = ""
     nodes: Nodes
     cores_per_node: Cores
-    work: dict[str, _Work] = {}  # type: ignore[valid-type, assignment]
+    work: dict[str, _Work] = {}  # type: ignore[valid-type]
 
 
 def shipped() -> dict[str, Path]:
