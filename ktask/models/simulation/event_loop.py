@@ -337,7 +337,7 @@ def _rescale(agents, clocks, heaps, queues, members, costs, state):
 def _take_chunk(base, worker_index):
     """Take the next chunk as the engine does; return part, chunk and bounds, part -1 if there is none."""
     worker = worker_at(base, worker_index)
-    part_index = load_plain(worker + WORKER.part)  # type: ignore[call-arg, var-annotated]  # an intrinsic
+    part_index = load_plain(worker + WORKER.part)
     while True:
         part = part_at(base, part_index)
         chunk = fetch_add(part + PART.next_chunk, 1)
