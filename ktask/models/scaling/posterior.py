@@ -25,7 +25,7 @@ DRAWS = 1 << 12
 # Below this many effective draws the sampler moves to where the weight is and draws again.
 ENOUGH_DRAWS = 300
 MOVES = 8
-FROM_PRIOR = 0.2
+FROM_PRIOR = DRAWS // 5
 MOST_HALVINGS = 20
 NEGLIGIBLE = 1e-6  # posterior probability of a law
 # No law is exact: around it published times scatter by 2 % inside the measured range, and by 4 % more per
@@ -178,11 +178,11 @@ def _move(normals: Array, log_weight: Array, rng: np.random.Generator) -> tuple[
         log_weight = log_weight / 2
     weight = softmax(log_weight)
     covariance = 1.3 * np.cov(normals.T, aweights=weight, ddof=0) + 0.02 * np.eye(d)
-    mean, wide = weight @ normals, int(FROM_PRIOR * DRAWS)
+    mean, share = weight @ normals, FROM_PRIOR / DRAWS
     fresh = rng.standard_normal((DRAWS, d))
-    fresh[wide:] = mean + np.einsum("nd,ed->ne", fresh[wide:], np.linalg.cholesky(covariance))
+    fresh[FROM_PRIOR:] = mean + np.einsum("nd,ed->ne", fresh[FROM_PRIOR:], np.linalg.cholesky(covariance))
     near = multivariate_normal(mean, covariance).logpdf(fresh)
-    return fresh, np.logaddexp(np.log(FROM_PRIOR) + _log_normal(fresh), np.log1p(-FROM_PRIOR) + near)
+    return fresh, np.logaddexp(np.log(share) + _log_normal(fresh), np.log1p(-share) + near)
 
 
 def fit_law(law: Law, sources: Sequence[Rows]) -> LawFit:
