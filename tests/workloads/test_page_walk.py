@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import wait_for
 
 import ktask
 from ktask import workloads
@@ -360,6 +361,8 @@ def holder():
     """Another process, which holds every other page of 8 MiB."""
     process = subprocess.Popen([sys.executable, "-c", HOLDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"ready\n"
+    stat = Path(f"/proc/{process.pid}/stat")
+    wait_for(lambda: stat.read_text().rpartition(")")[2].split()[0] == "S", "its wait: it maps no more")
     yield process
     process.kill()
     process.communicate()
