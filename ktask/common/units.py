@@ -4,7 +4,8 @@ import math
 import re
 from typing import NamedTuple, Protocol
 
-SIZE_SUFFIXES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40, "PiB": 1 << 50}
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+SIZE_SUFFIXES = {"B": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB, "TiB": 1 << 40, "PiB": 1 << 50}
 ALLOWED_SIZES = "a positive number of bytes, or with a suffix KiB, MiB, GiB, TiB or PiB, such as 512MiB"
 NO_VALUE = "–"
 

@@ -1,13 +1,17 @@
-"""Counters of the kernel, read around a repetition, that show a disturbance."""
+"""Counters of the kernel and of this process, read around a repetition, that show a disturbance."""
 
 from __future__ import annotations
 
+import os
 import re
+import resource
+import time
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from ktask.host.topology import CPU_DIR, ROOT, numbered, quota_directories, read_int, read_text
+from ktask.host.topology import CPU_DIR, ROOT, numbered, quotas, read_int, read_text
 
 # What a flag means, in words that end a sentence such as "3 repetitions were taken while ...".
 MEANINGS: dict[str, str] = {
@@ -39,6 +43,13 @@ VMSTAT: dict[str, str] = {
 }
 _LINE = re.compile(rf"^({'|'.join(VMSTAT.values())}) (\d{{1,20}})$", re.MULTILINE)
 CLOCK_CHANGE = 0.1
+STEAL_LIMIT = 0.01  # of wall time x CPUs
+OTHER_LOAD_LIMIT = 0.05
+PREEMPTIONS_PER_CPU_S = 100
+MIN_PREEMPTIONS = 20
+# The kernel counts CPU time in ticks of up to 10 ms; less than three of them is no evidence.
+MIN_EVIDENCE_S = 0.03
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 def sample_events(root: Path = ROOT) -> dict[str, int]:
@@ -61,7 +72,7 @@ _FLAG_OF = {name: flag for flag, names in VMSTAT.items() for name in names.split
 
 @lru_cache(maxsize=4)
 def _quota_groups(root: Path) -> tuple[Path, ...]:
-    return tuple(quota_directories(root))
+    return tuple(quotas(root))
 
 
 def _throttled(group: Path) -> int:
@@ -88,3 +99,102 @@ def event_flags(before: Mapping[str, int], after: Mapping[str, int]) -> list[str
     if min(clocks) > 0 and max(clocks) > (1 + CLOCK_CHANGE) * min(clocks):
         raised.add("clock_changed")
     return [flag for flag in MEANINGS if flag in raised]
+
+
+@dataclass(frozen=True)
+class State:
+    """Counters of the machine and of this process at one moment.
+
+    Attributes
+    ----------
+    at_s
+        Monotonic clock.
+    cpus
+        CPUs the machine has online.
+    busy_s, steal_s
+        CPU time all processes of the machine used, and CPU time the host gave to others, since boot.
+    cpu_user_s, cpu_system_s, ctx_involuntary, faults_minor
+        CPU time, involuntary context switches and minor faults of this process.
+    events
+        Counters of the kernel, by the flag that their growth raises (`ktask.host.counters`).
+    """
+
+    at_s: float
+    cpus: int
+    busy_s: float
+    steal_s: float
+    cpu_user_s: float
+    cpu_system_s: float
+    ctx_involuntary: int
+    faults_minor: int
+    events: dict[str, int] = field(default_factory=dict)
+
+
+def sample_state(root: Path = ROOT) -> State:
+    """Return the counters of this moment; takes about 0.2 ms on a machine with few CPUs.
+
+    Where ``/proc/stat`` cannot be read, the counters of the machine are 0, so that no flag is raised.
+    """
+    text = read_text(root / "proc/stat") or ""
+    busy, steal = _machine_ticks(text)
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    return State(
+        at_s=time.monotonic(),
+        cpus=max(1, text.count("\ncpu")),
+        busy_s=busy / TICKS_PER_S,
+        steal_s=steal / TICKS_PER_S,
+        cpu_user_s=own.ru_utime,
+        cpu_system_s=own.ru_stime,
+        ctx_involuntary=own.ru_nivcsw,
+        faults_minor=own.ru_minflt,
+        events=sample_events(root),
+    )
+
+
+def _machine_ticks(text: str) -> tuple[int, int]:
+    """Return busy and stolen ticks of the first line of ``/proc/stat``."""
+    match = re.match(r"cpu +((?:[0-9]{1,20} ?)+)", text)
+    counts = [int(part) for part in match[1].split()] if match else []
+    if len(counts) < 8:
+        return 0, 0
+    user, nice, system, _idle, _iowait, irq, softirq, steal = counts[:8]
+    return user + nice + system + irq + softirq, steal
+
+
+def state_change(before: State, after: State) -> dict[str, float]:
+    """Return what changed between two samples.
+
+    Returns
+    -------
+    dict
+        ``wall_s``, ``capacity_s`` (wall time x CPUs), ``steal_s``, ``other_s`` (CPU time of other processes),
+        ``cpu_user_s``, ``cpu_system_s``, ``ctx_involuntary`` and ``faults_minor``.
+    """
+    old, new = asdict(before), asdict(after)
+    change = {key: new[key] - old[key] for key in old if key not in {"at_s", "cpus", "busy_s", "events"}}
+    wall_s = after.at_s - before.at_s
+    own_s = change["cpu_user_s"] + change["cpu_system_s"]
+    change["other_s"] = max(0.0, after.busy_s - before.busy_s - own_s)
+    return {**change, "wall_s": wall_s, "capacity_s": wall_s * after.cpus}
+
+
+def state_flags(before: State, after: State) -> list[str]:
+    """Return the measurement warnings for the time between two samples.
+
+    Returns
+    -------
+    list of str
+        ``steal`` if the host took more than 1 % of the CPUs' time, ``other_load`` if other processes used
+        more than 5 % of it, ``preempted`` if this process lost a CPU against its will more than 100 times per
+        second of CPU time. Less than three ticks is below the resolution of the counters and raises nothing.
+        Then what `ktask.host.counters` counts: one event is enough.
+    """
+    change = state_change(before, after)
+    own_s = change["cpu_user_s"] + change["cpu_system_s"]
+    raised = {
+        "steal": change["steal_s"] > max(STEAL_LIMIT * change["capacity_s"], MIN_EVIDENCE_S),
+        "other_load": change["other_s"] > max(OTHER_LOAD_LIMIT * change["capacity_s"], MIN_EVIDENCE_S),
+        "preempted": change["ctx_involuntary"] > max(PREEMPTIONS_PER_CPU_S * own_s, MIN_PREEMPTIONS),
+    }
+    loud = [flag for flag, is_raised in raised.items() if is_raised]
+    return loud + event_flags(before.events, after.events)

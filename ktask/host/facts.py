@@ -9,6 +9,7 @@ import platform
 import re
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache
@@ -17,26 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from ktask.common.version import __version__
-from ktask.host.topology import (
-    CPU_DIR,
-    NODE_DIR,
-    ROOT,
-    available_memory_bytes,
-    bracketed,
-    caches,
-    hugetlb_pools,
-    meminfo,
-    memory_room_bytes,
-    node_cpus,
-    numbered,
-    online_cpus,
-    quota_cpus,
-    read_int,
-    read_text,
-    recorded_affinity,
-    smt_siblings,
-    thp_mode,
-)
+from ktask.host import topology
+from ktask.host.topology import CPU_DIR, NODE_DIR, ROOT, bracketed, numbered, read_int, read_text
 
 SCHEMA_VERSION = 1
 MAX_TEXT = 4096  # the longest kernel command line is 4 KiB on most architectures
@@ -47,14 +30,9 @@ OTHER_EXTRAS = re.compile(r"extra == .(cluster|dev)")
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 GIT_TIMEOUT_S = 5
 
-ARM_VENDORS = {
-    0x41: "Arm",
-    0x43: "Cavium",
-    0x46: "Fujitsu",
-    0x48: "HiSilicon",
-    0x4E: "NVIDIA",
-    0xC0: "Ampere",
-}
+ARM_VENDORS = {0x41: "Arm", 0x43: "Cavium", 0x46: "Fujitsu", 0x48: "HiSilicon"}
+ARM_VENDORS |= {0x4E: "NVIDIA", 0xC0: "Ampere"}
+
 ARM_MODELS = {
     (0x41, 0xD08): "Cortex-A72",
     (0x41, 0xD0C): "Neoverse-N1",
@@ -203,8 +181,8 @@ def _arm_model(info: dict[str, str]) -> Facts:
 
 def collect_cpu_counts(root: Path) -> Facts:
     """Count sockets, cores and hardware threads that are online."""
-    siblings = smt_siblings(root)
-    threads, cores = len(online_cpus(root)), len(set(siblings.values()))
+    siblings = topology.smt_siblings(root)
+    threads, cores = len(topology.online_cpus(root)), len(set(siblings.values()))
     paths = [path / "topology/physical_package_id" for _, path in numbered(root / CPU_DIR, "cpu")]
     packages = {package for package in map(read_int, paths) if package is not None and package >= 0}
     return {
@@ -217,10 +195,8 @@ def collect_cpu_counts(root: Path) -> Facts:
 
 def collect_caches(root: Path) -> Facts:
     """Record each kind of cache: its size, how many there are and how many CPUs share one."""
-    kinds: dict[tuple[Any, ...], int] = {}
-    for found in caches(root):
-        key = found["level"], found["type"], found["size_bytes"], len(found["shared_cpus"])
-        kinds[key] = kinds.get(key, 0) + 1
+    found = topology.caches(root)
+    kinds = Counter((c["level"], c["type"], c["size_bytes"], len(c["shared_cpus"])) for c in found)
     names = ("level", "type", "size_bytes", "cpus_sharing", "count")
     return {"caches": [dict(zip(names, (*key, count), strict=True)) for key, count in sorted(kinds.items())]}
 
@@ -229,17 +205,15 @@ def collect_frequency(root: Path) -> Facts:
     """Record how the clock of the CPUs is governed; most virtual machines do not show it."""
     files = [path / "cpufreq/scaling_governor" for _, path in numbered(root / CPU_DIR, "cpu")]
     governors = {text for text in map(read_text, files) if text}
-    no_turbo, boost = (
-        read_int(root / CPU_DIR / "intel_pstate/no_turbo"),
-        read_int(root / CPU_DIR / "cpufreq/boost"),
-    )
-    turbo = not no_turbo if no_turbo is not None else bool(boost) if boost is not None else None
-    return {
+    facts: Facts = {
         "governor": ", ".join(sorted(governors)),
         "cpufreq_driver": read_text(root / CPU_DIR / "cpu0/cpufreq/scaling_driver"),
-        "turbo": turbo,
-        "turbo_control": "intel_pstate" if no_turbo is not None else "cpufreq" if boost is not None else None,
     }
+    if (no_turbo := read_int(root / CPU_DIR / "intel_pstate/no_turbo")) is not None:
+        return facts | {"turbo": not no_turbo, "turbo_control": "intel_pstate"}
+    if (boost := read_int(root / CPU_DIR / "cpufreq/boost")) is not None:
+        return facts | {"turbo": bool(boost), "turbo_control": "cpufreq"}
+    return facts
 
 
 def collect_mitigations(root: Path) -> Facts:
@@ -260,8 +234,8 @@ def collect_hypervisor(root: Path) -> Facts:
     dmi = [read_text(root / "sys/class/dmi/id" / name) or "" for name in ("sys_vendor", "product_name")]
     kind = read_text(root / "sys/hypervisor/type") or ""
     clocks = read_text(root / "sys/devices/system/clocksource/clocksource0/available_clocksource") or ""
-    told = " ".join([*dmi, kind, clocks]).lower()
-    named = next((name for mark, name in HYPERVISORS if mark in told), None)
+    names = " ".join([*dmi, kind, clocks]).lower()
+    named = next((name for mark, name in HYPERVISORS if mark in names), None)
     virtual = _is_virtual(_cpuinfo(root), bool(kind), named is not None and not dmi[1].endswith(".metal"))
     return {
         "virtualised": virtual,
@@ -306,11 +280,8 @@ def collect_balloon(root: Path) -> Facts:
 
 def collect_nodes(root: Path) -> Facts:
     """Record CPUs, memory and distances of each memory node."""
-    return {
-        "nodes": [
-            _node_facts(root / NODE_DIR / f"node{nid}", nid, cpus) for nid, cpus in node_cpus(root).items()
-        ]
-    }
+    nodes = topology.node_cpus(root).items()
+    return {"nodes": [_node_facts(root / NODE_DIR / f"node{nid}", nid, cpus) for nid, cpus in nodes]}
 
 
 def _node_facts(path: Path, nid: int, cpus: tuple[int, ...]) -> Facts:
@@ -326,11 +297,12 @@ def _node_facts(path: Path, nid: int, cpus: tuple[int, ...]) -> Facts:
 
 def collect_memory(root: Path) -> Facts:
     """Record how much memory and swap there is, in bytes."""
-    info = meminfo(root)
+    info = topology.meminfo(root)
     swap, free = info.get("SwapTotal"), info.get("SwapFree")
+    is_known = bool(topology.memory_room_bytes(root))
     return {
         "memory_total_bytes": info.get("MemTotal"),
-        "memory_available_bytes": available_memory_bytes(root) if memory_room_bytes(root) else None,
+        "memory_available_bytes": topology.available_memory_bytes(root) if is_known else None,
         "swap_total_bytes": swap,
         "swap_used_bytes": swap - free if swap is not None and free is not None else None,
     }
@@ -339,11 +311,12 @@ def collect_memory(root: Path) -> Facts:
 def collect_huge_pages(root: Path) -> Facts:
     """Record the modes of transparent huge pages and the hugetlb pools."""
     directory = root / "sys/kernel/mm/transparent_hugepage"
+    pools = topology.hugetlb_pools(root).items()
     return {
-        "thp_mode": thp_mode(root),
+        "thp_mode": topology.thp_mode(root),
         "thp_defrag": bracketed(directory / "defrag"),
         "thp_shmem": bracketed(directory / "shmem_enabled"),
-        "hugetlb_pools": [{"page_size_bytes": size, **pool} for size, pool in hugetlb_pools(root).items()],
+        "hugetlb_pools": [{"page_size_bytes": size, **pool} for size, pool in pools],
     }
 
 
@@ -366,11 +339,8 @@ def collect_damon(root: Path) -> Facts:
     kdamonds = [path for _, path in numbered(root / "sys/kernel/mm/damon/admin/kdamonds", "")]
     running = [path for path in kdamonds if read_text(path / "state") == "on"]
     contexts = [context for path in running for _, context in numbered(path / "contexts", "")]
-    actions = [
-        read_text(scheme / "action")
-        for context in contexts
-        for _, scheme in numbered(context / "schemes", "")
-    ]
+    schemes = [scheme for context in contexts for _, scheme in numbered(context / "schemes", "")]
+    actions = [read_text(scheme / "action") for scheme in schemes]
     modules = {"damon_reclaim": "pageout", "damon_lru_sort": "lru_prio", "damon_stat": "stat"}
     switches = {name: root / "sys/module" / name / "parameters/enabled" for name in modules}
     actions += [modules[name] for name, switch in switches.items() if read_text(switch) == "Y"]
@@ -386,7 +356,7 @@ def collect_load(root: Path) -> Facts:
 
 def collect_limits(root: Path) -> Facts:
     """Record which CPUs the process may use, and its CPU quota in CPUs."""
-    return {"affinity": list(recorded_affinity(root)), "quota_cpus": quota_cpus(root)}
+    return {"affinity": list(topology.recorded_affinity(root)), "quota_cpus": topology.quota_cpus(root)}
 
 
 def collect_python(_root: Path) -> Facts:

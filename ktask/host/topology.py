@@ -83,6 +83,18 @@ def read_text(path: Path) -> str | None:
     return text.decode(errors="replace").strip()
 
 
+def status_field(name: str, pid: int | str = "self", root: Path = ROOT) -> str | None:
+    """Return a field of ``/proc/PID/status``, or None if it cannot be read or has no such field."""
+    match = re.search(rf"^{name}:\s*(.*)$", read_text(root / f"proc/{pid}/status") or "", re.MULTILINE)
+    return match[1] if match else None
+
+
+def status_bytes(name: str, pid: int | str = "self") -> int:
+    """Return a size from ``/proc/PID/status`` in bytes; 0 if it is not there."""
+    match = re.fullmatch(r"([0-9]{1,18}) kB", status_field(name, pid) or "")
+    return int(match[1]) << 10 if match else 0
+
+
 def read_int(path: Path) -> int | None:
     """Return the integer in a file, or None if there is none."""
     return _parse_int(read_text(path))
@@ -167,9 +179,7 @@ def allowed_cpus() -> tuple[int, ...]:
 
 def recorded_affinity(root: Path = ROOT) -> tuple[int, ...]:
     """Return the affinity mask in ``/proc/self/status``, sorted; empty if there is none."""
-    status = read_text(root / "proc/self/status") or ""
-    match = re.search(r"^Cpus_allowed_list:(.*)$", status, re.MULTILINE)
-    return _cpus_if_valid(match[1]) if match else ()
+    return _cpus_if_valid(status_field("Cpus_allowed_list", root=root) or "")
 
 
 def online_cpus(root: Path = ROOT) -> tuple[int, ...]:
@@ -202,29 +212,20 @@ def quota_cpus(root: Path = ROOT) -> float | None:
 
     A quota of any ancestor of the process's control group binds too (cgroup v1 and v2): the smallest counts.
     """
-    v2 = (_quota_v2(directory) for directory in cgroup_directories(root, ""))
-    v1 = (_quota_v1(directory) for directory in cgroup_directories(root, "cpu"))
-    return min((quota for quotas in (v2, v1) for quota in quotas if quota is not None), default=None)
+    return min(quotas(root).values(), default=None)
 
 
-def quota_directories(root: Path = ROOT) -> list[Path]:
-    """Return the control groups of the process that have a CPU quota; `cpu.stat` there counts its stops."""
-    v2 = [one for one in cgroup_directories(root, "") if _quota_v2(one) is not None]
-    return v2 + [one for one in cgroup_directories(root, "cpu") if _quota_v1(one) is not None]
-
-
-def _quota_v2(directory: Path) -> float | None:
-    quota, _, period = (read_text(directory / "cpu.max") or "").partition(" ")
-    return _ratio(_parse_int(quota), _parse_int(period))
-
-
-def _quota_v1(directory: Path) -> float | None:
-    return _ratio(read_int(directory / "cpu.cfs_quota_us"), read_int(directory / "cpu.cfs_period_us"))
-
-
-def _ratio(quota_us: int | None, period_us: int | None) -> float | None:
+def quotas(root: Path = ROOT) -> dict[Path, float]:
+    """Return the quota in CPUs of each control group of the process that has one."""
+    pairs: dict[Path, tuple[int | None, int | None]] = {}
+    for group in cgroup_directories(root, ""):
+        quota, _, period = (read_text(group / "cpu.max") or "").partition(" ")
+        pairs[group] = _parse_int(quota), _parse_int(period)
+    for group in cgroup_directories(root, "cpu"):
+        pairs[group] = read_int(group / "cpu.cfs_quota_us"), read_int(group / "cpu.cfs_period_us")
     # Version 1 writes "no quota" as -1.
-    return quota_us / period_us if quota_us and period_us and quota_us > 0 and period_us > 0 else None
+    found = pairs.items()
+    return {group: us / period for group, (us, period) in found if us and period and min(us, period) > 0}
 
 
 def smt_siblings(root: Path = ROOT) -> dict[int, tuple[int, ...]]:
@@ -382,15 +383,11 @@ def available_memory_bytes(root: Path = ROOT) -> int:
 def memory_room_bytes(root: Path = ROOT) -> list[int]:
     """Return the room in bytes under each bound on the process's memory; empty if none can be read."""
     rooms = [meminfo(root).get("MemAvailable")]
-    for directory in cgroup_directories(root, ""):
-        rooms += [
-            _room(directory, limit, "memory.current", "inactive_file")
-            for limit in ("memory.max", "memory.high")
-        ]
-    for directory in cgroup_directories(root, "memory"):
-        rooms.append(
-            _room(directory, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-        )
+    for group in cgroup_directories(root, ""):
+        limits = ("memory.max", "memory.high")
+        rooms += [_room(group, limit, "memory.current", "inactive_file") for limit in limits]
+    for group in cgroup_directories(root, "memory"):
+        rooms.append(_room(group, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"))
     return [room for room in rooms if room is not None]
 
 
@@ -398,9 +395,8 @@ def _room(directory: Path, limit: str, usage: str, reclaimable: str) -> int | No
     limit_bytes, usage_bytes = read_int(directory / limit), read_int(directory / usage)
     if limit_bytes is None or usage_bytes is None:  # "max": no limit
         return None
-    match = re.search(
-        rf"^{reclaimable} ([0-9]{{1,19}})$", read_text(directory / "memory.stat") or "", re.MULTILINE
-    )
+    stat = read_text(directory / "memory.stat") or ""
+    match = re.search(rf"^{reclaimable} ([0-9]{{1,19}})$", stat, re.MULTILINE)
     return limit_bytes - usage_bytes + (int(match[1]) if match else 0)
 
 
@@ -433,8 +429,3 @@ def bracketed(path: Path) -> str | None:
 def thp_mode(root: Path = ROOT) -> str | None:
     """Return when the kernel uses transparent huge pages: 'always', 'madvise', 'never'; None without them."""
     return bracketed(root / "sys/kernel/mm/transparent_hugepage/enabled")
-
-
-def thp_available(root: Path = ROOT) -> bool:
-    """Return whether a region that asks for transparent huge pages can get them."""
-    return thp_mode(root) not in {None, "never"}

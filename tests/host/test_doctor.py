@@ -1,8 +1,7 @@
-"""What the doctor finds on foreign machines, and the flags around a repetition."""
+"""What the doctor finds on foreign machines."""
 
 import dataclasses
 import json
-import time
 
 import pytest
 from machines import NAMES, plant
@@ -10,16 +9,7 @@ from machines import NAMES, plant
 from ktask.cli.doctor import render
 from ktask.cli.tables import as_text
 from ktask.host import doctor
-from ktask.host.doctor import (
-    Activity,
-    Finding,
-    Probes,
-    State,
-    diagnose,
-    sample_state,
-    state_flags,
-    worst,
-)
+from ktask.host.doctor import Activity, Finding, Probes, diagnose, worst
 
 QUIET = Probes(activity=lambda: Activity(other_share=0.01, steal_share=0.0))
 
@@ -296,100 +286,3 @@ def test_json():
         "worst": "warning",
         "findings": [dataclasses.asdict(finding) for finding in SOME],
     }
-
-
-# --- state ---------------------------------------------------------------------------------------------
-
-CALM = State(
-    at_s=100.0,
-    cpus=2,
-    busy_s=50.0,
-    steal_s=1.0,
-    cpu_user_s=10.0,
-    cpu_system_s=5.0,
-    ctx_involuntary=7,
-    faults_minor=3,
-)
-
-
-def later(wall_s=1.0, own_s=0.0, other_s=0.0, steal_s=0.0, switches=0):
-    return dataclasses.replace(
-        CALM,
-        at_s=CALM.at_s + wall_s,
-        busy_s=CALM.busy_s + own_s + other_s,
-        cpu_system_s=CALM.cpu_system_s + own_s,
-        steal_s=CALM.steal_s + steal_s,
-        ctx_involuntary=CALM.ctx_involuntary + switches,
-    )
-
-
-@pytest.mark.parametrize(
-    ("after", "flags"),
-    [
-        (later(own_s=2.0), []),
-        (later(wall_s=4.0, steal_s=0.07), []),
-        (later(wall_s=4.0, steal_s=0.09), ["steal"]),
-        (later(other_s=0.09), []),
-        (later(other_s=0.11, own_s=1.5), ["other_load"]),
-        (later(wall_s=0.01, other_s=0.02, steal_s=0.02), []),  # a tick or two are no evidence
-        (later(own_s=1.0, switches=99), []),
-        (later(own_s=1.0, switches=101), ["preempted"]),
-        (later(own_s=0.001, switches=20), []),
-        (later(other_s=1.0, steal_s=1.0), ["steal", "other_load"]),
-    ],
-)
-def test_state_flags(after, flags):
-    assert state_flags(CALM, after) == flags
-
-
-def test_state_change():
-    change = doctor.state_change(CALM, later(wall_s=2.0, own_s=1.0, other_s=0.5, steal_s=0.25, switches=3))
-    assert change == pytest.approx(
-        {
-            "wall_s": 2.0,
-            "capacity_s": 4.0,
-            "steal_s": 0.25,
-            "other_s": 0.5,
-            "cpu_user_s": 0.0,
-            "cpu_system_s": 1.0,
-            "ctx_involuntary": 3,
-            "faults_minor": 0,
-        }
-    )
-
-
-def test_sample_reads_the_first_line_of_stat(tmp_path):
-    (tmp_path / "proc").mkdir()
-    ticks = doctor.TICKS_PER_S
-    counts = [part * ticks for part in (1, 2, 4, 8, 16, 32, 64, 128, 1, 0)]
-    (tmp_path / "proc/stat").write_text(f"cpu  {' '.join(map(str, counts))}\ncpu0 1 1\ncpu1 1 1\nintr 5\n")
-    state = sample_state(tmp_path)
-    assert (state.cpus, state.busy_s, state.steal_s) == (2, 1 + 2 + 4 + 32 + 64, 128)
-
-
-@pytest.mark.parametrize("text", ["", "cpu  1 2 3\n", "cpu  a b c d e f g h\n", "junk"])
-def test_damaged_stat_raises_no_flag(tmp_path, text):
-    (tmp_path / "proc").mkdir()
-    (tmp_path / "proc/stat").write_text(text)
-    before = sample_state(tmp_path)
-    assert (before.busy_s, before.steal_s) == (0, 0)
-    assert not {"steal", "other_load"} & set(state_flags(before, sample_state(tmp_path)))
-
-
-def test_sample_counts_own_work():
-    before = sample_state()
-    end_s = time.process_time() + 0.05
-    while time.process_time() < end_s:
-        pass
-    change = doctor.state_change(before, sample_state())
-    assert change["cpu_user_s"] + change["cpu_system_s"] >= 0.04
-    assert change["wall_s"] >= 0.04
-
-
-def test_sample_is_cheap():
-    costs_s = []
-    for _ in range(50):
-        start_s = time.perf_counter()
-        sample_state()
-        costs_s.append(time.perf_counter() - start_s)
-    assert min(costs_s) < 2e-4

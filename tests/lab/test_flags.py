@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 
 from ktask.host import counters as events
-from ktask.host.counters import MEANINGS, event_flags, sample_events
-from ktask.host.doctor import sample_state, state_flags
+from ktask.host.counters import MEANINGS, event_flags, sample_events, sample_state, state_flags
 from ktask.lab.measure.flags import flag_effects
 from ktask.lab.records import load_run
 

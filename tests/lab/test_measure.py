@@ -11,7 +11,7 @@ from ktask.cli import run as cli
 from ktask.cli.tables import as_text
 from ktask.engine.policy import POLICIES
 from ktask.engine.task import Ctl, Result
-from ktask.host.doctor import sample_state
+from ktask.host.counters import sample_state
 from ktask.lab.measure import cell as module
 from ktask.lab.measure import rounds as core
 from ktask.lab.measure import rows

@@ -14,7 +14,7 @@ from test_workloads import mapped_kib, open_files, set_up
 import ktask
 from ktask import workloads
 from ktask.engine import run as engine
-from ktask.host.doctor import sample_state
+from ktask.host.counters import sample_state
 from ktask.lab.measure.cell import measure_case
 from ktask.lab.measure.measurement import Protocol
 from ktask.memory.region import KIB, MIB

@@ -7,15 +7,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ktask import workloads
-from ktask.host import doctor
+from ktask.host import counters
 from ktask.lab.measure.measurement import Variant
 from ktask.lab.measure.rounds import Repetition
 from ktask.workloads import Case, State
 
 
-def observed() -> tuple[doctor.State, datetime]:
+def observed() -> tuple[counters.State, datetime]:
     """Return the counters of the machine and the time, for before and after a repetition."""
-    return doctor.sample_state(), datetime.now(UTC)
+    return counters.sample_state(), datetime.now(UTC)
 
 
 def row_of(
@@ -38,7 +38,7 @@ def row_of(
             "warmup": number < 0,
             "steal_s": after.steal_s - before.steal_s,
             "verified": True,
-            "flags": doctor.state_flags(before, after) + (["aa"] if variant.is_aa else []),
+            "flags": counters.state_flags(before, after) + (["aa"] if variant.is_aa else []),
             "started_at": started_at,
         }
     )
