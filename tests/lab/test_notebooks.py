@@ -125,7 +125,7 @@ def test_a_notebook_has_no_hidden_modes(name):
 
 
 def test_a_notebook_that_is_not_there_is_told():
-    with pytest.raises(ValueError, match="no notebook 'nosuch'; use one of free, index"):
+    with pytest.raises(ValueError, match="no notebook 'nosuch'; use one of cell, free, index"):
         notebooks.find("nosuch")
 
 
