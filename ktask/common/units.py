@@ -19,9 +19,20 @@ _RATE_NAMES = {"pte": "PTE", "ptes": "PTE", "page": "pages", "entry": "entries",
 class HasInterval(Protocol):
     """Anything with a median and an interval, such as `ktask.lab.measure.stats.Estimate`."""
 
-    median: float
-    low: float
-    high: float
+    @property
+    def median(self) -> float:
+        """The middle."""
+        ...
+
+    @property
+    def low(self) -> float:
+        """The lower end."""
+        ...
+
+    @property
+    def high(self) -> float:
+        """The upper end."""
+        ...
 
 
 class Scale(NamedTuple):

@@ -73,22 +73,26 @@ def _only_skipped(scaling: pd.DataFrame, skipped: pd.DataFrame) -> list[dict[str
 
 def reason(row: Row, skipped: pd.DataFrame) -> str:
     """Return what to expect of the advised threads, or why none are advised."""
-    build: dict[str, Callable[[Row], str]] = {
-        "threads": _gain,
-        "slower": lambda r: f"no: slower than the serial call ({_at(r)})",
-        "noise": lambda r: f"no: no change beyond the noise floor ({_at(r)}){_slower_at(r)}",
-        "mixed": lambda r: f"no: faster at some sizes, but not up to the largest ({_at(r)})",
-        "single": lambda r: "unknown: no thread count above one was measured",
-        "few": lambda r: f"unknown: too few repetitions for a verdict ({_at(r)})",
-        "cold": lambda r: "unknown: no warm repetition",
-        "skipped": lambda r: f"unknown: not measured, {_skip_reasons(r, skipped)}",
-    }
-    return build[row["outcome"]](row)
-
-
-def _at(row: Row) -> str:
+    outcome = row["outcome"]
+    if outcome == "threads":
+        return f"yes: {words.value(row, 'speedup')} times as fast at {units.fmt_size(row['largest_bytes'])}"
+    if outcome == "skipped":
+        return f"unknown: not measured, {_skip_reasons(row, skipped)}"
+    if outcome in ("single", "cold"):
+        return WHY_NOT[outcome]
     where = f"{words.count(int(row['threads']), 'thread')}, {units.fmt_size(row['largest_bytes'])}"
-    return f"{words.value(row, 'speedup')} with {where}"
+    tail = _slower_at(row) if outcome == "noise" else ""
+    return f"{WHY_NOT[outcome]} ({words.value(row, 'speedup')} with {where}){tail}"
+
+
+WHY_NOT = {
+    "slower": "no: slower than the serial call",
+    "noise": "no: no change beyond the noise floor",
+    "mixed": "no: faster at some sizes, but not up to the largest",
+    "single": "unknown: no thread count above one was measured",
+    "few": "unknown: too few repetitions for a verdict",
+    "cold": "unknown: no warm repetition",
+}
 
 
 def _slower_at(row: Row) -> str:
@@ -96,16 +100,9 @@ def _slower_at(row: Row) -> str:
     return f", slower at {words.listed(sizes)}" if sizes else ""
 
 
-def _gain(row: Row) -> str:
-    return f"yes: {words.value(row, 'speedup')} times as fast at {units.fmt_size(row['largest_bytes'])}"
-
-
 def _skip_reasons(row: Row, skipped: pd.DataFrame) -> str:
     mine = skipped[(skipped[PATH[:-1]] == [row[name] for name in PATH[:-1]]).all(axis=1)]
     return "; ".join(dict.fromkeys(mine["reason"].astype(str)))
-
-
-COLUMNS = ("Path", "Threads", "Minimum chunk", "From size", "CPU time ratio", "Does it pay?")
 
 
 def recommendations(study: Study) -> Markup:
@@ -115,9 +112,26 @@ def recommendations(study: Study) -> Markup:
         return markup.paragraph(
             study.title, "Nothing was measured and nothing was skipped, so there is no advice."
         )
-    rows = [_advice_row(row, study.run.skipped) for _, row in found.iterrows()]
+
+    def if_threads(cell: Callable[[Row], str]) -> markup.Cell:
+        return lambda row: cell(row) if row["outcome"] == "threads" else units.NO_VALUE
+
+    columns: dict[str, markup.Cell] = {
+        "Path": words.full_label,
+        "Threads": _threads,
+        "Minimum chunk": if_threads(minimum_chunk),
+        "From size": if_threads(lambda row: units.fmt_size(row["from_size_bytes"])),
+        "CPU time ratio": if_threads(lambda row: words.value(row, "cpu_cost")),
+        "Does it pay?": lambda row: reason(row, study.run.skipped),
+    }
     caption = Markup("{}{}").format(study.title, headline(found))
-    return markup.table(COLUMNS, rows, caption=caption, key=study.key("advice"), numeric=COLUMNS[1:5])
+    return markup.table(columns, found, caption=caption, key=study.key("advice"), text=["Does it pay?"])
+
+
+def _threads(row: Row) -> str:
+    if row["outcome"] == "threads":
+        return str(int(row["threads"]))
+    return "1" if row["outcome"] in KNOWN else units.NO_VALUE
 
 
 def headline(found: pd.DataFrame) -> str:
@@ -143,14 +157,13 @@ def in_short(found: pd.DataFrame) -> str:
     if pays.empty:
         paths = "the one measured path" if len(known) == 1 else f"any of {len(known)} measured paths"
         return f"One thread everywhere: more do not pay on {paths}."
-    counts = sorted({int(one) for one in pays["threads"]})
-    threads = words.count(counts[0], "thread") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} threads"
+    threads = words.thread_range(pays["threads"].astype(int))
     share = f"{len(pays)} of {words.count(len(known), 'path')}" if len(rest) else "every measured path"
     return f"{threads} on {share}, from the size and with the minimum chunk listed for each.{_leave(rest)}"
 
 
 def _leave(rows: pd.DataFrame) -> str:
-    names = [f"{row['workload']} {words.path_label(row)}" for _, row in rows.iterrows()]
+    names = words.each(rows, words.name_of)
     if len(names) > MOST_NAMED:
         return f" One thread on the other {len(names)}."
     return f" One thread for {words.listed(names)}." if names else ""
@@ -164,19 +177,3 @@ def minimum_chunk(row: Row) -> str:
     """
     share = units.fmt_size(int(row["from_size_bytes"]) // int(row["threads"]))
     return f"≤ {share}" if row["from_size_bytes"] <= row["smallest_bytes"] else share
-
-
-def _advice_row(row: pd.Series, skipped: pd.DataFrame) -> tuple[Any, ...]:
-    label = f"{words.workload_label(row['workload'])}: {words.path_label(row)}"
-    if row["outcome"] != "threads":
-        threads = "1" if row["outcome"] in KNOWN else units.NO_VALUE
-        return label, threads, *[units.NO_VALUE] * 3, reason(row, skipped)
-    size = units.fmt_size(row["from_size_bytes"])
-    return (
-        label,
-        int(row["threads"]),
-        minimum_chunk(row),
-        size,
-        words.value(row, "cpu_cost"),
-        reason(row, skipped),
-    )

@@ -1,6 +1,6 @@
 """Why not n times as fast: where the thread time of a path goes, by trace, CPU time and roof."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,8 @@ from ktask.common import units
 from ktask.lab.measure import stats
 from ktask.report import markup
 from ktask.report import sentences as words
-from ktask.report.tables import CASE, PATH, sort_cases
+from ktask.report.markup import Cell
+from ktask.report.tables import CASE, PATH, parallel, sort_cases
 
 # What is said of a path depends on these only where the whole interval is on one side.
 GOOD_EFFICIENCY = 0.9  # this much of the ideal speedup counts as "scales"
@@ -70,7 +71,7 @@ def limits_table(scaling: pd.DataFrame, traces: pd.DataFrame | None = None) -> p
     `chunking` what that is of the thread time, at the least that its interval allows. `limit` is one of
     `LIMIT_LABELS`.
     """
-    several = scaling[~scaling["baseline"].astype(bool) & (scaling["threads"] > 1) & (scaling["n"] > 0)]
+    several = parallel(scaling[scaling["n"] > 0])
     columns = ["roof_share", *LOSSES, *TRACED, "chunking", *ALONE]
     if several.empty:
         return several.assign(limit=[], **{name: [] for name in columns})
@@ -177,51 +178,42 @@ def finding(limits: pd.DataFrame) -> Markup:
     limits = limits[limits["efficiency"].notna()]
     if limits.empty:
         return Markup("")
-    head = Markup("<b>Why not {}?</b>").format(_times(sorted(set(limits["threads"]))))
-    few = limits[limits["n"] < stats.ENOUGH]
-    rest = limits.drop(few.index)
-    good, near = (rest[rest["limit"] == name] for name in ("scales", "near"))
-    bad = rest.drop(good.index).drop(near.index)
-    lines = [Markup("<li>{}</li>").format(_reason(row)) for _, row in bad.iterrows()]
-    names = words.listed([words.path_label(row) for _, row in few.iterrows()])
-    unknown = [f"Too few repetitions: {names}."] * bool(names)
-    return markup.join(
-        [
-            markup.paragraph(
-                head, _scaling(good, len(good) == len(limits)), _undecided(near), _chunking(limits), *unknown
-            ),
-            Markup("<ul>{}</ul>").format(markup.join(lines)) if lines else "",
-        ]
-    )
+    few = limits["n"] < stats.ENOUGH
+    good, near = (limits[~few & (limits["limit"] == name)] for name in ("scales", "near"))
+    rest = limits[~few & ~limits["limit"].isin(["scales", "near"])]
+    names = words.listed(words.each(limits[few], words.path_label))
+    sentences = [
+        Markup("<b>Why not {}?</b>").format(_times(sorted(set(limits["threads"])))),
+        _scaling(good, len(good) == len(limits)),
+        _undecided(near),
+        _chunking(limits),
+        f"Too few repetitions: {names}." if names else "",
+    ]
+    return markup.join([markup.paragraph(*sentences), markup.items(words.each(rest, _reason))])
 
 
 def _times(counts: list[int]) -> str:
-    return (
-        {2: "double"}.get(counts[-1], f"{counts[-1]} times")
-        if len(counts) == 1
-        else "as many times as threads"
-    )
+    if len(counts) > 1:
+        return "as many times as threads"
+    return "double" if counts[0] == 2 else f"{counts[0]} times"
 
 
 def _scaling(rows: pd.DataFrame, is_all: bool) -> str:
     """Return which paths need no explanation, with their share of the ideal."""
-    if rows.empty:
-        return ""
-    shares = [f"{words.path_label(row)} {words.percent(row['efficiency'])}" for _, row in rows.iterrows()]
+    shares = words.each(rows, lambda row: f"{words.path_label(row)} {words.percent(row['efficiency'])}")
     head = "It is, or nearly" if is_all else "Some paths are, or nearly"
-    return f"{head}: {words.listed(shares)} of the ideal."
+    return f"{head}: {words.listed(shares)} of the ideal." if shares else ""
 
 
 def _undecided(rows: pd.DataFrame) -> str:
     """Return which paths have the limit of what counts as scaling in their interval."""
-    if rows.empty:
-        return ""
-    shares = [
-        f"{words.path_label(row)} {words.value(row, 'efficiency', units.PERCENT)}"
-        for _, row in rows.iterrows()
-    ]
-    limit = words.percent(GOOD_EFFICIENCY)
-    return f"Not decided, as the interval holds {limit}: {words.listed(shares)} of the ideal."
+    shares = words.each(rows, lambda row: f"{words.path_label(row)} {_share_of_ideal(row)}")
+    head = f"Not decided, as the interval holds {words.percent(GOOD_EFFICIENCY)}"
+    return f"{head}: {words.listed(shares)} of the ideal." if shares else ""
+
+
+def _share_of_ideal(row: pd.Series) -> str:
+    return words.value(row, "efficiency", units.PERCENT)
 
 
 def _chunking(rows: pd.DataFrame) -> str:
@@ -229,24 +221,25 @@ def _chunking(rows: pd.DataFrame) -> str:
     known = rows[rows["alone"].notna()].sort_values("alone")
     if known.empty:
         return ""
-    low, high = known.iloc[0], known.iloc[-1]
-    ends = list(
-        dict.fromkeys(f"{words.value(row, 'alone')} ({words.path_label(row)})" for row in (low, high))
+    ends = words.each(
+        known.iloc[[0, -1]], lambda row: f"{words.value(row, 'alone')} ({words.path_label(row)})"
     )
-    return (
-        f"Chunking overhead: one thread in the same chunks takes {' to '.join(ends)} times the serial time."
-    )
+    times = " to ".join(dict.fromkeys(ends))
+    return f"Chunking overhead: one thread in the same chunks takes {times} times the serial time."
+
+
+KNOWN = Markup(" <i>Known of this path:</i> {}")
 
 
 def _reason(row: pd.Series) -> Markup:
     """Return what one path lost, the evidence for it, and what is known of its bottleneck."""
-    known = words.method_limit(row["workload"], row["method"])
+    method = words.method_of(row["workload"], row["method"])
     return Markup("<b>{}</b>, {} of the ideal: {}{}.{}").format(
         words.path_label(row),
         words.percent(row["efficiency"]),
         LIMIT_WORDS[row["limit"]],
         _evidence(row),
-        Markup(" <i>Known of this path:</i> {}").format(markup.with_code(known)) if known else "",
+        KNOWN.format(markup.with_code(method.limit)) if method and method.limit else "",
     )
 
 
@@ -286,34 +279,40 @@ def table(limits: pd.DataFrame, key: str) -> Markup:
     """
     if limits.empty:
         return Markup("")
-    cells = _columns(limits)
-    rows = [[cell(row) for cell in cells.values()] for _, row in limits.iterrows()]
-    numeric = [name for name in cells if name not in ("Path", "Limit")]
-    return markup.table(list(cells), rows, caption=_caption(limits, cells), key=key, numeric=numeric)
+    columns = _columns(limits)
+    return markup.table(
+        columns, limits, caption=_caption(limits, columns), key=key, text=["Path", "Bottleneck"]
+    )
 
 
-def _columns(limits: pd.DataFrame) -> dict[str, Callable[[pd.Series], object]]:
-    """Return the columns with something to show, each by its title, as a function of a row."""
+def _columns(limits: pd.DataFrame) -> dict[str, Cell]:
+    """Return the columns with something to show."""
 
-    def percent_of(name: str) -> Callable[[pd.Series], str]:
+    def percent_of(name: str) -> Cell:
         return lambda row: words.percent(row[name])
 
-    has_alone, has_ends = (limits[name].notna().any() for name in ("alone", "imbalance"))
-    has_sizes, has_counts = (limits[name].nunique() > 1 for name in ("size_bytes", "threads"))
-    losses = [name for name in COLUMNS if (limits[name].abs() >= WORTH_SHOWING).any()]
-    columns = {
-        "Path": (words.path_label, True),
-        "Size": (lambda row: units.fmt_size(row["size_bytes"]), has_sizes),
-        "Threads": (lambda row: row["threads"], has_counts),
-        "Limit": (lambda row: LIMIT_LABELS[row["limit"]], True),
-        "Share of ideal": (lambda row: words.value(row, "efficiency", units.PERCENT), True),
-        "CPU time ratio": (lambda row: words.value(row, "cpu_cost"), True),
-        "On CPU": (percent_of("busy"), True),
-        "Imbalance": (percent_of("imbalance"), has_ends),
-        "Chunks, 1 thread": (lambda row: words.value(row, "alone"), has_alone),
-        **{COLUMNS[name]: (percent_of(name), True) for name in losses},
+    optional: dict[str, tuple[Cell, bool]] = {
+        "Size": (words.size_label, limits["size_bytes"].nunique() > 1),
+        "Threads": ("threads", limits["threads"].nunique() > 1),
     }
-    return {title: cell for title, (cell, is_shown) in columns.items() if is_shown}
+    measured: dict[str, tuple[Cell, bool]] = {
+        "Imbalance": (percent_of("imbalance"), limits["imbalance"].notna().any()),
+        "Chunks, 1 thread": (lambda row: words.value(row, "alone"), limits["alone"].notna().any()),
+    }
+    return {
+        "Path": words.path_label,
+        **{title: cell for title, (cell, is_shown) in optional.items() if is_shown},
+        "Bottleneck": lambda row: LIMIT_LABELS[row["limit"]],
+        "Share of ideal": _share_of_ideal,
+        "CPU time ratio": lambda row: words.value(row, "cpu_cost"),
+        "On CPU": percent_of("busy"),
+        **{title: cell for title, (cell, is_shown) in measured.items() if is_shown},
+        **{
+            title: percent_of(name)
+            for name, title in COLUMNS.items()
+            if (limits[name].abs() >= WORTH_SHOWING).any()
+        },
+    }
 
 
 CAPTIONS = {
@@ -329,7 +328,5 @@ def _caption(limits: pd.DataFrame, columns: Collection[str]) -> str:
     head = ", ".join(["Evidence on what keeps the speedup below the number of threads", *same])
     notes = [f"{name}: {text}" for name, text in CAPTIONS.items() if name in columns]
     if limits["traced_s"].notna().any():
-        notes.append(
-            "Losses are shares of threads times wall time in one traced repetition; 0 % is left out."
-        )
+        notes.append("Losses are shares of thread time in one traced repetition; 0 % is left out.")
     return f"{head}; median [95 % interval]. {' '.join(notes)}"

@@ -1,50 +1,41 @@
-"""The report as a notebook calls it: one method per place in the story, each returns a piece of the page."""
+"""The contents of the report: one method per section, which a notebook calls for a piece of the page."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
 
 from ktask.common import units
 from ktask.common.progress import watched
-from ktask.lab.records import load_run
+from ktask.lab.records import Run, load_run
 from ktask.report import (
     advice,
+    bottlenecks,
     larger_machines,
     machine,
     model_sections,
     questions,
     reproduction,
     sections,
+    several_runs,
     summary,
     tables,
 )
-from ktask.report import (
-    bottlenecks as limits,
-)
-from ktask.report import (
-    sentences as words,
-)
-from ktask.report import (
-    several_runs as together,
-)
+from ktask.report import sentences as words
 from ktask.report.figure import Figure
 from ktask.report.larger_machines import PREDICTION_KEY
-from ktask.report.markup import Html, join, paragraph, render, table, with_code
+from ktask.report.markup import Cell, Html, items, join, paragraph, render, table, with_code
 from ktask.report.model_figures import MODEL_KEY, RESIDUALS_KEY
 from ktask.report.reproduction import PUBLISHED_KEY
 from ktask.report.study import FIGURE_KINDS, Study, completed, data_hash, split_hosts
-from ktask.report.tables import Run
 
-BOTTLENECK = "Bottleneck"
-METHODS_CAPTION = (
-    "The measured paths. Bottlenecks are from reading and profiling the kernel, not from this run; section 5 "
-    "shows what this run says about them."
-)
+# Figures in the order of the page; "" stands for those of the workloads.
+LAST = (MODEL_KEY, RESIDUALS_KEY, words.CROSSOVER_KEY, PUBLISHED_KEY, PREDICTION_KEY)
+PAGE_ORDER = (words.NOISE_KEY, "", *LAST)
+CELL = "cell.ipynb"
 
 
 @dataclass(frozen=True)
@@ -80,7 +71,8 @@ class Report:
         todo = [draw for study in self.studies for draw in study.drawings()]
         todo.append(partial(reproduction.published_figure, self.studies))
         drawn = filter(None, [draw() for draw in watched(todo, "figures")])
-        return {figure.key: replace(figure, number=i) for i, figure in enumerate(_in_page_order(drawn), 1)}
+        ordered = sorted(drawn, key=_place)
+        return {figure.key: replace(figure, number=i) for i, figure in enumerate(ordered, 1)}
 
     def _figure(self, key: str) -> Markup:
         figure = self.figures.get(key)
@@ -104,12 +96,12 @@ class Report:
         return self._each(self._summary)
 
     def _summary(self, study: Study) -> Markup:
-        claims = summary.claims(study.scaling, machine.scope(study.run.machine))
-        linked = [(claim, self._link(study.key(claim.figure))) for claim in claims]
         run = study.run
+        claims = summary.claims(study.scaling, machine.scope(run.machine))
+        linked = [(claim, self._link(study.key(claim.figure))) for claim in claims]
         missing = int(run.skipped["missing"].sum())
-        counted = (len(run.skipped), run.machine, missing)
-        caveat = summary.caveat(study.scaling, study.floors, study.findings, *counted)
+        facts = (len(run.skipped), run.machine, missing)
+        caveat = summary.caveat(study.scaling, study.floors, study.findings, *facts)
         advised = advice.in_short(advice.recommendation_table(study.scaling, run.skipped))
         return render("summary.html.j2", study=study, claims=linked, advice=advised, caveat=caveat)
 
@@ -117,45 +109,29 @@ class Report:
 
     def workloads(self) -> Html:
         """Return what each measured workload and method does, and what one operation is."""
-        rows = [
-            (
-                f"{words.workload_label(row['workload'])}, {words.short(row['method'])}",
-                row["backend"],
-                ", ".join(map(words.kind_label, row["page_kinds"])),
-                row["unit"],
-                words.method_about(row["workload"], row["method"]) or "not described in this version",
-                with_code(words.method_limit(row["workload"], row["method"])) or units.NO_VALUE,
-            )
-            for row in self._methods()
-        ]
-        columns = ("Workload and method", "Who works", "Pages", "Operation", "What it does", BOTTLENECK)
-        listing = table(columns, rows, caption=METHODS_CAPTION, key="methods")
-        return Html(join([self._abouts(), listing if rows else paragraph("No workload was measured.")]))
-
-    def _abouts(self) -> Markup:
         names = dict.fromkeys(one for study in self.studies for one in study.workloads)
-        items = [
-            Markup("<li><b>{}.</b> {}</li>").format(words.workload_label(name), words.about(name))
+        scaling = pd.concat([study.scaling for study in self.studies], ignore_index=True)
+        groups = scaling.groupby(["workload", "backend", "method", "unit"], sort=False)
+        methods = [rows.iloc[0].to_dict() | {"kinds": rows["page_kind"].unique()} for _, rows in groups]
+        abouts = [
+            Markup("<b>{}.</b> {}").format(words.workload_label(name), words.about(name))
             for name in names
             if words.about(name)
         ]
-        return Markup("<ul>{}</ul>").format(join(items)) if items else Markup("")
-
-    def _methods(self) -> list[dict[str, Any]]:
-        scaling = pd.concat([study.scaling for study in self.studies], ignore_index=True)
-        groups = scaling.groupby(["workload", "backend", "method", "unit"], sort=False)
-        return [
-            dict(zip(["workload", "backend", "method", "unit"], key, strict=True))
-            | {"page_kinds": list(dict.fromkeys(part["page_kind"]))}
-            for key, part in groups
-        ]
+        caption = (
+            "The measured paths. Bottlenecks are from reading and profiling the kernel, not from this run; "
+            "section 5 shows what this run says about them."
+        )
+        listing = table(METHODS, methods, caption=caption, key="methods", text=METHODS)
+        return Html(join([items(abouts), listing if methods else paragraph("No workload was measured.")]))
 
     def machines(self) -> Html:
         """Return the machine table, one column per machine."""
         described = [dict(machine.describe(study.run.machine)) for study in self.studies]
         rows = [(label, *(facts[label] for facts in described)) for label in described[0]]
-        columns = ("Property", *(study.label or "Value" for study in self.studies))
-        return Html(table(columns, rows, caption="The machine before the run.", key="machine"))
+        names = ("Property", *(study.label or "Value" for study in self.studies))
+        columns: dict[str, Cell] = {name: i for i, name in enumerate(names)}
+        return Html(table(columns, rows, caption="The machine before the run.", key="machine", text=columns))
 
     def checks(self) -> Html:
         """Return the findings of the machine check, and the warnings that repetitions carry."""
@@ -175,37 +151,25 @@ class Report:
     # --- results ---------------------------------------------------------------------------------------
 
     def results(self) -> Html:
-        """Return a subsection per workload: finding, speedup, limits, throughput, distribution."""
-        sections = [(study, workload) for study in self.studies for workload in study.workloads]
-        if not sections:
+        """Return a subsection per workload: finding, speedup, bottlenecks, throughput, distribution."""
+        found = [(study, workload) for study in self.studies for workload in study.workloads]
+        if not found:
             return Html(paragraph("Nothing was measured; appendix B lists the cases of the grid, and why."))
-        return Html(join(self._result(study, one, i) for i, (study, one) in enumerate(sections, start=1)))
+        return Html(join(self._result(study, one, i) for i, (study, one) in enumerate(found, start=1)))
 
     def _result(self, study: Study, workload: str, number: int) -> Markup:
+        def key(kind: str) -> str:
+            return study.key(words.figure_key(kind, workload))
+
         rows = study.scaling[study.scaling["workload"] == workload]
-        evidence = study.limits[study.limits["workload"] == workload]
-        speedup, timeline, throughput, distribution = (
-            self._figure(study.key(words.figure_key(kind, workload))) for kind in FIGURE_KINDS
-        )
+        evidence = study.bottlenecks[study.bottlenecks["workload"] == workload]
+        speedup, timeline, throughput, distribution = (self._figure(key(kind)) for kind in FIGURE_KINDS)
         heading = Markup('<h3 id="{}">5.{} {}{}</h3>').format(
-            study.key(words.figure_key("results", workload)),
-            number,
-            study.title,
-            words.workload_label(workload),
+            key("results"), number, study.title, words.workload_label(workload)
         )
-        return join(
-            [
-                heading,
-                words.workload_finding(rows),
-                sections.results(rows, study.key(words.figure_key("times", workload))),
-                speedup,
-                limits.finding(evidence),
-                timeline,
-                limits.table(evidence, study.key(words.figure_key("limits", workload))),
-                throughput,
-                distribution,
-            ]
-        )
+        numbers = sections.results(rows, key("times"))
+        why = (bottlenecks.finding(evidence), timeline, bottlenecks.table(evidence, key("limits")))
+        return join([heading, words.workload_finding(rows), numbers, speedup, *why, throughput, distribution])
 
     def recommendations(self) -> Html:
         """Return how many threads, from which size on, or why not."""
@@ -216,7 +180,7 @@ class Report:
         return self._each(self._model)
 
     def _model(self, study: Study) -> Markup:
-        roof = model_sections.roof_sentence(study.scaling, limits.memory_roof(study.scaling))
+        roof = model_sections.roof_sentence(study.scaling, bottlenecks.memory_roof(study.scaling))
         drawn = [self._figure(study.key(name)) for name in (MODEL_KEY, RESIDUALS_KEY)]
         choice = model_sections.choice_sentence(study.scaling)
         return join([study.title, roof, choice, model_sections.fit_table(study), *drawn])
@@ -248,25 +212,29 @@ class Report:
 
     def questions(self) -> Html:
         """Return open questions for the audience: those the data raise, and those reviewers left open."""
-        found = pd.concat([study.limits for study in self.studies], ignore_index=True)
+        found = pd.concat([study.bottlenecks for study in self.studies], ignore_index=True)
         return Html(questions.open_questions(found.drop_duplicates([*tables.PATH, "limit"])))
 
     def side_by_side(self) -> Html:
         """Return several runs beside each other, speedups and changes of times; nothing for one."""
-        return Html(together.section(self.studies, self.runs))
+        return Html(several_runs.section(self.studies, self.runs))
 
     # --- appendix --------------------------------------------------------------------------------------
 
     def reproduce(self) -> Html:
         """Return the commands, and which data each figure was made from."""
-        rows = [
-            (one.link, f"{one.key}.csv", len(one.data), _source(one.key)) for one in self.figures.values()
-        ]
-        columns = ("Figure", "Data beside the caption", "Rows", "Made from, and by which notebook")
+        columns: dict[str, Cell] = {
+            "Figure": lambda one: one.link,
+            "Data beside the caption": lambda one: f"{one.key}.csv",
+            "Rows": lambda one: len(one.data),
+            "Made from, and by which notebook": lambda one: _source(one.key),
+        }
         caption = "From figure to data; report.ipynb draws them all and measures nothing."
-        figures_table = table(columns, rows, caption=caption, key="figure-data", numeric=["Rows"])
+        text = ["Data beside the caption", "Made from, and by which notebook"]
+        drawn = self.figures.values()
+        listing = table(columns, drawn, caption=caption, key="figure-data", text=text) if drawn else ""
         commands = render("reproduce.html.j2", runs=[sections.identity(run) for run in self.runs])
-        return Html(join([commands, figures_table if rows else ""]))
+        return Html(join([commands, listing]))
 
     def all_numbers(self) -> Html:
         """Return every case and thread count, and everything that was skipped."""
@@ -274,14 +242,13 @@ class Report:
 
     def all_facts(self) -> Html:
         """Return every fact of `machine.json`."""
-        return self._each(
-            lambda study: table(
-                ("Fact", "Value"),
-                machine.other_facts(study.run.machine),
-                caption=Markup("{}All recorded facts.").format(study.title),
-                key=study.key("facts"),
-            )
-        )
+        return self._each(self._facts)
+
+    def _facts(self, study: Study) -> Markup:
+        columns: dict[str, Cell] = {"Fact": 0, "Value": 1}
+        caption = Markup("{}All recorded facts.").format(study.title)
+        facts = machine.other_facts(study.run.machine)
+        return table(columns, facts, caption=caption, key=study.key("facts"), text=columns)
 
     def footer(self) -> Html:
         """Return commit, data hash and lock hash."""
@@ -290,7 +257,26 @@ class Report:
         return Html(render("footer.html.j2", runs=runs))
 
 
-CELL = "cell.ipynb"
+def _bottleneck(row: dict[str, str]) -> str | Markup:
+    method = words.method_of(row["workload"], row["method"])
+    return with_code(method.limit) if method and method.limit else units.NO_VALUE
+
+
+def _what_it_does(row: dict[str, str]) -> str:
+    method = words.method_of(row["workload"], row["method"])
+    return method.about if method and method.about else "not described in this version"
+
+
+METHODS: dict[str, Cell] = {
+    "Workload and method": lambda row: (
+        f"{words.workload_label(row['workload'])}, {words.short(row['method'])}"
+    ),
+    "Who works": "backend",
+    "Pages": lambda row: ", ".join(map(words.kind_label, row["kinds"])),
+    "Operation": "unit",
+    "What it does": _what_it_does,
+    "Bottleneck": _bottleneck,
+}
 
 
 def _source(key: str) -> str:
@@ -303,12 +289,6 @@ def _source(key: str) -> str:
     return f"{folder}/{workload.replace('-', '_') or '*'}-*.parquet, measured by {CELL}"
 
 
-def _in_page_order(drawn: Iterable[Figure]) -> list[Figure]:
-    """Return the figures as the page shows them: noise of all runs, results, then crossovers."""
-    last = (MODEL_KEY, RESIDUALS_KEY, words.CROSSOVER_KEY, PUBLISHED_KEY, PREDICTION_KEY)
-
-    def place(figure: Figure) -> int:
-        kind = figure.key.split("-")[0]
-        return 0 if kind == words.NOISE_KEY else 2 + last.index(kind) if kind in last else 1
-
-    return sorted(drawn, key=place)
+def _place(figure: Figure) -> int:
+    kind = figure.key.split("-")[0]
+    return PAGE_ORDER.index(kind if kind in PAGE_ORDER else "")

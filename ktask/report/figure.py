@@ -13,30 +13,14 @@ from ktask.report import markup
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing with all that belongs to it.
+    """A drawing with all that belongs to it."""
 
-    Attributes
-    ----------
-    key : str
-        Name, unique in a report; also the anchor on the page.
-    drawing : Drawing
-        What is seen.
-    data : DataFrame
-        The numbers drawn.
-    caption : Markup
-        States the finding, the kind of interval and n.
-    alt : str
-        What the drawing shows, in words.
-    number : int
-        Its place in the report.
-    """
-
-    key: str
+    key: str  # unique in a report; also the anchor on the page
     drawing: Drawing
-    data: pd.DataFrame
-    caption: Markup
-    alt: str
-    number: int = 0
+    data: pd.DataFrame  # the numbers drawn
+    caption: Markup  # the finding, the kind of interval and n
+    alt: str  # what the drawing shows, for screen readers
+    number: int = 0  # its place in the report
 
     def of(self, run: str) -> "Figure":
         """Return the figure with the name of its run before caption and alternative text."""

@@ -1,5 +1,7 @@
 """The figures: each a pair of a tidy table and its drawing, with caption and alternative text."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -8,23 +10,32 @@ from matplotlib.axes import Axes
 from ktask.common import figures as draw
 from ktask.common import units
 from ktask.lab.measure.stats import NoiseFloor
+from ktask.lab.records import Run
 from ktask.report import sentences as words
 from ktask.report.bottlenecks import Roof, memory_roof
 from ktask.report.figure import Figure
-from ktask.report.tables import PATH, Run, aa_table, at_best, repetitions, sort_cases
+from ktask.report.tables import (
+    PATH,
+    aa_table,
+    at_best,
+    at_largest_size,
+    case_of,
+    compared,
+    parallel,
+    repetitions,
+    sort_cases,
+)
 
 KIND = ["page_kind", "options", "policy"]  # what tells the curves of one method apart
+BAND: dict[str, Any] = {"color": draw.FAINT, "alpha": 0.6, "linewidth": 0}
 STRIPS = 3  # panels of repetitions beside each other: their labels are wide
 FAR_OUT = 3  # repetitions this many times slower than the median need a logarithmic axis
 
 
-def _at_largest_size(scaling: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of the largest size of each path that was measured with several threads, if any was."""
-    usable = scaling[scaling["n"] > 0]
-    several = usable[usable["threads"] > 1]
-    largest = (several if len(several) else usable).groupby(PATH)["size_bytes"].max().rename("largest")
-    joined = usable.join(largest, on=PATH)
-    return joined[joined["size_bytes"] == joined["largest"]].drop(columns="largest")
+def _with_several(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows at the largest size of each path that several threads measured, if any did."""
+    several = rows[rows["threads"] > 1]
+    return at_largest_size(rows, several if len(several) else None)
 
 
 def _columns_of(scaling: pd.DataFrame, *names: str) -> pd.DataFrame:
@@ -36,9 +47,7 @@ def _columns_of(scaling: pd.DataFrame, *names: str) -> pd.DataFrame:
 def speedup_data(last: pd.DataFrame) -> pd.DataFrame:
     """Return speedup by thread count, of a scaling table with one size per path."""
     has_both = last.groupby(PATH)["threads"].transform("nunique") > 1
-    shown = last[has_both & last["speedup"].notna()]
-    # The chunked call on one thread is a point of its own in the tables; the curve starts at the serial call.
-    return _columns_of(shown[shown["baseline"] | (shown["threads"] > 1)], "speedup")
+    return _columns_of(compared(last[has_both & last["speedup"].notna()]), "speedup")
 
 
 ROOF_IN_SIGHT = 1.05  # of the ideal speedup: a roof above that stands outside the panel
@@ -58,7 +67,7 @@ def speedup_figure(
 
     `borders` names thread counts at which something is used up, such as the cores of a socket.
     """
-    last = _at_largest_size(scaling[scaling["workload"] == workload])
+    last = _with_several(scaling[(scaling["workload"] == workload) & (scaling["n"] > 0)])
     data = speedup_data(last)
     if data.empty:
         return None
@@ -95,9 +104,7 @@ def _from_zero(axis: Axes) -> None:
 def _noise_band(axis: Axes, floor: float) -> None:
     """Shade the ratios that the noise floor reaches."""
     if np.isfinite(floor):
-        axis.axhspan(
-            1 / (1 + floor), 1 + floor, color=draw.FAINT, alpha=0.6, linewidth=0, label="noise floor"
-        )
+        axis.axhspan(1 / (1 + floor), 1 + floor, label="noise floor", **BAND)
 
 
 def _mark_borders(axis: Axes, borders: dict[int, str], most: int) -> None:
@@ -114,8 +121,7 @@ def throughput_data(scaling: pd.DataFrame, workload: str) -> pd.DataFrame:
 
     Operations are used where they mean the same for every path of the workload, bytes otherwise.
     """
-    part = scaling[(scaling["workload"] == workload) & (scaling["n"] > 0)]
-    part = part[part["baseline"] | (part["threads"] > 1)]
+    part = compared(scaling[(scaling["workload"] == workload) & (scaling["n"] > 0)])
     alike = len(set(zip(part["unit"], (part["operations"] / part["size_bytes"]).round(9), strict=True))) == 1
     name = "rate" if alike else "bandwidth"
     table = _columns_of(part, name).rename(columns=lambda column: column.replace(name, "throughput"))
@@ -141,7 +147,7 @@ def throughput_figure(scaling: pd.DataFrame, workload: str, key: str) -> Figure 
         draw.curves(axis, part, "size_bytes", "throughput", "count", order=order)
         if roof:
             axis.axhline(roof.bytes_per_s / scale.factor, label="highest user-space rate", **draw.DOTTED)
-        draw.set_title(axis, words.path_label(dict(zip(PATH, path, strict=True))))
+        draw.set_title(axis, words.path_label(case_of(path)))
     draw.label_left(axes, scale.suffix)
     draw.size_axis(axes, data["size_bytes"])
     if words.needs_log(data["throughput"]):
@@ -155,18 +161,11 @@ def throughput_figure(scaling: pd.DataFrame, workload: str, key: str) -> Figure 
 def distribution_data(run: Run, workload: str) -> pd.DataFrame:
     """Return every repetition of the largest size of each path, cold ones marked; warm-ups are left out."""
     table = repetitions(run)
-    table = table[(table["workload"] == workload) & (table["wall_s"] > 0)]
-    table = table[table["baseline"] | (table["threads"] > 1)]
-    if table.empty:
-        return table
-    several = table[table["threads"] > 1]
+    table = compared(table[(table["workload"] == workload) & (table["wall_s"] > 0)])
     # The policy is no part of the path here: the serial call has none.
-    path = PATH[:-1]
-    largest = (several if len(several) else table).groupby(path)["size_bytes"].max().rename("largest")
-    table = table.join(largest, on=path)
-    table = sort_cases(table[table["size_bytes"] == table["largest"]])
-    names = [*path, "size_bytes", "threads", "baseline", "aa", "cold", "flagged", "round", "order", "wall_s"]
-    return table[names]
+    names = [*PATH[:-1], "size_bytes", "threads", "baseline", "aa", "cold", "flagged"]
+    rows = table[[*names, "round", "order", "wall_s"]]
+    return sort_cases(_with_several(rows)) if len(rows) else rows
 
 
 @draw.theme()
@@ -180,11 +179,10 @@ def distribution_figure(run: Run, workload: str, key: str) -> Figure | None:
     drawing, axes = draw.panels(len(groups), 0.95 + 0.36 * len(threads), STRIPS)
     for axis, (path, part) in zip(axes, groups, strict=True):
         _strip(axis, part, threads)
-        draw.set_title(axis, words.path_label(dict(zip(PATH, (*path, ""), strict=True))))
+        draw.set_title(axis, words.path_label(case_of(path)))
     draw.legend(drawing, axes)
-    return Figure(
-        key, drawing, data, words.distribution_caption(data), words.distribution_alt(data, workload)
-    )
+    caption, alt = words.distribution_caption(data), words.distribution_alt(data, workload)
+    return Figure(key, drawing, data, caption, alt)
 
 
 def _strip(axis: Axes, part: pd.DataFrame, threads: list[int]) -> None:
@@ -200,7 +198,7 @@ def _strip(axis: Axes, part: pd.DataFrame, threads: list[int]) -> None:
             "memory": rows["cold"].map({False: "repetition", True: "cold memory"}),
         }
     )
-    look = {
+    look: dict[str, Any] = {
         # Points as marks of a line: each point of a scatter plot is a path of its own in the SVG.
         **{"estimator": None, "sort": False, "linestyle": "none", "dashes": False},
         **{"hue": "memory", "style": "memory", "markersize": 3.4, "markeredgewidth": 0, "alpha": 0.75},
@@ -232,7 +230,7 @@ def aa_figure(run: Run, floors: dict[str, NoiseFloor], key: str) -> Figure | Non
     drawing, axes = draw.panels(len(groups), 1.9, sharex=True)
     for axis, (workload, rows) in zip(axes, groups, strict=True):
         band = 1 + floors[str(workload)].floor
-        axis.axvspan(1 / band, band, color=draw.FAINT, alpha=0.6, linewidth=0)
+        axis.axvspan(1 / band, band, **BAND)
         axis.axvline(1, **draw.DOTTED)
         ordered = rows.sort_values("ratio", ascending=False, ignore_index=True)
         draw.intervals(axis, ordered.assign(cell=ordered.index.astype(str)), "ratio", "cell")
@@ -246,16 +244,12 @@ def aa_figure(run: Run, floors: dict[str, NoiseFloor], key: str) -> Figure | Non
 
 def crossover_data(scaling: pd.DataFrame) -> pd.DataFrame:
     """Return speedup by size at the most threads measured, for all paths, with the verdict."""
-    several = scaling[
-        ~scaling["baseline"].astype(bool) & (scaling["threads"] > 1) & scaling["speedup"].notna()
-    ]
+    several = parallel(scaling[scaling["speedup"].notna()])
     if several.empty:
         return several
-    most = several.groupby(PATH)["threads"].transform("max")
-    kept = several[several["threads"] == most]
-    return _columns_of(kept, "speedup").assign(
-        verdict=kept["verdict"].to_numpy(), noise_floor=kept["noise_floor"].to_numpy()
-    )
+    kept = several[several["threads"] == several.groupby(PATH)["threads"].transform("max")]
+    more = {name: kept[name].to_numpy() for name in ("verdict", "noise_floor")}
+    return _columns_of(kept, "speedup").assign(**more)
 
 
 @draw.theme()
@@ -264,20 +258,15 @@ def crossover_figure(scaling: pd.DataFrame, key: str) -> Figure | None:
     data = crossover_data(scaling)
     if data.empty:
         return None
-    counts = sorted(set(data["threads"]))
-    alike = len(counts) == 1
-    labels = [words.path_label(row) for _, row in data.iterrows()]
-    if not alike:
-        labels = [
-            f"{one}, {words.count(n, 'thread')}" for one, n in zip(labels, data["threads"], strict=True)
-        ]
+    alike = data["threads"].nunique() == 1
+    labels = words.each(data, words.path_label if alike else words.with_threads)
     groups = list(data.assign(path=labels).groupby("workload", sort=False))
     drawing, axes = draw.panels(len(groups), 1.8, most=1, width_in=draw.FULL_WIDTH_IN)
     for axis, (workload, part) in zip(axes, groups, strict=True):
         _noise_band(axis, part["noise_floor"].iloc[0])
         draw.curves(axis, part, "size_bytes", "speedup", "path")
         axis.set_title(words.workload_label(workload))
-        axis.set_ylabel(f"speedup, {words.count(counts[0], 'thread')}" if alike else "speedup")
+        axis.set_ylabel(f"speedup, {words.thread_range(data['threads'])}" if alike else "speedup")
         draw.size_axis([axis], part["size_bytes"], 0.6 * draw.FULL_WIDTH_IN)
         axis.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), handlelength=2.6)
         _from_zero(axis)

@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from ktask.common.units import fmt_size, fmt_time, parse_size
 from ktask.engine import trace as traces
 from ktask.engine.task import Result
@@ -114,13 +112,9 @@ def traced(case: Case, threads: int | None = None) -> Result:
 def more_threads(run: str | Path) -> Knob:
     """Return knobs for the path and for the thread counts to predict."""
     found = load_run(run)
-    scaling = tables.scaling_table(found)
-    scaling = scaling[scaling["size_bytes"] == scaling.groupby(tables.PATH)["size_bytes"].transform("max")]
-    curves = {
-        _label(curve.group): curve
-        for curve in forecast.curves_of(scaling, tables.CASE)
-        if len(curve.threads) > 1
-    }
+    scaling = tables.at_largest_size(tables.scaling_table(found))
+    fitted = forecast.curves_of(scaling, tables.CASE)
+    curves = {words.case_label(dict(one.group)): one for one in fitted if len(one.threads) > 1}
     if not curves:
         raise ValueError(f"run {found.name} has no case with several thread counts, so there is no curve")
     most = max(int(curve.threads.max()) for curve in curves.values())
@@ -141,7 +135,3 @@ def _chooser(name: str, values: Sequence[Any]) -> Any:
     if max(len(str(value)) for value in values) > LONGEST_VALUE:
         return ipywidgets.Dropdown(options=values, **look)
     return ipywidgets.SelectionSlider(options=values, continuous_update=False, **look)
-
-
-def _label(group: pd.Series | dict[str, Any]) -> str:
-    return words.case_label(dict(group))

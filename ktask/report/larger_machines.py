@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from ktask.common import figures as draw
 from ktask.common import units
 from ktask.engine.policy import MOST_CPUS
+from ktask.lab.records import Run
 from ktask.models.simulation.calibrate import calibrate, measured_walls
 from ktask.models.simulation.machines import Machine
 from ktask.models.simulation.what_if import repeated
@@ -26,7 +27,7 @@ from ktask.report import sentences as words
 from ktask.report.figure import Figure
 from ktask.report.model import Fitted
 from ktask.report.model_figures import draw_law
-from ktask.report.tables import PATH, Run
+from ktask.report.tables import PATH
 
 PREDICTION_KEY = "larger"  # a key has no hyphen before the workload
 SEEDS = 9
@@ -106,16 +107,12 @@ def _simulated(larger: Machine, curve: pd.DataFrame, asked: pd.DataFrame) -> pd.
     case = asked.loc[tuple(curve.iloc[0][[*PATH, "size_bytes"]])]
     if case["work"] not in larger.work:
         return curve.assign(**dict.fromkeys(UNKNOWN, np.nan))
-    how = {
-        "min_chunk": int(case["min_chunk_size"]),
-        "policy_name": case["policy_name"],
-        "low_priority": False,
-    }
-    machine, size = larger.for_work(case["work"]), int(case.name[-1])
+    machine, size, chunk = larger.for_work(case["work"]), int(case.name[-1]), int(case["min_chunk_size"])
+    how = {"min_chunk": chunk, "policy_name": case["policy_name"], "low_priority": False}
     runs = [repeated(machine, size, seeds=SEEDS, max_threads=int(n), **how) for n in curve["threads"]]
     walls = [[one.wall_s for one in same] for same in runs]
     low, middle, high = np.quantile(walls, (0.05, 0.5, 0.95), axis=1)
-    found = (middle, low, high, middle[0] / middle, math.ceil(size / how["min_chunk"]))
+    found = (middle, low, high, middle[0] / middle, math.ceil(size / chunk))
     return curve.assign(**dict(zip(UNKNOWN, found, strict=True)))
 
 
@@ -132,18 +129,11 @@ def prediction_figure(found: LargerMachines, key: str) -> Figure | None:
     for axis, rows in zip(axes, paths, strict=True):
         draw_law(axis, rows)
         if rows["simulated_speedup"].notna().any():
-            look = {
-                "color": draw.PALETTE[1],
-                "linestyle": "--",
-                "marker": "s",
-                "markersize": 3,
-                "label": "simulated",
-            }
-            sns.lineplot(rows, x="threads", y="simulated_speedup", ax=axis, errorbar=None, **look)
+            look = {"color": draw.PALETTE[1], "linestyle": "--", "marker": "s", "markersize": 3}
+            simulated = {"x": "threads", "y": "simulated_speedup", "label": "simulated"}
+            sns.lineplot(rows, ax=axis, errorbar=None, **simulated, **look)
         _warn(axis, rows)
-        draw.set_title(
-            axis, f"{words.workload_label(rows.workload.iloc[0])}, {words.path_label(rows.iloc[0])}"
-        )
+        draw.set_title(axis, words.full_label(rows.iloc[0]))
     draw.label_left(axes, "speedup")
     draw.thread_axis(axes, found.table["threads"], log=True)
     axes[0].set_ylim(bottom=ROOM_BELOW * axes[0].get_ylim()[0])  # for the words at the bottom of each panel
@@ -156,16 +146,8 @@ def _warn(axis: Axes, rows: pd.DataFrame) -> None:
     if rows["beyond"].any():
         start, end = rows.loc[~rows["beyond"], "threads"].max(), rows["threads"].max()
         axis.axvspan(start, end, color=draw.WARN, alpha=0.08, linewidth=0, label="a guess")
-        place = axis.get_xaxis_transform()
-        axis.text(
-            math.sqrt(start * end),
-            0.02,
-            "beyond 2×",
-            color=draw.WARN,
-            fontsize=6.5,
-            ha="center",
-            transform=place,
-        )
+        look = {"color": draw.WARN, "fontsize": 6.5, "ha": "center"}
+        axis.text(math.sqrt(start * end), 0.02, "beyond 2×", transform=axis.get_xaxis_transform(), **look)
 
 
 # --- words -------------------------------------------------------------------------------------------------
@@ -185,39 +167,34 @@ def _agreement(found: LargerMachines) -> list[str]:
     ahead = found.simulated[found.simulated["measured_s"].isna()]
     if ahead.empty:
         return ["No simulated curve is drawn; the text says why."]
-    inside = ahead[
-        (ahead["simulated_speedup"] >= ahead["speedup_low"])
-        & (ahead["simulated_speedup"] <= ahead["speedup_high"])
-    ]
+    inside = ahead[ahead["simulated_speedup"].between(ahead["speedup_low"], ahead["speedup_high"])]
     counts = [
         f"{(inside['threads'] == n).sum()} of {words.count(number, 'path')} with {n}"
         for n, number in ahead["threads"].value_counts().sort_index().items()
     ]
     farthest = ahead.loc[np.log(ahead["simulated_speedup"] / ahead["speedup"]).abs().idxmax()]
     simulated, law = (units.fmt_number(farthest[name]) for name in ("simulated_speedup", "speedup"))
+    chunks = words.count(int(farthest["most_chunks"]), "chunk")
+    few = farthest["most_chunks"] < farthest["threads"]
     return [
         f"The simulation lies within the interval of the law for {words.listed(counts)} threads.",
         f"They differ most for {words.case_label(farthest)} with {int(farthest['threads'])} threads: "
         f"simulated {simulated}, law {law}"
-        + ("." if farthest["most_chunks"] >= farthest["threads"] else _few_chunks(farthest)),
+        + (f", which does not know that it has no more than {chunks}." if few else "."),
     ]
-
-
-def _few_chunks(row: pd.Series) -> str:
-    chunks = words.count(int(row["most_chunks"]), "chunk")
-    return f", which does not know that it has no more than {chunks}."
 
 
 def _alt(found: LargerMachines) -> str:
     """Return the last point of every path in words."""
-    parts = []
-    for _, rows in found.table.groupby([*PATH, "size_bytes"], sort=False):
-        last = rows.iloc[-1]
-        law, simulated = (units.fmt_number(last[name]) for name in ("speedup", "simulated_speedup"))
-        said = f", simulated {simulated}" if pd.notna(last["simulated_speedup"]) else ", not simulated"
-        path = f"{last['workload']} {words.path_label(last)}"
-        parts.append(f"{path} with {int(last['threads'])} threads: law {law}{said}")
-    return f"Measured, fitted and simulated speedup against threads. {'; '.join(parts)}."
+
+    def end(row: pd.Series) -> str:
+        law, simulated = (units.fmt_number(row[name]) for name in ("speedup", "simulated_speedup"))
+        tail = f"simulated {simulated}" if pd.notna(row["simulated_speedup"]) else "not simulated"
+        return f"{words.name_of(row)} with {int(row['threads'])} threads: law {law}, {tail}"
+
+    last = found.table.groupby([*PATH, "size_bytes"], sort=False).tail(1)
+    ends = "; ".join(words.each(last, end))
+    return f"Measured, fitted and simulated speedup against threads. {ends}."
 
 
 def rests_on(found: LargerMachines) -> Markup:
@@ -226,56 +203,48 @@ def rests_on(found: LargerMachines) -> Markup:
         return markup.paragraph(f"Nothing was simulated: {found.reason}.")
     if found.simulated.empty:
         return markup.paragraph("Nothing was simulated: no path has both a law and a calibrated machine.")
-    return markup.join([markup.paragraph(*_laws(), *_simulation(found)), markup.paragraph(*_limits(found))])
+    basis = markup.paragraph(LAWS, *_simulation(found.machine, found))
+    return markup.join([basis, markup.paragraph(LIMITS, _left_out(found))])
 
 
-def _laws() -> list[str]:
-    return [
-        "What this rests on: the law of a path sees the measured times of its largest size, and its "
-        "prior comes from published curves."
-    ]
+LAWS = (
+    "What this rests on: the law of a path sees the measured times of its largest size, and its prior comes "
+    "from published curves."
+)
+LIMITS = (
+    "Neither knows what these threads did not meet: a roof of the memory that they do not reach, a "
+    "second node, siblings on a core, a lock that so few do not wait for. Where one of these "
+    "comes first, the simulated curve bends too late."
+)
 
 
-def _simulation(found: LargerMachines) -> list[str]:
-    machine, walls = found.machine, found.walls
+def _simulation(machine: Machine, found: LargerMachines) -> list[str]:
+    """Return what the simulator was calibrated from, and what it carries out."""
     works = [machine.for_work(name) for name in dict.fromkeys(machine.work)]
-    costs = [100 * work.contention for work in works]
-    cost = " to ".join(dict.fromkeys(units.fmt_number(end, 2) for end in (min(costs), max(costs))))
-    sizes = " to ".join(
-        dict.fromkeys(units.fmt_size(end) for end in (walls.size_bytes.min(), walls.size_bytes.max()))
-    )
-    counts = words.listed([str(n) for n in sorted(set(walls["threads"]))])
+    costs = words.reach((100 * work.contention for work in works), lambda cost: units.fmt_number(cost, 2))
+    counts = words.listed([str(n) for n in sorted(set(found.walls["threads"]))])
     ends = {
         "that the memory has a roof": sum(math.isfinite(work.node_bandwidth) for work in works),
         "that threads take turns at a lock": sum(work.lock_share > 0 for work in works),
     }
-    roof = "".join(f", or {said} ({words.count(n, 'kind')})" for said, n in ends.items() if n)
-    parts = [
-        f"The simulation knows from the times of {counts} threads over {sizes} what a byte costs one thread, "
-        f"and what each further thread costs all others ({cost} % by kind of work){roof}."
-    ]
-    if any(work.helper_start_s for work in works):
-        parts.append(
-            "From the timelines it has when a helper begins and how far equal chunks spread; it takes "
-            f"the median of {SEEDS} simulations."
-        )
-    else:
-        parts.append(
-            "The run kept no timelines, so that helpers begin at once and equal chunks take equally long."
-        )
-    parts.append(
-        f"It hands out the chunks that the policy would, on a machine of this kind with {machine.cpus} CPUs "
-        f"({words.count(machine.nodes, 'node')})."
+    roof = "".join(f", or {effect} ({words.count(n, 'kind')})" for effect, n in ends.items() if n)
+    timelines = (
+        "From the timelines it has when a helper begins and how far equal chunks spread; it takes "
+        f"the median of {SEEDS} simulations."
+        if any(work.helper_start_s for work in works)
+        else "The run kept no timelines, so that helpers begin at once and equal chunks take equally long."
     )
-    return parts
-
-
-def _limits(found: LargerMachines) -> list[str]:
-    left = found.table[found.table["simulated_s"].isna()].drop_duplicates(PATH)
-    names = [f"{row['workload']} {words.path_label(row)}" for _, row in left.iterrows()]
     return [
-        "Neither knows what these threads did not meet: a roof of the memory that they do not reach, a "
-        "second node, siblings on a core, a lock that so few do not wait for. Where one of these "
-        "comes first, the simulated curve bends too late.",
-        f"Not simulated, because their chunks are not all alike: {words.listed(names)}." if names else "",
+        f"The simulation knows from the times of {counts} threads over {words.sizes_of(found.walls)} what a "
+        f"byte costs one thread, and what each further thread costs all others ({costs} % by kind of work)"
+        f"{roof}.",
+        timelines,
+        f"It hands out the chunks that the policy would, on a machine of this kind with {machine.cpus} CPUs "
+        f"({words.count(machine.nodes, 'node')}).",
     ]
+
+
+def _left_out(found: LargerMachines) -> str:
+    left = found.table[found.table["simulated_s"].isna()].drop_duplicates(PATH)
+    names = words.listed(words.each(left, words.name_of))
+    return f"Not simulated, because their chunks are not all alike: {names}." if names else ""

@@ -104,25 +104,18 @@ def _swap(machine: Facts) -> str:
     return f"{_size(machine.get('swap_used_bytes'))} used of {_size(total)}" if total else "none"
 
 
-def _kernel(machine: Facts) -> str:
-    return f"Linux {machine['kernel_release']}, {machine.get('architecture', '')}"
-
-
-def _thp(machine: Facts) -> str:
-    return f"enabled: {machine['thp_mode']}, defrag: {machine.get('thp_defrag', UNKNOWN)}"
-
-
 def _hugetlb(machine: Facts) -> str:
-    return "; ".join(_pool(pool) for pool in machine["hugetlb_pools"])
+    def text(page_size_bytes: int, **pool: Any) -> str:
+        return f"{fmt_size(page_size_bytes)}: {', '.join(f'{name} {count}' for name, count in pool.items())}"
+
+    return "; ".join(text(**pool) for pool in machine["hugetlb_pools"])
 
 
-def _pool(pool: Facts) -> str:
-    numbers = ", ".join(f"{name} {count}" for name, count in pool.items() if name != "page_size_bytes")
-    return f"{fmt_size(pool['page_size_bytes'])}: {numbers}"
+TURBO = {"True": "turbo on", "False": "turbo off"}
 
 
 def _clock(machine: Facts) -> str:
-    turbo = {True: "turbo on", False: "turbo off"}.get(machine.get("turbo"), "")
+    turbo = TURBO.get(str(machine.get("turbo")), "")
     return ", ".join(filter(None, [machine.get("governor"), machine.get("cpufreq_driver"), turbo]))
 
 
@@ -163,9 +156,9 @@ LINES: tuple[tuple[str, Callable[[Facts], str]], ...] = (
     ("NUMA nodes", _nodes),
     ("Memory", _memory),
     ("Swap", _swap),
-    ("Kernel", _kernel),
+    ("Kernel", lambda m: f"Linux {m['kernel_release']}, {m.get('architecture', '')}"),
     ("Distribution", lambda m: str(m["operating_system"])),
-    ("Transparent huge pages", _thp),
+    ("Transparent huge pages", lambda m: f"enabled: {m['thp_mode']}, defrag: {m.get('thp_defrag', UNKNOWN)}"),
     ("hugetlb pools", _hugetlb),
     ("Clock governor", _clock),
     ("Virtual machine", _virtual),

@@ -1,12 +1,15 @@
 """Templates, and tables that screen readers can follow. Everything that is not `Markup` is escaped."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+
+Cell = str | int | Callable[[Any], Any]  # the name of a value in a row, or what makes a cell of the row
 
 
 @dataclass(frozen=True)
@@ -21,12 +24,9 @@ class Html:
 
 @cache
 def _environment() -> Environment:
+    loader = PackageLoader("ktask.report", "template")
     return Environment(
-        loader=PackageLoader("ktask.report", "template"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
 
 
@@ -36,31 +36,34 @@ def render(name: str, **context: Any) -> Markup:
 
 
 def table(
-    columns: Sequence[str],
-    rows: Iterable[Sequence[Any]],
+    columns: Mapping[str, Cell],
+    rows: pd.DataFrame | Iterable[Any],
     *,
     caption: str | Markup,
     key: str,
-    numeric: Sequence[str] = (),
+    text: Collection[str] = (),
 ) -> Markup:
     """Return a table with caption and header cells; the first cell of each row is its header.
 
     Parameters
     ----------
     columns
-        Titles of the columns.
+        Title and content of each column.
     rows
-        Cells, as many per row as there are columns.
+        What the cells are made from, one object per row.
     caption
         What the table says.
     key
         Its anchor on the page.
-    numeric
-        Titles of the columns to align to the right.
+    text
+        Columns that hold text; all others but the first are aligned to the right.
     """
-    return render(
-        "table.html.j2", columns=columns, rows=list(rows), caption=caption, key=key, numeric=set(numeric)
-    )
+    if isinstance(rows, pd.DataFrame):
+        rows = [row for _, row in rows.iterrows()]
+    cells = [[one(row) if callable(one) else row[one] for one in columns.values()] for row in rows]
+    titles = list(columns)
+    numeric = {title for title in titles[1:] if title not in text}
+    return render("table.html.j2", columns=titles, rows=cells, caption=caption, key=key, numeric=numeric)
 
 
 def join(parts: Iterable[str | Markup], separator: str = "\n") -> Markup:
@@ -72,6 +75,12 @@ def paragraph(*sentences: str | Markup) -> Markup:
     """Return a paragraph of the sentences that are not empty; nothing if all are."""
     body = join(sentences, " ")
     return Markup("<p>{}</p>").format(body) if body else Markup("")
+
+
+def items(lines: Iterable[str | Markup], tag: str = "ul") -> Markup:
+    """Return a list, numbered if `tag` is "ol"; nothing without lines."""
+    body = join(Markup("<li>{}</li>").format(line) for line in lines)
+    return Markup("<{0}>{1}</{0}>").format(tag, body) if body else Markup("")
 
 
 def with_code(text: str) -> Markup:

@@ -3,14 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, cast
 
 import pandas as pd
 
 from ktask.models.scaling.forecast import curves_of
 from ktask.models.scaling.laws import LAWS
-from ktask.models.scaling.posterior import LEVEL
+from ktask.models.scaling.posterior import LEVEL, Fit
 from ktask.models.scaling.predict import Options, Predicted, predict_curve
-from ktask.report.tables import PATH
+from ktask.report.tables import CASE, PATH, case_of, compared, parallel
 
 SPLIT_FROM = 4  # thread counts from which some are kept out of the fit, to test it on
 FARTHEST = 4  # forecasts reach this many times the most threads measured; beyond 2 with a warning
@@ -18,20 +19,10 @@ FARTHEST = 4  # forecasts reach this many times the most threads measured; beyon
 
 @dataclass(frozen=True)
 class Fitted:
-    """One path at one size with its fitted laws.
+    """One path at one size with its laws, fitted on the times of some thread counts."""
 
-    Attributes
-    ----------
-    case : dict
-        Path and size in bytes.
-    measured : DataFrame
-        `threads` and the estimate `wall` in seconds.
-    predicted : Predicted
-        Fit and predictions, on the thread counts `fit_threads` only.
-    """
-
-    case: dict[str, object]
-    measured: pd.DataFrame
+    case: dict[str, Any]  # path and size
+    measured: pd.DataFrame  # `threads`, and the estimate `wall` in seconds
     predicted: Predicted
 
     @property
@@ -59,19 +50,24 @@ class Fitted:
         return table.assign(**self.case)
 
     @property
+    def fit(self) -> Fit:
+        """What was fitted."""
+        return cast("Fit", self.predicted.fit)  # there is one for each curve of several thread counts
+
+    @property
     def law(self) -> str:
         """The most probable law."""
-        return self.predicted.fit.best().law.name
+        return self.fit.best().law.name
 
     @property
     def says(self) -> str:
         """What the times determine about its parameters, in words."""
-        return self.predicted.fit.says()
+        return self.fit.says()
 
     @property
     def probability(self) -> float:
         """How probable it is among all laws."""
-        return self.predicted.fit.probabilities()[self.law]
+        return self.fit.probabilities()[self.law]
 
 
 def fits(scaling: pd.DataFrame) -> list[Fitted]:
@@ -79,22 +75,19 @@ def fits(scaling: pd.DataFrame) -> list[Fitted]:
 
     Below `SPLIT_FROM` thread counts all are fitted on; else those up to half of the most, and the rest test.
     """
-    usable = scaling[(scaling["n"] > 0) & (scaling["baseline"].astype(bool) | (scaling["threads"] > 1))]
-    several = usable[usable["threads"] > 1]
-    largest = several.groupby(PATH)["size_bytes"].max()
-    found = []
-    for key, rows in usable.groupby([*PATH, "size_bytes"], sort=False):
-        if largest.get(key[:-1]) == key[-1] and rows["threads"].nunique() > 1 and rows["baseline"].any():
-            found.append(
-                _fit(dict(zip([*PATH, "size_bytes"], key, strict=True)), rows.sort_values("threads"))
-            )
-    return found
+    usable = compared(scaling[scaling["n"] > 0])
+    largest = parallel(usable).groupby(PATH)["size_bytes"].max()
+    return [
+        _fit(case_of(key), rows.sort_values("threads"))
+        for key, rows in usable.groupby(CASE, sort=False)
+        if largest.get(key[:-1]) == key[-1] and rows["threads"].nunique() > 1 and rows["baseline"].any()
+    ]
 
 
-def _fit(case: dict[str, object], rows: pd.DataFrame) -> Fitted:
+def _fit(case: dict[str, Any], rows: pd.DataFrame) -> Fitted:
     (curve,) = curves_of(rows, list(case))
     measured = rows[["threads", "n", "wall", "wall_low", "wall_high"]].reset_index(drop=True)
-    return Fitted(case, measured, predict_curve(curve, Options(fit_threads=calibration(curve.threads))))
+    return Fitted(case, measured, predict_curve(curve, Options(fit_threads=calibration(list(curve.threads)))))
 
 
 def calibration(threads: Sequence[int]) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
 """The fitted laws as curves, and what they leave unexplained."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
@@ -27,9 +28,7 @@ def model_figure(found: Sequence[Fitted], key: str) -> Figure | None:
         draw_law(axis, one.curve)
         last = int(one.measured["threads"].max())
         axis.axvline(last, color=draw.INK, linewidth=0.6, linestyle="--", label="last measured")
-        draw.set_title(
-            axis, f"{words.workload_label(str(one.case['workload']))}, {words.path_label(one.case)}"
-        )
+        draw.set_title(axis, words.full_label(one.case))
     draw.label_left(axes, "speedup")
     draw.thread_axis(axes, data["threads"], log=True)
     draw.legend(drawing, axes)
@@ -41,16 +40,8 @@ def draw_law(axis: Axes, curve: pd.DataFrame) -> None:
     draw.ideal(axis, curve["threads"])
     draw.curves(axis, curve, "threads", "speedup", band=True, label=f"fitted law, {LEVEL_PERCENT} % interval")
     known = curve[curve["measured_s"].notna()]
-    draw.curves(
-        axis,
-        known,
-        "threads",
-        "measured_speedup",
-        color=draw.INK,
-        linestyle="none",
-        label="measured",
-        zorder=4,
-    )
+    look: dict[str, Any] = {"color": draw.INK, "linestyle": "none", "label": "measured", "zorder": 4}
+    draw.curves(axis, known, "threads", "measured_speedup", **look)
 
 
 @draw.theme()
@@ -64,9 +55,7 @@ def residuals_figure(found: Sequence[Fitted], key: str) -> Figure | None:
     rows = data.assign(
         **100 * data[names],
         count=[words.count(int(n), "thread") for n in data["threads"]],
-        path=[
-            f"{words.workload_label(row['workload'])}: {words.path_label(row)}" for _, row in data.iterrows()
-        ],
+        path=words.each(data, words.full_label),
     )
     drawing, (axis,) = draw.panels(1, 0.23 * len(found) + 0.55, width_in=draw.FULL_WIDTH_IN)
     axis.axvline(0, **draw.DOTTED)
@@ -84,9 +73,8 @@ def model_caption(found: Sequence[Fitted], data: pd.DataFrame) -> Markup:
     twice = data[~data["beyond"] & data["measured_s"].isna()]
     ahead = ""
     if len(twice):
-        ends = sorted(twice["speedup"])
-        reach = " to ".join(dict.fromkeys(map(units.fmt_number, (ends[0], ends[-1]))))
         counts = words.listed([str(n) for n in sorted(set(twice["threads"]))])
+        reach = words.reach(twice["speedup"])
         ahead = f" With {counts} threads, which were not measured, they say a speedup of {reach}."
     n = words.n_range(pd.concat([one.measured for one in found]))
     return Markup(

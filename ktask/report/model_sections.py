@@ -10,7 +10,7 @@ from ktask.report import sentences as words
 from ktask.report.bottlenecks import Roof
 from ktask.report.model import ABOUT, LEVEL_PERCENT, SPLIT_FROM, Fitted
 from ktask.report.study import Study
-from ktask.report.tables import at_best
+from ktask.report.tables import at_best, compared
 
 NOTHING = "No path was measured with several thread counts, so there is nothing to fit."
 
@@ -21,7 +21,7 @@ def roof_sentence(scaling: pd.DataFrame, roof: Roof | None) -> Markup:
         return markup.paragraph(
             "No rate of user code that zeroes memory is known of this run, and so no roof of the memory."
         )
-    rate = _rate(roof.bytes_per_s)
+    rate = units.fmt_rate(roof.bytes_per_s, "byte")
     head = f"The roof, the highest rate of user code that zeroes memory at the largest size, is {rate}"
     best = at_best(scaling)
     kernel = best[(best["workload"] == "zeroing") & (best["backend"] == "kernel")]
@@ -41,100 +41,101 @@ def choice_sentence(scaling: pd.DataFrame) -> Markup:
     Compared are rates at the same size, pages and number of threads.
     """
     user = scaling[(scaling["workload"] == "zeroing") & (scaling["backend"] == "user") & (scaling["n"] > 0)]
-    user = user[user["baseline"] | (user["threads"] > 1)]
     parts = []
-    for (size_bytes, _, threads), rows in user.groupby(["size_bytes", "page_kind", "threads"]):
+    for (size_bytes, _, threads), rows in compared(user).groupby(["size_bytes", "page_kind", "threads"]):
         ours, others = rows[rows["method"] == "auto"], rows[rows["method"] != "auto"]
         if len(ours) and len(others):
             best = others.loc[others["bandwidth"].idxmax()]
-            share = ours["bandwidth"].iloc[0] / best["bandwidth"]
+            share = words.percent(ours["bandwidth"].iloc[0] / best["bandwidth"])
             where = f"{words.count(int(threads), 'thread')}, {units.fmt_size(size_bytes)}"
-            parts.append(f"{words.percent(share)} of {best['method']} ({_rate(best['bandwidth'])}; {where})")
+            rate = units.fmt_rate(best["bandwidth"], "byte")
+            parts.append(f"{share} of {best['method']} ({rate}; {where})")
     reached = f"Of the best single kind of store, auto reaches {words.listed(parts)}." if parts else ""
     return markup.paragraph(reached)
-
-
-def _rate(bytes_per_s: float) -> str:
-    return units.fmt_rate(bytes_per_s, "byte")
 
 
 def fit_table(study: Study) -> Markup:
     """Return law, parameters with intervals and largest residual per path."""
     if not study.fits:
         return markup.paragraph(study.title, NOTHING)
-    rows = [_fit_row(one) for one in study.fits]
-    columns = ("Path", "Size", "Fitted on", "Law", "Probability", "Parameters", "What the times determine")
-    columns = (*columns, "Largest residual")
-    numeric = (columns[1], columns[4], columns[7])
-    caption = Markup("{}Fitted laws, and the threads each was fitted on; median [{} % interval].").format(
-        study.title, LEVEL_PERCENT
+    columns: dict[str, markup.Cell] = {
+        "Path": lambda one: words.full_label(one.case),
+        "Size": lambda one: words.size_label(one.case),
+        "Fitted on": _fitted_on,
+        "Law": lambda one: one.law,
+        "Probability": lambda one: words.percent(one.probability),
+        "Parameters": _parameters,
+        "What the times determine": lambda one: one.says,
+        "Largest residual": lambda one: f"{units.fmt_number(100 * one.curve['residual'].abs().max(), 2)} %",
+    }
+    caption = f"Fitted laws, and the threads each was fitted on; median [{LEVEL_PERCENT} % interval]."
+    if len({one.fit_threads for one in study.fits}) == 1:  # said once
+        del columns["Fitted on"]
+        threads = _fitted_on(study.fits[0])
+        caption = f"Fitted laws, each on {threads} threads; median [{LEVEL_PERCENT} % interval]."
+    text = ["Fitted on", "Law", "Parameters", "What the times determine"]
+    listing = markup.table(
+        columns, study.fits, caption=study.title + caption, key=study.key("fits"), text=text
     )
-    if len({row[2] for row in rows}) == 1:  # said once
-        caption = Markup("{}Fitted laws, each on {} threads; median [{} % interval].").format(
-            study.title, rows[0][2], LEVEL_PERCENT
-        )
-        rows, columns = [row[:2] + row[3:] for row in rows], columns[:2] + columns[3:]
-    laws = dict.fromkeys(one.law for one in study.fits)
-    meanings = Markup("; ").join(Markup("the law <i>{}</i> is {}").format(law, ABOUT[law]) for law in laws)
-    few = ""
-    if min(len(one.fit_threads) for one in study.fits) < SPLIT_FROM - 1:
-        few = (
-            "Two thread counts do not determine a law: what they leave open comes from the prior, that is, "
-            "from published curves, and the intervals say how much that is."
-        )
-    listing = markup.table(columns, rows, caption=caption, key=study.key("fits"), numeric=numeric)
-    return markup.join([markup.paragraph(meanings[:1].upper() + meanings[1:] + ".", few), listing])
+    return markup.join([markup.paragraph(*_meanings(study.fits)), listing])
 
 
-def _fit_row(one: Fitted) -> tuple[object, ...]:
-    known = one.predicted.fit.best().parameters()
-    parameters = [f"{name.replace('_', ' ')} {_parameter(ends)}" for name, ends in known.items()]
-    return (
-        f"{words.workload_label(str(one.case['workload']))}: {words.path_label(one.case)}",
-        units.fmt_size(one.case["size_bytes"]),
-        ", ".join(map(str, one.fit_threads)),
-        one.law,
-        words.percent(one.probability),
-        "; ".join(parameters),
-        one.says,
-        f"{units.fmt_number(100 * one.curve['residual'].abs().max(), 2)} %",
+def _meanings(fits: list[Fitted]) -> list[str | Markup]:
+    """Return what the laws are, and how much two thread counts say about them."""
+    laws = [Markup("the law <i>{}</i> is {}").format(law, ABOUT[law]) for law in {one.law: 0 for one in fits}]
+    text = Markup("; ").join(laws)
+    few = min(len(one.fit_threads) for one in fits) < SPLIT_FROM - 1
+    said = (
+        "Two thread counts do not determine a law: what they leave open comes from the prior, that is, "
+        "from published curves, and the intervals say how much that is."
     )
+    return [text[:1].upper() + text[1:] + ".", said if few else ""]
 
 
-def _parameter(ends: dict[str, float]) -> str:
-    value, low, high = (units.fmt_number(ends[name], 2) for name in ("value", "low", "high"))
-    return f"{value} [{low}, {high}]"
+def _fitted_on(one: Fitted) -> str:
+    return ", ".join(map(str, one.fit_threads))
+
+
+def _parameters(one: Fitted) -> str:
+    parts = []
+    for name, ends in one.fit.best().parameters().items():
+        value, low, high = (units.fmt_number(ends[end], 2) for end in ("value", "low", "high"))
+        parts.append(f"{name.replace('_', ' ')} {value} [{low}, {high}]")
+    return "; ".join(parts)
 
 
 def prediction_table(study: Study) -> Markup:
     """Return what the laws say beyond the thread counts they were fitted on, with warnings."""
     if not study.fits:
         return markup.paragraph(study.title, NOTHING)
-    data = study.larger.table
-    ahead = data[~data["fitted"]]
-    rows = [_prediction_row(row) for _, row in ahead.iterrows()]
-    columns = ("Path", "Threads", "Law: time", "Law: speedup", "Simulated", "Measured", "Warning")
+    ahead = study.larger.table[~study.larger.table["fitted"]]
+    beyond = Markup('<span class="bad">beyond 2×</span>')
+    columns: dict[str, markup.Cell] = {
+        "Path": words.full_label,
+        "Threads": lambda row: int(row["threads"]),
+        "Law: time": _time,
+        "Law: speedup": lambda row: _with_ends(row, "speedup", "speedup_low", "speedup_high"),
+        "Simulated": lambda row: units.fmt_number(row["simulated_speedup"]),
+        "Measured": lambda row: units.fmt_time(row["measured_s"]),
+        "Warning": lambda row: beyond if row["beyond"] else "",
+    }
     caption = Markup("{}Predictions; law as median [{} % interval], simulation as a speedup.").format(
         study.title, LEVEL_PERCENT
     )
-    listing = markup.table(columns, rows, caption=caption, key=study.key("predictions"), numeric=columns[1:6])
-    return markup.join([_score_sentence(study), listing])
+    key = study.key("predictions")
+    return markup.join(
+        [_score_sentence(study), markup.table(columns, ahead, caption=caption, key=key, text=["Warning"])]
+    )
 
 
-def _prediction_row(row: pd.Series) -> tuple[object, ...]:
-    measured = units.fmt_time(row["measured_s"]) if pd.notna(row["measured_s"]) else units.NO_VALUE
+def _time(row: pd.Series) -> str:
     scale = units.time_scale(row["time_s"])
-    time = f"{units.fmt_number(row['time_s'] / scale.factor)} [{_ends(row, '_s', scale)}] {scale.suffix}"
-    speedup = f"{units.fmt_number(row['speedup'])} [{_ends(row, 'speedup', units.RATIO)}]"
-    warning = Markup('<span class="bad">beyond 2×</span>') if row["beyond"] else ""
-    label = f"{words.workload_label(row['workload'])}: {words.path_label(row)}"
-    simulated = units.fmt_number(row["simulated_speedup"])
-    return label, int(row["threads"]), time, speedup, simulated, measured, warning
+    return f"{_with_ends(row, 'time_s', 'low_s', 'high_s', scale.factor)} {scale.suffix}"
 
 
-def _ends(row: pd.Series, name: str, scale: units.Scale) -> str:
-    names = ("low_s", "high_s") if name == "_s" else ("speedup_low", "speedup_high")
-    return ", ".join(units.fmt_number(row[one] / scale.factor) for one in names)
+def _with_ends(row: pd.Series, name: str, low: str, high: str, factor: float = 1.0) -> str:
+    middle, *ends = (units.fmt_number(row[one] / factor) for one in (name, low, high))
+    return f"{middle} [{', '.join(ends)}]"
 
 
 def _score_sentence(study: Study) -> Markup:

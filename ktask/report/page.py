@@ -27,7 +27,7 @@ Progress = Callable[[str], None]
 
 
 def write_report(runs: Sequence[Path | str], out: Path | str, progress: Progress | None = None) -> Path:
-    """Execute the report notebook on one or several runs and write one HTML file.
+    """Execute the report notebook on one or several runs, write one HTML file and return its path.
 
     The same runs give the same bytes. The file appears whole or not at all and loads nothing from anywhere.
 
@@ -39,11 +39,6 @@ def write_report(runs: Sequence[Path | str], out: Path | str, progress: Progress
         The HTML file; its directory is made if missing.
     progress
         Called with a line of text as each step begins.
-
-    Returns
-    -------
-    Path
-        `out`.
 
     Raises
     ------
@@ -82,6 +77,7 @@ def _execute(paths: Sequence[Path], kernels: Kernels) -> dict:
 def to_html(notebook: dict, title: str) -> str:
     """Return an executed notebook as a page: outputs and text, no code, nothing from the network."""
     from nbconvert import HTMLExporter, TemplateExporter  # noqa: PLC0415  (1.3 s to import)
+    from nbformat import from_dict  # noqa: PLC0415
 
     exporter = HTMLExporter(
         template_name="template",
@@ -90,7 +86,7 @@ def to_html(notebook: dict, title: str) -> str:
     )
     resources = {"page_title": title, "style": (REPORT_FOLDER / "template" / "style.css").read_text("utf-8")}
     # Not the method of HTMLExporter: it parses the page once more (1 s) for attributes that ours has anyway.
-    body, _ = TemplateExporter.from_notebook_node(exporter, notebook, resources=resources)
+    body, _ = TemplateExporter.from_notebook_node(exporter, from_dict(notebook), resources=resources)
     return with_hard_spaces(body)
 
 

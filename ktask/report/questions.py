@@ -16,15 +16,6 @@ STANDING = (
     "What does such a gain bring to a program that its users wait for? That needs a workload of yours; "
     "`ktask run` measures the path inside it.",
 )
-
-
-def open_questions(limits: pd.DataFrame) -> Markup:
-    """Return the questions as a list; the first ones come from the evidence on each path."""
-    asked = [*_from_limits(limits), *map(markup.with_code, STANDING)]
-    items = markup.join(Markup("<li>{}</li>").format(one) for one in asked)
-    return Markup("<ol>{}</ol>").format(items)
-
-
 ASKED = {
     "busy": "What do the threads spin on, or share, in {}? The same work takes more CPU time there; from "
     "user space a lock looks the same as slow memory. A profile of the kernel would show it.",
@@ -37,11 +28,12 @@ ASKED = {
 }
 
 
-def _from_limits(limits: pd.DataFrame) -> list[str]:
-    kernel = limits[limits["backend"] == "kernel"] if len(limits) else limits
-    found = []
-    for limit, rows in kernel.groupby("limit", sort=False):
-        if limit in ASKED:
-            names = [f"{row['workload']} {words.path_label(row)}" for _, row in rows.iterrows()]
-            found.append(ASKED[str(limit)].format(words.listed(names)))
-    return found
+def open_questions(bottlenecks: pd.DataFrame) -> Markup:
+    """Return the questions as a list; the first ones come from the evidence on each path."""
+    kernel = bottlenecks[bottlenecks["backend"] == "kernel"] if len(bottlenecks) else bottlenecks
+    found = [
+        ASKED[str(limit)].format(words.listed(words.each(rows, words.name_of)))
+        for limit, rows in kernel.groupby("limit", sort=False)
+        if limit in ASKED
+    ]
+    return markup.items([*found, *map(markup.with_code, STANDING)], "ol")

@@ -15,7 +15,7 @@ from ktask.report import sentences as words
 from ktask.report.figure import Figure
 from ktask.report.machine import plain_model
 from ktask.report.study import Study
-from ktask.report.tables import PATH
+from ktask.report.tables import at_largest_size, compared
 
 PUBLISHED_KEY = "published"
 # Which published tables are about the path of a workload; for the others nothing was found.
@@ -63,13 +63,9 @@ def own_speedups(studies: Sequence[Study]) -> pd.DataFrame:
     """Return the speedups of kernel paths of the runs, at the largest size of each, in the same columns."""
     parts = []
     for study in studies:
-        rows = study.scaling[(study.scaling["backend"] == "kernel") & study.scaling["speedup"].notna()]
-        rows = rows[rows["baseline"] | (rows["threads"] > 1)]
-        several = rows[rows["threads"] > 1]
-        largest = several.groupby(PATH)["size_bytes"].max().rename("largest")
-        rows = rows.join(largest, on=PATH)
-        rows = rows[rows["size_bytes"] == rows["largest"]]
-        what = [words.path_label(row) for _, row in rows.iterrows()]
+        kernel = study.scaling[(study.scaling["backend"] == "kernel") & study.scaling["speedup"].notna()]
+        rows = at_largest_size(compared(kernel), kernel[kernel["threads"] > 1])
+        what = words.each(rows, words.path_label)
         names = ["workload", "size_bytes", "threads", "speedup", "speedup_low", "speedup_high"]
         parts.append(rows[names].assign(what=what, machine=study.label or HERE, source=HERE))
     return pd.concat(parts, ignore_index=True)
@@ -78,9 +74,7 @@ def own_speedups(studies: Sequence[Study]) -> pd.DataFrame:
 def comparison(studies: Sequence[Study]) -> pd.DataFrame:
     """Return published and own speedups of the workloads that both have."""
     theirs, ours = published_speedups(), own_speedups(studies)
-    common = [
-        name for name in dict.fromkeys(ours["workload"]) if len(theirs) and name in set(theirs["workload"])
-    ]
+    common = set(ours["workload"]) & set(theirs["workload"] if len(theirs) else [])
     both = pd.concat([theirs, ours], ignore_index=True)
     return both[both["workload"].isin(common)].reset_index(drop=True)
 
@@ -135,18 +129,18 @@ def finding(data: pd.DataFrame) -> Markup:
 
 
 def _range(rows: pd.DataFrame) -> str:
-    ends = sorted(rows["speedup"])
-    reach = " to ".join(dict.fromkeys(map(units.fmt_number, (ends[0], ends[-1]))))
-    return f"{reach} ({words.count(len(ends), 'curve')})"
+    return f"{words.reach(rows['speedup'])} ({words.count(len(rows), 'curve')})"
 
 
 def _alt(data: pd.DataFrame) -> str:
     most = data.sort_values("threads").groupby(["workload", "source"], sort=False).tail(1)
-    parts = [
-        f"{row['workload']}, {row['source']}: {units.fmt_number(row['speedup'])} with "
-        f"{words.count(int(row['threads']), 'thread')}"
-        for _, row in most.iterrows()
-    ]
+    parts = words.each(
+        most,
+        lambda row: (
+            f"{row['workload']}, {row['source']}: {units.fmt_number(row['speedup'])} with "
+            f"{words.count(int(row['threads']), 'thread')}"
+        ),
+    )
     return f"Published and own speedups against threads. {'; '.join(parts)}."
 
 
@@ -161,30 +155,21 @@ def table(studies: Sequence[Study]) -> Markup:
     silent = silent.format(words.listed(missing)) if missing else ""
     if data.empty:
         return markup.paragraph(silent)
-    rows = [
-        (
-            f"{words.workload_label(row['workload'])}: {row['what']}",
-            row["machine"],
-            units.fmt_size(row["size_bytes"]) if pd.notna(row["size_bytes"]) else units.NO_VALUE,
-            int(row["threads"]),
-            _speedup(row),
-            words.percent(row["speedup"] / row["threads"]),
-            Markup('<span class="whole">{}</span>').format(row["source"]),
-        )
-        for _, row in data.iterrows()
-    ]
-    columns = ("Path", "Machine", "Size", "Threads", "Speedup", "Of ideal", "Source")
+    columns: dict[str, markup.Cell] = {
+        "Path": lambda row: f"{words.workload_label(row['workload'])}: {row['what']}",
+        "Machine": "machine",
+        "Size": lambda row: words.size_label(row) if pd.notna(row["size_bytes"]) else units.NO_VALUE,
+        "Threads": lambda row: int(row["threads"]),
+        "Speedup": _speedup,
+        "Of ideal": lambda row: words.percent(row["speedup"] / row["threads"]),
+        "Source": lambda row: Markup('<span class="whole">{}</span>').format(row["source"]),
+    }
     caption = "Published speedups, and those of this report, at the most threads that both have."
-    return markup.join(
-        [
-            markup.table(columns, rows, caption=caption, key="published-speedups", numeric=columns[2:6]),
-            markup.paragraph(silent),
-        ]
-    )
+    text = ["Machine", "Source"]
+    listing = markup.table(columns, data, caption=caption, key="published-speedups", text=text)
+    return markup.join([listing, markup.paragraph(silent)])
 
 
 def _speedup(row: pd.Series) -> str:
-    if row["source"] != HERE:
-        return units.fmt_number(row["speedup"])
-    low, high = units.fmt_number(row["speedup_low"]), units.fmt_number(row["speedup_high"])
-    return f"{units.fmt_number(row['speedup'])} [{low}, {high}]"
+    middle, low, high = (units.fmt_number(row[f"speedup{end}"]) for end in ("", "_low", "_high"))
+    return f"{middle} [{low}, {high}]" if row["source"] == HERE else middle

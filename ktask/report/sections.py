@@ -8,12 +8,12 @@ from markupsafe import Markup
 from ktask.common import units
 from ktask.host.counters import MEANINGS
 from ktask.lab.measure.flags import flag_effects
-from ktask.lab.records import time_measuring
+from ktask.lab.records import Run, time_measuring
 from ktask.report import machine, tables
 from ktask.report import sentences as words
-from ktask.report.markup import join, paragraph, table, with_code
+from ktask.report.markup import Cell, join, paragraph, table, with_code
 from ktask.report.study import Study
-from ktask.report.tables import PATH, Run
+from ktask.report.tables import PATH
 
 COMMIT_DIGITS = 12
 SEVERE = ("blocker", "warning")
@@ -53,15 +53,17 @@ def findings(study: Study) -> Markup:
     if not study.findings:
         return paragraph(study.title, "The machine was not checked before this run.")
     severe = [one for one in study.findings if one.get("level") in SEVERE]
-    rows = [
-        (one.get("name", "?"), _mark(str(one.get("level", "?"))), one.get("value", ""), _advice(one))
-        for one in sorted(study.findings, key=_severity)
-    ]
+    columns: dict[str, Cell] = {
+        "Checked": lambda one: one.get("name", "?"),
+        "Result": lambda one: _mark(str(one.get("level", "?"))),
+        "Value": lambda one: one.get("value", ""),
+        "What it means, and the remedy": _advice,
+    }
     caption = Markup("{}Check of the machine: {} of {} would or may disturb a measurement.").format(
         study.title, words.count(len(severe), "finding"), len(study.findings)
     )
-    columns = ("Checked", "Result", "Value", "What it means, and the remedy")
-    return table(columns, rows, caption=caption, key=study.key("checks"))
+    rows = sorted(study.findings, key=_severity)
+    return table(columns, rows, caption=caption, key=study.key("checks"), text=columns)
 
 
 def _severity(finding: dict[str, Any]) -> int:
@@ -91,24 +93,22 @@ def flags(study: Study) -> Markup:
     if flagged.empty:
         return paragraph(checked, "None carries a warning.")
     effects = flag_effects(study.run.records).set_index(["workload", "flag"])
-    rows = [
-        (
-            *(words.short(flag), words.workload_label(workload), marked, total),
-            *(*_effect(effects, workload, flag), _flag_meaning(flag)),
-        )
-        for workload, flag, marked, total in flagged.itertuples(index=False)
-    ]
-    listing = table(
-        ("Warning", "Workload", "Repetitions", "Of", "Times as long", "Moves a median", "Meaning"),
-        rows,
-        caption=Markup(
-            "{}Warnings of repetitions. All but cold ones stay in the rates. Times as long: the median of "
-            "the marked ones over that of the others of the same case and threads (smallest to largest). "
-            "Moves a median: by how much at most the marked ones do, or would."
-        ).format(study.title),
-        key=study.key("flags"),
-        numeric=["Repetitions", "Of", "Times as long", "Moves a median"],
-    )
+    columns: dict[str, Cell] = {
+        "Warning": lambda row: words.short(row["flag"]),
+        "Workload": lambda row: words.workload_label(row["workload"]),
+        "Repetitions": "repetitions",
+        "Of": "of",
+        "Times as long": lambda row: _effect(effects, row["workload"], row["flag"])[0],
+        "Moves a median": lambda row: _effect(effects, row["workload"], row["flag"])[1],
+        "Meaning": lambda row: FLAG_MEANINGS.get(row["flag"], "not described in this version"),
+    }
+    caption = Markup(
+        "{}Warnings of repetitions. All but cold ones stay in the rates. Times as long: the median of "
+        "the marked ones over that of the others of the same case and threads (smallest to largest). "
+        "Moves a median: by how much at most the marked ones do, or would."
+    ).format(study.title)
+    text = ["Warning", "Workload", "Meaning"]
+    listing = table(columns, flagged, caption=caption, key=study.key("flags"), text=text)
     return join([paragraph(checked, _cold_ones(study.repetitions)), listing])
 
 
@@ -136,10 +136,6 @@ def _effect(effects: pd.DataFrame, workload: str, flag: str) -> tuple[str, str]:
     one = effects.loc[(workload, flag)]
     middle, low, high = (units.fmt_number(one[name]) for name in ("slower", "slower_low", "slower_high"))
     return middle if low == high else f"{middle} ({low} to {high})", f"{100 * one['shift']:.1f} %"
-
-
-def _flag_meaning(flag: str) -> str:
-    return FLAG_MEANINGS.get(flag, "not described in this version")
 
 
 def design(study: Study) -> Markup:
@@ -184,58 +180,62 @@ def _stopping(protocol: dict[str, Any]) -> Markup:
 
 def results(rows: pd.DataFrame, key: str) -> Markup:
     """Return times, rates and speedups of one workload at the largest size of each path."""
-    usable = rows[(rows["n"] > 0) & (rows["baseline"] | (rows["threads"] > 1))]
-    last = usable[usable["size_bytes"] == usable.groupby(PATH)["size_bytes"].transform("max")]
-    cells = [
-        (
-            words.path_label(row),
-            units.fmt_size(row["size_bytes"]),
-            words.threads_label(row),
-            words.wall(row),
-            words.rate(row),
-            words.value(row, "speedup") if not row["baseline"] else "1",
-            row["verdict"],
-        )
-        for _, row in last.iterrows()
-    ]
-    numbers = ("Size", "Threads", "Wall time", "Rate", "Speedup")
-    columns = ("Path", *numbers, "Verdict")
+    last = tables.at_largest_size(tables.compared(rows[rows["n"] > 0]))
+    columns: dict[str, Cell] = {
+        "Path": words.path_label,
+        "Size": words.size_label,
+        "Threads": words.threads_label,
+        "Wall time": words.wall,
+        "Rate": words.rate,
+        "Speedup": _speedup,
+        "Verdict": "verdict",
+    }
     caption = "The largest size of each path; median [95 % interval]. All sizes are in appendix B."
-    return table(columns, cells, caption=caption, key=key, numeric=numbers) if cells else Markup("")
+    return table(columns, last, caption=caption, key=key, text=["Verdict"]) if len(last) else Markup("")
+
+
+def _speedup(row: pd.Series) -> str:
+    return "1" if row["baseline"] else words.value(row, "speedup")
 
 
 def crossover(study: Study, crossover: pd.DataFrame) -> Markup:
     """Return from which size on threads win, per path and thread count."""
-    rows = [
-        (
-            f"{words.workload_label(row['workload'])}: {words.path_label(row)}",
-            row["threads"],
-            units.fmt_size(row["from_size_bytes"]) if pd.notna(row["from_size_bytes"]) else "none",
-            ", ".join(map(units.fmt_size, row["slower_sizes"])) or "none",
-            row["sizes"],
-            units.fmt_size(row["smallest_bytes"]),
-            words.value(row, "price", units.time_scale(abs(row["price"]))),
-        )
-        for _, row in crossover.iterrows()
-    ]
-    columns = (
-        "Path",
-        "Threads",
-        "Faster from",
-        "Slower at",
-        "Sizes with a verdict",
-        "Smallest",
-        "Overhead there",
-    )
+
+    def size(row: pd.Series) -> str:
+        return units.fmt_size(row["from_size_bytes"]) if pd.notna(row["from_size_bytes"]) else "none"
+
+    columns: dict[str, Cell] = {
+        "Path": words.full_label,
+        "Threads": "threads",
+        "Faster from": size,
+        "Slower at": lambda row: ", ".join(map(units.fmt_size, row["slower_sizes"])) or "none",
+        "Sizes with a verdict": "sizes",
+        "Smallest": lambda row: units.fmt_size(row["smallest_bytes"]),
+        "Overhead there": lambda row: words.value(row, "price", units.time_scale(abs(row["price"]))),
+    }
     caption = Markup(
         "{}Crossover: the smallest size from which threads win at every larger one, beyond the noise floor. "
         "Overhead there: wall time minus that of an ideal split, at the smallest size [95 % interval]."
     ).format(study.title)
-    numeric = [column for column in columns if column not in ("Path", "Slower at")]
-    return table(columns, rows, caption=caption, key=study.key("crossovers"), numeric=numeric)
+    return table(columns, crossover, caption=caption, key=study.key("crossovers"), text=["Slower at"])
 
 
-NUMBERS = ("Size", "Threads", "n", "Cold", "Flagged", "Serial wall", "Wall", "Rate", "Speedup", "Efficiency")
+NUMBERS: dict[str, Cell] = {
+    "Path": words.path_label,
+    "Size": words.size_label,
+    "Threads": words.threads_label,
+    "n": "n",
+    "Cold": "n_cold",
+    "Flagged": "n_flagged",
+    "Serial wall": lambda row: words.wall(row, "base_wall"),
+    "Wall": words.wall,
+    "Rate": words.rate,
+    "Speedup": _speedup,
+    "Efficiency": lambda row: "100 %" if row["baseline"] else words.value(row, "efficiency", units.PERCENT),
+    "CPU time": lambda row: "1" if row["baseline"] else words.value(row, "cpu_cost"),
+    "Against best serial": lambda row: words.value(row, "vs_best"),
+    "Verdict": "verdict",
+}
 
 
 def all_numbers(study: Study) -> Markup:
@@ -245,51 +245,26 @@ def all_numbers(study: Study) -> Markup:
 
 
 def _numbers_of(study: Study, workload: str, part: pd.DataFrame) -> Markup:
-    rows = [
-        (
-            words.path_label(row),
-            units.fmt_size(row["size_bytes"]),
-            words.threads_label(row),
-            row["n"],
-            row["n_cold"],
-            row["n_flagged"],
-            words.wall(row, "base_wall"),
-            words.wall(row),
-            words.rate(row),
-            *_relative(row),
-        )
-        for _, row in part.iterrows()
-    ]
-    columns = ("Path", *NUMBERS, "CPU time", "Against best serial", "Verdict")
     caption = Markup("{}{}: every case and thread count; median [95 % interval].").format(
         study.title, words.workload_label(workload)
     )
     key = study.key(words.figure_key("numbers", workload))
-    return table(columns, rows, caption=caption, key=key, numeric=columns[1:-1])
+    return table(NUMBERS, part, caption=caption, key=key, text=["Verdict"])
 
 
-def _relative(row: pd.Series) -> tuple[str, ...]:
-    if row["baseline"]:
-        return ("1", "100 %", "1", words.value(row, "vs_best"), "baseline")
-    efficiency = words.value(row, "efficiency", units.PERCENT)
-    shares = (words.value(row, "cpu_cost"), words.value(row, "vs_best"))
-    return (words.value(row, "speedup"), efficiency, *shares, row["verdict"])
+SKIPPED: dict[str, Cell] = {
+    "Workload": lambda row: words.workload_label(str(row["workload"])),
+    "Path": lambda row: words.path_label({name: str(row[name]) for name in PATH[:-1]}),
+    "Size": words.size_label,
+    "State": lambda row: "missing" if row["missing"] else "failed" if row.get("failed") else "skipped",
+    "Reason": lambda row: str(row["reason"]),
+}
 
 
 def _skipped(study: Study) -> Markup:
     skipped = study.run.skipped
     if skipped.empty:
         return paragraph(study.title, "No case of the grid was skipped.")
-    rows = [
-        (
-            words.workload_label(str(row["workload"])),
-            words.path_label({name: str(row[name]) for name in PATH[:-1]}),
-            units.fmt_size(row["size_bytes"]),
-            "missing" if row["missing"] else "failed" if row.get("failed") else "skipped",
-            str(row["reason"]),
-        )
-        for row in skipped.to_dict("records")
-    ]
     caption = Markup("{}Cases of the grid without numbers.").format(study.title)
-    columns = ("Workload", "Path", "Size", "State", "Reason")
-    return table(columns, rows, caption=caption, key=study.key("skipped"), numeric=["Size"])
+    text = ["Path", "State", "Reason"]
+    return table(SKIPPED, skipped, caption=caption, key=study.key("skipped"), text=text)

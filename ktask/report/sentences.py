@@ -4,8 +4,8 @@ No sentence says more than its rows carry, and every number comes with its inter
 come from outside are escaped wherever they enter HTML.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -16,15 +16,15 @@ from ktask.common import units
 from ktask.lab.measure import stats
 from ktask.lab.measure.stats import NoiseFloor
 from ktask.report import markup
-from ktask.report.tables import PATH, as_estimate, at_best, bimodal
-from ktask.workloads import registry
+from ktask.report.tables import CASE, PATH, as_estimate, at_best, at_largest_size, bimodal, case_of
+from ktask.workloads import Method, registry
 
-Row = pd.Series | dict[str, Any]
+Row: TypeAlias = "pd.Series | dict[str, Any]"
 
 KIND_LABELS = {"4KiB": "4 KiB", "2MiB": "2 MiB", "1GiB": "1 GiB"}
 WORKLOAD_LABELS = {"page_walk": "Page walk"}
 LONGEST_LABEL = 40
-FAR_APART = 20
+LOG_FROM_SPAN = 20  # the largest value over the smallest
 
 
 # --- labels --------------------------------------------------------------------------------------------
@@ -59,6 +59,37 @@ def path_label(row: Row) -> str:
     """Return method and pages, and the policy if there are several: "populate (2 MiB)"."""
     inner = ", ".join(filter(None, [kind_label(row["page_kind"]), row.get("options"), row.get("policy")]))
     return short(f"{row['method']} ({inner})")
+
+
+def full_label(row: Row) -> str:
+    """Return workload and path as the header of a row: "Zeroing: populate (2 MiB)"."""
+    return f"{workload_label(str(row['workload']))}: {path_label(row)}"
+
+
+def name_of(row: Row) -> str:
+    """Return workload and path inside a sentence: "zeroing populate (2 MiB)"."""
+    return f"{row['workload']} {path_label(row)}"
+
+
+def each(rows: pd.DataFrame, text: Callable[[pd.Series], str]) -> list[str]:
+    """Return the text of each row."""
+    return [text(row) for _, row in rows.iterrows()]
+
+
+def reach(values: Iterable[float], text: Callable[[float], str] = units.fmt_number) -> str:
+    """Return the lowest and the highest value as text; one where they look the same."""
+    ordered = sorted(values)
+    return " to ".join(dict.fromkeys(map(text, (ordered[0], ordered[-1]))))
+
+
+def size_label(row: Row) -> str:
+    """Return the size of a row."""
+    return units.fmt_size(row["size_bytes"])
+
+
+def with_threads(row: Row) -> str:
+    """Return path and threads: "populate (2 MiB) with 2 threads"."""
+    return f"{path_label(row)} with {count(int(row['threads']), 'thread')}"
 
 
 def threads_label(row: Row) -> str:
@@ -153,17 +184,19 @@ def extremes(rows: pd.DataFrame) -> Markup:
 
 def sizes_of(data: pd.DataFrame) -> str:
     """Return the size, or the smallest and the largest, as text."""
-    sizes = sorted(set(data["size_bytes"]))
-    texts = [units.fmt_size(size) for size in sizes]
-    return texts[0] if len(texts) == 1 else f"{texts[0]} to {texts[-1]}"
+    return reach(data["size_bytes"], units.fmt_size)
+
+
+def thread_range(counts: Iterable[int]) -> str:
+    """Return "2 threads", "2 to 8 threads"."""
+    low, high = min(counts), max(counts)
+    return count(low, "thread") if low == high else f"{low} to {high} threads"
 
 
 def threads_of(rows: pd.DataFrame) -> str:
     """Return the thread count, or the fewest and the most, as text."""
-    counts = sorted(set(rows["threads"]))
-    if len(counts) == 1:
-        return count(counts[0], "thread")
-    return f"{counts[0]} to {counts[-1]} threads, as many as are best for the path"
+    text = thread_range(rows["threads"])
+    return text if rows["threads"].nunique() == 1 else f"{text}, as many as are best for the path"
 
 
 # --- captions and alternative texts --------------------------------------------------------------------
@@ -181,7 +214,7 @@ def roof_note(allowed: pd.Series, roof: Any) -> str:
     if allowed.empty:
         return ""
     ends = [
-        f"{units.fmt_number(allowed[key])} for {path_label(dict(zip(PATH, key, strict=True)))}"
+        f"{units.fmt_number(allowed[key])} for {path_label(case_of(key))}"
         for key in dict.fromkeys([allowed.idxmin(), allowed.idxmax()])
     ]
     rate_text = units.fmt_rate(roof.bytes_per_s, "byte")
@@ -190,93 +223,84 @@ def roof_note(allowed: pd.Series, roof: Any) -> str:
 
 def speedup_alt(data: pd.DataFrame, workload: str) -> str:
     """Return the curves in words."""
-    ends = [
-        f"{path_label(row)}: {value(row, 'speedup')} with {count(row['threads'], 'thread')}"
-        for _, row in data[data["threads"] > 1].iterrows()
-    ]
+    ends = each(
+        data[data["threads"] > 1],
+        lambda row: f"{path_label(row)}: {value(row, 'speedup')} with {count(row['threads'], 'thread')}",
+    )
     return f"Speedup against threads for {workload_label(workload)}, all starting at 1. {'; '.join(ends)}."
 
 
 def throughput_caption(data: pd.DataFrame, roof: tuple[float, str] | None) -> Markup:
     """Return the range of rates at the largest size, and what the dotted line is."""
-    last = data[data["size_bytes"] == data.groupby(PATH)["size_bytes"].transform("max")]
-    unit = data["unit"].iloc[0]
-    low, high = last.sort_values("throughput").iloc[[0, -1]].to_dict("records")
+
+    def end_of(row: pd.Series) -> tuple[str, str, str]:
+        text = value(row, "throughput", units.rate_scale(row["throughput"], row["unit"]))
+        return text, path_label(row), count(int(row["threads"]), "thread")
+
+    last = at_largest_size(data).sort_values("throughput")
     line = Markup("")
     if roof:
         line = Markup(" Dotted: the highest user-space zeroing rate at the largest size, {} ({}).").format(
             units.fmt_rate(roof[0], "byte"), roof[1]
         )
     scale = " Both axes are logarithmic." if needs_log(data["throughput"]) else ""
-    ends = "At the largest sizes, rates lie between {} ({}, {}) and {} ({}, {})."
+    ends = Markup("At the largest sizes, rates lie between {} ({}, {}) and {} ({}, {}).")
     if len(last) == 1:
-        ends = "At the largest size, the rate is {} ({}, {})."
-    finding = Markup(ends).format(*_throughput_end(low, unit), *_throughput_end(high, unit))  # noqa: S704
+        ends = Markup("At the largest size, the rate is {} ({}, {}).")
+    finding = ends.format(*end_of(last.iloc[0]), *end_of(last.iloc[-1]))
     return Markup("{}{}{} {}").format(finding, line, scale, interval_note(data))
 
 
 def needs_log(values: pd.Series) -> bool:
     """Return whether values span too much for one linear axis."""
-    return bool(values.max() > FAR_APART * values.min())
-
-
-def _throughput_end(row: Row, unit: str) -> tuple[str, str, str]:
-    text = value(row, "throughput", units.rate_scale(row["throughput"], unit))
-    return text, path_label(row), count(int(row["threads"]), "thread")
+    return bool(values.max() > LOG_FROM_SPAN * values.min())
 
 
 def throughput_alt(data: pd.DataFrame, workload: str) -> str:
     """Return the ends of the curves in words."""
-    unit = data["unit"].iloc[0]
-    last = data[data["size_bytes"] == data.groupby(PATH)["size_bytes"].transform("max")]
-    ends = [
-        f"{path_label(row)} with {count(row['threads'], 'thread')}: {units.fmt_rate(row['throughput'], unit)}"
-        for _, row in last.iterrows()
-    ]
+    ends = each(
+        at_largest_size(data),
+        lambda row: f"{with_threads(row)}: {units.fmt_rate(row['throughput'], row['unit'])}",
+    )
     title = f"Throughput against size for {workload_label(workload)}, {sizes_of(data)}"
     return f"{title}. At the largest size: {'; '.join(ends)}."
 
 
-TWO_GROUPS = "a gap wider than either group, and than 5 % of the median"
+BIMODAL = "a gap wider than either group, and than 5 % of the median"
+LARGEST_P = 0.001  # of a drift that is reported
 
 
-def two_groups(data: pd.DataFrame) -> list[str]:
+def _samples(data: pd.DataFrame, *names: str) -> Iterable[pd.DataFrame]:
+    """Give the warm repetitions of each path and thread count."""
+    groups = data[~data["cold"]].groupby([*PATH[:-1], "threads", *names], sort=False)
+    return (rows for _, rows in groups)
+
+
+def bimodal_samples(data: pd.DataFrame) -> list[str]:
     """Return the labels of the bimodal samples of a distribution."""
-    warm = data[~data["cold"]]
-    groups = warm.groupby([*PATH[:-1], "threads", "baseline"], sort=False)
-    return [
-        f"{path_label(rows.iloc[0])} with {count(threads, 'thread')}"
-        for (*_, threads, _), rows in groups
-        if bimodal(rows["wall_s"].to_numpy())
-    ]
-
-
-SURE = 0.001  # largest p-value of a drift that is reported
+    samples = _samples(data, "baseline")
+    return [with_threads(rows.iloc[0]) for rows in samples if bimodal(rows["wall_s"].to_numpy())]
 
 
 def drifting(data: pd.DataFrame) -> list[str]:
     """Return the labels of the samples of a distribution whose times rise or fall with the rounds."""
     labels = []
-    for (*_, threads, _, _), rows in data[~data["cold"]].groupby(
-        [*PATH[:-1], "threads", "baseline", "aa"], sort=False
-    ):
-        if len(rows) < stats.ENOUGH or rows["wall_s"].nunique() == 1:
-            continue
-        found = spearmanr(rows["round"], rows["wall_s"])
-        if found.pvalue < SURE:
-            how = "slower" if found.statistic > 0 else "faster"
-            labels.append(f"{path_label(rows.iloc[0])} with {count(threads, 'thread')}, {how}")
+    for rows in _samples(data, "baseline", "aa"):
+        if len(rows) >= stats.ENOUGH and rows["wall_s"].nunique() > 1:
+            found = spearmanr(rows["round"], rows["wall_s"])
+            if found.pvalue < LARGEST_P:
+                labels.append(
+                    f"{with_threads(rows.iloc[0])}, {'slower' if found.statistic > 0 else 'faster'}"
+                )
     return list(dict.fromkeys(labels))
 
 
 def distribution_caption(data: pd.DataFrame) -> Markup:
     """Return whether the repetitions form one group, how many were cold, and how to read the strip."""
-    split = two_groups(data)
-    shape = f"Bimodal: {'; '.join(split)}." if split else f"No bimodal samples ({TWO_GROUPS})."
-    cold = int(data["cold"].sum())
-    crossed = f"Cold, crossed and in no rate: {cold} of {len(data)}." if cold else "None was cold."
-    drift = drifting(data)
+    split, drift, cold = bimodal_samples(data), drifting(data), int(data["cold"].sum())
+    shape = f"Bimodal: {'; '.join(split)}." if split else f"No bimodal samples ({BIMODAL})."
     shape += f" Drift with the rounds: {'; '.join(drift)}." if drift else ""
+    crossed = f"Cold, crossed and in no rate: {cold} of {len(data)}." if cold else "None was cold."
     return Markup(
         "{} {} All repetitions at the largest size of each path, later ones higher; times are over the "
         "median of the warm ones, given beside them. One thread: the two equal serial calls together."
@@ -285,12 +309,10 @@ def distribution_caption(data: pd.DataFrame) -> Markup:
 
 def distribution_alt(data: pd.DataFrame, workload: str) -> str:
     """Return median and range of each strip in words."""
-    warm = data[~data["cold"]]
     parts = [
-        f"{path_label(rows.iloc[0])} with {count(threads, 'thread')}: median "
-        f"{units.fmt_time(rows['wall_s'].median())}, from {units.fmt_time(rows['wall_s'].min())} "
-        f"to {units.fmt_time(rows['wall_s'].max())}"
-        for (*_, threads), rows in warm.groupby([*PATH[:-1], "threads"], sort=False)
+        f"{with_threads(rows.iloc[0])}: median {units.fmt_time(rows['wall_s'].median())}, from "
+        f"{units.fmt_time(rows['wall_s'].min())} to {units.fmt_time(rows['wall_s'].max())}"
+        for rows in _samples(data)
     ]
     return f"Wall times of single repetitions for {workload_label(workload)}. {'; '.join(parts)}."
 
@@ -298,21 +320,21 @@ def distribution_alt(data: pd.DataFrame, workload: str) -> str:
 def noise_sentence(workload: str, floor: NoiseFloor) -> str:
     """Return the noise floor of one workload in words."""
     one = stats.Estimate(floor.floor, floor.low, floor.high, floor.floor, floor.cells)
-    reach = units.fmt_estimate(one, units.PERCENT, digits=2)
-    return f"{workload_label(workload)} {reach} from {count(floor.cells, 'cell')}"
+    text = units.fmt_estimate(one, units.PERCENT, digits=2)
+    return f"{workload_label(workload)} {text} from {count(floor.cells, 'cell')}"
 
 
 def aa_caption(data: pd.DataFrame, floors: dict[str, NoiseFloor]) -> Markup:
     """Return how far equal measurements differ, and whether any pair is not equal."""
     unequal = sum(floor.unequal for floor in floors.values())
-    finding = (
-        "Too few repetitions for a verdict on equal measurements."
-        if data["n"].min() < stats.ENOUGH
-        else f"{unequal} of {count(len(data), 'interval')} {'exclude' if unequal != 1 else 'excludes'} 1"
-        f" (chance alone: about 1 in 20)."
-        if unequal
-        else f"Equal measurements give equal times: all {count(len(data), 'interval')} include 1."
-    )
+    pairs = count(len(data), "interval")
+    if data["n"].min() < stats.ENOUGH:
+        finding = "Too few repetitions for a verdict on equal measurements."
+    elif unequal:
+        verb = "excludes" if unequal == 1 else "exclude"
+        finding = f"{unequal} of {pairs} {verb} 1 (chance alone: about 1 in 20)."
+    else:
+        finding = f"Equal measurements give equal times: all {pairs} include 1."
     floor_text = "; ".join(noise_sentence(name, floor) for name, floor in floors.items())
     return Markup("{} Noise floor (grey): {}. {}").format(
         finding, floor_text, interval_note(data, stats.RATIO_KIND)
@@ -321,7 +343,7 @@ def aa_caption(data: pd.DataFrame, floors: dict[str, NoiseFloor]) -> Markup:
 
 def aa_alt(data: pd.DataFrame) -> str:
     """Return the A/A ratios in words."""
-    parts = [f"{case_label(row)}: {value(row, 'ratio')}" for _, row in data.iterrows()]
+    parts = each(data, lambda row: f"{case_label(row)}: {value(row, 'ratio')}")
     return f"Ratio of two equal serial measurements per cell. {'; '.join(parts)}."
 
 
@@ -329,14 +351,14 @@ def crossover_caption(data: pd.DataFrame) -> Markup:
     """Return at how many points threads make it worse, and where; points without a verdict do not count."""
     worse = data[data["verdict"] == "slower"]
     judged = int((data["verdict"] != "unknown").sum())
+    points = count(judged, "point")
     if not judged:
         finding = "No point has repetitions enough for a verdict."
     elif worse.empty:
-        finding = f"At none of {count(judged, 'point')} do threads make a path slower than the serial call."
+        finding = f"At none of {points} do threads make a path slower than the serial call."
     else:
-        names = list(dict.fromkeys(path_label(row) for _, row in worse.iterrows()))
-        finding = f"At {len(worse)} of {count(judged, 'point')} threads make it slower: "
-        finding += f"{listed(names)}, at {sizes_of(worse)}."
+        names = listed(list(dict.fromkeys(each(worse, path_label))))
+        finding = f"At {len(worse)} of {points} threads make it slower: {names}, at {sizes_of(worse)}."
     return Markup("{} Grey: noise floor around 1. {}").format(finding, interval_note(data, stats.RATIO_KIND))
 
 
@@ -344,12 +366,10 @@ def crossover_alt(data: pd.DataFrame) -> str:
     """Return smallest and largest size of each curve in words."""
     parts = []
     for _, rows in data.groupby(PATH, sort=False):
-        first, last = rows.iloc[0], rows.iloc[-1]
-        ends = [
-            f"{units.fmt_number(row['speedup'])} at {units.fmt_size(row['size_bytes'])}"
-            for row in (first, last)
-        ]
-        parts.append(f"{first['workload']} {path_label(first)}: {' to '.join(dict.fromkeys(ends))}")
+        ends = each(
+            rows.iloc[[0, -1]], lambda row: f"{units.fmt_number(row['speedup'])} at {size_label(row)}"
+        )
+        parts.append(f"{name_of(rows.iloc[0])}: {' to '.join(dict.fromkeys(ends))}")
     return f"Speedup against size at the most threads measured. {'; '.join(parts)}."
 
 
@@ -362,22 +382,10 @@ def about(workload: str) -> str:
     return known.about if known else ""
 
 
-def backend_of(workload: str, method: str) -> str:
-    """Return who does the work of a method, empty if it is not one of ours."""
+def method_of(workload: str, method: str) -> Method | None:
+    """Return the description of a method; None if it is not one of ours."""
     known = registry().get(workload)
-    return next((one.backend for one in known.methods if one.name == method), "") if known else ""
-
-
-def method_about(workload: str, method: str) -> str:
-    """Return what a method does, empty if it is not one of ours."""
-    known = registry().get(workload)
-    return next((one.about for one in known.methods if one.name == method), "") if known else ""
-
-
-def method_limit(workload: str, method: str) -> str:
-    """Return the bottleneck of a method, empty if it is not one of ours."""
-    known = registry().get(workload)
-    return next((one.limit for one in known.methods if one.name == method), "") if known else ""
+    return next((one for one in known.methods if one.name == method), None) if known else None
 
 
 def workload_finding(rows: pd.DataFrame) -> Markup:
@@ -394,14 +402,14 @@ def workload_finding(rows: pd.DataFrame) -> Markup:
         return markup.paragraph("The serial call has no warm repetition, so no speedup is known.")
     where = "At the largest size" + (" with a verdict" if (best["verdict"] != "unknown").any() else "")
     head = Markup("{}, with {}, {}: {}.").format(where, threads_of(best), tally(best), extremes(best))
-    return markup.paragraph(head, past_the_best(usable, best), _cost_of_method(best))
+    return markup.paragraph(head, _past_the_best(usable, best), _cost_of_method(best))
 
 
-def past_the_best(rows: pd.DataFrame, best: pd.DataFrame) -> str:
+def _past_the_best(rows: pd.DataFrame, best: pd.DataFrame) -> str:
     """Return which paths get worse again with the most threads, empty if none does."""
     parts = []
     for _, chosen in best.iterrows():
-        same = rows[(rows[[*PATH, "size_bytes"]] == chosen[[*PATH, "size_bytes"]]).all(axis=1)]
+        same = rows[(rows[CASE] == chosen[CASE]).all(axis=1)]
         more = same[(same["threads"] > chosen["threads"]) & (same["speedup_high"] < chosen["speedup_low"])]
         if len(more):
             last = more.sort_values("threads").iloc[-1]
@@ -412,9 +420,9 @@ def past_the_best(rows: pd.DataFrame, best: pd.DataFrame) -> str:
 def _cost_of_method(rows: pd.DataFrame) -> str:
     """Return which methods lose with threads against the best serial method, if any does."""
     losers = rows[(rows["vs_best_high"] < 1) & (rows["verdict"] == "faster")]
-    if losers.empty:
+    parts = each(losers, lambda row: f"{path_label(row)} ({value(row, 'vs_best')})")
+    if not parts:
         return ""
-    parts = [f"{path_label(row)} ({value(row, 'vs_best')})" for _, row in losers.iterrows()]
     return (
         f"Against the fastest serial method for the same pages, threads do not catch up in {listed(parts)}: "
         "the better method on one thread wins."

@@ -8,10 +8,11 @@ from markupsafe import Markup
 from ktask.common import units
 from ktask.lab.compare import Comparison, Difference, compare
 from ktask.lab.compare import Row as ChangeRow
+from ktask.lab.records import Run
 from ktask.report import markup
 from ktask.report import sentences as words
 from ktask.report.study import Study
-from ktask.report.tables import CASE, PATH, Run, at_best, sort_cases
+from ktask.report.tables import CASE, PATH, at_best, parallel, sort_cases
 
 MOST_DIFFERENCES = 12
 
@@ -21,37 +22,22 @@ def section(studies: Sequence[Study], runs: Sequence[Run]) -> Markup:
     if len(studies) < 2:
         return Markup("")
     heading = Markup('<h3 id="side-by-side">Runs side by side</h3>')
-    changes = [_changes(runs[0], other, i) for i, other in enumerate(runs[1:])]
+    changes = [_changes(runs[0], other, f"changes-{i}") for i, other in enumerate(runs[1:], start=1)]
     return markup.join([heading, finding(studies), speedups(studies), *changes])
-
-
-def speedup_table(studies: Sequence[Study]) -> pd.DataFrame:
-    """Return one row per case and thread count, with the speedup of each study in a column of its own."""
-    parts = []
-    for i, study in enumerate(studies):
-        rows = study.scaling[~study.scaling["baseline"].astype(bool) & (study.scaling["threads"] > 1)]
-        texts = [f"{words.value(row, 'speedup')} {row['verdict']}" for _, row in rows.iterrows()]
-        parts.append(rows[[*CASE, "threads"]].assign(**{f"study {i}": texts}).set_index([*CASE, "threads"]))
-    joined = pd.concat(parts, axis=1).fillna("not measured").reset_index()
-    return sort_cases(joined)
 
 
 def speedups(studies: Sequence[Study]) -> Markup:
     """Return the speedups of all studies, one column each."""
-    found = speedup_table(studies)
-    names = [f"study {i}" for i in range(len(studies))]
-    rows = [
-        (
-            f"{words.workload_label(row['workload'])}: {words.path_label(row)}",
-            units.fmt_size(row["size_bytes"]),
-            row["threads"],
-            *(row[name] for name in names),
-        )
-        for _, row in found.iterrows()
-    ]
-    columns = ("Path", "Size", "Threads", *(study.label for study in studies))
+    parts = []
+    for study in studies:
+        rows = parallel(study.scaling)
+        texts = words.each(rows, lambda row: f"{words.value(row, 'speedup')} {row['verdict']}")
+        parts.append(pd.Series(texts, pd.MultiIndex.from_frame(rows[[*CASE, "threads"]]), dtype=object))
+    joined = pd.concat(parts, axis=1, keys=range(len(parts))).fillna("not measured").reset_index()
+    labels: dict[str, markup.Cell] = {study.label: i for i, study in enumerate(studies)}
+    columns = {"Path": words.full_label, "Size": words.size_label, "Threads": "threads", **labels}
     caption = "Speedup over the serial call of the same run; median [95 % interval] and verdict."
-    return markup.table(columns, rows, caption=caption, key="together", numeric=columns[1:3])
+    return markup.table(columns, sort_cases(joined), caption=caption, key="several-runs", text=labels)
 
 
 def finding(studies: Sequence[Study]) -> Markup:
@@ -60,10 +46,10 @@ def finding(studies: Sequence[Study]) -> Markup:
     common = set.intersection(*map(set, verdicts))
     if not common:
         return markup.paragraph("The runs have no path with a verdict in common.")
-    agree = [path for path in common if len({one[path] for one in verdicts}) == 1]
+    agree = sum(len({one[path] for one in verdicts}) == 1 for path in common)
     return markup.paragraph(
-        f"Of {words.count(len(common), 'path')} with a verdict in every run, {len(agree)} "
-        f"{'has' if len(agree) == 1 else 'have'} the same one everywhere."
+        f"Of {words.count(len(common), 'path')} with a verdict in every run, {agree} "
+        f"{'has' if agree == 1 else 'have'} the same one everywhere."
     )
 
 
@@ -76,45 +62,44 @@ def _verdicts(study: Study) -> dict[tuple[str, ...], str]:
 # --- from one run to another --------------------------------------------------------------------------------
 
 
-def _changes(old: Run, new: Run, number: int) -> Markup:
+def _changes(old: Run, new: Run, key: str) -> Markup:
     try:
         found = compare(old, new)
     except ValueError as error:  # no case in common
         return markup.paragraph(Markup("{} against {}: {}").format(new.name, old.name, str(error)))
-    return markup.join([differences(found.differences), change_table(found, f"changes-{number + 1}")])
+    return markup.join([differences(found.differences), change_table(found, key)])
 
 
 def change_table(found: Comparison, key: str) -> Markup:
     """Return each time against that of the older run, the largest effect first within a workload."""
-    columns = ("Path", "Size", "Threads", found.old, found.new, "New over old", "Verdict")
-    rows = [_change_row(row) for row in found.rows]
-    counts = {name: sum(row.verdict == name for row in found.rows) for name in ("better", "worse")}
+    columns: dict[str, markup.Cell] = {
+        "Path": _path,
+        "Size": lambda row: units.fmt_size(row.size_bytes),
+        "Threads": lambda row: words.threads_label({"baseline": row.baseline, "threads": row.threads}),
+        found.old: lambda row: units.fmt_time(row.old.median),
+        found.new: lambda row: units.fmt_time(row.new.median),
+        "New over old": lambda row: units.fmt_estimate(row.ratio) if row.ratio else units.NO_VALUE,
+        "Verdict": lambda row: row.verdict,
+    }
+    better, worse = (sum(row.verdict == name for row in found.rows) for name in ("better", "worse"))
     caption = (
-        f"{found.new} against {found.old}: of {words.count(len(rows), 'time')}, {counts['better']} better "
-        f"and {counts['worse']} worse beyond what two processes of one commit differ by "
+        f"{found.new} against {found.old}: of {words.count(len(found.rows), 'time')}, {better} better "
+        f"and {worse} worse beyond what two processes of one commit differ by "
         f"({words.percent(found.spread)}). Ratio [95 % interval], below 1 is better."
     )
-    return markup.table(columns, rows, caption=caption, key=key, numeric=columns[1:6])
+    return markup.table(columns, found.rows, caption=caption, key=key, text=["Verdict"])
 
 
-def _change_row(row: ChangeRow) -> tuple[object, ...]:
+def _path(row: ChangeRow) -> str:
     inner = ", ".join(filter(None, [words.kind_label(row.page_kind), row.options]))
-    return (
-        f"{words.workload_label(row.workload)}: {words.short(f'{row.method} ({inner})')}",
-        units.fmt_size(row.size_bytes),
-        words.threads_label({"baseline": row.baseline, "threads": row.threads}),
-        units.fmt_time(row.old.median),
-        units.fmt_time(row.new.median),
-        units.fmt_estimate(row.ratio) if row.ratio else units.NO_VALUE,
-        row.verdict,
-    )
+    return f"{words.workload_label(row.workload)}: {words.short(f'{row.method} ({inner})')}"
 
 
 def differences(found: Sequence[Difference]) -> Markup:
     """Return in which facts the machines or the ways of measuring differ, in a sentence."""
     if not found:
         return markup.paragraph("Machine, software and protocol are the same.")
-    shown = [f"{one.fact} ({words.short(str(one.old))}, then {words.short(str(one.new))})" for one in found]
-    more = len(shown) - MOST_DIFFERENCES
+    texts = [f"{one.fact} ({words.short(str(one.old))}, then {words.short(str(one.new))})" for one in found]
+    more = len(texts) - MOST_DIFFERENCES
     rest = [words.count(more, "other fact")] if more > 0 else []
-    return markup.paragraph(f"They differ in {words.listed([*shown[:MOST_DIFFERENCES], *rest])}.")
+    return markup.paragraph(f"They differ in {words.listed([*texts[:MOST_DIFFERENCES], *rest])}.")

@@ -10,12 +10,20 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
+from ktask.lab.records import Run
 from ktask.lab.traces import read_traces
-from ktask.report import bottlenecks as limits
-from ktask.report import figures, larger_machines, machine, model, model_figures, tables, timeline
+from ktask.report import (
+    bottlenecks,
+    figures,
+    larger_machines,
+    machine,
+    model,
+    model_figures,
+    tables,
+    timeline,
+)
 from ktask.report import sentences as words
 from ktask.report.figure import Figure
-from ktask.report.tables import Run
 
 FIGURE_KINDS = ("speedup", "timeline", "throughput", "distribution")
 
@@ -49,9 +57,9 @@ class Study:
         return found[found["cell_id"].isin(self.run.records["cell_id"])].reset_index(drop=True)
 
     @cached_property
-    def limits(self) -> pd.DataFrame:
+    def bottlenecks(self) -> pd.DataFrame:
         """The evidence, per path, on what keeps the speedup below the number of threads."""
-        return limits.limits_table(self.scaling, self.traces)
+        return bottlenecks.limits_table(self.scaling, self.traces)
 
     @cached_property
     def fits(self) -> list[model.Fitted]:
@@ -94,7 +102,7 @@ class Study:
             floor = tables.floor_of(floors, workload)
             found += [
                 partial(figures.speedup_figure, self.scaling, workload, speedup, floor, borders),
-                partial(timeline.timeline_figure, self.limits, self.traces, workload, lanes),
+                partial(timeline.timeline_figure, self.bottlenecks, self.traces, workload, lanes),
                 partial(figures.throughput_figure, self.scaling, workload, throughput),
                 partial(figures.distribution_figure, self.run, workload, distribution),
             ]
@@ -120,7 +128,7 @@ def split_hosts(run: Run) -> list[Run]:
     mine = run.machine.get("host_id")
     return [
         replace(
-            run,  # type: ignore[type-var]  # a dataclass, as Run is in practice
+            run,  # a dataclass, as Run is in practice
             name=f"{run.name} on {host}",
             records=run.records[run.records["host_id"] == host].reset_index(drop=True),
             machine=run.machine if host == mine else {"host_id": host},
@@ -134,20 +142,26 @@ def completed(run: Run) -> Run:
     cells = run.grid.get("cells")
     known = {*run.records["cell_id"], *run.skipped["cell_id"]}
     missing = [
-        {name: one.get(name, "") for name in ("cell_id", "workload", "method", "page_kind", "size_bytes")}
-        | {"backend": words.backend_of(one.get("workload", ""), one.get("method", ""))}
-        | {"options": _options(one), "reason": "the run ended before it", "failed": False, "missing": True}
-        for one in (cells if isinstance(cells, list) else [])
-        if isinstance(one, dict) and "cell_id" in one and one["cell_id"] not in known
+        _missing(cell)
+        for cell in (cells if isinstance(cells, list) else [])
+        if isinstance(cell, dict) and "cell_id" in cell and cell["cell_id"] not in known
     ]
     skipped = run.skipped.assign(missing=False).to_dict("records") + missing
     columns = [*run.skipped.columns, "missing"]
-    return replace(run, skipped=pd.DataFrame(skipped, columns=columns))  # type: ignore[type-var]
+    return replace(run, skipped=pd.DataFrame(skipped, columns=columns))
 
 
-def _options(cell: dict[str, Any]) -> str:
+def _missing(cell: dict[str, Any]) -> dict[str, Any]:
+    """Return a cell of the grid as the row of a case that was not measured."""
+    method = words.method_of(cell.get("workload", ""), cell.get("method", ""))
     options = cell.get("options")
-    return ",".join(f"{name}={value}" for name, value in options.items()) if isinstance(options, dict) else ""
+    pairs = options.items() if isinstance(options, dict) else ()
+    names = ("cell_id", "workload", "method", "page_kind", "size_bytes")
+    return {name: cell.get(name, "") for name in names} | {
+        "backend": method.backend if method else "",
+        "options": ",".join(f"{name}={value}" for name, value in pairs),
+        **{"reason": "the run ended before it", "failed": False, "missing": True},
+    }
 
 
 def data_hash(path: Path) -> str:

@@ -11,7 +11,7 @@ from ktask.common import units
 from ktask.lab.measure import stats
 from ktask.lab.measure.stats import NoiseFloor
 from ktask.report import sentences as words
-from ktask.report.tables import at_best
+from ktask.report.tables import at_best, parallel
 
 
 class Claim(NamedTuple):
@@ -34,8 +34,7 @@ NOISY = 0.2  # a noise floor above this is the caveat
 
 
 def _scope(rows: pd.DataFrame, machine: str) -> str:
-    counts = sorted(set(rows["threads"]))
-    threads = words.count(counts[0], "thread") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} threads"
+    threads = words.thread_range(rows["threads"])
     return f"{words.sizes_of(rows)}, {threads}, {words.n_range(rows)} per point; {machine}"
 
 
@@ -61,12 +60,12 @@ def _extremes(rows: pd.DataFrame) -> str:
     """Return the highest and, if it differs, the lowest speedup, each with the serial time it is over."""
     known = rows[rows["speedup"].notna()].sort_values("speedup")
     ends = known.iloc[[-1, 0]] if len(known) > 1 else known
-    texts = [
-        f"{words.path_label(row)} has a speedup of {words.value(row, 'speedup')} over "
+    verbs = ("has a speedup", "one")
+    return ", ".join(
+        f"{words.path_label(row)} {verb} of {words.value(row, 'speedup')} over "
         f"{words.wall(row, 'base_wall')} serial"
-        for _, row in ends.iterrows()
-    ]
-    return ", ".join([texts[0], *(text.replace("has a speedup", "one") for text in texts[1:])])
+        for verb, (_, row) in zip(verbs, ends.iterrows(), strict=False)
+    )
 
 
 def _serial_claim(serial: pd.DataFrame, machine: str) -> Claim | None:
@@ -171,12 +170,13 @@ def _reach(scaling: pd.DataFrame, facts: dict[str, Any]) -> str:
 
 def losses(scaling: pd.DataFrame) -> str:
     """Return at how many points threads do not help, with a blank after it; empty if they always do."""
-    several = scaling[~scaling["baseline"].astype(bool) & (scaling["threads"] > 1)]
+    several = parallel(scaling)
     slower, same = (int((several["verdict"] == name).sum()) for name in ("slower", "no change"))
     if not slower + same:
         return ""
     parts = [f"{slower} slower"] * bool(slower) + [f"{same} undecided"] * bool(same)
     total = words.count(len(several), "point")
-    where = f"at none of {total}" if slower + same == len(several) else ""
-    head = f"Threads help {where}" if where else f"Threads do not help at {slower + same} of {total}"
+    head = f"Threads do not help at {slower + same} of {total}"
+    if slower + same == len(several):
+        head = f"Threads help at none of {total}"
     return f"{head}: {words.listed(parts)}. "

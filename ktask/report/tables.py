@@ -6,8 +6,7 @@ one size.
 """
 
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +15,7 @@ from ktask.common import units
 from ktask.engine.task import CPU_TIME_FROM_S
 from ktask.lab.measure import stats
 from ktask.lab.measure.stats import Estimate, NoiseFloor
+from ktask.lab.records import Run
 
 PATH = ["workload", "backend", "method", "page_kind", "options", "policy"]
 CASE = [*PATH, "size_bytes"]
@@ -29,21 +29,33 @@ ESTIMATES = (
 )
 
 
-class Run(Protocol):
-    """What the report needs of a run, such as `ktask.lab.records.Run`."""
+def case_of(key: Iterable[Any]) -> dict[str, Any]:
+    """Return the names and values of a group key: a path, a case, or a case and threads."""
+    return dict(zip([*CASE, "threads"], key, strict=False))
 
-    name: str
-    path: Path
-    records: pd.DataFrame
-    machine: dict[str, Any]
-    grid: dict[str, Any]
-    skipped: pd.DataFrame
+
+def parallel(scaling: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of several threads."""
+    return scaling[~scaling["baseline"].astype(bool) & (scaling["threads"] > 1)]
+
+
+def compared(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return serial calls and several threads; not the chunked call of one thread."""
+    return rows[rows["baseline"].astype(bool) | (rows["threads"] > 1)]
+
+
+def at_largest_size(rows: pd.DataFrame, among: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Return the rows at the largest size that each path has, or has `among` these rows."""
+    path = [name for name in PATH if name in rows]
+    largest = (rows if among is None else among).groupby(path)["size_bytes"].max().rename("largest")
+    joined = rows.join(largest, on=path)
+    return joined[joined["size_bytes"] == joined["largest"]].drop(columns="largest")
 
 
 def as_estimate(row: pd.Series | dict[str, Any], name: str) -> Estimate:
     """Return the estimate in the columns `name`, `name`_low, `name`_high and maybe `name`_best of a row."""
-    parts = (row[name], row[f"{name}_low"], row[f"{name}_high"], row.get(f"{name}_best", np.nan))
-    return Estimate(*(float(part) for part in parts), n=int(row["n"]))
+    middle, low, high = (float(row[f"{name}{end}"]) for end in ("", "_low", "_high"))
+    return Estimate(middle, low, high, float(row.get(f"{name}_best", np.nan)), int(row["n"]))
 
 
 def _columns(name: str, one: Estimate) -> dict[str, float]:
@@ -52,13 +64,12 @@ def _columns(name: str, one: Estimate) -> dict[str, float]:
 
 def _mapped(one: Estimate, numerator: float) -> Estimate:
     """Return `numerator` over an estimate; the ends change places."""
-    return Estimate(
-        numerator / one.median, numerator / one.high, numerator / one.low, numerator / one.best, one.n
-    )
+    low, high, best = (numerator / part for part in (one.high, one.low, one.best))
+    return Estimate(numerator / one.median, low, high, best, one.n)
 
 
 def _scaled(one: Estimate, factor: float) -> Estimate:
-    return Estimate(one.median * factor, one.low * factor, one.high * factor, one.best * factor, one.n)
+    return Estimate(factor * one.median, factor * one.low, factor * one.high, factor * one.best, one.n)
 
 
 def has_flag(flags: pd.Series, flag: str) -> pd.Series:
@@ -106,18 +117,14 @@ def ratio_of(base: pd.DataFrame, new: pd.DataFrame, column: str) -> Estimate:
 
 def aa_table(run: Run) -> pd.DataFrame:
     """Return one row per cell that measured its baseline twice: the ratio of the two, with interval."""
+    names = ["cell_id", *PATH[:-1], "size_bytes"]
     table = repetitions(run)
     rows = []
-    for (cell, *case), part in table[table["baseline"]].groupby(["cell_id", *PATH[:-1], "size_bytes"]):
+    for key, part in table[table["baseline"]].groupby(names):
         if part["aa"].any():
             one = ratio_of(_samples(part[~part["aa"]]), _samples(part[part["aa"]]), "wall_s")
-            rows.append(
-                dict(zip(["cell_id", *PATH[:-1], "size_bytes"], [cell, *case], strict=True))
-                | _columns("ratio", one)
-                | {"n": one.n}
-            )
-    columns = ["cell_id", *PATH[:-1], "size_bytes", *_columns("ratio", stats.NOTHING), "n"]
-    return sort_cases(pd.DataFrame(rows, columns=columns))
+            rows.append(dict(zip(names, key, strict=True)) | _columns("ratio", one) | {"n": one.n})
+    return sort_cases(pd.DataFrame(rows, columns=[*names, *_columns("ratio", stats.NOTHING), "n"]))
 
 
 def noise_floors(aa: pd.DataFrame) -> dict[str, NoiseFloor]:
@@ -274,20 +281,9 @@ def _quotient(base: Estimate, row: pd.Series) -> Estimate:
     )
 
 
+_COUNTS = ("n", "n_base", "n_cold", "n_flagged", "n_verified")
 _SCALING_COLUMNS = [
-    *CASE,
-    *(
-        "threads",
-        "baseline",
-        "cell_id",
-        "unit",
-        "operations",
-        "n",
-        "n_base",
-        "n_cold",
-        "n_flagged",
-        "n_verified",
-    ),
+    *(*CASE, "threads", "baseline", "cell_id", "unit", "operations", *_COUNTS),
     *(column for name in ESTIMATES for column in _columns(name, stats.NOTHING)),
     *("involuntary", "noise_floor", "verdict"),
 ]
@@ -302,36 +298,31 @@ def crossover_table(scaling: pd.DataFrame) -> pd.DataFrame:
     with `_low` and `_high`, is what the wall time exceeds that of an ideal split by, at the smallest size
     (`smallest_bytes`) in seconds: starting and joining the threads, and what the work loses to them.
     """
-    several = scaling[~scaling["baseline"].astype(bool) & (scaling["threads"] > 1)]
     rows = []
-    for key, part in several.groupby([*PATH, "threads"]):
-        judged = part[part["verdict"] != "unknown"].sort_values("size_bytes")
-        largest = (judged if len(judged) else part.sort_values("size_bytes")).iloc[-1]
+    for key, part in parallel(scaling).groupby([*PATH, "threads"]):
+        ordered = part.sort_values("size_bytes")
+        judged = ordered[ordered["verdict"] != "unknown"]
+        largest = (judged if len(judged) else ordered).iloc[-1]
+        sizes = {
+            f"{verdict}_sizes": judged.loc[judged["verdict"] == verdict, "size_bytes"].tolist()
+            for verdict in ("faster", "slower")
+        }
         rows.append(
             dict(zip([*PATH, "threads"], key, strict=True))
-            | {
-                "from_size_bytes": _wins_from(judged),
-                "faster_sizes": judged.loc[judged["verdict"] == "faster", "size_bytes"].tolist(),
-                "slower_sizes": judged.loc[judged["verdict"] == "slower", "size_bytes"].tolist(),
-                "sizes": len(judged),
-                "largest_bytes": largest["size_bytes"],
-                "n": largest["n"],
-                **{f"speedup{end}": largest[f"speedup{end}"] for end in ("", "_low", "_high", "_best")},
-                **_price(part.sort_values("size_bytes").iloc[0]),
-            }
+            | {"from_size_bytes": _wins_from(judged), **sizes, "sizes": len(judged)}
+            | {"largest_bytes": largest["size_bytes"], "n": largest["n"]}
+            | {f"speedup{end}": largest[f"speedup{end}"] for end in ("", "_low", "_high", "_best")}
+            | _price(ordered.iloc[0])
         )
     return sort_cases(pd.DataFrame(rows, columns=None if rows else [*PATH, "threads", "from_size_bytes"]))
 
 
 def _price(row: pd.Series) -> dict[str, float]:
     """Return wall time minus the serial one over the threads; their errors are taken for independent."""
-    middle = row["wall"] - row["base_wall"] / row["threads"]
-    below = np.hypot(
-        row["wall"] - row["wall_low"], (row["base_wall_high"] - row["base_wall"]) / row["threads"]
-    )
-    above = np.hypot(
-        row["wall_high"] - row["wall"], (row["base_wall"] - row["base_wall_low"]) / row["threads"]
-    )
+    wall, ideal = as_estimate(row, "wall"), _scaled(as_estimate(row, "base_wall"), 1 / row["threads"])
+    middle = wall.median - ideal.median
+    below = np.hypot(wall.median - wall.low, ideal.high - ideal.median)
+    above = np.hypot(wall.high - wall.median, ideal.median - ideal.low)
     ends = {"price": middle, "price_low": middle - below, "price_high": middle + above}
     return ends | {"smallest_bytes": row["size_bytes"]}
 
@@ -355,9 +346,8 @@ def at_best(scaling: pd.DataFrame) -> pd.DataFrame:
 
     A path without any verdict is represented by its largest size.
     """
-    several = scaling[~scaling["baseline"].astype(bool) & (scaling["threads"] > 1) & (scaling["n"] > 0)]
     picked = []
-    for _, part in several.groupby(PATH, sort=False):
+    for _, part in parallel(scaling[scaling["n"] > 0]).groupby(PATH, sort=False):
         judged = part[part["verdict"] != "unknown"]
         usable = judged if len(judged) else part
         picked.append(pick_threads(usable[usable["size_bytes"] == usable["size_bytes"].max()]).name)

@@ -40,12 +40,8 @@ from ktask.report import (
     timeline,
     write_report,
 )
-from ktask.report import (
-    bottlenecks as limits,
-)
-from ktask.report import (
-    sentences as words,
-)
+from ktask.report import bottlenecks as limits
+from ktask.report import sentences as words
 from ktask.report.study import Study, data_hash
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -945,8 +941,7 @@ def test_what_is_no_run_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("heading", "key"),
-    [("4 Method", "method"), ("A All <b>numbers</b>", "all-numbers"), ("7", "section")],
+    ("heading", "key"), [("4 Method", "method"), ("A All <b>numbers</b>", "all-numbers"), ("7", "section")]
 )
 def test_anchors_are_the_words_of_the_heading(heading, key):
     assert page.anchor(heading) == key
