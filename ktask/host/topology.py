@@ -83,15 +83,15 @@ def read_text(path: Path) -> str | None:
     return text.decode(errors="replace").strip()
 
 
-def status_field(name: str, pid: int | str = "self", root: Path = ROOT) -> str | None:
-    """Return a field of ``/proc/PID/status``, or None if it cannot be read or has no such field."""
-    match = re.search(rf"^{name}:\s*(.*)$", read_text(root / f"proc/{pid}/status") or "", re.MULTILINE)
+def status_field(name: str, path: Path = ROOT / "proc/self/status") -> str | None:
+    """Return a field of a file such as ``/proc/PID/status``; None if it is not there."""
+    match = re.search(rf"^{name}:\s*(.*)$", read_text(path) or "", re.MULTILINE)
     return match[1] if match else None
 
 
-def status_bytes(name: str, pid: int | str = "self") -> int:
-    """Return a size from ``/proc/PID/status`` in bytes; 0 if it is not there."""
-    match = re.fullmatch(r"([0-9]{1,18}) kB", status_field(name, pid) or "")
+def status_bytes(name: str, pid: int | str = "self", file: str = "status") -> int:
+    """Return a size from ``/proc/PID/status``, or another file there, in bytes; 0 if it is not there."""
+    match = re.fullmatch(r"([0-9]{1,18}) kB", status_field(name, ROOT / f"proc/{pid}/{file}") or "")
     return int(match[1]) << 10 if match else 0
 
 
@@ -179,7 +179,7 @@ def allowed_cpus() -> tuple[int, ...]:
 
 def recorded_affinity(root: Path = ROOT) -> tuple[int, ...]:
     """Return the affinity mask in ``/proc/self/status``, sorted; empty if there is none."""
-    return _cpus_if_valid(status_field("Cpus_allowed_list", root=root) or "")
+    return _cpus_if_valid(status_field("Cpus_allowed_list", root / "proc/self/status") or "")
 
 
 def online_cpus(root: Path = ROOT) -> tuple[int, ...]:

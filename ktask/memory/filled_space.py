@@ -21,13 +21,15 @@ import numpy as np
 from ktask.engine import run as engine
 from ktask.engine.task import Ctl
 from ktask.memory import region as memory
-from ktask.memory.layouts import MADV_POPULATE_READ, PIECE_BYTES, advise_pieces
+from ktask.memory.calls import advise_ranges
+from ktask.memory.layouts import PIECE_BYTES
 from ktask.memory.region import (
     BASE_PAGE,
     GIB,
     MADV_DONTNEED,
     MADV_HUGEPAGE,
     MADV_NOHUGEPAGE,
+    MADV_POPULATE_READ,
     MADV_POPULATE_WRITE,
     MIB,
     THP_SIZE,
@@ -96,7 +98,7 @@ class FilledSpace:
     def _advise(self, rows: np.ndarray, advice: int, max_threads: int = 1 << 16) -> None:
         """Call madvise over ranges, rows of address and bytes."""
         rows = np.ascontiguousarray(rows, dtype=np.int64)
-        ctl = Ctl(advise_pieces, (rows.ctypes.data, advice), max_threads=max_threads)
+        ctl = Ctl(advise_ranges, (rows.ctypes.data, advice), max_threads=max_threads)
         if code := engine.run(0, len(rows), ctl, "dynamic").error:
             raise memory.UnavailableError(f"madvise({advice}) of a range failed: {os.strerror(code)}")
 

@@ -13,17 +13,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ktask.engine import native
 from ktask.engine import run as engine
 from ktask.engine.task import Ctl
-from ktask.engine.thread_functions import thread_func
 from ktask.host import topology
 from ktask.memory import region as memory
+from ktask.memory.calls import advise_ranges
 from ktask.memory.region import (
     BASE_PAGE,
     GIB,
     MADV_COLLAPSE,
     MADV_DONTNEED,
+    MADV_POPULATE_READ,
     MADV_POPULATE_WRITE,
     MIB,
     THP_SIZE,
@@ -40,24 +40,8 @@ PIECE_BYTES = 64 * MIB
 MOST_PIECES = 16384  # with as many gaps, half of the mappings that the kernel allows by default
 _PIECE_COST_BYTES = 1024  # two mappings in the kernel, tree nodes included; generous
 
-MADV_POPULATE_READ = 22
-_PUNCH_HOLE = 0x3  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
-
-
-@thread_func(cache=True)
-def advise_pieces(start, end, pieces, advice):
-    """Call madvise over the pieces `start` to `end`, each two words: address and bytes."""
-    for k in range(start, end):
-        row = pieces + 16 * k
-        code = native.EINTR
-        while code == native.EINTR:
-            failed = native.madvise(native.load_plain(row), native.load_plain(row + 8), advice)
-            code = native.last_errno() if failed else 0
-        if code != 0:
-            return code
-    return 0
 
 
 class Pieces(NamedTuple):
@@ -272,13 +256,13 @@ class AliasedSpace:
         """Call madvise over pieces on all CPUs; return 0 or the errno."""
         rows = np.column_stack([self.address + self.pieces.at[which], self.pieces.size[which]])
         rows = np.ascontiguousarray(rows, dtype=np.int64)
-        ctl = Ctl(advise_pieces, (rows.ctypes.data, advice), max_threads=1 << 16)
+        ctl = Ctl(advise_ranges, (rows.ctypes.data, advice), max_threads=1 << 16)
         return engine.run(0, len(rows), ctl, "dynamic").error
 
     def _punch(self) -> None:
         """Take the left-out page away from the file, and so from all its mappings."""
         if self._hole is not None and _libc.fallocate(
-            self._files[False][0], _PUNCH_HOLE, self._hole, BASE_PAGE
+            self._files[False][0], memory.PUNCH_HOLE, self._hole, BASE_PAGE
         ):
             raise memory.UnavailableError(f"punching a hole failed: {os.strerror(ctypes.get_errno())}")
 

@@ -225,8 +225,8 @@ class Method:
 
     name: str
     about: str
-    backend: str
-    page_kinds: tuple[str, ...]
+    backend: str = "kernel"
+    page_kinds: tuple[str, ...] = tuple(memory.PAGE_KINDS)
     probe: Callable[[], str | None] = lambda: None
     allocates: bool = False
     options: tuple[Option, ...] = ()

@@ -7,11 +7,10 @@ from functools import lru_cache, partial
 import numpy as np
 
 from ktask.engine import native
-from ktask.engine.task import Ctl
 from ktask.engine.thread_functions import thread_func
 from ktask.memory import region as memory
 from ktask.workloads import Case, Method, Workload, expect
-from ktask.workloads.populated import no_populate
+from ktask.workloads.populated import Mapped, no_populate
 
 ORDER = 8
 
@@ -21,14 +20,14 @@ def collapse(start, end, base, page_size):
     """Collapse huge pages `start` to `end`: each is allocated, filled by copying, and mapped."""
     code = native.EAGAIN
     for _ in range(100):
-        failed = native.madvise(base + start * page_size, (end - start) * page_size, 25)
+        failed = native.madvise(base + start * page_size, (end - start) * page_size, memory.MADV_COLLAPSE)
         code = native.last_errno() if failed else 0
         if code not in (native.EINTR, native.EAGAIN):
             break
     return code
 
 
-class Collapse:
+class Collapse(Mapped):
     """A region of 4 KiB pages before each repetition, of huge pages after it, with the same content.
 
     Shared memory is that of a file of its own (tmpfs), and collapses whether or not `shmem_enabled` lets a
@@ -36,11 +35,8 @@ class Collapse:
     """
 
     def __init__(self, case: Case):
-        self.region = region_of(case.size_bytes, case.method == "collapse_shared")
-        self.size = self.region.size_bytes // case.page_size
-        self.bytes_per_unit = case.page_size
-        self.operations = self.region.size_bytes
-        self.ctl = Ctl(collapse, (self.region.address, case.page_size), case.min_chunk_pages)
+        super().__init__(case, region_of(case.size_bytes, case.method == "collapse_shared"))
+        self.ctl = self.task(collapse)
         self._random = np.random.default_rng(1)
 
     def before(self) -> None:
@@ -59,9 +55,6 @@ class Collapse:
         words = self.region.one_word_per_page()
         kept = np.count_nonzero(words == self._stamp + np.arange(words.size, dtype=np.uint64))
         expect(kept == words.size, f"{words.size - kept} pages have lost their content")
-
-    def close(self) -> None:
-        self.region.unmap()
 
 
 def region_of(size_bytes: int, shared: bool) -> memory.Region:
@@ -93,22 +86,18 @@ WORKLOAD = Workload(
         Method(
             "collapse",
             "MADV_COLLAPSE by range of private memory",
-            "kernel",
-            ("THP",),
+            page_kinds=("THP",),
             probe=no_collapse,
             allocates=True,
-            limit="mmap_lock, held for writing while each huge page is filled by copying: threads take "
-            "turns, asleep in madvise_collapse.",
+            limit="mmap_lock, held for writing while a huge page is filled by copying: threads take turns.",
         ),
         Method(
             "collapse_shared",
             "MADV_COLLAPSE by range of shared memory (a file of tmpfs)",
-            "kernel",
-            ("THP",),
+            page_kinds=("THP",),
             probe=partial(no_collapse, shared=True),
             allocates=True,
-            limit="No lock that threads sleep on: mmap_lock is let go while the pages are copied, unlike for "
-            "private memory.",
+            limit="The page allocator: mmap_lock is let go while the pages are copied.",
         ),
     ),
     setup=Collapse,

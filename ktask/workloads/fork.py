@@ -12,7 +12,7 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -20,7 +20,7 @@ from numba import njit
 from ktask.engine import native
 from ktask.engine.task import Ctl
 from ktask.engine.thread_functions import thread_func
-from ktask.host import topology
+from ktask.host.topology import status_bytes
 from ktask.memory import region as memory
 from ktask.workloads import Case, Method, Workload, expect
 from ktask.workloads.populated import no_populate
@@ -139,7 +139,7 @@ class Forks:
     def check(self) -> None:
         missing = np.count_nonzero(self.pids == 0)
         expect(missing == 0, f"{missing} of {self.size} forks did not happen")
-        least = min(anonymous_bytes(pid) for pid in self.pids.tolist())
+        least = min(status_bytes("RssAnon", pid) for pid in self.pids.tolist())
         expect(least >= self.bytes_per_unit, f"a child has {least} of {self.bytes_per_unit} bytes mapped")
 
     def close(self) -> None:
@@ -154,11 +154,12 @@ class ManyForks(Forks):
         memory.require_budget(self.size * (self.bytes_per_unit + HOLDER_BYTES), f"{self.size} processes")
         command = [sys.executable, "-I", "-S", "-c", HOLDER, str(self.bytes_per_unit)]
         # Ctrl-C of a terminal reaches them too: they need not complain, they end with this process.
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        self._holders: list[subprocess.Popen] = []
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self._holders: list[Any] = []  # of Popen, with pipes
         try:
             for _ in range(self.size):
-                self._holders.append(subprocess.Popen(command, bufsize=0, **pipes))  # noqa: S603
+                holder = subprocess.Popen(command, bufsize=0, stderr=subprocess.DEVNULL, **pipes)  # noqa: S603
+                self._holders.append(holder)
             for holder in self._holders:
                 if len(holder.stdout.read(8)) != 8:
                     raise memory.UnavailableError(f"a process with {self.bytes_per_unit} bytes did not start")
@@ -189,14 +190,6 @@ class ManyForks(Forks):
 HOLDER_BYTES = 12 * memory.MIB  # of a Python without modules
 
 
-def anonymous_bytes(pid: int) -> int:
-    """Return how much anonymous memory the page table of a process maps."""
-    for line in (topology.read_text(Path(f"/proc/{pid}/status")) or "").splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) * memory.KIB
-    return 0
-
-
 def setup(case: Case) -> Forks:
     """Return the case set up; the memory to be forked is populated."""
     return (Forks if case.method == "one_process" else ManyForks)(case)
@@ -210,19 +203,17 @@ WORKLOAD = Workload(
         Method(
             "one_process",
             f"{N_FORKS} forks of this process, which has a {N_FORKS}th of the size",
-            "kernel",
-            ("4KiB",),
+            page_kinds=("4KiB",),
             probe=no_populate,
-            limit="mmap_lock of the parent, held for writing while its page table is copied.",
+            limit="fork holds mmap_lock of the parent for writing while it copies the page table, so threads "
+            "take turns.",
         ),
         Method(
             "many_processes",
             f"one fork each of {N_FORKS} processes that share the size out among themselves",
-            "kernel",
-            ("4KiB",),
+            page_kinds=("4KiB",),
             probe=no_populate,
-            limit="None up to two threads, which is what was measured: every process has an mmap_lock "
-            "of its own.",
+            limit="The page allocator: every process has an mmap_lock of its own.",
         ),
     ),
     setup=setup,

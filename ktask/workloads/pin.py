@@ -6,14 +6,13 @@ import ctypes
 import os
 import resource
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 
 from ktask.engine import native
-from ktask.engine.task import Ctl
 from ktask.engine.thread_functions import thread_func
 from ktask.host import topology
+from ktask.host.topology import status_bytes
 from ktask.memory import region as memory
 from ktask.workloads import Case, Method, Workload, expect
 from ktask.workloads.populated import Populated, no_populate
@@ -24,9 +23,8 @@ ORDER = 6
 _REGISTER_BUFFERS2, _UPDATE_BUFFERS, _UNREGISTER_BUFFERS, _SPARSE = 15, 16, 1, 1
 _SETUP_PARAMS_BYTES = 120
 SLOTS = 1024  # of one ring's table
-RING_BYTES = 16 * memory.KIB  # of its own that count as locked: of 1 MiB allowed, 8 rings left 896 KiB
-# A buffer may have up to 1 GiB, but larger ones cost more per page: one of 1 GiB (4 KiB pages) took 20.7 ms,
-# two threads with buffers of 128 MiB 5.7, as if they were 3.6 times as fast. In equal pieces it is 1.83.
+RING_BYTES = 16 * memory.KIB  # of its own that count as locked
+# A larger buffer (up to 1 GiB) costs more per page, so threads with parts of one would look too fast.
 # Never less than a page: VmPin counts a page once per ring that has a part of it.
 BUFFER = 64 * memory.MIB
 _CALL_REGISTER = memory.call_number("io_uring_register")
@@ -78,7 +76,7 @@ class Locked(Populated):
 
     def __init__(self, case: Case):
         super().__init__(case)
-        self.ctl = Ctl(lock, (self.region.address, case.page_size), case.min_chunk_pages)
+        self.ctl = self.task(lock)
         self._others = status_bytes("VmLck")
 
     def before(self) -> None:
@@ -103,7 +101,7 @@ class Registered(Populated):
             raise
         self._taken = np.zeros(1, dtype=np.int64)
         rings = self.rings.ctypes.data, self.rings.size, self._taken.ctypes.data
-        self.ctl = Ctl(register, (self.region.address, case.page_size, *rings), case.min_chunk_pages)
+        self.ctl = self.task(register, *rings)
         self._others = status_bytes("VmPin")
 
     def before(self) -> None:
@@ -148,14 +146,6 @@ def _drop_table(fd: int) -> None:
     memory.syscall("io_uring_register", fd, _UNREGISTER_BUFFERS, 0, 0)
 
 
-def status_bytes(name: str) -> int:
-    """Return a size from /proc/self/status, in bytes."""
-    for line in (topology.read_text(Path("/proc/self/status")) or "").splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * memory.KIB
-    raise OSError(f"/proc/self/status has no {name}")
-
-
 def n_rings() -> int:
     """Return how many rings the buffers are shared out to."""
     return 4 * topology.cpu_count()
@@ -182,10 +172,7 @@ def why_not(case: Case) -> str | None:
 @lru_cache(maxsize=1)
 def may_lock_beyond_limit() -> bool:
     """Return whether RLIMIT_MEMLOCK does not bind this process (CAP_IPC_LOCK)."""
-    for line in (topology.read_text(Path("/proc/self/status")) or "").splitlines():
-        if line.startswith("CapEff:"):
-            return bool(int(line.split()[1], 16) >> 14 & 1)
-    return False
+    return bool(int(topology.status_field("CapEff") or "0", 16) >> 14 & 1)
 
 
 @lru_cache(maxsize=1)
@@ -211,19 +198,16 @@ WORKLOAD = Workload(
         Method(
             "io_uring",
             "registered buffers of io_uring: long-term page pins as VFIO takes them",
-            "kernel",
-            tuple(memory.PAGE_KINDS),
             probe=no_io_uring,
-            limit="None up to two threads, which is what was measured: the rings they use are not the same.",
+            limit="The lock of a ring, held for each call; there are several rings per CPU.",
         ),
         Method(
             "mlock",
             "mlock by range: the mapping is split and marked, every page goes to the unevictable list",
-            "kernel",
-            ("4KiB", "THP"),  # hugetlb pages cannot be swapped out; mlock passes over them
+            page_kinds=("4KiB", "THP"),  # hugetlb pages cannot be swapped out; mlock passes over them
             probe=no_populate,
-            limit="mmap_lock, held for writing while the mapping is split and its pages are moved: threads "
-            "take turns, asleep in do_mlock.",
+            limit="mlock takes mmap_lock for writing while it marks the mapping and moves its pages, so "
+            "threads take turns.",
         ),
     ),
     setup=setup,

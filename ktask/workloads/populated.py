@@ -1,25 +1,13 @@
-"""What workloads on memory that is there already begin with: a populated region, and how it comes about."""
+"""What workloads on a region begin with: its size in pages, and populating it."""
 
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
-from ktask.engine import native
-from ktask.engine.thread_functions import thread_func
+from ktask.engine.task import Ctl
 from ktask.memory import region as memory
 from ktask.workloads import Case
-
-
-@thread_func(cache=True)
-def populate(start, end, base, page_size):
-    """Fault pages `start` to `end` in for writing: the kernel allocates, clears and maps them."""
-    code = native.EINTR
-    while code == native.EINTR:
-        failed = native.madvise(
-            base + start * page_size, (end - start) * page_size, memory.MADV_POPULATE_WRITE
-        )
-        code = native.last_errno() if failed else 0
-    return code
 
 
 @lru_cache(maxsize=1)
@@ -33,23 +21,38 @@ def no_populate() -> str | None:
     return None
 
 
-class Populated:
-    """A populated region of a case; the task counts its pages.
+class Mapped:
+    """A region of a case, which the task counts in units: pages, unless told otherwise.
 
     Attributes
     ----------
     region
     size, bytes_per_unit, operations
-        Pages, their size, and the bytes of all.
+        Units, their size, and the bytes of all.
     """
 
-    def __init__(self, case: Case):
-        self.region = memory.Region(case.size_bytes, case.page_kind)
-        self.size = self.region.size_bytes // case.page_size
-        self.bytes_per_unit = case.page_size
+    ctl: Ctl
+
+    def __init__(self, case: Case, region: memory.Region | None = None, unit_bytes: int | None = None):
+        self.case = case
+        self.region = region or memory.Region(case.size_bytes, case.page_kind)
+        self.bytes_per_unit = unit_bytes or case.page_size
+        self.size = self.region.size_bytes // self.bytes_per_unit
         self.operations = self.region.size_bytes
-        self.region.populate()
+
+    def task(self, function: Any, *args: int, threads: int = 0) -> Ctl:
+        """Return the task of a thread function that takes the address, the bytes per unit, and `args`."""
+        known = self.region.address, self.bytes_per_unit
+        return Ctl(function, (*known, *args), self.case.min_chunk(self.bytes_per_unit), threads)
 
     def close(self) -> None:
         """Give the region back."""
         self.region.unmap()
+
+
+class Populated(Mapped):
+    """A region that is populated from the start."""
+
+    def __init__(self, case: Case):
+        super().__init__(case)
+        self.region.populate()

@@ -10,7 +10,6 @@ from functools import lru_cache
 import numpy as np
 
 from ktask.engine import native
-from ktask.engine.task import Ctl
 from ktask.engine.thread_functions import thread_func
 from ktask.memory import region as memory
 from ktask.workloads import Case, Method, Workload, expect
@@ -51,18 +50,15 @@ class Protect(Populated):
 
     def __init__(self, case: Case):
         super().__init__(case)
-        self.ctl = Ctl(protect, (self.region.address, case.page_size), case.min_chunk_pages)
+        self.ctl = self.task(protect)
 
     def before(self) -> None:
         memory.protect(self.region.address, self.region.size_bytes, writable=True)
 
     def check(self) -> None:
-        found = self._permissions()
+        found = memory.protections(self.region.address, self.region.address + self.region.size_bytes)
         expect(set(found) == {"r--p"}, f"the range has mappings {found[:4]} after the change, not r--p alone")
         expect(bool(self.region.present().all()), "pages have gone")
-
-    def _permissions(self) -> list[str]:
-        return memory.protections(self.region.address, self.region.address + self.region.size_bytes)
 
 
 class WriteProtect(Protect):
@@ -77,7 +73,7 @@ class WriteProtect(Protect):
             raise memory.UnavailableError(f"userfaultfd: {error.strerror}") from error
         at, size = self.region.address, self.region.size_bytes
         fcntl.ioctl(self.fd, UFFDIO_REGISTER, (ctypes.c_uint64 * 4)(at, size, _REGISTER_WP))
-        self.ctl = Ctl(write_protect, (at, case.page_size, self.fd), case.min_chunk_pages)
+        self.ctl = self.task(write_protect, self.fd)
 
     def before(self) -> None:
         at, size = self.region.address, self.region.size_bytes
@@ -128,19 +124,14 @@ WORKLOAD = Workload(
         Method(
             "mprotect",
             "mprotect by range: page-table entries change, and the mapping is split where chunks meet",
-            "kernel",
-            tuple(memory.PAGE_KINDS),
             probe=no_populate,
-            limit="mmap_lock, held for writing from the search for the mapping to the last entry: threads "
-            "take turns, spinning while the holder runs (rwsem) and else asleep in do_mprotect_pkey.",
+            limit="mprotect takes mmap_lock for writing, so threads take turns.",
         ),
         Method(
             "uffd_wp",
             "UFFDIO_WRITEPROTECT by range: the same entries change, the mapping stays as it is",
-            "kernel",
-            tuple(memory.PAGE_KINDS),
             probe=no_userfaultfd,
-            limit="None up to two threads, which is what was measured: mmap_lock is taken for reading only.",
+            limit="The TLB shootdown at the end of each call; mmap_lock is taken for reading only.",
         ),
     ),
     setup=setup,

@@ -6,23 +6,13 @@ from ktask.engine import native
 from ktask.engine.task import Ctl
 from ktask.engine.thread_functions import thread_func
 from ktask.memory import region as memory
+from ktask.memory.calls import fallocate_pages
 from ktask.workloads import Case, Method, Workload, expect
 
 ORDER = 7
 
 KINDS = ("4KiB", *memory.HUGETLB_KINDS)
 FILES = 16  # that `ftruncate_files` spreads the range over
-_PUNCH_HOLE_KEEP_SIZE = 3
-
-
-@thread_func(cache=True)
-def punch(start, end, fd, page_size):
-    """Punch a hole over pages `start` to `end`: pages leave the page cache and are freed."""
-    code = native.EINTR
-    while code == native.EINTR:
-        failed = native.fallocate(fd, _PUNCH_HOLE_KEEP_SIZE, start * page_size, (end - start) * page_size)
-        code = native.last_errno() if failed else 0
-    return code
 
 
 @thread_func(cache=True)
@@ -42,7 +32,8 @@ class Punch:
         self.bytes_per_unit = case.page_size
         self.size = self.files.size_bytes // case.page_size
         self.operations = self.files.size_bytes
-        self.ctl = Ctl(punch, (int(self.files.fds[0]), case.page_size), case.min_chunk_pages)
+        args = int(self.files.fds[0]), case.page_size, memory.PUNCH_HOLE
+        self.ctl = Ctl(fallocate_pages, args, case.min_chunk_pages)
 
     def before(self) -> None:
         self.files.allocate()
@@ -87,25 +78,20 @@ WORKLOAD = Workload(
         Method(
             "punch_hole",
             "FALLOC_FL_PUNCH_HOLE by range of one file",
-            "kernel",
-            KINDS,
-            limit="The inode lock of the file, held for the whole call: threads take turns, asleep in "
-            "shmem_fallocate.",
+            page_kinds=KINDS,
+            limit="The inode lock of the file, held for the whole call: threads take turns.",
         ),
         Method(
             "ftruncate",
             "ftruncate of one file, all at once",
-            "kernel",
-            KINDS,
-            limit="It is one call, which holds the inode lock; a range of it cannot be asked for.",
+            page_kinds=KINDS,
+            limit="It is one call, which holds the inode lock; it cannot be split into ranges.",
         ),
         Method(
             "ftruncate_files",
             f"ftruncate of {FILES} files that share the size",
-            "kernel",
-            KINDS,
-            limit="Spinning locks of the page allocator and the LRU lists: threads keep busy and still "
-            "lose time.",
+            page_kinds=KINDS,
+            limit="The spinlocks of the page allocator and of the LRU lists.",
         ),
     ),
     setup=setup,

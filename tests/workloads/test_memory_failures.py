@@ -23,10 +23,10 @@ from ktask.host import topology
 from ktask.lab.measure.cell import run_one
 from ktask.lab.sweep import cells
 from ktask.memory import region as memory
+from ktask.memory.calls import advise_pages
 from ktask.memory.region import KIB, MIB
 from ktask.workloads import Case, CheckError
 from ktask.workloads.free import free
-from ktask.workloads.zeroing import zeroing
 
 FREE = Case("free", "dontneed", "4KiB", 8 * MIB, 64 * KIB)
 
@@ -145,7 +145,9 @@ def test_a_bus_error_in_the_middle_is_an_error_code_and_nobody_dies(page_kind):
         address = memory._libc.mmap(None, 4 * page, 3, memory._MAP_SHARED, fd, 0)
         os.ftruncate(fd, 2 * page)
         try:
-            result = engine.run(0, 4, Ctl(zeroing.populate, (address, page), 1, max_threads=2))
+            result = engine.run(
+                0, 4, Ctl(advise_pages, (address, page, memory.MADV_POPULATE_WRITE), 1, max_threads=2)
+            )
         finally:
             memory._libc.munmap(address, 4 * page)
     assert os.strerror(result.error) == "Bad address"

@@ -7,13 +7,12 @@ processes, and the most that an exit in parallel could win, since they share no 
 
 from __future__ import annotations
 
-import contextlib
 import os
-import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from ktask.engine import native
 from ktask.engine import run as engine
 from ktask.engine.task import Ctl, Node
 from ktask.engine.thread_functions import thread_func
+from ktask.host.topology import status_bytes
 from ktask.memory import region as memory
 from ktask.workloads import Case, CheckError, expect, expect_pool_pages
 
@@ -55,7 +55,7 @@ class Exit:
         self.bytes_per_unit = case.page_size
         self.operations = self.size * case.page_size
         memory.require_budget(memory.region_need(self.operations, case.page_kind), "the children")
-        self.children: list[subprocess.Popen] = []
+        self.children: list[Any] = []  # of Popen, with pipes
         self.cpus = sorted(os.sched_getaffinity(0))
         self._table = np.zeros(1 + _ROW * len(self.cpus), dtype=np.int64)
         self.ctl = Ctl(end_children, (self._table.ctypes.data,), case.min_chunk_pages)
@@ -107,7 +107,7 @@ class Exit:
         self.children = []
 
 
-def _start(size_bytes: int, page_kind: str, cpu: int) -> subprocess.Popen:
+def _start(size_bytes: int, page_kind: str, cpu: int) -> subprocess.Popen[bytes]:
     flags, advice = memory.hugetlb_flags(page_kind), memory.thp_advice(page_kind)
     command = [sys.executable, "-I", "-S", str(_PROGRAM), *map(str, (size_bytes, flags, advice, cpu))]
     pipe = subprocess.PIPE
@@ -117,7 +117,7 @@ def _start(size_bytes: int, page_kind: str, cpu: int) -> subprocess.Popen:
         raise CheckError(f"a child did not start: {error.strerror}") from None
 
 
-def _wait_until_ready(child: subprocess.Popen) -> None:
+def _wait_until_ready(child: Any) -> None:
     if child.stdout.readline() == b"ready\n":
         return
     code, said = child.wait(), child.stderr.read().decode(errors="replace")
@@ -140,8 +140,4 @@ def held_bytes(pid: int, page_kind: str) -> int:
     Hugetlb pages by `status`: smaps of Linux 6.18 counts a private one of 1 GiB as shared.
     """
     file, field = HELD.get(page_kind, ("status", "HugetlbPages"))
-    with contextlib.suppress(OSError):
-        text = Path(f"/proc/{pid}/{file}").read_text(encoding="utf-8", errors="replace")
-        if found := re.search(rf"^{field}:\s+([0-9]+) kB$", text, re.MULTILINE):
-            return int(found[1]) << 10
-    return 0
+    return status_bytes(field, pid, file)

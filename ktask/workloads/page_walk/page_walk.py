@@ -122,10 +122,8 @@ class Walk:
 
     def _expect_agreement(self) -> None:
         """Raise CheckError unless all methods that there are find the same."""
-        methods = ("pagemap_scan", "pagemap", "mincore", "smaps")
-        if isinstance(self.space, ZeroSpace):  # which smaps does not count
-            methods = methods[:-1]
-        for method in methods:
+        others = () if isinstance(self.space, ZeroSpace) else ("smaps",)  # which does not count zeros
+        for method in (*FUNCTIONS, *others):
             if method != self.method and not WORKLOAD.method(method).probe():
                 found = self.counted_by(method)
                 expect(found == self.expected[0], f"{method} finds {found} pages, not {self.expected[0]}")
@@ -152,6 +150,10 @@ def setup(case: Case) -> Any:
         raise
 
 
+TABLE_LOCK = (
+    "The lock of a page table, where two threads walk the same one; mmap_lock is taken for reading only."
+)
+
 WORKLOAD = Workload(
     name="page_walk",
     about="Walk the page table of a large address space and count the present pages.",
@@ -160,63 +162,54 @@ WORKLOAD = Workload(
         Method(
             "pagemap_scan",
             "the PAGEMAP_SCAN ioctl, one call per chunk; who maps memory waits for all of it (mmap_lock)",
-            "kernel",
-            ("4KiB",),
+            page_kinds=("4KiB",),
             probe=no_scan,
-            limit="None up to two threads, which is what was measured: mmap_lock is taken for reading only. "
-            "Threads that walk one page table wait for its lock.",
+            limit=TABLE_LOCK,
             options=(LAYOUT, PAGES, PID, RANGE),
         ),
         Method(
             "pagemap",
             "reading /proc/PID/pagemap, 8 bytes copied per entry; walkers of one table wait for its lock",
-            "kernel",
-            ("4KiB",),
+            page_kinds=("4KiB",),
             probe=no_pagemap,
-            limit="The lock of a page table, where two threads walk the same one: they gained 1.07 times "
-            "there, 1.82 times on tables of their own. mmap_lock is taken for reading only. The page behind "
-            "each entry is looked up: 4 GiB of memory (pages=memory) take 2.7 times as long as zeros.",
+            limit=f"{TABLE_LOCK} The page behind each entry is looked up, which takes longer if all differ.",
             options=(LAYOUT, PAGES, PID, RANGE),
         ),
         Method(
             "mincore",
             "mincore over this process, one byte per entry; mmap_lock taken anew every 4096 pages",
-            "kernel",
-            ("4KiB",),
-            limit="None up to two threads, which is what was measured: mmap_lock is taken for reading only. "
-            "Threads that walk one page table wait for its lock.",
+            page_kinds=("4KiB",),
+            limit=TABLE_LOCK,
             options=(LAYOUT, PAGES),
         ),
         Method(
             "smaps",
             "reading /proc/PID/smaps, as people do today: one file position, hence one thread",
-            "kernel",
-            ("4KiB",),
-            limit="It is one text, read from its start to its end; a part of it cannot be asked for.",
+            page_kinds=("4KiB",),
+            limit="It is one text, read from its start to its end; it cannot be split into ranges.",
             options=(LAYOUT, PID),
         ),
         Method(
             "smaps_rollup",
             "reading /proc/PID/smaps_rollup, as people do today: one sum, hence one thread",
-            "kernel",
-            ("4KiB",),
-            limit="It is one call, which adds up the whole process; a part of it cannot be asked for.",
+            page_kinds=("4KiB",),
+            limit="It is one call, which adds up the whole process; it cannot be split into ranges.",
             options=(LAYOUT, PID),
         ),
         Method(
             "radix",
-            "a radix table in arrays, walked from the root down: no lock, the bandwidth of reading ends it",
+            "a radix table in arrays, walked from the root down: no lock, the read bandwidth limits it",
             "model",
             ("4KiB",),
-            limit="The memory: there is no lock; tables in any order are walked as fast as they are read.",
+            limit="The memory bandwidth: there is no lock.",
             options=(LAYOUT, PID, DEPTH, ORDER_OF_TABLES),
         ),
         Method(
             "plain_read",
-            "the memory of that table read from start to end: the bandwidth roof of a walk",
+            "the memory of that table read from start to end: the bandwidth to compare a walk with",
             "model",
             ("4KiB",),
-            limit="The memory: reading is all that is done.",
+            limit="The memory bandwidth: reading is all that is done.",
             options=(LAYOUT, PID, DEPTH, ORDER_OF_TABLES),
         ),
     ),

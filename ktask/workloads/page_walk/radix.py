@@ -480,7 +480,7 @@ def _expected(tables, kinds, children, runs: Runs) -> tuple[int, int, int]:
         blocks = [slice(k, min(k + 4096, used.size)) for k in range(0, used.size, 4096)]  # little at a time
         in_tables = sum(int(np.count_nonzero(tables[b] & bit, axis=1) @ used[b]) for b in blocks)
         counts.append(in_tables + int((huge_pages * is_set).sum()))
-    return tuple(counts)
+    return counts[0], counts[1], counts[2]
 
 
 def _fill_upper(tables, first: int, parents, keys: np.ndarray, entries: np.ndarray) -> None:

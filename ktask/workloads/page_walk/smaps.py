@@ -51,10 +51,10 @@ class ReadText:
 
     def check(self) -> None:
         self.process.require_alive()
-        text = bytes(memoryview(self.text).cast("B")[: int(self.length[0])]).decode(errors="replace")
+        text = self.text.tobytes()[: int(self.length[0])].decode(errors="replace")
         expect(bool(text), f"nothing was read of {self.case.method}")
-        if not self._is_compared:
-            found = self._resident_in_range(text)
+        if self.space and not self._is_compared:
+            found = _resident_bytes(text, self.space)
             low = high = self.space.present * BASE_PAGE
         else:
             found = sum(fields["Rss"] for fields in answers.parse_smaps(text))
@@ -66,12 +66,6 @@ class ReadText:
             f"{self.case.method} found {found // BASE_PAGE} present pages; {right} are there",
         )
 
-    def _resident_in_range(self, text: str) -> int:
-        rows = zip(address_space.parse_maps(text), answers.parse_smaps(text), strict=True)
-        return sum(
-            fields["Rss"] for mapping, fields in rows if self.space.address <= mapping.start < self.space.end
-        )
-
     def _present(self) -> int:
         """Return the bytes of all that is present in the process, zero pages apart, as Rss counts them."""
         table = answers.walk(self.process.pid)
@@ -80,3 +74,9 @@ class ReadText:
     def close(self) -> None:
         os.close(self.fd)
         close(self.process, self.space)
+
+
+def _resident_bytes(text: str, space: Space) -> int:
+    """Return the Rss of the mappings in a space, from the text of smaps."""
+    rows = zip(address_space.parse_maps(text), answers.parse_smaps(text), strict=True)
+    return sum(fields["Rss"] for mapping, fields in rows if space.address <= mapping.start < space.end)

@@ -8,29 +8,17 @@ from ktask.engine import native
 from ktask.engine.task import Ctl
 from ktask.engine.thread_functions import thread_func
 from ktask.memory import region as memory
+from ktask.memory.calls import fallocate, fallocate_pages
 from ktask.workloads import Case, expect
 
 FILES = 16  # that `fallocate_files` spreads the size over
 
 
 @thread_func(cache=True)
-def allocate(start, end, fd, page_size):
-    """Give pages `start` to `end` of a file to it: the kernel allocates and clears them."""
-    code = native.EINTR
-    while code == native.EINTR:
-        failed = native.fallocate(fd, 0, start * page_size, (end - start) * page_size)
-        code = native.last_errno() if failed else 0
-    return code
-
-
-@thread_func(cache=True)
 def allocate_files(start, end, fds, file_bytes):
     """Give files `start` to `end` all their pages."""
     for k in range(start, end):
-        code = native.EINTR
-        while code == native.EINTR:
-            failed = native.fallocate(native.load_plain(fds + 8 * k), 0, 0, file_bytes)
-            code = native.last_errno() if failed else 0
+        code = fallocate(native.load_plain(fds + 8 * k), 0, 0, file_bytes)
         if code != 0:
             return code
     return 0
@@ -51,8 +39,8 @@ class Allocation:
             self.ctl = Ctl(allocate_files, (self.files.fds.ctypes.data, self.files.file_bytes))
         else:
             self.size, self.bytes_per_unit = self.operations // case.page_size, case.page_size
-            args = int(self.files.fds[0]), case.page_size
-            self.ctl = Ctl(allocate, args, case.min_chunk_pages)
+            args = int(self.files.fds[0]), case.page_size, 0
+            self.ctl = Ctl(fallocate_pages, args, case.min_chunk_pages)
 
     def before(self) -> None:
         if self._touched:  # so that the pages, which come back, hold something to clear

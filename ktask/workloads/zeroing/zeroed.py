@@ -9,6 +9,7 @@ import numpy as np
 from ktask.host import topology
 from ktask.memory import region as memory
 from ktask.workloads import Case, Option, expect
+from ktask.workloads.populated import Mapped
 
 
 def nodes_of(node: str) -> tuple[int, ...]:
@@ -25,21 +26,15 @@ NODE = Option(
 )
 
 
-class Zeroed:
+class Zeroed(Mapped):
     """A region, and a word per page that tells whether it was cleared."""
 
     def __init__(self, case: Case, unit_bytes: int, *, shared: bool = False):
-        self.region = memory.Region(case.size_bytes, case.page_kind, shared=shared)
-        self.size = self.region.size_bytes // unit_bytes
-        self.bytes_per_unit = unit_bytes
-        self.operations = self.region.size_bytes
+        super().__init__(case, memory.Region(case.size_bytes, case.page_kind, shared=shared), unit_bytes)
         self.nids = nodes_of(case.option("node"))
         self._random = np.random.default_rng(1)
         if self.nids:
             self.region.place(self.nids)
-
-    def close(self) -> None:
-        self.region.unmap()
 
     def _dirty(self) -> None:
         """Leave a nonzero word somewhere in every 4 KiB, at an offset that no caller can foresee."""
@@ -56,8 +51,6 @@ class Zeroed:
             return
         found = Counter(self.region.nodes().tolist())
         fair = self.region.size_bytes // self.region.page_size // len(self.nids)
-        is_placed = found.keys() <= set(self.nids) and all(
-            found[nid] in (fair, fair + 1) for nid in self.nids
-        )
+        is_fair = all(found[nid] in (fair, fair + 1) for nid in self.nids)
         pages = f"nodes {dict(sorted(found.items()))} have so many pages"
-        expect(is_placed, f"{pages}, not {fair} each of {list(self.nids)}")
+        expect(is_fair and found.keys() <= set(self.nids), f"{pages}, not {fair} each of {list(self.nids)}")

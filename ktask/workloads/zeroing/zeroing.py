@@ -7,18 +7,15 @@ the second is stores only.
 from __future__ import annotations
 
 import platform
-from typing import Any
 
 import numpy as np
 
-from ktask.engine import native
 from ktask.engine import run as engine
-from ktask.engine.task import Ctl
-from ktask.engine.thread_functions import thread_func
 from ktask.host import topology
 from ktask.memory import region as memory
+from ktask.memory.calls import advise_pages
 from ktask.workloads import Case, Method, Option, State, Workload, expect
-from ktask.workloads.populated import no_populate, populate
+from ktask.workloads.populated import no_populate
 from ktask.workloads.zeroing.allocation import FILES, Allocation
 from ktask.workloads.zeroing.resident import Resident
 from ktask.workloads.zeroing.stores import available
@@ -27,42 +24,26 @@ from ktask.workloads.zeroing.zeroed import NODE, Zeroed, nodes_of
 ORDER = 1
 
 
-@thread_func(cache=True)
-def give_back(start, end, base, page_size, advice):
-    """Zap pages `start` to `end`, so that they go to the free lists of the CPU that does it."""
-    code = native.EINTR
-    while code == native.EINTR:
-        failed = native.madvise(base + start * page_size, (end - start) * page_size, advice)
-        code = native.last_errno() if failed else 0
-    return code
-
-
 class FirstTouch(Zeroed):
     """Fresh pages: zap before, populate timed.
 
-    The region stays populated between repetitions and is zapped right before the next one, by as many threads
-    as will populate it. So the pages that the allocator hands out are the ones just freed, which the host
-    still backs. Zapped by one thread, they all went to the free lists of its CPU, and the helpers got others:
-    of 20 repetitions with two threads over 512 MiB of huge pages, 8 and 11 were cold; zapped by both threads,
-    1 and 1.
+    The region is zapped right before a repetition, by as many threads as will populate it. So the allocator
+    hands out the pages just freed, which the host of a virtual machine still backs; zapped by one thread,
+    all of them would lie in the free lists of its CPU, and helpers would get others.
     """
 
     _offset, _touched = 0, False
 
     def __init__(self, case: Case):
         super().__init__(case, case.page_size, shared=case.option("sharing") == "shared")
-        self.ctl = Ctl(populate, (self.region.address, case.page_size), case.min_chunk_pages)
+        self.ctl = self.task(advise_pages, memory.MADV_POPULATE_WRITE)
 
     def before(self) -> None:
         if self._touched:
             self._dirty()
-        self._give_back()
         self._touched = True
-
-    def _give_back(self) -> None:
         advice = memory.MADV_REMOVE if self.region.shared else memory.MADV_DONTNEED
-        args = (self.region.address, self.bytes_per_unit, advice)
-        ctl = Ctl(give_back, args, self.ctl.min_chunk_size, max_threads=self.ctl.max_threads)
+        ctl = self.task(advise_pages, advice, threads=self.ctl.max_threads)
         expect(engine.run(0, self.size, ctl).error == 0, "the pages could not be given back")
 
     def check(self) -> None:
@@ -73,8 +54,7 @@ class FirstTouch(Zeroed):
         if self.region.page_kind == "THP":
             huge = self.region.huge_bytes()
             expect(
-                huge == self.region.size_bytes,
-                f"only {huge} of {self.region.size_bytes} bytes are mapped by huge pages",
+                huge == self.operations, f"only {huge} of {self.operations} bytes are mapped by huge pages"
             )
 
 
@@ -104,8 +84,26 @@ def why_not(case: Case) -> str | None:
 
 
 SHARING = Option("sharing", "private memory, or shared", "private", ("private", "shared"))
-RESIDENT: dict[str, Any] = {"backend": "user", "page_kinds": tuple(memory.PAGE_KINDS), "options": (NODE,)}
-BANDWIDTH = "The memory: beyond the caches, stores run at its bandwidth."
+RESIDENT = {
+    "memset": "libc memset",
+    "nontemporal": "64-byte non-temporal stores",
+    "stores": "the widest ordinary stores of the CPU",
+    "rep_stosb": "one string instruction per chunk",
+    "auto": "by the kind of store that is fastest here at the size, tried once per process",
+}
+
+
+def resident_method(name: str) -> Method:
+    """Return the method that zeroes resident memory by a kind of store."""
+    return Method(
+        name,
+        f"resident memory, {RESIDENT[name]}",
+        "user",
+        probe=no_rep_stosb if name == "rep_stosb" else no_populate,
+        options=(NODE,),
+        limit="The memory: beyond the caches, stores run at its bandwidth.",
+    )
+
 
 WORKLOAD = Workload(
     name="zeroing",
@@ -115,63 +113,28 @@ WORKLOAD = Workload(
         Method(
             "populate",
             "first touch: MADV_POPULATE_WRITE runs the kernel's allocation and page clearing",
-            "kernel",
-            tuple(memory.PAGE_KINDS),
             probe=no_populate,
             allocates=True,
             options=(SHARING, NODE),
-            limit="The memory: mmap_lock is taken for reading only, and threads slow each other down as they "
-            "do in user space with `rep stosb`, which is what the kernel clears pages with. Hugetlb pages "
-            "share a table of mutexes, too, eight per CPU, held while a page is cleared: faults that meet in "
-            "one take turns.",
+            limit="The memory bandwidth; mmap_lock is taken for reading only. Faults on hugetlb pages also "
+            "take one of a table of mutexes, eight per CPU, while a page is cleared; they take turns there.",
         ),
         Method(
             "fallocate",
             "fallocate by range of one hugetlbfs file (memfd); tmpfs clears later, at the first use",
-            "kernel",
-            memory.HUGETLB_KINDS,
+            page_kinds=memory.HUGETLB_KINDS,
             allocates=True,
-            limit="The inode lock of the file, held from the first page of a call to the last: threads take "
-            "turns, asleep in hugetlbfs_fallocate.",
+            limit="The inode lock of the file, held for the whole call: threads take turns.",
         ),
         Method(
             "fallocate_files",
             f"fallocate of {FILES} hugetlbfs files that share the size",
-            "kernel",
-            memory.HUGETLB_KINDS,
+            page_kinds=memory.HUGETLB_KINDS,
             allocates=True,
-            limit="The memory and the table of fault mutexes, as for populate: every file has an inode lock "
-            "of its own.",
+            limit="The memory bandwidth and the table of fault mutexes, as for populate; every file has an "
+            "inode lock of its own.",
         ),
-        Method("memset", "resident memory, libc memset", probe=no_populate, limit=BANDWIDTH, **RESIDENT),
-        Method(
-            "nontemporal",
-            "resident memory, 64-byte non-temporal stores",
-            probe=no_populate,
-            limit=BANDWIDTH,
-            **RESIDENT,
-        ),
-        Method(
-            "stores",
-            "resident memory, the widest ordinary stores of the CPU",
-            probe=no_populate,
-            limit=BANDWIDTH,
-            **RESIDENT,
-        ),
-        Method(
-            "rep_stosb",
-            "resident memory, one string instruction per chunk",
-            probe=no_rep_stosb,
-            limit=BANDWIDTH,
-            **RESIDENT,
-        ),
-        Method(
-            "auto",
-            "resident memory, by the kind of store that is fastest here at the size, tried once per process",
-            probe=no_populate,
-            limit=BANDWIDTH,
-            **RESIDENT,
-        ),
+        *map(resident_method, RESIDENT),
     ),
     setup=setup,
     why_not=why_not,
