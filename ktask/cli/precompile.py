@@ -29,12 +29,13 @@ def compile_all() -> None:
 
 
 def _run(workload: str, method: str) -> None:
-    from ktask.lab.measure.cell import run_one  # noqa: PLC0415
+    from ktask.lab.measure.cell import measure_case  # noqa: PLC0415
+    from ktask.lab.measure.measurement import Protocol  # noqa: PLC0415
     from ktask.workloads import Case  # noqa: PLC0415
 
     with contextlib.suppress(Exception):  # what this machine cannot do needs no compiling
         case = Case.of(workload, method, size="1MiB", min_chunk="64KiB")
-        run_one(case, min(2, topology.cpu_count()), repetitions=1)
+        measure_case(case, [min(2, topology.cpu_count())], Protocol(least=1, most=1), chunked=False)
 
 
 def _simulate() -> None:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ktask.cli.base import FOUND, OK, AsJson, emit, fail, whole_number
+from ktask.cli.base import FOUND, AsJson, emit, fail, whole_number
 from ktask.cli.workload_names import option_names, workload_names
 from ktask.common.units import fmt_number, fmt_rate, fmt_size, fmt_time
 
 if TYPE_CHECKING:
     from ktask.cli.tables import Part
+    from ktask.engine.task import Result
 
 NAMES = workload_names()
 METHODS, OPTIONS = (
@@ -70,7 +71,9 @@ def run(
 
     Exit 1 if this machine cannot do it, with the reason.
     """
-    from ktask.lab.measure.cell import run_one  # noqa: PLC0415
+    from ktask.lab.measure.cell import measure_case  # noqa: PLC0415
+    from ktask.lab.measure.measurement import Protocol  # noqa: PLC0415
+    from ktask.memory.region import UnavailableError  # noqa: PLC0415
     from ktask.workloads import Case, CheckError  # noqa: PLC0415
 
     options = dict(map(_setting, settings or ()))
@@ -84,12 +87,41 @@ def run(
         policy=policy,
         options=options,
     )
+    threads = _checked(threads, repetitions, trace)
+    rules = Protocol(least=repetitions, most=repetitions)
     try:
-        result = run_one(case, threads, repetitions, trace)
+        found = measure_case(case, [threads], rules, trace=trace is not None, chunked=False)
+    except UnavailableError as error:
+        emit({"skipped": str(error)}, as_json, render)
+        raise typer.Exit(FOUND) from None
     except CheckError as error:
         fail(f"no result, the work was not done as it should: {error}", FOUND)
-    emit(result, as_json, render)
-    raise typer.Exit(FOUND if "skipped" in result else OK)
+    if trace and found.traced:
+        _write(found.traced, trace)
+    emit(found.as_dict(threads), as_json, render)
+
+
+def _checked(threads: int | None, repetitions: int, trace: Path | None) -> int:
+    """Return how many threads to use; ValueError on what is not allowed."""
+    from ktask.host import topology  # noqa: PLC0415
+
+    most = topology.cpu_count()
+    threads = most if threads is None else threads
+    if not 1 <= threads <= most:
+        raise ValueError(f"threads={threads} is not allowed; use 1 to {most}, the CPUs of this process")
+    if repetitions < 1:
+        raise ValueError(f"repetitions={repetitions} is not allowed; use 1 or more")
+    if trace is not None and not trace.parent.is_dir():
+        raise ValueError(f"trace file {trace} cannot be written: {trace.parent} is not a directory")
+    return threads
+
+
+def _write(traced: Result, path: Path) -> None:
+    """Write a trace in the form that the name of its file asks for."""
+    from ktask.engine.trace import write_chrome, write_csv, write_figure  # noqa: PLC0415
+
+    forms = {".json": write_chrome, ".svg": write_figure, ".png": write_figure}
+    forms.get(path.suffix, write_csv)(traced, path)
 
 
 def _setting(text: str) -> tuple[str, str]:
@@ -109,7 +141,9 @@ def render(result: dict[str, Any]) -> Iterator[Part]:
         return
     size = fmt_size(result["size_bytes"])
     yield f"{result['workload']} {result['method']}, {size} of {result['page_size']} pages"
-    yield f"{result['n_chunks']} chunks of {fmt_size(result['chunk_size'])}, {result['policy']}\n"
+    n_chunks = result["n_chunks"]
+    chunks = f"{n_chunks} chunk{'s' * (n_chunks != 1)} of {fmt_size(result['chunk_size'])}"
+    yield f"{chunks}, {result['policy']}\n"
     threads = "again" if result["threads"] == 1 else f"{result['threads']} threads"
     rows = [
         ("1 thread", *_figures(result["baseline_wall_s"], fmt_time)),

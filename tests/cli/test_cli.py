@@ -117,10 +117,10 @@ def test_bad_input_is_refused_by_the_program_too(name, spoilt):
 
 
 def test_a_check_that_fails_is_no_traceback(monkeypatch, typed):
-    def fail(*_):
+    def fail(*_, **__):
         raise workloads.CheckError("3 pages still hold data")
 
-    monkeypatch.setattr("ktask.lab.measure.cell.run_one", fail)
+    monkeypatch.setattr("ktask.lab.measure.cell.measure_case", fail)
     said = "ktask: no result, the work was not done as it should: 3 pages still hold data\n"
     assert typed("run", "zeroing") == (1, "", said)
 

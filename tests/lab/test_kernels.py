@@ -162,6 +162,30 @@ def test_when_the_warm_process_dies_the_cell_dies_and_the_next_one_gets_another(
     assert not psutil.pid_exists(last)
 
 
+def test_an_asker_that_goes_before_the_answer_is_no_traceback(tmp_path, temporary, capfd):
+    """As on Ctrl-C at the start of a cell: the answer has nowhere to go, and the kernel must not stay."""
+    kernels = Kernels()
+    kernels.begin()
+    warm = psutil.Process(kernels._warm.pid)
+    request = {"connection_file": str(tmp_path / "k.json"), "env": dict(os.environ), "cwd": str(tmp_path)}
+    kernels._socket.sendall(json.dumps(request).encode() + b"\n")
+    kernels.close()
+    assert not warm.is_running()
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_an_interrupt_at_the_start_of_a_kernel_is_no_traceback(tmp_path, temporary, capfd):
+    ready = tmp_path / "k.json"
+    with Kernels() as kernels:
+        request = {"connection_file": str(ready), "env": dict(os.environ), "cwd": str(tmp_path)}
+        pid, pidfd = kernels.start(request)
+        os.close(pidfd)
+        wait_for(lambda: os.getsid(pid) == pid, "a session of its own")
+        wait_for(lambda: ready.exists() or os.killpg(pid, signal.SIGINT), "the start of the kernel")
+        assert kernels.end(pid) == -signal.SIGKILL
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_a_kill_of_the_asker_takes_all_down_and_the_next_tidies_up(tmp_path, temporary):
     program = f"""
     from pathlib import Path

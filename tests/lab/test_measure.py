@@ -2,7 +2,9 @@
 
 import errno
 import itertools
+import json
 import math
+import re
 from collections import Counter
 
 import pytest
@@ -15,7 +17,7 @@ from ktask.host.counters import sample_state
 from ktask.lab.measure import cell as module
 from ktask.lab.measure import rounds as core
 from ktask.lab.measure import rows
-from ktask.lab.measure.cell import default_threads, measure_case, run_one
+from ktask.lab.measure.cell import default_threads, measure_case
 from ktask.lab.measure.measurement import CHUNKED, Protocol, Variant, variants
 from ktask.lab.measure.stats import Estimate
 from ktask.memory import region as memory
@@ -69,7 +71,7 @@ class Bench:
         )
         monkeypatch.setattr(workloads, "registry", lambda: {"toy": workload})
         monkeypatch.setattr(core.engine, "run", self.run)
-        monkeypatch.setattr(rows.doctor, "sample_state", lambda: fixed)
+        monkeypatch.setattr(rows.counters, "sample_state", lambda: fixed)
         monkeypatch.setattr(module, "is_virtual", lambda: True)
 
     def setup(self, case):
@@ -98,6 +100,9 @@ class Bench:
 
     def measure(self, case=PLAIN, threads=(1, 2), *, chunked=False, **protocol):
         return measure_case(case, threads, Protocol(**protocol), chunked=chunked, clock=lambda: self.now)
+
+    def plain_values(self, case, threads, rounds):
+        return self.measure(case, [threads], least=rounds, most=rounds).as_dict(threads)
 
     def script(self, *walls, then=1.0):
         """Let the next repetitions take these times, whatever they are."""
@@ -477,14 +482,9 @@ KEYS = [
 KEYS += ["unit", "wall_s", "baseline_wall_s", "rate", "speedup", "verified", "flags", "options", "seed"]
 
 
-@pytest.fixture
-def two_cpus(monkeypatch):
-    monkeypatch.setattr(module.topology, "cpu_count", lambda: 2)
-
-
-def test_one_case_is_told_in_plain_values(bench, two_cpus):
+def test_one_case_is_told_in_plain_values(bench):
     bench.wall = lambda threads: 1.0 / threads
-    found = run_one(PLAIN, 2, 7)
+    found = bench.plain_values(PLAIN, 2, 7)
     assert list(found) == KEYS
     assert found["wall_s"] == {"median": 0.5, "low": 0.5, "high": 0.5, "best": 0.5, "n": 7}
     assert found["baseline_wall_s"]["median"] == 1.0
@@ -494,54 +494,72 @@ def test_one_case_is_told_in_plain_values(bench, two_cpus):
     assert found["flags"] == {}
 
 
-def test_best_is_the_shortest_time_and_the_highest_rate(bench, two_cpus):
+def test_best_is_the_shortest_time_and_the_highest_rate(bench):
     bench.script(1.0, 1.0, 1.0, *[1.0, 2.0, 4.0] * 5, then=4.0)
-    found = run_one(PLAIN, 2, 5)
+    found = bench.plain_values(PLAIN, 2, 5)
     assert found["rate"]["best"] == pytest.approx(100 / found["wall_s"]["best"])
     assert found["wall_s"]["best"] <= found["wall_s"]["median"]
 
 
-def test_one_repetition_has_no_interval(bench, two_cpus):
-    found = run_one(PLAIN, 2, 1)
+def test_one_repetition_has_no_interval(bench):
+    found = bench.plain_values(PLAIN, 2, 1)
     assert found["wall_s"] == {"median": 1.0, "low": None, "high": None, "best": 1.0, "n": 1}
     assert "–" in as_text(cli.render(found))
 
 
-def test_one_thread_is_compared_with_itself(bench, two_cpus):
-    found = run_one(PLAIN, 1, 3)
+def test_one_thread_is_compared_with_itself(bench):
+    found = bench.plain_values(PLAIN, 1, 3)
     assert found["threads"] == 1
     assert found["speedup"]["median"] == 1.0
 
 
-def test_a_case_that_stayed_cold_has_no_rate_and_says_so(bench, two_cpus):
+def test_a_case_that_stayed_cold_has_no_rate_and_says_so(bench):
     bench.wall = lambda threads: 1.0 if len(bench.runs) <= 3 else 10.0
-    found = run_one(CASE, 2, 3)
+    found = bench.plain_values(CASE, 2, 3)
     assert found["wall_s"] == {"median": None, "low": None, "high": None, "best": None, "n": 0}
     assert found["flags"] == {"cold_memory": 9}
     assert "cold_memory (9 repetitions)" in as_text(cli.render(found))
 
 
-def test_a_case_that_cannot_be_run_is_skipped_with_the_reason(bench, two_cpus):
-    assert run_one(Case("toy", "absent", "4KiB", 4096), 2, 3) == {"skipped": "not on this machine"}
+TYPED = ["run", "toy", "--method=plain", "--page-size=4KiB", "--size=400KiB", "--threads=2"]
+TYPED += ["--repetitions=1"]
+
+
+@pytest.fixture
+def two_cpus(monkeypatch):
+    monkeypatch.setattr(module.topology, "cpu_count", lambda: 2)
+
+
+def test_a_case_that_cannot_be_run_is_skipped_with_the_reason(bench, two_cpus, typed):
+    absent = [word.replace("plain", "absent") for word in TYPED]
+    assert typed(*absent) == (1, "skipped: not on this machine\n", "")
 
     def refused(case):
         raise memory.UnavailableError("mmap of 4096 bytes: Cannot allocate memory")
 
     bench.make = refused
-    assert run_one(PLAIN, 2, 3) == {"skipped": "mmap of 4096 bytes: Cannot allocate memory"}
+    code, out, _ = typed(*TYPED, "--json")
+    assert (code, json.loads(out)) == (1, {"skipped": "mmap of 4096 bytes: Cannot allocate memory"})
 
 
 @pytest.mark.parametrize(
-    ("threads", "repetitions", "message"),
-    [(0, 3, "threads=0 .*use 1 to 2"), (3, 3, "threads=3 .*use 1 to 2"), (2, 0, "repetitions=0 .*1 or more")],
+    ("option", "message"),
+    [
+        ("--threads=0", "threads=0 .*use 1 to 2"),
+        ("--threads=3", "threads=3 .*use 1 to 2"),
+        ("--repetitions=0", "repetitions=0 .*1 or more"),
+        ("--trace=absent/t.csv", "absent is not a directory"),
+    ],
 )
-def test_numbers_that_cannot_be_are_refused(threads, repetitions, message, bench, two_cpus):
-    with pytest.raises(ValueError, match=message):
-        run_one(PLAIN, threads, repetitions)
+def test_what_cannot_be_is_refused_before_anything_runs(option, message, bench, two_cpus, typed):
+    code, _, said = typed(*TYPED, option)
+    assert code == 2
+    assert re.search(message, said)
+    assert not bench.states
 
 
-def test_a_trace_has_one_row_per_chunk(bench, two_cpus, tmp_path):
-    run_one(PLAIN, 2, 1, tmp_path / "t.csv")
+def test_a_trace_has_one_row_per_chunk(bench, two_cpus, typed, tmp_path):
+    assert typed(*TYPED, "--trace", tmp_path / "t.csv")[0] == 0
     assert (tmp_path / "t.csv").read_text().splitlines() == [
         "part,helper,cpu,start,end,t0_s,t1_s",
         "0,0,0,0,100,0.0,1.0",
@@ -549,17 +567,18 @@ def test_a_trace_has_one_row_per_chunk(bench, two_cpus, tmp_path):
     assert bench.states[-1].log[-4:] == ["before", "run", "check", "close"]
 
 
-def test_a_trace_that_cannot_be_written_is_refused_first(bench, two_cpus, tmp_path):
-    with pytest.raises(ValueError, match="no such place is not a directory"):
-        run_one(PLAIN, 2, 1, tmp_path / "no such place" / "t.csv")
-    assert not bench.runs
-
-
-def test_a_trace_that_fails_leaves_nothing(bench, two_cpus, tmp_path):
+def test_a_trace_that_fails_leaves_nothing(bench, two_cpus, typed, tmp_path):
     (tmp_path / "t.csv").mkdir()
-    with pytest.raises(OSError, match=r"t\.csv"):
-        run_one(PLAIN, 2, 1, tmp_path / "t.csv")
+    code, _, said = typed(*TYPED, "--trace", tmp_path / "t.csv")
+    assert code == 2
+    assert "t.csv" in said
     assert [p.name for p in tmp_path.iterdir()] == ["t.csv"]
+
+
+@pytest.mark.parametrize(("chunks", "words"), [(1, "1 chunk of 200 KiB"), (2, "2 chunks of 200 KiB")])
+def test_chunks_are_counted_in_words(chunks, words, bench, two_cpus, typed):
+    bench.n_chunks = chunks
+    assert f"\n{words}, " in typed(*TYPED)[1]
 
 
 def test_the_summary_has_a_row_per_variant(bench):

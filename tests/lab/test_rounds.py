@@ -12,7 +12,7 @@ from test_measure import Toy
 
 from ktask.engine.task import Result
 from ktask.lab.measure import rounds as core
-from ktask.lab.measure.cell import measure_case, run_one
+from ktask.lab.measure.cell import measure_case
 from ktask.lab.measure.measurement import Protocol
 from ktask.lab.studies import fault_mutexes, freeing, page_walks, ways
 from ktask.lab.studies import zeroing as store_study
@@ -135,7 +135,7 @@ CALLERS = {
     "benchmarks": bench,
 }
 ONE_RUN = {
-    "run": lambda seed: run_one(CASE, 1, 1),
+    "run": lambda seed: measure_case(CASE, [1], Protocol(least=1, most=1)),
     "knobs": lambda seed: knobs.traced(CASE, 2),
     "zone lock": lambda seed: freeing.zone_lock(SIZE, [{}], 2, 1, 1, seed),
 }

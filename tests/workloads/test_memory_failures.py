@@ -20,7 +20,7 @@ from ktask.engine import placement as helpers
 from ktask.engine import run as engine
 from ktask.engine.task import Ctl
 from ktask.host import topology
-from ktask.lab.measure.cell import run_one
+from ktask.lab.measure.cell import measure_case
 from ktask.lab.sweep import cells
 from ktask.memory import region as memory
 from ktask.memory.calls import advise_pages
@@ -81,7 +81,8 @@ def test_a_pool_that_is_too_small_is_refused_with_the_numbers(typed, monkeypatch
 def test_a_pool_that_is_not_there_is_a_reason_and_no_matter_of_size(monkeypatch, pools):
     monkeypatch.setattr(topology, "hugetlb_pools", lambda: pools)
     case = Case("free", "dontneed", "2MiB", 1 << 50)
-    assert "no pool of 2MiB" in run_one(case, 1, 1)["skipped"]
+    with pytest.raises(memory.UnavailableError, match="no pool of 2MiB"):
+        measure_case(case, [1])
 
 
 def test_a_limit_on_address_space_is_a_reason():
@@ -90,15 +91,17 @@ def test_a_limit_on_address_space_is_a_reason():
         """
         from ktask.memory import region as memory
         from ktask.host import topology
-        from ktask.lab.measure.cell import run_one
+        from ktask.lab.measure.cell import measure_case
         from ktask.workloads import Case
         topology.available_memory_bytes = lambda: 1 << 50
-        print(run_one(Case("free", "dontneed", "4KiB", 8 << 30), 1, 1))
+        try:
+            measure_case(Case("free", "dontneed", "4KiB", 8 << 30), [1])
+        except memory.UnavailableError as error:
+            print(error)
         """,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
     )
     assert done.returncode == 0, done.stderr
-    assert "{'skipped': '" in done.stdout
     assert "Cannot allocate memory" in done.stdout
 
 
@@ -169,7 +172,7 @@ def test_an_error_of_the_kernel_ends_a_case_with_its_name_and_leaves_nothing(mon
     state.ctl = replace(state.ctl, args=args)
     monkeypatch.setitem(free.STATES, "dontneed", lambda _: state)
     with pytest.raises(CheckError, match="free dontneed failed: Invalid argument"):
-        run_one(FREE, 1, 1)
+        measure_case(FREE, [1])
     assert not memory.is_mapped(state.region.address)
 
 

@@ -18,7 +18,8 @@ from conftest import wait_for
 import ktask
 from ktask import workloads
 from ktask.engine import run as engine
-from ktask.lab.measure.cell import run_one
+from ktask.lab.measure.cell import measure_case
+from ktask.lab.measure.measurement import Protocol
 from ktask.memory import address_space, layouts, walkers
 from ktask.memory import inspect as answers
 from ktask.memory import region as memory
@@ -34,6 +35,10 @@ COUNTING = [m.name for m in page_walk.WORKLOAD.methods if m.name in page_walk.FU
 def walk_case(method="pagemap_scan", size=4 * MIB, **options):
     chosen = workloads.get("page_walk").method(method).parse_options(options)
     return Case("page_walk", method, "4KiB", size, 64 * KIB, options=chosen)
+
+
+def measured(case, threads=1):
+    return measure_case(case, [threads], Protocol(least=1, most=1), chunked=False).as_dict(threads)
 
 
 def set_up(case):
@@ -376,7 +381,7 @@ def test_another_process_is_walked(holder, method):
 
 @pytest.mark.parametrize("method", ["pagemap_scan", "pagemap", "smaps", "smaps_rollup"])
 def test_another_process_is_measured(holder, method):
-    result = run_one(walk_case(method, pid=holder.pid), 2, 1)
+    result = measured(walk_case(method, pid=holder.pid), 2)
     assert result["verified"]
     assert result["options"] == {"pid": str(holder.pid)}
 
@@ -427,7 +432,8 @@ def test_a_process_without_a_page_table_is_skipped_with_the_reason(ended):
         ending[2] = "is a thread of the kernel and has no page table of its own; use a process"
     try:
         for pid, words in ending.items():
-            assert run_one(walk_case(pid=pid), 1, 1) == {"skipped": f"process {pid} {words}"}
+            with pytest.raises(UnavailableError, match=f"^{re.escape(f'process {pid} {words}')}$"):
+                measured(walk_case(pid=pid))
     finally:
         released.set()
     assert open_files() == files
@@ -469,8 +475,9 @@ def test_this_process_as_it_is_has_loaded_all_code_before_its_pages_are_counted(
 
 @pytest.mark.parametrize("method", ["pagemap", "pagemap_scan"])
 def test_a_range_where_nothing_is_mapped_is_a_reason(method):
-    skipped = run_one(walk_case(method, range="1000-2000"), 1, 1)["skipped"]
-    assert skipped.startswith(f"process {os.getpid()} has nothing mapped in range=1000-2000; use addresses")
+    reason = f"^process {os.getpid()} has nothing mapped in range=1000-2000; use addresses"
+    with pytest.raises(UnavailableError, match=reason):
+        measured(walk_case(method, range="1000-2000"))
 
 
 def test_a_process_of_somebody_else_is_skipped_with_the_reason(monkeypatch):
@@ -595,7 +602,7 @@ def test_the_table_of_a_process_holds_its_pages(holder):
 
 
 def test_a_model_of_a_process_is_measured(holder):
-    assert run_one(walk_case("radix", pid=holder.pid), 2, 1)["verified"]
+    assert measured(walk_case("radix", pid=holder.pid), 2)["verified"]
 
 
 def test_huge_runs_of_a_process_become_huge_entries():

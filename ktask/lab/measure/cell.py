@@ -13,7 +13,6 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,13 +20,11 @@ import numpy as np
 from ktask import workloads
 from ktask.common.progress import rounds_bar
 from ktask.engine.task import Result
-from ktask.engine.trace import write_chrome, write_csv, write_figure
 from ktask.host import topology
 from ktask.lab.measure import flags, stats
 from ktask.lab.measure.measurement import CHUNKED, Measurement, Protocol, Variant, is_of, variants
 from ktask.lab.measure.rounds import SERIAL_POLICY, Repetition, interleave, prepared, repeat
 from ktask.lab.measure.rows import observed, row_of
-from ktask.memory import region as memory
 from ktask.workloads import Case, State
 
 MOST_CALLS = 100
@@ -37,7 +34,6 @@ LONGEST_S = 1.0
 PATIENCE = 4.0
 STEADY_FACTOR = 1.2
 MOST_TRACED = 3  # attempts at a typical trace
-WRITERS = {".json": write_chrome, ".svg": write_figure, ".png": write_figure}  # all else is CSV
 
 
 def default_threads() -> list[int]:
@@ -86,37 +82,6 @@ def measure(
     case, rules = Case.of(workload, method, size=size, **how), Protocol.of(protocol or {})
     with contextlib.nullcontext() if quiet else rounds_bar(rules.most) as on_round:
         return measure_case(case, threads, rules, on_round=on_round, trace=True)
-
-
-def run_one(case: Case, threads: int | None, repetitions: int, trace: Path | None = None) -> dict[str, Any]:
-    """Measure `case` with `threads` threads against one, as `ktask run` does; return plain values.
-
-    Returns
-    -------
-    dict
-        As `Measurement.as_dict`; or {skipped: reason} if this machine cannot do it.
-
-    Raises
-    ------
-    ValueError
-        On numbers that are not allowed, and if the case needs more memory than there is.
-    """
-    most = topology.cpu_count()
-    threads = most if threads is None else threads
-    if not 1 <= threads <= most:
-        raise ValueError(f"threads={threads} is not allowed; use 1 to {most}, the CPUs of this process")
-    if repetitions < 1:
-        raise ValueError(f"repetitions={repetitions} is not allowed; use 1 or more")
-    if trace is not None and not trace.parent.is_dir():
-        raise ValueError(f"trace file {trace} cannot be written: {trace.parent} is not a directory")
-    rules = Protocol(least=repetitions, most=repetitions)
-    try:
-        found = measure_case(case, [threads], rules, trace=trace is not None, chunked=False)
-    except memory.UnavailableError as error:
-        return {"skipped": str(error)}
-    if trace is not None and found.traced is not None:
-        WRITERS.get(trace.suffix, write_csv)(found.traced, trace)
-    return found.as_dict(threads)
 
 
 def measure_case(

@@ -47,20 +47,22 @@ def environment_as_found(environment: Mapping[str, str]) -> dict[str, str]:
 def serve(server: socket.socket) -> None:
     """Fork and end kernels on request until the other end is closed."""
     cells: set[int] = set()
-    with server, server.makefile("rb") as requests:
+    # Ctrl-C may close the other end between a request and its answer.
+    with contextlib.suppress(ConnectionError), server, server.makefile("rb") as requests:
         for line in requests:
             request = json.loads(line)
             if "end" in request:
-                server.sendall(b"%d\n" % _end(request["end"]))
                 cells.discard(request["end"])
+                server.sendall(b"%d\n" % _end(request["end"]))
             else:
-                cells.add(_start(request, server))
-        for pid in cells:
-            _end(pid)
+                cells.add(pid := _fork(request, server))
+                _answer_start(pid, server)
+    for pid in cells:
+        _end(pid)
 
 
-def _start(request: dict[str, Any], server: socket.socket) -> int:
-    """Fork a kernel; answer with its number and a descriptor that tells when it is gone."""
+def _fork(request: dict[str, Any], server: socket.socket) -> int:
+    """Fork a kernel and return its process number."""
     parent = os.getpid()
     is_safe = n_threads() == 1  # else a lock that another thread holds would stay locked in the fork for ever
     pid = os.fork()
@@ -73,12 +75,16 @@ def _start(request: dict[str, Any], server: socket.socket) -> int:
             traceback.print_exc()
         finally:
             os._exit(1)
+    return pid
+
+
+def _answer_start(pid: int, server: socket.socket) -> None:
+    """Send the number of a kernel and a descriptor that tells when it is gone."""
     pidfd = os.pidfd_open(pid)
     try:
         socket.send_fds(server, [b"%d\n" % pid], [pidfd])
     finally:
         os.close(pidfd)
-    return pid
 
 
 def _end(pid: int) -> int:
@@ -96,7 +102,6 @@ def _prepare(request: dict[str, Any], parent: int) -> None:
     """Leave the surroundings of the warm process for those that are asked for."""
     die_with(parent)
     os.setsid()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
