@@ -3,16 +3,12 @@
 The state is one block of memory: a header, one row per node part, one row per worker, all values int64.
 Compiled code reads it by address (`load(part + PART.next_chunk)`), Python by name
 (`state.parts["next_chunk"]`).
-
-numba keeps compiled code by the date of the function's own file only: after a change here remove the
-`__pycache__` of `engine` and `models/simulation`.
 """
 
 from __future__ import annotations
 
 import ctypes
 from collections import namedtuple
-from functools import lru_cache
 
 import numpy as np
 
@@ -23,14 +19,16 @@ PAIR = 2 * LINE
 
 def _row(*lines: str) -> np.dtype:
     """Return a record of int64 fields, given the names in each cache line."""
-    fields = {}
+    offsets: dict[str, int] = {}
     for k, names in enumerate(map(str.split, lines)):
         if len(names) > LINE // WORD:
             raise ValueError(f"{names} do not fit into a cache line")
-        fields |= {name: (np.int64, k * LINE + n * WORD) for n, name in enumerate(names)}
-    formats, offsets = zip(*fields.values(), strict=True)
+        offsets |= {name: k * LINE + n * WORD for n, name in enumerate(names)}
     size = -(-len(lines) * LINE // PAIR) * PAIR
-    return np.dtype({"names": list(fields), "formats": formats, "offsets": offsets, "itemsize": size})
+    formats = ["i8"] * len(offsets)
+    return np.dtype(
+        {"names": [*offsets], "formats": formats, "offsets": [*offsets.values()], "itemsize": size}
+    )
 
 
 HEADER_ROW = _row(
@@ -59,17 +57,12 @@ TRACE_ROW = np.dtype([(name, np.int64) for name in ("part", "helper", "cpu", "st
 
 def _offsets(name: str, row: np.dtype):
     """Return the byte offsets of a record's fields, and `n_bytes`, by name; numba takes them as constants."""
-    offsets = {field: row.fields[field][1] for field in row.names} | {"n_bytes": row.itemsize}
+    offsets = {field: place[1] for field, place in (row.fields or {}).items()} | {"n_bytes": row.itemsize}
     return namedtuple(name, offsets)(**offsets)
 
 
 HEADER, PART = _offsets("Header", HEADER_ROW), _offsets("Part", PART_ROW)
 WORKER, TRACE = _offsets("Worker", WORKER_ROW), _offsets("Trace", TRACE_ROW)
-
-
-@lru_cache(maxsize=256)
-def _room(n_bytes: int) -> type[ctypes.Array]:
-    return ctypes.c_char * n_bytes
 
 
 class State:
@@ -86,9 +79,9 @@ class State:
     def __init__(self, n_parts: int, n_workers: int):
         self.shape = n_parts, n_workers
         self.n_bytes = HEADER.n_bytes + PART.n_bytes * n_parts + WORKER.n_bytes * n_workers
-        self._room = room = _room(self.n_bytes + PAGE)()
-        first = -ctypes.addressof(room) % PAGE
-        self.address = ctypes.addressof(room) + first
+        self._room = room = np.zeros(self.n_bytes + PAGE, np.uint8)
+        first = -room.ctypes.data % PAGE
+        self.address = room.ctypes.data + first
         self.header = np.ndarray((), HEADER_ROW, room, first)
         self.parts = np.ndarray(n_parts, PART_ROW, room, first + HEADER.n_bytes)
         workers = first + HEADER.n_bytes + PART.n_bytes * n_parts

@@ -8,9 +8,11 @@ kernel path is a range of addresses and nothing else.
 import errno
 
 from llvmlite import binding, ir
-from numba import int32, int64, njit, types
+from numba import int32, int64, types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from ktask.engine.compiled import compiled
 
 binding.initialize_native_asmparser()  # numba itself has no use for inline assembly
 
@@ -163,13 +165,13 @@ def _stack_room(n_words: int):
 stack_64k, stack_1k, _stack_2_words = _stack_room(8192), _stack_room(128), _stack_room(2)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def process_usage(room):
     """Write getrusage of the whole process to the 18 words at `room` (<bits/types/struct_rusage.h>)."""
     _getrusage(0, room)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def clock_ns(clock):
     """Return `clock` in nanoseconds."""
     room = _stack_2_words()
@@ -177,7 +179,7 @@ def clock_ns(clock):
     return load_plain(room) * 1_000_000_000 + load_plain(room + 8)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def thread_ns(tid):
     """Return the CPU time of a thread of this process in nanoseconds, -1 if there is none of that number.
 
@@ -201,7 +203,7 @@ def _keep(typingctx, value):
     return int64(int64), codegen
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def spend(steps):
     """Spend about a cycle per step, in registers only."""
     value = steps
@@ -218,7 +220,7 @@ def _load_int32(typingctx, address):
     return int32(int64), codegen
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def last_errno():
     """Return errno of this thread's last libc call that failed."""
     return int64(_load_int32(_errno_location()))

@@ -161,7 +161,8 @@ def masks(wanted: Places, own: tuple[int, ...]) -> Masks:
     n_bytes = mask_bytes(own)
     helpers = np.stack([mask_of((cpu,), n_bytes) for cpu in wanted.helpers])
     arrays = helpers, mask_of(wanted.caller, n_bytes), mask_of(own, n_bytes)
-    return Masks(*(array.ctypes.data for array in arrays), n_bytes, arrays)
+    helpers_at, caller_at, own_at = (array.ctypes.data for array in arrays)
+    return Masks(helpers_at, caller_at, own_at, n_bytes, arrays)
 
 
 @lru_cache(maxsize=256)

@@ -24,6 +24,7 @@ from itertools import cycle, islice
 from typing import Any, Literal, NamedTuple
 
 ANY_NODE = -1
+_DERIVED: Any = None  # a figure of `Machine` that follows from its CPUs unless given
 MOST_CPUS = 1 << 16  # far above any kernel; bounds the helpers that a wild input can ask for
 LOAD_BALANCE = 4  # chunks per thread that every version aims at (KTASK_LOAD_BAL_SHIFT = 2)
 
@@ -166,11 +167,11 @@ class Machine:
 
     cpus: int
     cpus_per_node: Mapping[int, int] = field(default_factory=dict)
-    limit: int | None = None
-    node_limits: Mapping[int, int] | None = None
+    limit: int = _DERIVED
+    node_limits: Mapping[int, int] = _DERIVED
     caller_nid: int = 0
-    pool: int | None = None
-    cpus_allowed: int | None = None
+    pool: int = _DERIVED
+    cpus_allowed: int = _DERIVED
     quota_us: int | None = None
     period_us: int = 100_000
 

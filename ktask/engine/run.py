@@ -61,7 +61,7 @@ class _Prepared:
 def prepare_plan(
     plan: policies.Plan,
     table: np.ndarray | None = None,
-    translate: Callable[[Range], Range] = tuple,  # a range of units lies where it says, unless iterators say
+    translate: Callable[[Range], Range] = lambda bounds: bounds,
 ) -> _Prepared:
     """Return a plan with the state of a task of which nothing is done."""
     if plan.shrinking and table is None:
@@ -245,22 +245,12 @@ def _warm() -> None:
             worker.work(nothing.address)
 
 
-def _stopped(result: Result, units: int) -> str:
-    """Return the sentence about a task that an exception has ended."""
-    stretches = ", ".join(f"{start} to {end}" for start, end in result.finished[:8]) or "nothing"
-    more = " and more (.result.finished)" if len(result.finished) > 8 else ""
-    return (
-        f"ktask: stopped after {result.done} of {units} units: {stretches}{more} is done and stays, "
-        "the rest is not"
-    )
-
-
 class Task:
     """A running task: its state, and what it says when it stops."""
 
     def __init__(self, prepared: _Prepared, entry: Bound, *, trace: bool = False, live: Live | None = None):
         self.prepared, self.plan, self.state = prepared, prepared.plan, prepared.state.copy()
-        self.kept = [entry]  # what the state has addresses of has to live as long
+        self.kept: list[Any] = [entry]  # what the state has addresses of has to live as long
         self.header, self.trace = self.state.header, None
         self.header["function"], self.header["args"] = entry[:2]
         self.header["interrupt"] = self.state.address + HEADER.quiet
@@ -296,10 +286,18 @@ class Task:
         try:
             self._work()
         except BaseException as stop:
-            stop.result = self.result(self._finished())
-            stop.add_note(_stopped(stop.result, self.prepared.units))
+            self._explain(stop)
             raise
         return self.conclude(undo)
+
+    def _explain(self, stop: Any) -> None:
+        """Give an exception that ends the task the result so far, and a note of what is done."""
+        finished = self._finished()
+        stop.result = self.result(finished)
+        stretches = ", ".join(f"{start} to {end}" for start, end in stop.result.finished[:8]) or "nothing"
+        more = " and more (.result.finished)" if len(finished) > 8 else ""
+        done = f"{stop.result.done} of {self.prepared.units} units: {stretches}{more} is done and stays"
+        stop.add_note(f"ktask: stopped after {done}, the rest is not")
 
     def _work(self) -> None:
         """Run chunks until all are taken or one fails; let Python handle signals in between."""
@@ -374,9 +372,11 @@ class Task:
             failed=tuple(translate(self.plan.chunk_bounds(part, chunk)) for part, chunk in failed),
             done=self.prepared.units if finished is None else sum(end - start for start, end in finished),
             finished=None if finished is None else tuple(map(translate, finished)),
-            trace_rows=None if self.trace is None else self._trace_rows(t0),
+            trace_rows=self._trace_rows(t0),
         )
 
-    def _trace_rows(self, t0: int) -> list[list[Any]]:
+    def _trace_rows(self, t0: int) -> list[list[Any]] | None:
+        if self.trace is None:
+            return None
         ran = self.trace[self.trace["t1"] > 0]
         return [[*row[:5], (row[5] - t0) / 1e9, (row[6] - t0) / 1e9] for row in ran.tolist()]

@@ -160,11 +160,13 @@ def _open_private(path: Path) -> int | None:
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        return _process_only(path, error.strerror or str(error))
+        _process_only(path, error.strerror or str(error))
+        return None
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode) or (status.st_uid != os.getuid() and not agreed):
         os.close(fd)
-        return _process_only(path, "it is not a regular file of this user")
+        _process_only(path, "it is not a regular file of this user")
+        return None
     return fd
 
 

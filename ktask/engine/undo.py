@@ -31,7 +31,7 @@ def undo_ranges(
         in_plan = 0 <= part_index < len(plan.parts)
         if not in_plan or not 0 <= i < claimed_per_part[part_index]:
             raise ValueError(f"failed chunk {part_index}#{i} was never handed out; use part#chunk of a claim")
-    stretches = []
+    stretches: list[tuple[int, int]] = []
     for k in range(len(plan.parts)):
         claimed = whole_number(f"claimed_per_part[{k}]", claimed_per_part[k], 0, plan.part_chunks(k))
         stretches += _between(plan, k, claimed, sorted(i for part, i in failed if part == k))

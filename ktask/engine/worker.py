@@ -5,20 +5,21 @@ calls the thread function by address; so one compiled engine, kept on disk, serv
 needs lies in the state of the task (`layout.py`), whose address is `base` throughout.
 """
 
-from numba import njit, prange
+from numba import prange
 
 from ktask.engine import native
+from ktask.engine.compiled import compiled
 from ktask.engine.layout import HEADER, PART, TRACE, WORD, WORKER
 from ktask.engine.native import call_chunk, compare_swap, fetch_add, load, load_byte, load_plain, store
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def part_at(base, index):
     """Return the address of the row of a part."""
     return base + HEADER.n_bytes + PART.n_bytes * index
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def worker_at(base, index):
     """Return the address of the row of a worker; worker 0 is the caller."""
     return part_at(base, load_plain(base + HEADER.n_parts)) + WORKER.n_bytes * index
@@ -27,12 +28,12 @@ def worker_at(base, index):
 # --- chunks --------------------------------------------------------------------------------------------
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _has_chunks(part):
     return load(part + PART.next_chunk) < load_plain(part + PART.n_chunks)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _unfinished_parts(base):
     """Return the number of parts with chunks left."""
     count = 0
@@ -41,7 +42,7 @@ def _unfinished_parts(base):
     return count
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def other_part(base, worker):
     """Return the index of a random part with chunks left, or -1 (ktask: uniform over unfinished parts)."""
     left = _unfinished_parts(base)
@@ -61,7 +62,7 @@ def other_part(base, worker):
     return 0  # drained in the meantime; the next look finds out
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def chunk_bounds(base, part, chunk):
     """Return start and end of a chunk of the part at `part`."""
     table = load_plain(base + HEADER.bounds)
@@ -74,7 +75,7 @@ def chunk_bounds(base, part, chunk):
     return max(start, load_plain(part + PART.start)), end
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _call_traced(base, part, worker, worker_index, chunk, start, end):
     """Call the thread function and write one row of the trace."""
     row = load_plain(base + HEADER.trace)
@@ -91,7 +92,7 @@ def _call_traced(base, part, worker, worker_index, chunk, start, end):
     return code
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def take_chunks(base, worker_index):
     """Take and run chunks until there are none, one fails, or a signal arrives."""
     function, args = load_plain(base + HEADER.function), load_plain(base + HEADER.args)
@@ -129,7 +130,7 @@ def take_chunks(base, worker_index):
 # --- the mode of a run: where threads sit, and at what priority -------------------------------------------
 
 
-@njit(cache=True, parallel=True, nogil=True)
+@compiled(parallel=True)
 def _place_helpers(base, n_threads):
     """Put every helper on its CPU and note its thread. From here on it is awake, and spins for a while."""
     for w in prange(n_threads):
@@ -141,7 +142,7 @@ def _place_helpers(base, n_threads):
             store(worker + WORKER.tid, native.gettid())
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _renice_helpers(base, nice):
     """Set the priority of every helper, if helpers have one of their own in this run."""
     if load_plain(base + HEADER.helper_nice) != load_plain(base + HEADER.caller_nice):
@@ -149,7 +150,7 @@ def _renice_helpers(base, nice):
             native.setpriority(0, load_plain(worker_at(base, w) + WORKER.tid), nice)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _free_threads(base):
     """Let caller and helpers run wherever the caller was allowed to before."""
     n_bytes, mask = load_plain(base + HEADER.mask_bytes), load_plain(base + HEADER.own_mask)
@@ -158,7 +159,7 @@ def _free_threads(base):
         native.sched_setaffinity(load_plain(worker_at(base, w) + WORKER.tid), n_bytes, mask)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _hand_over(base):
     """Give the caller's priority to one unfinished helper at a time and wait for it, in order.
 
@@ -174,7 +175,7 @@ def _hand_over(base):
                 native.sched_yield()
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _add_usage(base, sign):
     """Add what threads and process have used so far, or take it away, so that a difference is left.
 
@@ -203,7 +204,7 @@ def _add_usage(base, sign):
 # --- a run ---------------------------------------------------------------------------------------------
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _work(base, worker_index):
     """Take chunks; then, as a helper, say that it is over, or, as the caller, see to the other ones."""
     take_chunks(base, worker_index)
@@ -213,14 +214,14 @@ def _work(base, worker_index):
         _hand_over(base)
 
 
-@njit(cache=True, parallel=True, nogil=True)
+@compiled(parallel=True)
 def _region(base, n_threads):
     """Run every worker on a thread of its own; more workers than numba has threads take turns."""
     for w in prange(n_threads):
         _work(base, w)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def work(base):
     """Carry out a task in the mode that its header names, and leave nothing of that mode behind.
 
@@ -249,13 +250,13 @@ def work(base):
     return load(base + HEADER.stop) != 0 or _unfinished_parts(base) == 0
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def call_once(function, start, end, args):
     """Call a thread function from Python's side; return its code."""
     return call_chunk(function, start, end, args)
 
 
-@njit(cache=True)
+@compiled
 def current_cpu():
     """Return the CPU this thread runs on."""
     return native.sched_getcpu()

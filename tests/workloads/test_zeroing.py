@@ -40,12 +40,17 @@ def test_several_threads_zero_a_single_page(kind, page, unit, monkeypatch):
     try:
         assert (state.size, state.bytes_per_unit, state.ctl.min_chunk_size) == (page // unit, unit, 2)
         state.ctl = replace(state.ctl, max_threads=2)
-        state.before()
-        result = engine.run(0, state.size, state.ctl, low_priority=False)
-        assert min(result.chunks_per_thread) > 0
-        state.check()
+        # A page takes 0.2 ms; on a busy machine the helper comes too late for it now and then.
+        assert any(_threads_at_work(state) == 2 for _ in range(100))
     finally:
         state.close()
+
+
+def _threads_at_work(state):
+    state.before()
+    result = engine.run(0, state.size, state.ctl, low_priority=False)
+    state.check()
+    return np.count_nonzero(result.chunks_per_thread)
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ def run_plan(plan: Plan) -> list[list[Range]]:
     if plan.threads == 0:
         return ran
     result = engine.carry_out(plan, Ctl(_nothing), trace=True)
-    for part, _, _, start, end, *_ in result.trace_rows:
+    for part, _, _, start, end, *_ in result.trace_rows or ():
         ran[part].append((start, end))
     return ran
 

@@ -26,8 +26,8 @@ because every call counted references to each array anew.
 from collections import namedtuple
 
 import numpy as np
-from numba import njit
 
+from ktask.engine.compiled import compiled
 from ktask.engine.layout import PART, WORKER
 from ktask.engine.native import fetch_add, load_plain, store
 from ktask.engine.worker import chunk_bounds, other_part, part_at, worker_at
@@ -99,13 +99,13 @@ Costs = namedtuple(  # type: ignore[misc]  # the names follow from the descripti
 # --- heaps and clocks --------------------------------------------------------------------------------------
 
 
-@njit(cache=True)
+@compiled
 def _before(agents, i, j):
     """Order agents by when they are due; among equals, the lower number comes first."""
     return agents[i].due < agents[j].due or (agents[i].due == agents[j].due and i < j)
 
 
-@njit(cache=True)
+@compiled
 def _push(agents, clocks, heaps, index, agent):
     """Put agent `agent` on clock `index`."""
     clock = clocks[index]
@@ -119,7 +119,7 @@ def _push(agents, clocks, heaps, index, agent):
         _schedule(agents, clocks, heaps, index)
 
 
-@njit(cache=True)
+@compiled
 def _pop(agents, clocks, heaps, index):
     """Take the first agent off clock `index`."""
     clock = clocks[index]
@@ -141,7 +141,7 @@ def _pop(agents, clocks, heaps, index):
     return first
 
 
-@njit(cache=True)
+@compiled
 def _schedule(agents, clocks, heaps, index):
     """Compute when the first agent of clock `index` is due, in real time."""
     clock = clocks[index]
@@ -151,7 +151,7 @@ def _schedule(agents, clocks, heaps, index):
         clock.next_s = clock.at_s + max(agents[heaps[index, 0]].due - clock.value, 0.0) / clock.pace
 
 
-@njit(cache=True)
+@compiled
 def _earliest(clocks):
     """Return the clock on which the next event is."""
     first = 0
@@ -161,21 +161,21 @@ def _earliest(clocks):
     return first
 
 
-@njit(cache=True)
+@compiled
 def _now(clocks, index, now_s):
     """Return what clock `index` shows at moment `now_s`."""
     clock = clocks[index]
     return clock.value + clock.pace * (now_s - clock.at_s)
 
 
-@njit(cache=True)
+@compiled
 def _pace(clocks, index):
     """Return how fast clock `index` runs while its memory has to serve its demand."""
     clock = clocks[index]
     return 1.0 if clock.demand <= clock.bandwidth else clock.bandwidth / clock.demand
 
 
-@njit(cache=True)
+@compiled
 def _ask(agents, clocks, heaps, index, bytes_s, now_s):
     """Change what is asked of memory `index`; its clock runs slower while that is more than there is."""
     clock = clocks[index]
@@ -191,12 +191,12 @@ def _ask(agents, clocks, heaps, index, bytes_s, now_s):
 # --- speeds --------------------------------------------------------------------------------------------
 
 
-@njit(cache=True)
+@compiled
 def _is_live(agents, agent):
     return agents[agent].phase == WORKING or agents[agent].phase == HELD
 
 
-@njit(cache=True)
+@compiled
 def _share_queue(agents, members, cpus):
     """Give the live agents of a run queue their shares: by weight, but no more than one CPU each."""
     all_cpus, weight = cpus, 0.0
@@ -217,7 +217,7 @@ def _share_queue(agents, members, cpus):
     _fill_gaps(agents, members, all_cpus)
 
 
-@njit(cache=True)
+@compiled
 def _fill_gaps(agents, members, cpus):
     """Give the gaps that busy threads leave, while they wait, to others that wait for their CPUs.
 
@@ -237,7 +237,7 @@ def _fill_gaps(agents, members, cpus):
                 agent.share += (1.0 - agent.share) * gaps / max(cpus, takers)
 
 
-@njit(cache=True)
+@compiled
 def _smt_factor(costs, used):
     """Return how fast a hardware thread is when `used` of its node are busy; cores fill up first."""
     cores = costs.cores_per_node
@@ -247,7 +247,7 @@ def _smt_factor(costs, used):
     return cores * (1.0 + (costs.smt_gain - 1.0) * doubled) / used
 
 
-@njit(cache=True)
+@compiled
 def _worker_speed(agents, costs, index, active_workers):
     """Return the bytes per second of worker `index` on its memory, beside all the active workers."""
     agent = agents[index]
@@ -259,13 +259,13 @@ def _worker_speed(agents, costs, index, active_workers):
     return agent.cpu * costs.core_bandwidth / (farther * _contention(costs, active_workers))
 
 
-@njit(cache=True)
+@compiled
 def _contention(costs, active_workers):
     """Return the factor by which the other active workers slow each one."""
     return 1.0 + costs.contention * max(active_workers - 1.0, 0.0)
 
 
-@njit(cache=True)
+@compiled
 def _account(agents, clocks, index, now_s):
     """Book what agent `index` did since the last time."""
     agent = agents[index]
@@ -278,7 +278,7 @@ def _account(agents, clocks, index, now_s):
         agent.seen = now
 
 
-@njit(cache=True)
+@compiled
 def _work_left(agents, clocks, now_s):
     """Book what every agent did; return the work that each still has."""
     left = np.zeros(agents.size)
@@ -289,7 +289,7 @@ def _work_left(agents, clocks, now_s):
     return left
 
 
-@njit(cache=True)
+@compiled
 def _share_cpus(agents, queues, members, costs):
     """Give every live agent its share of a CPU, less what its sibling takes; return the workers' sum."""
     for k in range(queues.size - 1):
@@ -305,7 +305,7 @@ def _share_cpus(agents, queues, members, costs):
     return active_workers
 
 
-@njit(cache=True)
+@compiled
 def _rescale(agents, clocks, heaps, queues, members, costs, state):
     """Work out shares, speeds and clocks anew, because agents came, went or were reniced."""
     now_s = state[NOW]
@@ -333,7 +333,7 @@ def _rescale(agents, clocks, heaps, queues, members, costs, state):
 # --- what agents do ----------------------------------------------------------------------------------------
 
 
-@njit(cache=True)
+@compiled
 def _take_chunk(base, worker_index):
     """Take the next chunk as the engine does; return part, chunk and bounds, part -1 if there is none."""
     worker = worker_at(base, worker_index)
@@ -351,7 +351,7 @@ def _take_chunk(base, worker_index):
         store(worker + WORKER.part, part_index)
 
 
-@njit(cache=True)
+@compiled
 def _work(agents, clocks, heaps, index, memory, seconds, wait_s, now_s):
     """Have agent `index` work for `seconds` at its present speed, after a wait."""
     agent = agents[index]
@@ -361,7 +361,7 @@ def _work(agents, clocks, heaps, index, memory, seconds, wait_s, now_s):
     _push(agents, clocks, heaps, memory, index)
 
 
-@njit(cache=True)
+@compiled
 def _start_chunk(agents, clocks, heaps, costs, state, index, memory, size):
     """Have worker `index` work on a chunk of `size` bytes."""
     worker = agents[index]
@@ -386,7 +386,7 @@ def _start_chunk(agents, clocks, heaps, costs, state, index, memory, size):
     _work(agents, clocks, heaps, index, memory, seconds, state[CLAIM_FREE] - now_s, now_s)
 
 
-@njit(cache=True)
+@compiled
 def _take_lock(agents, clocks, heaps, state, index):
     """Have worker `index` queue for the lock and hold it; nobody is preempted under it."""
     worker = agents[index]
@@ -397,7 +397,7 @@ def _take_lock(agents, clocks, heaps, state, index):
     _push(agents, clocks, heaps, WALL, index)
 
 
-@njit(cache=True)
+@compiled
 def _arrive(agents, clocks, heaps, queues, nodes, costs, state, index):
     """Have agent `index` begin: load with its work, the caller with what comes before the first chunk."""
     agent = agents[index]
@@ -413,7 +413,7 @@ def _arrive(agents, clocks, heaps, queues, nodes, costs, state, index):
         _work(agents, clocks, heaps, index, agent.memory, agent.work, 0.0, state[NOW])
 
 
-@njit(cache=True)
+@compiled
 def _queue_helpers(agents, clocks, heaps, costs, state):
     """Have the caller queue its helpers, one after the other, and hold it up for as long."""
     for w in range(1, costs.n_workers):
@@ -424,7 +424,7 @@ def _queue_helpers(agents, clocks, heaps, costs, state):
     _push(agents, clocks, heaps, WALL, 0)
 
 
-@njit(cache=True)
+@compiled
 def _leave(agents, clocks, heaps, queues, nodes, costs, state, index):
     """Have agent `index` be over, and the caller, if it is, lend its priority to an unfinished helper."""
     agent = agents[index]
@@ -444,7 +444,7 @@ def _leave(agents, clocks, heaps, queues, nodes, costs, state, index):
         _lend_priority(agents, costs, state)
 
 
-@njit(cache=True)
+@compiled
 def _end_round(agents, clocks, heaps, queues, nodes, costs, state, index):
     """Have load thread `index` sleep after its round; the last one does what one does alone and wakes all."""
     agent = agents[index]
@@ -467,7 +467,7 @@ def _end_round(agents, clocks, heaps, queues, nodes, costs, state, index):
                 _begin_round(agents, clocks, heaps, queues, nodes, costs, state, j)
 
 
-@njit(cache=True)
+@compiled
 def _begin_round(agents, clocks, heaps, queues, nodes, costs, state, index):
     """Have load thread `index` begin its next round, or leave after the last."""
     agent = agents[index]
@@ -485,7 +485,7 @@ def _begin_round(agents, clocks, heaps, queues, nodes, costs, state, index):
         _work(agents, clocks, heaps, index, agent.memory, round_s, 0.0, state[NOW])
 
 
-@njit(cache=True)
+@compiled
 def _lend_priority(agents, costs, state):
     """Give the caller's weight to the first unfinished helper: exactly one thread of the task runs at it."""
     for w in range(1, costs.n_workers):
@@ -495,7 +495,7 @@ def _lend_priority(agents, costs, state):
             return
 
 
-@njit(cache=True)
+@compiled
 def _mark_stale(agents, queues, nodes, costs, state, index):
     """Remember to work out speeds anew if the coming or going of agent `index` changes those of others."""
     agent = agents[index]
@@ -505,7 +505,7 @@ def _mark_stale(agents, queues, nodes, costs, state, index):
         state[STALE] = 1.0
 
 
-@njit(cache=True)
+@compiled
 def _next_chunk(base, part_memory, agents, clocks, heaps, costs, state, index, trace):
     """Have worker `index` take a chunk; return whether there was one."""
     worker = agents[index]
@@ -523,7 +523,7 @@ def _next_chunk(base, part_memory, agents, clocks, heaps, costs, state, index, t
     return True
 
 
-@njit(cache=True)
+@compiled
 def _step(base, part_memory, agents, clocks, heaps, queues, nodes, costs, state, index, trace):
     """Have agent `index`, whose moment has come, do what is next for it."""
     agent = agents[index]
@@ -545,7 +545,7 @@ def _step(base, part_memory, agents, clocks, heaps, queues, nodes, costs, state,
         _leave(agents, clocks, heaps, queues, nodes, costs, state, index)
 
 
-@njit(cache=True)
+@compiled
 def run(base, part_memory, agents, clocks, heaps, queues, members, nodes, costs, trace, seed):
     """Run the task whose engine state lies at `base`; the arrays of the agents hold what came of it.
 
