@@ -1,9 +1,9 @@
 """Two runs side by side: what got better, what got worse, and what is within noise.
 
-The interval of a ratio within one process is not enough to tell two runs apart: another process has other
-pages in other places, and another minute has other neighbours. By it alone, 61 % of the rows of the 45
-comparisons among ten runs of one commit would be called changed. So the spread between processes is estimated
-from the two runs themselves, and enters every interval and every verdict (`docs/measuring.md`).
+Another process has other pages in other places, and another minute has other neighbours. With the interval
+within one process alone, 61 % of the rows of the 45 comparisons among ten runs of one commit would be called
+changed. So the spread between processes is estimated from the two runs themselves, and enters every interval
+and every verdict (`docs/measuring.md`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 from scipy import stats as distributions
 
 from ktask.common.units import fmt_size
@@ -22,16 +21,16 @@ from ktask.lab.measure.stats import ENOUGH, Estimate
 from ktask.lab.records import Run
 
 THRESHOLD = 0.05
+FALSE_ALARMS = 0.05
 WORK = ("workload", "backend", "method", "page_kind", "size_bytes", "options", "policy", "min_chunk_size")
 VARIANT = ("threads_requested", "baseline")
-FALSE_ALARMS = 0.05
 
-# Standard deviation, between processes, of the logarithm of a median time: what is assumed where two runs
-# have too few cells to tell, and the weight of that assumption in degrees of freedom. Ten runs of eight
-# cells, 0.3 s each, on a KVM guest gave 0.02 to 0.28 by cell and threads, 0.10 in the middle; two runs of the
-# `noise` grid, 0.5 s each, 0.07. On the hardware itself it is less; 0.03 there is a guess on the safe side.
+# The prior, where two runs have too few cells to tell: the standard deviation, between processes, of the
+# logarithm of a median time, and its weight in degrees of freedom. Ten runs of eight cells of 0.3 s on a KVM
+# guest gave 0.02 to 0.28, 0.10 in the middle; two runs of the `noise` grid, 0.5 s each, 0.07. For the
+# hardware itself 0.03 is a guess on the safe side.
 SPREAD_VIRTUAL, SPREAD_BARE = 0.08, 0.03
-ASSUMED_WEIGHT = 4.0
+PRIOR_WEIGHT = 4.0
 # What Rousseeuw and Croux's Q_n knows of a standard deviation, as a share of the degrees of freedom (20,000
 # trials at m = 4 to 100: 0.44 to 0.8).
 Q_EFFICIENCY = 0.6
@@ -40,6 +39,7 @@ FEWEST_CELLS = 4
 VOLATILE = frozenset(
     ("collected_at", "load_average", "memory_available_bytes", "swap_used_bytes", "doctor", "schema_version")
 )
+Key = tuple[Any, ...]  # the values of WORK and VARIANT, in front the host if a run has several
 
 
 @dataclass(frozen=True)
@@ -134,17 +134,36 @@ class Comparison:
         ]
 
 
+class _Spread(NamedTuple):
+    """Standard deviation of the logarithm of a ratio between processes, and the degrees of freedom in it."""
+
+    value: float
+    freedom: float
+
+
 class _Change(NamedTuple):
     """A logarithm of new over old, with its standard errors to either side and their degrees of freedom."""
 
     value: float
     error_low: float
     error_high: float
-    freedom: float
+    freedom: float = np.inf
 
     @property
     def error(self) -> float:
         return (self.error_low + self.error_high) / 2
+
+    def p_value(self, spread: _Spread) -> float:
+        total = np.hypot(self.error, spread.value)
+        if total == 0:
+            return float(self.value == 0)
+        return float(2 * distributions.t.sf(abs(self.value) / total, min(spread.freedom, self.freedom)))
+
+    def interval(self, spread: _Spread) -> tuple[float, float]:
+        """Return the ends of the ratio's interval."""
+        reach = distributions.t.ppf(0.5 + stats.LEVEL / 2, min(spread.freedom, self.freedom))
+        below, above = (reach * np.hypot(error, spread.value) for error in (self.error_low, self.error_high))
+        return float(np.exp(self.value - below)), float(np.exp(self.value + above))
 
 
 def compare(old: Run, new: Run, threshold: float = THRESHOLD) -> Comparison:
@@ -164,27 +183,31 @@ def compare(old: Run, new: Run, threshold: float = THRESHOLD) -> Comparison:
     """
     if not threshold >= 0:
         raise ValueError(f"threshold={threshold} is not allowed; use a share such as 0.05")
-    hosts = ("host_id",) if _has_several_hosts(old) or _has_several_hosts(new) else ()
-    keys = [*hosts, *WORK, *VARIANT]
-    before, after = _times(old, keys), _times(new, keys)
+    hosts = ["host_id"] if any(run.records["host_id"].nunique() > 1 for run in (old, new)) else []
+    before, after = (_times(run, [*hosts, *WORK, *VARIANT]) for run in (old, new))
     both = [key for key in before if key in after]
     if not both:
         raise ValueError(
             f"runs {old.name} and {new.name} have no case in common; compare runs of the same grid"
         )
-    changes = {key: _change(before[key], after[key]) for key in both}
-    spread, freedom = _spread_between_processes(changes, any(map(_is_virtual, (old, new))))
-    p_values = {key: _p_value(change, spread, freedom) for key, change in changes.items()}
-    alarm = _alarm_level([p for p in p_values.values() if p is not None])
-    rows = [
-        _row(key[len(hosts) :], before[key], after[key], changes[key], p_values[key], alarm, spread, freedom)
-        for key in both
-    ]
+    changes = {key: change for key in both if (change := _change(before[key], after[key]))}
+    virtual = any(run.machine.get("virtualised", True) for run in (old, new))
+    spread = _spread_between_processes(changes, SPREAD_VIRTUAL if virtual else SPREAD_BARE)
+    p_values = {key: change.p_value(spread) for key, change in changes.items()}
+    alarms = dict(zip(p_values, _alarms([*p_values.values()]), strict=True))
+    rows = []
+    for key in both:
+        ratio, verdict = None, "too few"
+        if change := changes.get(key):
+            ratio = _ratio(before[key], after[key], change, spread)
+            verdict = ("better" if change.value < 0 else "worse") if alarms[key] else "within noise"
+        sides = stats.estimate(before[key]), stats.estimate(after[key])
+        rows.append(Row(*key[len(hosts) :], *sides, ratio, p_values.get(key), verdict))
     return Comparison(
         old.name,
         new.name,
         threshold,
-        spread,
+        spread.value,
         tuple(_by_effect(rows)),
         tuple(_name(key) for key in before if key not in after),
         tuple(_name(key) for key in after if key not in before),
@@ -192,32 +215,27 @@ def compare(old: Run, new: Run, threshold: float = THRESHOLD) -> Comparison:
     )
 
 
-def _has_several_hosts(run: Run) -> bool:
-    return run.records["host_id"].nunique() > 1
-
-
-def _is_virtual(run: Run) -> bool:
-    return bool(run.machine.get("virtualised", True))
-
-
-def _times(run: Run, keys: Sequence[str]) -> dict[tuple[Any, ...], np.ndarray]:
+def _times(run: Run, keys: list[str]) -> dict[Key, np.ndarray]:
     """Return the times (seconds) that may enter a rate, both baselines of a cell together, by `keys`."""
     rows = run.records[~run.records["warmup"].astype(bool) & (run.records["wall_s"] > 0)]
-    warm = pd.Series(["cold_memory" not in list(flags) for flags in rows["flags"]], rows.index, dtype=bool)
-    groups = rows[warm].groupby(list(keys), dropna=False, sort=False)["wall_s"]
-    return {key: part.to_numpy() for key, part in groups}
+    warm = rows[["cold_memory" not in list(flags) for flags in rows["flags"]]]
+    groups = warm.groupby(keys, dropna=False, sort=False)["wall_s"]
+    return {tuple(map(_plain_value, key)): times.to_numpy() for key, times in groups}
+
+
+def _plain_value(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _change(old: np.ndarray, new: np.ndarray) -> _Change | None:
-    if min(old.size, new.size) < 2:
+    fewest = min(old.size, new.size)
+    if fewest < 2:
         return None
-    if min(old.size, new.size) < ENOUGH:
+    if fewest < ENOUGH:
         return _change_of_few(np.log(old), np.log(new))
-    one = stats.ratio(new, old)
-    middle = np.log(one.median)
+    middle, low, high = np.log(stats.ratio(new, old)[:3])
     per_error = distributions.norm.ppf(0.5 + stats.LEVEL / 2)
-    errors = (middle - np.log(one.low)) / per_error, (np.log(one.high) - middle) / per_error
-    return _Change(float(middle), *map(float, errors), np.inf)
+    return _Change(float(middle), float((middle - low) / per_error), float((high - middle) / per_error))
 
 
 def _change_of_few(old: np.ndarray, new: np.ndarray) -> _Change:
@@ -229,26 +247,24 @@ def _change_of_few(old: np.ndarray, new: np.ndarray) -> _Change:
     return _Change(float(np.median(new) - np.median(old)), error, error, float(freedom))
 
 
-def _spread_between_processes(changes: Mapping[tuple, _Change | None], virtual: bool) -> tuple[float, float]:
-    """Return the spread that a ratio has between processes, and the degrees of freedom behind it.
+def _spread_between_processes(changes: Mapping[Key, _Change], prior: float) -> _Spread:
+    """Return the spread that a ratio has between processes.
 
     It is that of the variant (a thread count, the serial baseline) whose cells agree best, corrected for
     being the least of several; of each variant, that of the better half of its cells. So it is not widened by
     a true change of all cells alike, of less than half of them, or of some thread counts only.
     """
-    assumed = 2 * (SPREAD_VIRTUAL if virtual else SPREAD_BARE) ** 2
-    variants: dict[tuple, list[_Change]] = {}
+    variants: dict[Key, list[_Change]] = {}
     for key, change in changes.items():
-        if change is not None:
-            variants.setdefault(key[-len(VARIANT) :], []).append(change)
-    enough = [variant for variant in variants.values() if len(variant) >= FEWEST_CELLS]
+        variants.setdefault(key[-len(VARIANT) :], []).append(change)
+    enough = [cells for cells in variants.values() if len(cells) >= FEWEST_CELLS]
     if not enough:
-        return float(np.sqrt(assumed)), ASSUMED_WEIGHT
+        return _Spread(float(np.sqrt(2) * prior), PRIOR_WEIGHT)
     freedom = Q_EFFICIENCY * (min(map(len, enough)) - 1)
     of_the_least = distributions.chi2.ppf(1 - 0.5 ** (1 / len(enough)), freedom) / freedom  # its median
     seen = min(map(_variance_between, enough)) / of_the_least
-    variance = (ASSUMED_WEIGHT * assumed + freedom * seen) / (ASSUMED_WEIGHT + freedom)
-    return float(np.sqrt(variance)), ASSUMED_WEIGHT + freedom
+    variance = (PRIOR_WEIGHT * 2 * prior**2 + freedom * seen) / (PRIOR_WEIGHT + freedom)
+    return _Spread(float(np.sqrt(variance)), PRIOR_WEIGHT + freedom)
 
 
 def _variance_between(cells: Sequence[_Change]) -> float:
@@ -268,52 +284,17 @@ def robust_spread(values: np.ndarray) -> float:
     return float(2.2219 * m / (m + (1.4 if m % 2 else 3.8)) * quarter)
 
 
-def _total(error: float, spread: float) -> float:
-    return float(np.hypot(error, spread))
-
-
-def _p_value(change: _Change | None, spread: float, freedom: float) -> float | None:
-    if change is None:
-        return None
-    total = _total(change.error, spread)
-    if total == 0:
-        return float(change.value == 0)
-    return float(2 * distributions.t.sf(abs(change.value) / total, min(freedom, change.freedom)))
-
-
-def _alarm_level(p_values: Sequence[float]) -> float:
-    """Return the largest p-value that is an alarm, by Benjamini and Hochberg (1995).
+def _alarms(p_values: Sequence[float]) -> list[bool]:
+    """Return which p-values are alarms, by Benjamini and Hochberg (1995).
 
     If nothing changed, 95 % of the tables have no alarm at all; if much changed, few are false.
     """
-    ordered = np.sort(p_values)
-    allowed = FALSE_ALARMS * np.arange(1, len(ordered) + 1) / max(1, len(ordered))
-    below = np.flatnonzero(ordered <= allowed)
-    return float(ordered[below[-1]]) if below.size else -1.0
+    return [*(distributions.false_discovery_control(p_values) <= FALSE_ALARMS)] if p_values else []
 
 
-def _row(key, old, new, change, p_value, alarm, spread, freedom) -> Row:
-    *work, threads, baseline = key
-    ratio, verdict = None, "too few"
-    if change is not None:
-        reach = distributions.t.ppf(0.5 + stats.LEVEL / 2, min(freedom, change.freedom))
-        ends = [
-            np.exp(change.value + sign * reach * _total(error, spread))
-            for sign, error in ((-1, change.error_low), (1, change.error_high))
-        ]
-        middle = float(np.exp(change.value))
-        ratio = Estimate(middle, *map(float, ends), float(new.min() / old.min()), min(old.size, new.size))
-        verdict = ("better" if middle < 1 else "worse") if p_value <= alarm else "within noise"
-    return Row(
-        *[w.item() if isinstance(w, np.generic) else w for w in work],
-        int(threads),
-        bool(baseline),
-        stats.estimate(old),
-        stats.estimate(new),
-        ratio,
-        p_value,
-        verdict,
-    )
+def _ratio(old: np.ndarray, new: np.ndarray, change: _Change, spread: _Spread) -> Estimate:
+    best = float(new.min() / old.min())
+    return Estimate(float(np.exp(change.value)), *change.interval(spread), best, min(old.size, new.size))
 
 
 def _by_effect(rows: Sequence[Row]) -> list[Row]:
@@ -325,9 +306,8 @@ def _by_effect(rows: Sequence[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: (order.index(row.workload), -effect(row)))
 
 
-def _name(key: tuple[Any, ...]) -> str:
-    *_, threads, baseline = key
-    workload, _, method, page_kind, size_bytes, options, policy, min_chunk = key[-10:-2]
+def _name(key: Key) -> str:
+    workload, _, method, page_kind, size_bytes, options, policy, min_chunk, threads, baseline = key[-10:]
     parts = [workload, method, page_kind, fmt_size(size_bytes), options, policy, f"min {fmt_size(min_chunk)}"]
     return " ".join([part for part in parts if part] + [variant_name(threads, baseline)])
 

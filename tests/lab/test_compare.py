@@ -193,9 +193,9 @@ def test_the_robust_spread_does_not_see_changes_of_less_than_half(rng):
 
 
 def test_false_alarms_follow_benjamini_and_hochberg():
-    assert module._alarm_level([0.01, 0.02, 0.03, 0.9]) == 0.03
-    assert module._alarm_level([0.04, 0.9]) < 0
-    assert module._alarm_level([]) < 0
+    assert module._alarms([0.01, 0.02, 0.03, 0.9]) == [True, True, True, False]
+    assert module._alarms([0.04, 0.9]) == [False, False]
+    assert module._alarms([]) == []
 
 
 # --- what differs -----------------------------------------------------------------------------------------
