@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import select
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,9 +20,8 @@ from ktask.memory import region as memory
 from ktask.memory import walkers
 from ktask.memory.region import BASE_PAGE, MIB, UnavailableError
 
-BLOCK_BYTES = 64 * MIB  # of the survey; a call per block with pages cost 1 % of walking it
+BLOCK_BYTES = 64 * MIB  # of the survey: large enough that a call per block costs little beside the walk
 _BLOCK_SHIFT = BLOCK_BYTES.bit_length() - 1
-_LEAST_CHUNK = 512  # entries: one table
 _NO_END = 1 << 62
 _USER_END = 1 << 56  # beyond any user address of today; the vsyscall page lies above
 
@@ -55,7 +55,7 @@ def parse_maps(text: str, start: int = 0, end: int = _NO_END) -> list[Mapping]:
     return found
 
 
-class Process:
+class Process(AbstractContextManager):
     """A process to look at; a context manager that lets go of it.
 
     Parameters
@@ -113,12 +113,7 @@ class Process:
                 os.close(fd)
         self._alive = self.fd = -1
 
-    def __enter__(self) -> Process:
-        """Return the process."""
-        return self
-
-    def __exit__(self, *_) -> None:
-        """Let go of it."""
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

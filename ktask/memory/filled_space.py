@@ -1,20 +1,15 @@
 """Address spaces without gaps: every page is the kernel's one page of zeros, or every page is its own.
 
-The page of zeros makes a page table of any size, as real as any, and nothing stands behind it: no page has
-a list of its mappings. In a space made of one small file (`layouts`) each page has thousands, which
-others walk meanwhile: beside the kernel's DAMON, which looks at the mappings of the pages it samples, two
-threads over 1 TiB were 1.0 to 1.2 times as fast as one, and are 1.9 to 2.0 times as fast here.
-
-Who looks at the page behind each entry, as pagemap does and PAGEMAP_SCAN does not, takes longer where every
-page is another one: one thread read 61 M entries/s of 4 GiB of memory, 136 M of a small file mapped over and
-over and 167 M of zeros; PAGEMAP_SCAN 198 to 201 M of all three.
+The page of zeros makes a page table of any size, as real as any, and nothing stands behind it. In a space of
+one small file mapped over and over (`layouts`) each page has thousands of mappings, which others, such as
+DAMON, walk meanwhile. Who looks at the page behind each entry, as pagemap does and PAGEMAP_SCAN does not,
+takes longer where every page is another one.
 """
 
 from __future__ import annotations
 
 import os
-from contextlib import suppress
-from typing import Self
+from contextlib import AbstractContextManager, suppress
 
 import numpy as np
 
@@ -36,7 +31,7 @@ from ktask.memory.region import (
 )
 
 
-class FilledSpace:
+class FilledSpace(AbstractContextManager):
     """A range that is filled with pages, each table of 512 without one at random: a count proves a walk.
 
     Attributes
@@ -110,12 +105,7 @@ class FilledSpace:
             self._reserved.unmap()
             self._reserved = None
 
-    def __enter__(self) -> Self:
-        """Return the address space."""
-        return self
-
-    def __exit__(self, *_) -> None:
-        """Give everything back."""
+    def __exit__(self, *_: object) -> None:
         self.unmap()
 
 
@@ -123,8 +113,8 @@ class ZeroSpace(FilledSpace):
     """Pages of zeros.
 
     It is populated by the huge page of zeros, 2 MiB at a time, which is then split by taking one small page
-    away: 1 TiB takes 2.3 s, and 26 s page by page. The splitting is done by one thread: with two on two CPUs
-    every split interrupts the other CPU to flush its TLB, and takes 17 us instead of 2.
+    away: far faster than page by page. One thread splits: with two, each split interrupts the other CPU to
+    flush its TLB.
     """
 
     _WRITABLE, _PAGES, _POPULATE = False, MADV_HUGEPAGE, MADV_POPULATE_READ

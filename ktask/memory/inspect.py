@@ -29,14 +29,7 @@ from ktask.memory.region import BASE_PAGE, KIB, UnavailableError
 if TYPE_CHECKING:
     import pandas as pd
 
-COLUMNS = (
-    "present",
-    "swapped",
-    "file",
-    "soft_dirty",
-    "huge",
-    "zero",
-)  # as walkers numbers them
+COLUMNS = ("present", "swapped", "file", "soft_dirty", "huge", "zero")  # as walkers numbers them
 UNKNOWN_TO = {"pagemap_scan": (), "pagemap": ("huge", "zero"), "smaps": ("file", "soft_dirty", "zero")}
 LEAST_CHUNK = 4 * 512  # entries; a call for fewer costs more than it walks
 
@@ -128,8 +121,12 @@ def _by_engine(process: Process, start: int, end: int, method: str, threads: int
     pages = {name: counts[:, k] * BASE_PAGE for k, name in enumerate(COLUMNS)}
     table = _table(mappings, pages, method)
     wall_s = time.perf_counter() - began
-    table.attrs |= {"threads": result.threads, "entries": stretches.n_units}
-    table.attrs |= {"survey_s": survey_s, "wall_s": wall_s}
+    table.attrs |= {
+        "threads": result.threads,
+        "entries": stretches.n_units,
+        "survey_s": survey_s,
+        "wall_s": wall_s,
+    }
     return table
 
 
@@ -142,8 +139,7 @@ def _table(mappings: list[Mapping], columns: dict[str, np.ndarray], method: str)
     )
     for name in COLUMNS:
         is_known = name in columns and name not in UNKNOWN_TO[method]
-        values = columns[name] if is_known else [pd.NA] * len(mappings)
-        table[name] = pd.array(values, dtype="Int64")
+        table[name] = pd.array(columns[name] if is_known else [pd.NA] * len(mappings), dtype="Int64")
     for name in columns.keys() - set(COLUMNS):
         table[name] = pd.array(columns[name], dtype="Int64")
     table.attrs["method"] = method

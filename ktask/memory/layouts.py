@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -118,12 +118,11 @@ def _fragmented(n_pages: int, random: np.random.Generator) -> Pieces:
 def _alias_file(size_bytes: int, hole: int | None) -> tuple[int, memory.Reservation]:
     """Return a memfd (its descriptor) with all pages there, and the mapping that holds them there.
 
-    They lie on huge folios where the kernel makes them. On these an alias of 4 KiB entries took 46 ns per
-    entry to populate and 12 to zap, against 83 and 74: references are counted per folio. The one with the
-    page `hole` in it stays small, because a huge folio cannot lose one page.
+    They lie on huge folios where the kernel makes them: references are counted per folio, so populating and
+    zapping is faster. The one with the page `hole` in it stays small: a huge folio cannot lose one page.
 
     They are locked where that is allowed. Else a kernel that looks for idle memory (DAMON's `pageout`) may
-    empty the entries of a folio, swap or no swap, and a walk finds 8 pages less than there were.
+    empty the entries of a folio, and a walk finds fewer pages than there were.
     """
     fd = os.memfd_create("ktask-alias", os.MFD_CLOEXEC)
     reserved = memory.Reservation(size_bytes)
@@ -155,8 +154,7 @@ def _require_mappings(wanted: int) -> None:
 
 def memory_need(layout: str, size_bytes: int) -> int:
     """Return what such an address space takes: the files, the page tables and the mappings."""
-    pieces = pieces_of(layout, size_bytes, np.random.default_rng(1))
-    return _need(pieces)
+    return _need(pieces_of(layout, size_bytes, np.random.default_rng(1)))
 
 
 def _need(pieces: Pieces) -> int:
@@ -165,7 +163,7 @@ def _need(pieces: Pieces) -> int:
     return int(tables + files * (2 if pieces.huge.any() else 1) + pieces.at.size * _PIECE_COST_BYTES)
 
 
-class AliasedSpace:
+class AliasedSpace(AbstractContextManager):
     """An address space of a layout, populated; one page of the file is left out: a count proves a walk.
 
     The left-out page is missing from the file as well, hence to mincore, which looks there.
@@ -276,10 +274,5 @@ class AliasedSpace:
             os.close(fd)
         self._files = {}
 
-    def __enter__(self) -> AliasedSpace:
-        """Return the address space."""
-        return self
-
-    def __exit__(self, *_) -> None:
-        """Give everything back."""
+    def __exit__(self, *_: object) -> None:
         self.unmap()

@@ -45,15 +45,15 @@ def _row_of(rows, n_rows, stride, column, value):
 
 
 @njit(cache=True, nogil=True)
-def _address(stretches, n, unit):
+def _address(stretches, n_stretches, unit):
     """Return where a unit lies, and for the number of units where the range ends."""
-    row = stretches + 8 * STRETCH_WORDS * _row_of(stretches, n + 1, STRETCH_WORDS, 1, unit)
+    row = stretches + 8 * STRETCH_WORDS * _row_of(stretches, n_stretches + 1, STRETCH_WORDS, 1, unit)
     return native.load_plain(row) + ((unit - native.load_plain(row + 8)) << native.load_plain(row + 16))
 
 
 @njit(cache=True, nogil=True)
-def _scan(fd, arg, at, last, anyof, wanted, room, most):
-    """Fill `arg` and call PAGEMAP_SCAN for pages in any of some categories; return what the ioctl returns."""
+def _scan(fd, arg, at, last, any_of, wanted, room, most_pages):
+    """Call PAGEMAP_SCAN for pages in any of some categories; return the regions found, or minus an errno."""
     for k in range(_ARG_WORDS):
         native.store(arg + 8 * k, 0)
     native.store(arg, 8 * _ARG_WORDS)  # size of the argument
@@ -61,10 +61,16 @@ def _scan(fd, arg, at, last, anyof, wanted, room, most):
     native.store(arg + 24, last)
     native.store(arg + 40, arg + 8 * _ARG_WORDS)  # regions go behind it
     native.store(arg + 48, room)
-    native.store(arg + 56, most)  # 0: no limit on pages
-    native.store(arg + 80, anyof)
+    native.store(arg + 56, most_pages)  # 0: no limit
+    native.store(arg + 80, any_of)
     native.store(arg + 88, wanted)
-    return native.ioctl(fd, PAGEMAP_SCAN, arg)
+    while True:
+        n_regions = native.ioctl(fd, PAGEMAP_SCAN, arg)
+        if n_regions >= 0:
+            return n_regions
+        code = native.last_errno()
+        if code != native.EINTR:
+            return -code
 
 
 @njit(cache=True, nogil=True)
@@ -81,20 +87,17 @@ def _walk_end(arg, n_regions):
 
 
 @thread_func(cache=True)
-def count_scan(start, end, begin, stretches, n, fd, count):
+def count_scan(start, end, begin, stretches, n_stretches, fd, count):
     """Count present pages by PAGEMAP_SCAN: one call for a chunk, gaps included, which cost it nothing."""
     arg = native.stack_64k()
     regions = arg + 8 * _ARG_WORDS
     present = 0
-    at = begin if start == 0 else _address(stretches, n, start)
-    last = _address(stretches, n, end)
+    at = begin if start == 0 else _address(stretches, n_stretches, start)
+    last = _address(stretches, n_stretches, end)
     while at < last:
         n_regions = _scan(fd, arg, at, last, SCAN_PRESENT, SCAN_PRESENT, _REGIONS, 0)
         if n_regions < 0:
-            code = native.last_errno()
-            if code == native.EINTR:
-                continue
-            return code
+            return -n_regions
         for k in range(n_regions):
             present += native.load_plain(regions + 24 * k + 8) - native.load_plain(regions + 24 * k)
         at = _walk_end(arg, n_regions)
@@ -127,12 +130,12 @@ def _read_entries(fd, buffer, address, n_pages):
 
 
 @thread_func(cache=True)
-def count_pagemap(start, end, begin, stretches, n, fd, count):
+def count_pagemap(start, end, begin, stretches, n_stretches, fd, count):
     """Count present pages by reading pagemap in pieces of 64 KiB."""
     buffer = native.stack_64k()
     present = 0
     unit = start
-    k = _row_of(stretches, n + 1, STRETCH_WORDS, 1, start)
+    k = _row_of(stretches, n_stretches + 1, STRETCH_WORDS, 1, start)
     while unit < end:
         k, at, left = _piece(stretches, k, unit, end)
         got = _read_entries(fd, buffer, at, min(left, _PIECE_PAGES))
@@ -157,12 +160,12 @@ def _sum_low_bits(buffer, n_bytes):
 
 
 @thread_func(cache=True)
-def count_mincore(start, end, begin, stretches, n, fd, count):
+def count_mincore(start, end, begin, stretches, n_stretches, fd, count):
     """Count resident pages of this process by mincore, one byte per page."""
     buffer = native.stack_64k()
     present = 0
     unit = start
-    k = _row_of(stretches, n + 1, STRETCH_WORDS, 1, start)
+    k = _row_of(stretches, n_stretches + 1, STRETCH_WORDS, 1, start)
     while unit < end:
         k, at, left = _piece(stretches, k, unit, end)
         n_pages = min(left, 8 * _PIECE_PAGES)
@@ -183,18 +186,15 @@ def survey(start, end, begin, vmas, n_vmas, block_shift, fd, found):
     """
     arg = native.stack_64k()
     regions = arg + 8 * _ARG_WORDS
-    anyof = SCAN_PRESENT | SCAN_SWAPPED
+    any_of = SCAN_PRESENT | SCAN_SWAPPED
     for v in range(start, end):
         row = vmas + 24 * v
         first, last = native.load_plain(row), native.load_plain(row + 8)
         at = first
         while at < last:
-            got = _scan(fd, arg, at, last, anyof, anyof | SCAN_HUGE, 1, 1)
+            got = _scan(fd, arg, at, last, any_of, any_of | SCAN_HUGE, 1, 1)
             if got < 0:
-                code = native.last_errno()
-                if code == native.EINTR:
-                    continue
-                return code
+                return -got
             if got == 0:
                 break
             block = (native.load_plain(regions) >> block_shift) - (first >> block_shift)
@@ -222,20 +222,17 @@ def _add_categories(answers, vma, seen, pages):
 
 
 @thread_func(cache=True)
-def answer_scan(start, end, begin, stretches, n, fd, wanted, vmas, n_vmas, answers):
+def answer_scan(start, end, begin, stretches, n_stretches, fd, wanted, vmas, n_vmas, answers):
     """Sort the pages of each mapping by PAGEMAP_SCAN; `vmas` are rows of start, end and a word not used."""
     arg = native.stack_64k()
     regions = arg + 8 * _ARG_WORDS
-    at = begin if start == 0 else _address(stretches, n, start)
-    last = _address(stretches, n, end)
+    at = begin if start == 0 else _address(stretches, n_stretches, start)
+    last = _address(stretches, n_stretches, end)
     v = _row_of(vmas, n_vmas, 3, 0, at)
     while at < last:
         n_regions = _scan(fd, arg, at, last, SCAN_PRESENT | SCAN_SWAPPED, wanted, _REGIONS, 0)
         if n_regions < 0:
-            code = native.last_errno()
-            if code == native.EINTR:
-                continue
-            return code
+            return -n_regions
         for k in range(n_regions):
             low, high = native.load_plain(regions + 24 * k), native.load_plain(regions + 24 * k + 8)
             seen = native.load_plain(regions + 24 * k + 16)
@@ -268,11 +265,11 @@ def _add_entries(answers, vma, buffer, n_pages):
 
 
 @thread_func(cache=True)
-def answer_pagemap(start, end, begin, stretches, n, fd, wanted, vmas, n_vmas, answers):
+def answer_pagemap(start, end, begin, stretches, n_stretches, fd, wanted, vmas, n_vmas, answers):
     """Sort the pages of each mapping by reading pagemap, which does not tell huge pages and zero pages."""
     buffer = native.stack_64k()
     unit = start
-    k = _row_of(stretches, n + 1, STRETCH_WORDS, 1, start)
+    k = _row_of(stretches, n_stretches + 1, STRETCH_WORDS, 1, start)
     while unit < end:
         k, at, left = _piece(stretches, k, unit, end)
         got = _read_entries(fd, buffer, at, min(left, _PIECE_PAGES))

@@ -1,6 +1,8 @@
 """Workloads: one file or folder each; `base` says what a workload is and finds them all.
 
 `Case` names one workload in one variant on one size; `registry` and `get` return the workloads by name.
+`why_not` and `require_memory` say what this machine cannot do; `expect` is what a check calls. `populated` is
+the region that most workloads work on.
 """
 
 from ktask.workloads.base import (

@@ -7,15 +7,8 @@ memory control groups, page tables and migrate types, for which `work` can stand
 lock costs, and that it costs more than the time it is held for by one thread: with several threads the heads
 of the lists travel between the caches while it is held.
 
-What can be set says how long the lock is held, how often it is wanted, and how many locks there are:
-
-* `batch`: pages that go to a zone under one taking of the lock (`pcp->batch`, 63 in Linux);
-* `zones`: the pages are divided among so many, each with its own lock and lists;
-* `lock`: one per zone, or one per zone and order;
-* `merge`: as pages come back, or later, by whoever needs a large block ("skip merge for order-0 pages" of
-  "Eliminate zone->lock contention", Aaron Lu, RFC v4, 2018-10-17);
-* `layout`: pages come back in the order in which they were handed out, or in any order;
-* `work`: steps of arithmetic per page outside the lock, a cycle each, for all that a kernel does besides.
+`OPTIONS` say how long the lock is held, how often it is wanted, and how many locks there are. `merge=later`
+is "skip merge for order-0 pages" of "Eliminate zone->lock contention" (Aaron Lu, RFC v4, 2018-10-17).
 """
 
 from __future__ import annotations
@@ -47,13 +40,12 @@ _ROW = 16  # two cache lines per list of a zone
 (_C_LOCK, _C_FIRST, _C_COUNT, _C_TAKEN, _C_CONTENDED, _C_HELD_NS) = range(6)
 _C_RING = 16
 _PAGE_ROW = 8
-(_NEXT, _PREV, _ORDER, _IN_USE) = range(
-    4
-)  # numbers of pages plus 1, 0 for none; order plus 1 of a free block
+# Numbers of pages plus 1, 0 for none; order plus 1 of a free block; whether it is in use.
+(_NEXT, _PREV, _ORDER, _IN_USE) = range(4)
 _DOUBLE_FREE = errno.EEXIST
 
 OPTIONS = (
-    Option("batch", "pages per taking of the zone lock", "63", least=1),
+    Option("batch", "pages that go to a zone under one hold of its lock", "63", least=1),
     Option("zones", "zones with a lock each", "1", least=1),
     Option("lock", "what one lock covers: a zone, or one order of it", "zone", ("zone", "order")),
     Option("merge", "buddies are merged now, as pages are freed, or later", "now", ("now", "later")),
@@ -332,11 +324,9 @@ def pages_per_zone(n_pages: int, n_zones: int) -> int:
 
 def n_words(n_pages: int, n_zones: int, batch: int, n_cpus: int) -> int:
     """Return the size of the whole state in words."""
-    cpu_row = _cpu_row_words(batch)
-    zones = _ROW * n_zones * (TOP_ORDER + 1)
-    return (
-        _HEADER + zones + n_cpus * n_zones * cpu_row + _PAGE_ROW * n_zones * pages_per_zone(n_pages, n_zones)
-    )
+    cpus = n_cpus * _cpu_row_words(batch)
+    pages = _PAGE_ROW * pages_per_zone(n_pages, n_zones)
+    return _HEADER + n_zones * (_ROW * (TOP_ORDER + 1) + cpus + pages)
 
 
 def _cpu_row_words(batch: int) -> int:

@@ -27,10 +27,9 @@ PRESENT, ACCESSED, DIRTY, HUGE = 1 << 0, 1 << 5, 1 << 6, 1 << 7
 TABLE_SHIFT, ENTRIES = 12, 512
 POOL_BYTES = GIB  # of distinct leaf tables; larger than a cache, so that folding does not make a walk faster
 LEVELS = (4, 5)
-# What fetches ahead in hardware stops at every page and takes a few lines to begin anew. So a walk counts
-# eight tables side by side, so that their beginnings are waited for at once, and fetches the first five lines
-# of the next eight while it counts the last eight of these. Two threads walked scattered tables at 0.97
-# to 1.03 times the rate of a plain read so; at 0.94 with those lines fetched halfway, and at 0.90 by fours.
+# The hardware prefetcher stops at every page and takes a few lines to begin anew. So a walk counts eight
+# tables side by side, to wait for all of their first lines at once, and fetches the first five lines of the
+# next eight while it counts the last lines of these. Then scattered tables are walked as fast as read.
 TOGETHER, LINES_AHEAD = 8, 5
 _FIELD = 20  # bits of each of the counts that one word carries out of a table
 
@@ -68,9 +67,8 @@ def _every_byte(value: int) -> ir.Constant:
 def _push(builder, gathered, entries):
     """Return bytes shifted down by one place, with the low byte of eight entries on top.
 
-    All flags that count are in that byte. So eight lines become one before they are counted: three
-    instructions per line, the load included, where the CPU has AVX-512 VBMI2. What waits for memory is what
-    fits into the window of the core: with seven per line, two threads walked at 0.84.
+    All flags that count are in that byte, so eight lines become one before they are counted. Few instructions
+    per line (three with AVX-512 VBMI2) let more loads fit into the window of the core.
     """
     kind = ir.FunctionType(_vector(), [_vector()] * 3)
     function = cgutils.get_or_insert_function(builder.module, kind, "llvm.fshr.v8i64")
@@ -170,14 +168,17 @@ def _count_part(table, first, last):
     for k in range(first, last):
         entry = native.load_plain(table + 8 * k)
         is_present = entry & 1
-        total += is_present + ((is_present & (entry >> 5)) << 20) + ((is_present & (entry >> 6)) << 40)
+        total += (
+            is_present + ((is_present & (entry >> 5)) << _FIELD) + ((is_present & (entry >> 6)) << 2 * _FIELD)
+        )
     return total
 
 
 @njit(cache=True, nogil=True)
 def _add_counts(counts, packed):
-    mask = (1 << 20) - 1
-    return counts[0] + (packed & mask), counts[1] + ((packed >> 20) & mask), counts[2] + (packed >> 40)
+    mask = (1 << _FIELD) - 1
+    present, accessed, dirty = packed & mask, (packed >> _FIELD) & mask, packed >> 2 * _FIELD
+    return counts[0] + present, counts[1] + accessed, counts[2] + dirty
 
 
 @njit(cache=True, nogil=True)
@@ -238,10 +239,10 @@ def _walk_middle(tables, middle, at, last, counts):
 
 
 @thread_func(cache=True)
-def count_radix(start, end, begin, stretches, n, tables, root, levels, count):
+def count_radix(start, end, begin, stretches, n_stretches, tables, root, levels, count):
     """Count present, accessed and dirty pages of 4 KiB by walking the tables from the root down."""
-    at = begin if start == 0 else walkers._address(stretches, n, start)
-    last = walkers._address(stretches, n, end)
+    at = begin if start == 0 else walkers._address(stretches, n_stretches, start)
+    last = walkers._address(stretches, n_stretches, end)
     counts = (0, 0, 0)
     while at < last:
         middle = _descend(tables, root, levels, at)
@@ -357,12 +358,7 @@ def process_runs(process: Process, start: int = 0, end: int = 1 << 62) -> Runs:
 
 
 def build(
-    runs: Runs,
-    levels: int = 4,
-    *,
-    pool_bytes: int = POOL_BYTES,
-    scattered: bool = False,
-    seed: int = 1,
+    runs: Runs, levels: int = 4, *, pool_bytes: int = POOL_BYTES, scattered: bool = False, seed: int = 1
 ) -> RadixTable:
     """Return the page table of some runs.
 
@@ -375,7 +371,6 @@ def build(
     pool_bytes
         At most so much memory for the full leaf tables; beyond that they are shared. A full one lacks one
         page at random. With 0 every table is as the runs say.
-
     scattered
         Whether leaf tables lie in random order in memory, or in that of their addresses.
 
@@ -452,9 +447,7 @@ def _fill_pool(pool: np.ndarray, random: np.random.Generator) -> None:
     pool[np.arange(len(pool)), random.integers(ENTRIES, size=len(pool))] = 0
 
 
-def _fill_own(
-    tables: np.ndarray, runs: Runs, keys: np.ndarray, kinds: np.ndarray, children: np.ndarray
-) -> None:
+def _fill_own(tables, runs: Runs, keys: np.ndarray, kinds: np.ndarray, children: np.ndarray) -> None:
     """Fill the leaf tables that are not full, run by run."""
     own_keys, own_tables = keys[kinds == _OWN], children[kinds == _OWN]
     for start, end, huge, dirty in zip(runs.start, runs.end, runs.huge, runs.dirty, strict=True):
