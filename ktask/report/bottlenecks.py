@@ -62,19 +62,19 @@ def trace_losses(trace: pd.DataFrame) -> dict[str, float]:
     return shares | {"spread": float(spent.max() / (spent.sum() / threads)), "traced_imbalance": imbalance}
 
 
-def limits_table(scaling: pd.DataFrame, traces: pd.DataFrame | None = None) -> pd.DataFrame:
+def bottleneck_table(scaling: pd.DataFrame, traces: pd.DataFrame | None = None) -> pd.DataFrame:
     """Return, per path at the largest size and the most threads, the evidence on why it is not n times.
 
     With a trace of the cell, the columns of `trace_losses`, and `slower`: how much of the thread time inside
     chunks is more than the serial call took for the same work. `roof_share` is the share of `memory_roof`,
     for zeroing only. `alone` is the time of one thread in the same chunks over that of the serial call, and
-    `chunking` what that is of the thread time, at the least that its interval allows. `limit` is one of
-    `LIMIT_LABELS`.
+    `chunking` what that is of the thread time, at the least that its interval allows. `bottleneck` is one of
+    `LABELS`.
     """
     several = parallel(scaling[scaling["n"] > 0])
     columns = ["roof_share", *LOSSES, *TRACED, "chunking", *ALONE]
     if several.empty:
-        return several.assign(limit=[], **{name: [] for name in columns})
+        return several.assign(bottleneck=[], **{name: [] for name in columns})
     last = several.sort_values(["size_bytes", "threads"]).groupby(PATH, as_index=False).tail(1).copy()
     roof = memory_roof(scaling)
     share = last["bandwidth"] / roof.bytes_per_s if roof else np.nan
@@ -83,14 +83,13 @@ def limits_table(scaling: pd.DataFrame, traces: pd.DataFrame | None = None) -> p
     found = pd.DataFrame([_losses(row, traces) for _, row in last.iterrows()], index=last.index)
     last = last.join(found.reindex(columns=[*LOSSES, *TRACED]))
     last = last.join(pd.DataFrame([_alone(row, scaling) for _, row in last.iterrows()], index=last.index))
-    last["limit"] = [_limit(row) for _, row in last.iterrows()]
+    last["bottleneck"] = [_bottleneck(row) for _, row in last.iterrows()]
     return sort_cases(last)
 
 
 def _losses(row: pd.Series, traces: pd.DataFrame | None) -> dict[str, float]:
-    if traces is None or not len(mine := traces[traces["cell_id"] == row["cell_id"]]):
-        return {}
-    if int(mine["threads"].iloc[0]) != row["threads"]:
+    mine = None if traces is None else traces[traces["cell_id"] == row["cell_id"]]
+    if mine is None or mine.empty or int(mine["threads"].iloc[0]) != row["threads"]:
         return {}
     found, wall_s = trace_losses(mine), float(mine["wall_s"].iloc[0])
     serial = row["base_wall"] / (row["threads"] * wall_s)
@@ -104,13 +103,13 @@ def _alone(row: pd.Series, scaling: pd.DataFrame) -> dict[str, float]:
     if chunked.empty:
         return dict.fromkeys(["chunking", *ALONE], np.nan)
     one = chunked.iloc[0]
-    ends = (one["speedup"], one["speedup_high"], one["speedup_low"])  # the inverse of a speedup
-    found = {name: 1 / end for name, end in zip(ALONE, ends, strict=True)}
+    inverse = ("speedup", "speedup_high", "speedup_low")
+    found = {name: 1 / one[end] for name, end in zip(ALONE, inverse, strict=True)}
     least = (found["alone_low"] - 1) * row["base_wall"] / (row["threads"] * row["wall"])
     return found | {"chunking": least}
 
 
-LIMIT_LABELS = {
+LABELS = {
     "scales": "scales",
     "near": "about 90 %",
     "start": "late start",
@@ -123,7 +122,7 @@ LIMIT_LABELS = {
     "both": "busy or waiting",
     "unknown": "undecided",
 }
-LIMIT_WORDS = {
+REASONS = {
     "start": "the largest loss is before a helper has its first chunk: start-up, for this little work",
     "gaps": "the largest loss is between chunks: taking the next one, or being interrupted",
     "end": "the largest loss is after a thread's last chunk: imbalance, which smaller chunks may help",
@@ -139,14 +138,14 @@ LIMIT_WORDS = {
 }
 
 
-def _limit(row: pd.Series) -> str:
+def _bottleneck(row: pd.Series) -> str:
     if np.isnan(row["efficiency"]) or row["n"] < stats.ENOUGH:
         return "unknown"
     if row["efficiency_high"] >= GOOD_EFFICIENCY:
         return "scales" if row["efficiency_low"] >= GOOD_EFFICIENCY else "near"
     losses = {name: row[name] for name in LOSSES if _has_typical_trace(row)}
     largest = max(losses, key=lambda name: losses[name], default="slower")
-    return largest if largest != "slower" else _limit_of_chunks(row)
+    return largest if largest != "slower" else _inside_chunks(row)
 
 
 def _has_typical_trace(row: pd.Series) -> bool:
@@ -154,7 +153,7 @@ def _has_typical_trace(row: pd.Series) -> bool:
     return bool(1 / TYPICAL < row["traced_s"] / row["wall"] < TYPICAL)
 
 
-def _limit_of_chunks(row: pd.Series) -> str:
+def _inside_chunks(row: pd.Series) -> str:
     """Return why the threads are slower inside chunks."""
     lost = row["slower"] if _has_typical_trace(row) else 1 - row["efficiency"]
     if row["roof_share_low"] >= NEAR_ROOF:
@@ -173,20 +172,20 @@ def _more_cpu(row: pd.Series, end: str) -> float:
     return row[f"busy{end}"] * (1 - 1 / row[f"cpu_cost{end}"])
 
 
-def finding(limits: pd.DataFrame) -> Markup:
+def finding(evidence: pd.DataFrame) -> Markup:
     """Return why the speedup is not the number of threads: what scales, and a line per path that does not."""
-    limits = limits[limits["efficiency"].notna()]
-    if limits.empty:
+    evidence = evidence[evidence["efficiency"].notna()]
+    if evidence.empty:
         return Markup("")
-    few = limits["n"] < stats.ENOUGH
-    good, near = (limits[~few & (limits["limit"] == name)] for name in ("scales", "near"))
-    rest = limits[~few & ~limits["limit"].isin(["scales", "near"])]
-    names = words.listed(words.each(limits[few], words.path_label))
+    few = evidence["n"] < stats.ENOUGH
+    good, near = (evidence[~few & (evidence["bottleneck"] == name)] for name in ("scales", "near"))
+    rest = evidence[~few & ~evidence["bottleneck"].isin(["scales", "near"])]
+    names = words.listed(words.each(evidence[few], words.path_label))
     sentences = [
-        Markup("<b>Why not {}?</b>").format(_times(sorted(set(limits["threads"])))),
-        _scaling(good, len(good) == len(limits)),
+        Markup("<b>Why not {}?</b>").format(_times(sorted(set(evidence["threads"])))),
+        _scaling(good, len(good) == len(evidence)),
         _undecided(near),
-        _chunking(limits),
+        _chunking(evidence),
         f"Too few repetitions: {names}." if names else "",
     ]
     return markup.join([markup.paragraph(*sentences), markup.items(words.each(rest, _reason))])
@@ -228,35 +227,32 @@ def _chunking(rows: pd.DataFrame) -> str:
     return f"Chunking overhead: one thread in the same chunks takes {times} times the serial time."
 
 
-KNOWN = Markup(" <i>Known of this path:</i> {}")
-
-
 def _reason(row: pd.Series) -> Markup:
     """Return what one path lost, the evidence for it, and what is known of its bottleneck."""
     method = words.method_of(row["workload"], row["method"])
+    known = markup.with_code(method.limit) if method and method.limit else ""
     return Markup("<b>{}</b>, {} of the ideal: {}{}.{}").format(
         words.path_label(row),
         words.percent(row["efficiency"]),
-        LIMIT_WORDS[row["limit"]],
+        REASONS[row["bottleneck"]],
         _evidence(row),
-        KNOWN.format(markup.with_code(method.limit)) if method and method.limit else "",
+        Markup(" <i>Known of this path:</i> {}").format(known) if known else "",
     )
 
 
 def _evidence(row: pd.Series) -> str:
     """Return the numbers behind a verdict: the share lost there, the CPU time, the share of the roof."""
-    parts = []
-    if row["limit"] in LOSSES:
-        parts.append(f"{words.percent(row[row['limit']])} of the thread time in the traced repetition")
-    elif row["limit"] in ("busy", "waiting", "both"):
+    bottleneck, parts = row["bottleneck"], []
+    if bottleneck in LOSSES:
+        parts.append(f"{words.percent(row[bottleneck])} of the thread time in the traced repetition")
+    elif bottleneck in ("busy", "waiting", "both"):
         if _has_typical_trace(row) and row["slower"] > 0:
             parts.append(f"{words.percent(row['slower'])} of the thread time inside chunks")
         parts.append(f"CPU time {words.value(row, 'cpu_cost')} times that of the serial call")
         parts.append(f"on the CPU {words.value(row, 'busy', units.PERCENT)} of the time")
-    if row["limit"] == "chunking":
-        parts.append(
-            f"one thread in the same chunks takes {words.value(row, 'alone')} times as long as in one piece"
-        )
+    elif bottleneck == "chunking":
+        alone = words.value(row, "alone")
+        parts.append(f"one thread in the same chunks takes {alone} times as long as in one piece")
     if np.isfinite(row["roof_share"]):
         parts.append(f"{words.percent(row['roof_share'])} of the highest user-space rate")
     return f" ({', '.join(parts)})" if parts else ""
@@ -272,47 +268,40 @@ COLUMNS = {
 }
 
 
-def table(limits: pd.DataFrame, key: str) -> Markup:
-    """Return the evidence as a table, one row per path; columns with nothing to show are left out.
-
-    What is the same for all rows, size or threads, is in the caption.
-    """
-    if limits.empty:
+def table(evidence: pd.DataFrame, key: str) -> Markup:
+    """Return the evidence per path; a size or thread count that all rows share is in the caption."""
+    if evidence.empty:
         return Markup("")
-    columns = _columns(limits)
-    return markup.table(
-        columns, limits, caption=_caption(limits, columns), key=key, text=["Path", "Bottleneck"]
-    )
+    columns = _columns(evidence)
+    return markup.table(columns, evidence, caption=_caption(evidence, columns), key=key, text=["Bottleneck"])
 
 
-def _columns(limits: pd.DataFrame) -> dict[str, Cell]:
+def _columns(evidence: pd.DataFrame) -> dict[str, Cell]:
     """Return the columns with something to show."""
 
     def percent_of(name: str) -> Cell:
         return lambda row: words.percent(row[name])
 
-    optional: dict[str, tuple[Cell, bool]] = {
-        "Size": (words.size_label, limits["size_bytes"].nunique() > 1),
-        "Threads": ("threads", limits["threads"].nunique() > 1),
+    empty = {
+        "Size": evidence["size_bytes"].nunique() == 1,
+        "Threads": evidence["threads"].nunique() == 1,
+        "Imbalance": evidence["imbalance"].isna().all(),
+        "Chunks, 1 thread": evidence["alone"].isna().all(),
+        **{title: not (evidence[name].abs() >= WORTH_SHOWING).any() for name, title in COLUMNS.items()},
     }
-    measured: dict[str, tuple[Cell, bool]] = {
-        "Imbalance": (percent_of("imbalance"), limits["imbalance"].notna().any()),
-        "Chunks, 1 thread": (lambda row: words.value(row, "alone"), limits["alone"].notna().any()),
-    }
-    return {
+    columns: dict[str, Cell] = {
         "Path": words.path_label,
-        **{title: cell for title, (cell, is_shown) in optional.items() if is_shown},
-        "Bottleneck": lambda row: LIMIT_LABELS[row["limit"]],
+        "Size": words.size_label,
+        "Threads": "threads",
+        "Bottleneck": lambda row: LABELS[row["bottleneck"]],
         "Share of ideal": _share_of_ideal,
         "CPU time ratio": lambda row: words.value(row, "cpu_cost"),
         "On CPU": percent_of("busy"),
-        **{title: cell for title, (cell, is_shown) in measured.items() if is_shown},
-        **{
-            title: percent_of(name)
-            for name, title in COLUMNS.items()
-            if (limits[name].abs() >= WORTH_SHOWING).any()
-        },
+        "Imbalance": percent_of("imbalance"),
+        "Chunks, 1 thread": lambda row: words.value(row, "alone"),
+        **{title: percent_of(name) for name, title in COLUMNS.items()},
     }
+    return {title: cell for title, cell in columns.items() if not empty.get(title)}
 
 
 CAPTIONS = {
@@ -322,11 +311,11 @@ CAPTIONS = {
 }
 
 
-def _caption(limits: pd.DataFrame, columns: Collection[str]) -> str:
-    threads = words.count(int(limits["threads"].iloc[0]), "thread")
-    same = [threads] * ("Threads" not in columns) + [words.sizes_of(limits)] * ("Size" not in columns)
+def _caption(evidence: pd.DataFrame, columns: Collection[str]) -> str:
+    threads = words.count(int(evidence["threads"].iloc[0]), "thread")
+    same = [threads] * ("Threads" not in columns) + [words.sizes_of(evidence)] * ("Size" not in columns)
     head = ", ".join(["Evidence on what keeps the speedup below the number of threads", *same])
     notes = [f"{name}: {text}" for name, text in CAPTIONS.items() if name in columns]
-    if limits["traced_s"].notna().any():
+    if evidence["traced_s"].notna().any():
         notes.append("Losses are shares of thread time in one traced repetition; 0 % is left out.")
     return f"{head}; median [95 % interval]. {' '.join(notes)}"

@@ -168,7 +168,7 @@ class Report:
             key("results"), number, study.title, words.workload_label(workload)
         )
         numbers = sections.results(rows, key("times"))
-        why = (bottlenecks.finding(evidence), timeline, bottlenecks.table(evidence, key("limits")))
+        why = (bottlenecks.finding(evidence), timeline, bottlenecks.table(evidence, key("bottlenecks")))
         return join([heading, words.workload_finding(rows), numbers, speedup, *why, throughput, distribution])
 
     def recommendations(self) -> Html:
@@ -213,7 +213,7 @@ class Report:
     def questions(self) -> Html:
         """Return open questions for the audience: those the data raise, and those reviewers left open."""
         found = pd.concat([study.bottlenecks for study in self.studies], ignore_index=True)
-        return Html(questions.open_questions(found.drop_duplicates([*tables.PATH, "limit"])))
+        return Html(questions.open_questions(found.drop_duplicates([*tables.PATH, "bottleneck"])))
 
     def side_by_side(self) -> Html:
         """Return several runs beside each other, speedups and changes of times; nothing for one."""

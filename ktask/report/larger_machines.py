@@ -39,25 +39,15 @@ UNKNOWN = ("simulated_s", "simulated_low_s", "simulated_high_s", "simulated_spee
 class LargerMachines:
     """What is to be expected of larger machines.
 
-    Attributes
-    ----------
-    table : DataFrame
-        `Fitted.curve` of every path, and per thread count the simulated time with its 5th and 95th percentile
-        (`simulated_s`, `simulated_low_s`, `simulated_high_s`, seconds), the simulated speedup over the
-        simulated one-thread time, how many chunks of the least size there are (`most_chunks`), and
-        `measured_speedup` with interval. NaN where there is none.
-    machine : Machine or None
-        The machine that was simulated, calibrated from the run.
-    walls : DataFrame
-        What it was calibrated from (`measured_walls`).
-    reason : str
-        Why nothing was simulated; empty if something was.
+    `table` has `Fitted.curve` of every path, and per thread count the simulated time with its 5th and 95th
+    percentile, the speedup over the simulated one-thread time, and how many chunks of the least size there
+    are (`most_chunks`); NaN where there is none.
     """
 
     table: pd.DataFrame
-    machine: Machine | None
-    walls: pd.DataFrame
-    reason: str = ""
+    machine: Machine | None  # what was simulated, calibrated from the run
+    walls: pd.DataFrame  # what it was calibrated from (`measured_walls`)
+    reason: str = ""  # why nothing was simulated
 
     @property
     def simulated(self) -> pd.DataFrame:

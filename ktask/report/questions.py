@@ -28,12 +28,12 @@ ASKED = {
 }
 
 
-def open_questions(bottlenecks: pd.DataFrame) -> Markup:
+def open_questions(evidence: pd.DataFrame) -> Markup:
     """Return the questions as a list; the first ones come from the evidence on each path."""
-    kernel = bottlenecks[bottlenecks["backend"] == "kernel"] if len(bottlenecks) else bottlenecks
+    kernel = evidence[evidence["backend"] == "kernel"] if len(evidence) else evidence
     found = [
-        ASKED[str(limit)].format(words.listed(words.each(rows, words.name_of)))
-        for limit, rows in kernel.groupby("limit", sort=False)
-        if limit in ASKED
+        ASKED[str(bottleneck)].format(words.listed(words.each(rows, words.name_of)))
+        for bottleneck, rows in kernel.groupby("bottleneck", sort=False)
+        if bottleneck in ASKED
     ]
     return markup.items([*found, *map(markup.with_code, STANDING)], "ol")

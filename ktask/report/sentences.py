@@ -124,16 +124,12 @@ def n_range(data: pd.DataFrame) -> str:
     return f"n = {low}" if low == high else f"n = {low} to {high}"
 
 
-def repetitions(data: pd.DataFrame) -> str:
-    """Return "n = 1 repetition" or "n = 5 to 7 repetitions"."""
-    return f"{n_range(data)} repetition{'s' * bool(data['n'].max() != 1)}"
-
-
 def interval_note(data: pd.DataFrame, kind: str = stats.INTERVAL_KIND) -> str:
     """Return what points and bars are: kind of interval, n, and the level of repetition."""
     few = data["n"].min() < stats.ENOUGH
     tail = f" Below n = {stats.ENOUGH} they are ranges, and there is no verdict." if few else ""
-    return f"Bars: {kind}, {repetitions(data)} per point, all inside the process of their case.{tail}"
+    noun = "repetition" if data["n"].max() == 1 else "repetitions"
+    return f"Bars: {kind}, {n_range(data)} {noun} per point, all inside the process of their case.{tail}"
 
 
 def duration(seconds: float) -> str:
@@ -158,28 +154,29 @@ def tally(rows: pd.DataFrame, kind: str = "") -> str:
     `kind` and a blank may stand before "path".
     """
     counts = rows["verdict"].value_counts()
-    found = {name: int(counts[name]) for name in VERDICT_WORDS if name in counts}
-    texts = [VERDICT_WORDS[name] for name in found]
-    texts = [text.format("it" if i else "the serial call") for i, text in enumerate(texts)]
+    found = [name for name in VERDICT_WORDS if name in counts]
     if len(found) == 1:
         total = len(rows)
-        wholes = {1: f"the one measured {kind}path is", 2: f"both {kind}paths are"}
-        return f"{wholes.get(total, f'all {total} {kind}paths are')} {texts[0]}"
-    numbers = [f"{number} {'is' if number == 1 else 'are'}" for number in found.values()]
-    parts = [" ".join(pair) for pair in zip(numbers, texts, strict=True)]
+        known = {1: f"the one measured {kind}path is", 2: f"both {kind}paths are"}
+        subject = known.get(total, f"all {total} {kind}paths are")
+        return f"{subject} {VERDICT_WORDS[found[0]].format('the serial call')}"
+    parts: list[str] = []
+    for name in found:
+        other = "it" if parts else "the serial call"
+        verb = "is" if counts[name] == 1 else "are"
+        parts.append(f"{counts[name]} {verb} {VERDICT_WORDS[name].format(other)}")
     return f"of {count(len(rows), f'{kind}path')}, {listed(parts)}"
 
 
-def extremes(rows: pd.DataFrame) -> Markup:
-    """Return the highest and, if it differs, the lowest speedup, with labels and intervals."""
+def extremes(rows: pd.DataFrame, *, with_serial: bool = False) -> str:
+    """Return the highest and, if it differs, the lowest speedup, maybe with the serial time it is over."""
     known = rows[rows["speedup"].notna()].sort_values("speedup")
-    if known.empty:
-        return Markup("")
-    low, high = known.iloc[0], known.iloc[-1]
-    text = Markup("{} has a speedup of {}").format(path_label(high), value(high, "speedup"))
-    if len(known) > 1:
-        text += Markup(", {} one of {}").format(path_label(low), value(low, "speedup"))
-    return text
+    parts = []
+    for verb, i in (("has a speedup", -1), ("one", 0))[: len(known)]:
+        row = known.iloc[i]
+        serial = f" over {wall(row, 'base_wall')} serial" if with_serial else ""
+        parts.append(f"{path_label(row)} {verb} of {value(row, 'speedup')}{serial}")
+    return ", ".join(parts)
 
 
 def sizes_of(data: pd.DataFrame) -> str:

@@ -59,7 +59,7 @@ class Study:
     @cached_property
     def bottlenecks(self) -> pd.DataFrame:
         """The evidence, per path, on what keeps the speedup below the number of threads."""
-        return bottlenecks.limits_table(self.scaling, self.traces)
+        return bottlenecks.bottleneck_table(self.scaling, self.traces)
 
     @cached_property
     def fits(self) -> list[model.Fitted]:
@@ -93,23 +93,23 @@ class Study:
 
     def drawings(self) -> list[Callable[[], Figure | None]]:
         """Return one function per figure, in the order of the page; it gives None without data."""
-        floors, borders = self.floors, machine.thread_borders(self.run.machine)
-        found = [partial(figures.aa_figure, self.run, floors, self.key(words.NOISE_KEY))]
-        for workload in self.workloads:
-            speedup, lanes, throughput, distribution = (
-                self.key(words.figure_key(kind, workload)) for kind in FIGURE_KINDS
-            )
-            floor = tables.floor_of(floors, workload)
+        run, scaling, floors = self.run, self.scaling, self.floors
+        borders = machine.thread_borders(run.machine)
+        found = [partial(figures.aa_figure, run, floors, self.key(words.NOISE_KEY))]
+        for one in self.workloads:
+            keys = (self.key(words.figure_key(kind, one)) for kind in FIGURE_KINDS)
+            speedup, lanes, throughput, distribution = keys
+            floor = tables.floor_of(floors, one)
             found += [
-                partial(figures.speedup_figure, self.scaling, workload, speedup, floor, borders),
-                partial(timeline.timeline_figure, self.bottlenecks, self.traces, workload, lanes),
-                partial(figures.throughput_figure, self.scaling, workload, throughput),
-                partial(figures.distribution_figure, self.run, workload, distribution),
+                partial(figures.speedup_figure, scaling, one, speedup, floor, borders),
+                partial(timeline.timeline_figure, self.bottlenecks, self.traces, one, lanes),
+                partial(figures.throughput_figure, scaling, one, throughput),
+                partial(figures.distribution_figure, run, one, distribution),
             ]
         found += [
             partial(model_figures.model_figure, self.fits, self.key(model_figures.MODEL_KEY)),
             partial(model_figures.residuals_figure, self.fits, self.key(model_figures.RESIDUALS_KEY)),
-            partial(figures.crossover_figure, self.scaling, self.key(words.CROSSOVER_KEY)),
+            partial(figures.crossover_figure, scaling, self.key(words.CROSSOVER_KEY)),
             partial(larger_machines.prediction_figure, self.larger, self.key(larger_machines.PREDICTION_KEY)),
         ]
         return [partial(self._named, draw) for draw in found]

@@ -51,21 +51,9 @@ def _workload_claim(part: pd.DataFrame, machine: str) -> Claim | None:
     best = last.sort_values("speedup", na_position="first").iloc[-1]
     kind = "kernel " if (last["backend"] == "kernel").all() else ""
     text = Markup("<b>{}:</b> with {}, {}. {}.").format(
-        name, words.threads_of(last), words.tally(last, kind), _extremes(last)
+        name, words.threads_of(last), words.tally(last, kind), words.extremes(last, with_serial=True)
     )
     return Claim(text, _scope(last, machine), words.figure_key("speedup", best["workload"]))
-
-
-def _extremes(rows: pd.DataFrame) -> str:
-    """Return the highest and, if it differs, the lowest speedup, each with the serial time it is over."""
-    known = rows[rows["speedup"].notna()].sort_values("speedup")
-    ends = known.iloc[[-1, 0]] if len(known) > 1 else known
-    verbs = ("has a speedup", "one")
-    return ", ".join(
-        f"{words.path_label(row)} {verb} of {words.value(row, 'speedup')} over "
-        f"{words.wall(row, 'base_wall')} serial"
-        for verb, (_, row) in zip(verbs, ends.iterrows(), strict=False)
-    )
 
 
 def _serial_claim(serial: pd.DataFrame, machine: str) -> Claim | None:

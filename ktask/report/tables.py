@@ -84,11 +84,9 @@ def _as_list(flags: Any) -> list[str]:
 def repetitions(run: Run) -> pd.DataFrame:
     """Return all repetitions but warm-ups, with columns `cold`, `aa`, `flagged`, `cpu_s` and `in_rates`.
 
-    Cold repetitions stay in the table, and are the only ones that do not enter a rate (`in_rates`).
-    `flagged` means any other warning.
+    Only cold repetitions enter no rate (`in_rates`). `flagged` means any other warning.
     """
-    records = run.records
-    table = records[~records["warmup"].astype(bool)].copy()
+    table = run.records[~run.records["warmup"].astype(bool)].copy()
     table[PATH] = table[PATH].fillna("").astype(str)
     table["baseline"] = table["baseline"].astype(bool)
     table["aa"] = has_flag(table["flags"], "aa")
@@ -151,8 +149,7 @@ def sort_cases(table: pd.DataFrame) -> pd.DataFrame:
         known = {name: f"{i:02d}" for i, name in enumerate(orders.get(str(column.name), ()))}
         return column.map(lambda value: known.get(value, f"~{value}")) if known else column
 
-    wanted = [*CASE, "baseline", "threads"]
-    keys = [name for name in wanted if name in table.columns]
+    keys = [name for name in (*CASE, "baseline", "threads") if name in table.columns]
     directions = [name != "baseline" for name in keys]
     return table.sort_values(keys, key=rank, ascending=directions, kind="stable").reset_index(drop=True)
 
@@ -161,28 +158,18 @@ def scaling_table(run: Run, floors: dict[str, NoiseFloor] | None = None) -> pd.D
     """Return one row per case and thread count.
 
     The row with `baseline` true is the serial call of one thread; all others are chunked. `policy` is empty
-    if the run has only one. Estimates have
-    columns for median, `_low`, `_high` and `_best`:
+    if the run has only one. Estimates have columns for median, `_low`, `_high` and `_best`:
 
-    * `wall`, `base_wall`: seconds; `rate`: operations per second; `bandwidth`: bytes covered per second,
-      both from median times;
-    * `speedup`: serial wall over wall; `efficiency`: speedup over threads;
-    * `cpu_cost`: CPU time over that of the serial call, for the same work;
-    * `vs_best`: speedup over the fastest serial call of any method for the same pages and size.
+    * `wall`, `base_wall`: seconds; `rate`: operations, and `bandwidth`: bytes covered per second;
+    * `speedup`: serial wall over wall; `efficiency`: speedup over threads; `vs_best`: speedup over the
+      fastest serial call of any method for the same pages and size;
+    * `cpu_cost`: CPU time over that of the serial call; `busy`: CPU time over wall time times threads. NaN
+      for times below `SHORT_S`, and where other processes do most of the work, as when they exit;
+    * `imbalance`: share of the wall time from the first thread to end to the last; NaN for one thread.
 
-    `imbalance` is the share of the wall time between the first thread that found no more chunks and the last;
-    NaN for one thread, and where it was not kept. `busy` is CPU time over wall time times threads. It and
-    `cpu_cost` are NaN where other processes do most of the work, as when they exit (what this one used
-    says nothing then), and for times below `SHORT_S`. `n`, `n_cold` and `n_flagged`
-    count repetitions: in the estimates, left out as cold, kept with another warning. `verdict` is against the
-    noise floor.
-
-    Parameters
-    ----------
-    run
-        A run as `ktask.lab.records.load_run` returns it.
-    floors
-        Noise floor per workload; by default those of the run's own A/A comparisons.
+    `n`, `n_cold` and `n_flagged` count repetitions: in the estimates, left out as cold, kept with another
+    warning. `verdict` is against the noise floor of the workload, by default that of the run's own A/A
+    comparisons.
     """
     table = repetitions(run)
     table = table[~table["aa"]].copy()
@@ -292,11 +279,9 @@ _SCALING_COLUMNS = [
 def crossover_table(scaling: pd.DataFrame) -> pd.DataFrame:
     """Return one row per path and thread count above one: the size from which these threads win.
 
-    `from_size_bytes` is the smallest measured size at which, and at all larger ones, the verdict is "faster";
-    NaN if there is none. The speedup is that of the largest size with a verdict. `slower_sizes` and
-    `faster_sizes` list the sizes in bytes with that verdict; `sizes` counts those with any verdict. `price`,
-    with `_low` and `_high`, is what the wall time exceeds that of an ideal split by, at the smallest size
-    (`smallest_bytes`) in seconds: starting and joining the threads, and what the work loses to them.
+    `from_size_bytes` is the smallest size at which, and at all larger ones, the verdict is "faster"; NaN if
+    there is none. The speedup is that of the largest size with a verdict; `sizes` counts those. `price` is
+    the overhead at the smallest size (`smallest_bytes`), in seconds.
     """
     rows = []
     for key, part in parallel(scaling).groupby([*PATH, "threads"]):
@@ -318,7 +303,7 @@ def crossover_table(scaling: pd.DataFrame) -> pd.DataFrame:
 
 
 def _price(row: pd.Series) -> dict[str, float]:
-    """Return wall time minus the serial one over the threads; their errors are taken for independent."""
+    """Return wall time minus that of an ideal split; their errors are taken for independent."""
     wall, ideal = as_estimate(row, "wall"), _scaled(as_estimate(row, "base_wall"), 1 / row["threads"])
     middle = wall.median - ideal.median
     below = np.hypot(wall.median - wall.low, ideal.high - ideal.median)
@@ -342,10 +327,7 @@ def pick_threads(rows: pd.DataFrame) -> pd.Series:
 
 
 def at_best(scaling: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per path: the threads that `pick_threads` picks at the largest size with a verdict.
-
-    A path without any verdict is represented by its largest size.
-    """
+    """Return the row of each path that `pick_threads` picks at the largest size, of those with a verdict."""
     picked = []
     for _, part in parallel(scaling[scaling["n"] > 0]).groupby(PATH, sort=False):
         judged = part[part["verdict"] != "unknown"]
@@ -367,10 +349,9 @@ def flags_table(run: Run) -> pd.DataFrame:
 
 
 def bimodal(values: np.ndarray) -> bool:
-    """Return whether a sample is bimodal: two groups with a gap wider than both of them.
+    """Return whether there are two groups with a gap wider than both, and than 5 % of the median.
 
-    Each group needs three values and 15 % of them; the gap has to exceed the spread of either side and a
-    twentieth of the median.
+    Each group needs three values and 15 % of them.
     """
     ordered = np.sort(np.asarray(values, dtype=float))
     least = max(3, int(np.ceil(0.15 * ordered.size)))

@@ -6,7 +6,7 @@ from markupsafe import Markup
 from ktask.common import figures as draw
 from ktask.common import units
 from ktask.report import sentences as words
-from ktask.report.bottlenecks import LIMIT_LABELS, LOSSES
+from ktask.report.bottlenecks import LABELS, LOSSES
 from ktask.report.figure import Figure
 from ktask.report.tables import CASE, PATH
 
@@ -24,9 +24,9 @@ COLUMNS = ["threads", "wall_s", "helper", "cpu", "start_bytes", "end_bytes", "t0
 
 
 @draw.theme()
-def timeline_figure(limits: pd.DataFrame, traces: pd.DataFrame, workload: str, key: str) -> Figure | None:
+def timeline_figure(evidence: pd.DataFrame, traces: pd.DataFrame, workload: str, key: str) -> Figure | None:
     """Draw when each thread ran each chunk, one panel per path; None without a trace."""
-    traced = limits[(limits["workload"] == workload) & limits["traced_s"].notna()]
+    traced = evidence[(evidence["workload"] == workload) & evidence["traced_s"].notna()]
     drawn = traced.head(MOST_PANELS)
     # Times are since the release of the threads.
     data = drawn[[*CASE, "cell_id"]].merge(traces, on="cell_id")[[*CASE, *COLUMNS]]
@@ -85,7 +85,7 @@ def _alt(rows: pd.DataFrame, workload: str) -> str:
         rows,
         lambda row: (
             f"{words.path_label(row)}: {int(row['threads'])} threads for {units.fmt_time(row['traced_s'])}, "
-            f"{words.percent(row['chunks'])} of their time inside chunks, {LIMIT_LABELS[row['limit']]}"
+            f"{words.percent(row['chunks'])} of their time inside chunks, {LABELS[row['bottleneck']]}"
         ),
     )
     return f"When each thread ran each chunk for {words.workload_label(workload)}. {'; '.join(parts)}."

@@ -27,6 +27,7 @@ from ktask.models.simulation.machines import Machine
 from ktask.report import (
     Report,
     advice,
+    bottlenecks,
     figures,
     larger_machines,
     machine,
@@ -40,7 +41,6 @@ from ktask.report import (
     timeline,
     write_report,
 )
-from ktask.report import bottlenecks as limits
 from ktask.report import sentences as words
 from ktask.report.study import Study, data_hash
 
@@ -234,6 +234,23 @@ def one_path(scaling_by_threads, *, n=7, noise=0.002, sizes=(64 * MIB, GIB), ove
     return make_run(make_records([truth], sizes, n=n, noise=noise, **options), skips=())
 
 
+def scaled(run, floors=None):
+    return tables.scaling_table(run, floors)
+
+
+def evidence_of(run):
+    return bottlenecks.bottleneck_table(tables.scaling_table(run))
+
+
+def advice_on(run):
+    """Return the advice on the paths of a run, and what was skipped."""
+    return advice.recommendation_table(tables.scaling_table(run), run.skipped)
+
+
+def joined(*runs):
+    return make_run(pd.concat([one.records for one in runs], ignore_index=True), skips=())
+
+
 def pick(table, **wanted):
     rows = table[(table[list(wanted)] == list(wanted.values())).all(axis=1)]
     assert len(rows) == 1
@@ -251,7 +268,7 @@ def page_text(report):
 
 
 def test_scaling_without_noise_is_exact():
-    table = tables.scaling_table(one_path({2: 1.6, 4: 2.5}, noise=0))
+    table = scaled(one_path({2: 1.6, 4: 2.5}, noise=0))
     row = pick(table, threads=4, size_bytes=GIB)
     assert row.wall == pytest.approx(0.1 / 2.5)
     assert row.base_wall == pytest.approx(0.1)
@@ -286,7 +303,7 @@ def test_true_speedups_are_found(scaling):
 
 
 def test_cold_repetitions_are_counted_and_enter_no_rate():
-    cold, warm = (tables.scaling_table(one_path({2: 1.6}, noise=0, cold=rounds)) for rounds in ((1, 4), ()))
+    cold, warm = (scaled(one_path({2: 1.6}, noise=0, cold=rounds)) for rounds in ((1, 4), ()))
     one, other = pick(cold, threads=2, size_bytes=GIB), pick(warm, threads=2, size_bytes=GIB)
     assert (one.n, one.n_cold, other.n_cold) == (5, 2, 0)
     assert one.wall == one.wall_high == other.wall
@@ -295,7 +312,7 @@ def test_cold_repetitions_are_counted_and_enter_no_rate():
 def test_warm_ups_enter_nothing():
     run = one_path({2: 1.6}, noise=0)
     run.records.loc[run.records.warmup, "wall_s"] = 1e6
-    assert tables.scaling_table(run).wall_high.max() < 1
+    assert scaled(run).wall_high.max() < 1
     assert len(tables.repetitions(run)) == (~run.records.warmup).sum()
 
 
@@ -308,7 +325,7 @@ def test_the_second_baseline_is_only_for_the_noise_floor():
     run = one_path({2: 1.6}, noise=0)
     again = tables.has_flag(run.records["flags"], "aa")
     run.records.loc[again, "wall_s"] *= 1.1
-    assert pick(tables.scaling_table(run), threads=2, size_bytes=GIB).base_wall == pytest.approx(0.1)
+    assert pick(scaled(run), threads=2, size_bytes=GIB).base_wall == pytest.approx(0.1)
     floor = tables.noise_floors(tables.aa_table(run))["free"]
     assert floor.floor == pytest.approx(0.1)
     assert (floor.cells, floor.unequal) == (1, 1)
@@ -327,7 +344,7 @@ def test_the_best_serial_method_is_the_other_base(scaling):
 def test_policies_are_compared_with_their_own_cells():
     first, second = one_path({2: 1.9}, noise=0).records, one_path({2: 1.2}, noise=0).records
     second = second.assign(policy="padata-cur", cell_id=second.cell_id + "-padata", wall_s=second.wall_s * 3)
-    table = tables.scaling_table(make_run(pd.concat([first, second], ignore_index=True)))
+    table = scaled(make_run(pd.concat([first, second], ignore_index=True)))
     row = pick(table, policy="padata-cur", threads=2, size_bytes=GIB)
     assert row.speedup == pytest.approx(1.2)
     assert words.path_label(row) == "dontneed (4 KiB, padata-cur)"
@@ -336,7 +353,7 @@ def test_policies_are_compared_with_their_own_cells():
 def test_crossover_is_the_smallest_size_of_an_unbroken_win():
     # 0.5 ms for the helpers: 1 MiB takes 0.1 ms alone, 16 MiB 1.6 ms.
     run = one_path({2: 2.0}, sizes=(MIB, 4 * MIB, 16 * MIB, GIB), overhead_s=5e-4)
-    row = tables.crossover_table(tables.scaling_table(run)).iloc[0]
+    row = tables.crossover_table(scaled(run)).iloc[0]
     assert row.from_size_bytes == 16 * MIB
     assert row.slower_sizes == [MIB, 4 * MIB]
     assert row.faster_sizes == [16 * MIB, GIB]
@@ -368,32 +385,26 @@ def test_wins_have_to_reach_the_largest_size(verdicts, start):
 )
 def test_advice_and_reason(make, outcome, text):
     run = make()
-    row = advice.recommendation_table(tables.scaling_table(run), run.skipped).iloc[0]
+    row = advice_on(run).iloc[0]
     assert row.outcome == outcome
     assert advice.reason(row, run.skipped).startswith(text)
 
 
 def test_advice_against_wins_that_do_not_last():
-    small, large = one_path({2: 1.6}, sizes=[MIB]).records, one_path({2: 0.9}, sizes=[GIB]).records
-    table = tables.scaling_table(make_run(pd.concat([small, large], ignore_index=True)))
-    assert advice.recommendation_table(table, skipped()).outcome.tolist() == ["mixed"]
+    run = joined(one_path({2: 1.6}, sizes=[MIB]), one_path({2: 0.9}, sizes=[GIB]))
+    assert advice_on(run).outcome.tolist() == ["mixed"]
 
 
-def test_losses_at_other_sizes_are_told():
-    small, large = (
-        one_path({2: 0.6}, sizes=[MIB]).records,
-        one_path({2: 1.0}, noise=0.05, sizes=[GIB]).records,
-    )
-    run = make_run(pd.concat([small, large], ignore_index=True))
-    row = advice.recommendation_table(tables.scaling_table(run), skipped()).iloc[0]
+def test_losses_at_other_sizes_are_reported():
+    run = joined(one_path({2: 0.6}, sizes=[MIB]), one_path({2: 1.0}, noise=0.05, sizes=[GIB]))
+    row = advice_on(run).iloc[0]
     assert row.outcome == "noise"
-    assert advice.reason(row, skipped()).endswith("with 2 threads, 1 GiB), slower at 1 MiB")
+    assert advice.reason(row, run.skipped).endswith("with 2 threads, 1 GiB), slower at 1 MiB")
 
 
 def test_advice_rests_on_the_largest_size_with_a_verdict():
-    small, large = one_path({2: 1.6}, sizes=[MIB]).records, one_path({2: 1.2}, n=3, sizes=[GIB]).records
-    run = make_run(pd.concat([small, large], ignore_index=True))
-    row = advice.recommendation_table(tables.scaling_table(run), skipped()).iloc[0]
+    run = joined(one_path({2: 1.6}, sizes=[MIB]), one_path({2: 1.2}, n=3, sizes=[GIB]))
+    row = advice_on(run).iloc[0]
     assert (row.outcome, row.largest_bytes, row.n) == ("threads", MIB, 7)
 
 
@@ -406,32 +417,32 @@ def test_skipped_paths_are_advised_about_with_their_reason(run, scaling):
 
 def test_the_fewest_threads_that_are_as_good_as_the_best_are_advised():
     run = one_path({2: 1.9, 4: 3.0, 8: 3.01, 16: 2.0}, noise=0.01)
-    found = advice.recommendation_table(tables.scaling_table(run), run.skipped).iloc[0]
+    found = advice_on(run).iloc[0]
     assert found.threads == 4
-    text = words.workload_finding(tables.scaling_table(run))
+    text = words.workload_finding(scaled(run))
     assert "More threads make it worse again: dontneed (4 KiB) to 1.99 [1.96, 2.01] with 16." in text
 
 
 @pytest.mark.parametrize(("cpu_share", "expected"), [(1.0, "busy"), (0.5, "waiting")])
-def test_what_limits_is_told_from_cpu_time(cpu_share, expected):
+def test_the_bottleneck_is_found_from_cpu_time(cpu_share, expected):
     run = one_path({2: 1.2})
     run.records.loc[~run.records.baseline, ["cpu_user_s", "cpu_system_s"]] *= cpu_share
-    assert limits.limits_table(tables.scaling_table(run)).limit.tolist() == [expected]
+    assert evidence_of(run).bottleneck.tolist() == [expected]
 
 
-def test_a_lock_that_is_spun_on_is_told_from_one_that_is_slept_on():
+def test_spinning_and_sleeping_are_distinguished():
     run = one_path({2: 0.95})
     run.records.loc[~run.records.baseline, ["cpu_user_s", "cpu_system_s"]] *= 0.83
-    row = limits.limits_table(tables.scaling_table(run)).iloc[0]
+    row = evidence_of(run).iloc[0]
     assert (row.busy, row.cpu_cost) == (pytest.approx(0.8, abs=0.02), pytest.approx(1.75, abs=0.05))
-    assert row.limit == "busy"  # 34 % of the thread time is more CPU time, 20 % were spent off the CPU
+    assert row.bottleneck == "busy"  # 34 % of the thread time is more CPU time, 20 % were spent off the CPU
 
 
 def test_the_roof_is_the_highest_user_space_rate(scaling):
-    roof = limits.memory_roof(scaling)
+    roof = bottlenecks.memory_roof(scaling)
     assert roof.label == "nontemporal, 2 threads"
     assert roof.bytes_per_s == pick(scaling, method="nontemporal", size_bytes=GIB, threads=2).bandwidth
-    assert limits.memory_roof(scaling[scaling.backend == "kernel"]) is None
+    assert bottlenecks.memory_roof(scaling[scaling.backend == "kernel"]) is None
 
 
 @pytest.mark.parametrize(
@@ -444,7 +455,7 @@ def test_the_roof_is_the_highest_user_space_rate(scaling):
         ([1.0, 1.01] * 16 + [2, 2.01, 2.02], False),
     ],
 )
-def test_two_groups_are_seen(values, expected):
+def test_bimodal_samples_are_seen(values, expected):
     assert tables.bimodal(np.array(values)) == expected
 
 
@@ -534,7 +545,7 @@ def test_drawing_leaves_no_trace(run, scaling):
 def test_names_are_no_formulas():
     run = one_path({2: 1.6})
     run.records["method"] = "$x^2$"
-    drawn = figures.speedup_figure(tables.scaling_table(run), "free", "speedup-free", 0.01)
+    drawn = figures.speedup_figure(scaled(run), "free", "speedup-free", 0.01)
     assert "$x^2$ (kernel)" in drawn.svg
 
 
@@ -549,7 +560,7 @@ def test_rates_far_apart_get_a_logarithmic_axis(report):
     assert "logarithmic" not in report.figures["throughput-free"].caption
     records = make_records([one for one in TRUTHS if one.workload == "free"])
     records.loc[records.method == "munmap", "wall_s"] *= 100
-    far = tables.scaling_table(make_run(records))
+    far = scaled(make_run(records))
     assert "Both axes are logarithmic" in figures.throughput_figure(far, "free", "throughput-free").caption
 
 
@@ -561,7 +572,7 @@ def test_cold_repetitions_are_drawn():
     assert "Cold, crossed and in no rate: 1 of 21." in figure.caption
 
 
-def test_two_states_are_said_aloud():
+def test_bimodal_samples_are_reported():
     run = one_path({2: 1.6}, n=12)
     slow = ~run.records.baseline & (run.records["round"] % 2 == 0)
     run.records.loc[slow, "wall_s"] *= 2
@@ -584,7 +595,7 @@ def test_claims_carry_number_interval_scope_and_figure(scaling, report):
 
 
 def test_claims_fill_up_from_cost_and_losses():
-    table = tables.scaling_table(one_path({2: 0.7}))
+    table = scaled(one_path({2: 0.7}))
     texts = [str(claim.text) for claim in summary.claims(table, "m")]
     assert [text.partition("</b>")[0] for text in texts] == [
         "<b>Free:",
@@ -597,14 +608,14 @@ def test_claims_fill_up_from_cost_and_losses():
 
 def test_noise_above_the_effect_is_no_gain():
     run = one_path({2: 1.1}, noise=0.3, n=9)
-    table = tables.scaling_table(run, {"free": NoiseFloor(0.2, 0.0, 0.3, 5, 0)})
+    table = scaled(run, {"free": NoiseFloor(0.2, 0.0, 0.3, 5, 0)})
     assert set(table.verdict) == {"baseline", "no change"}
     text = summary.claims(table, "m")[0].text + words.workload_finding(table)
     assert "undecided against the serial call" in text
     assert "faster" not in text
 
 
-def test_what_has_no_verdict_is_not_said_to_be_no_slower():
+def test_without_verdicts_nothing_is_called_no_slower():
     caption = Report([one_path({2: 1.6}, n=2)]).figures["crossover"].caption
     assert caption.startswith("No point has repetitions enough for a verdict.")
     assert "do threads make" not in caption
@@ -619,7 +630,7 @@ def test_what_has_no_verdict_is_not_said_to_be_no_slower():
     ],
 )
 def test_losses_are_counted(speedups, text):
-    assert summary.losses(tables.scaling_table(one_path(speedups))) == text
+    assert summary.losses(scaled(one_path(speedups))) == text
 
 
 def test_one_cpu_says_nothing_about_more_threads():
@@ -677,9 +688,7 @@ def test_the_caveat_that_matters_most_is_given(scaling, changes, caveat):
 )
 def test_the_head_of_the_page_recommends(threads, text):
     run = one_path(threads)
-    assert advice.in_short(advice.recommendation_table(tables.scaling_table(run), run.skipped)).startswith(
-        text
-    )
+    assert advice.in_short(advice_on(run)).startswith(text)
 
 
 def test_paths_that_should_stay_alone_are_named(run, scaling):
@@ -691,10 +700,10 @@ def test_paths_that_should_stay_alone_are_named(run, scaling):
 def test_cpu_time_of_other_processes_is_not_taken_for_that_of_the_work():
     run = one_path({2: 1.6})
     run.records[["cpu_user_s", "cpu_system_s"]] *= 0.01
-    row = pick(tables.scaling_table(run), size_bytes=GIB, threads=2)
+    row = pick(scaled(run), size_bytes=GIB, threads=2)
     assert np.isnan(row.cpu_cost)
     assert np.isnan(row.busy)
-    assert limits.limits_table(tables.scaling_table(run)).limit.tolist() == ["unknown"]
+    assert evidence_of(run).bottleneck.tolist() == ["unknown"]
 
 
 def test_what_is_too_short_has_no_cpu_time_of_its_own():
@@ -702,10 +711,10 @@ def test_what_is_too_short_has_no_cpu_time_of_its_own():
     times = ["wall_s", "cpu_user_s", "cpu_system_s"]
     largest = run.records[(run.records["size_bytes"] == GIB) & (run.records["threads"] == 2)]
     run.records[times] *= 2 * tables.SHORT_S / largest["wall_s"].median()
-    row = pick(tables.scaling_table(run), size_bytes=GIB, threads=2)
+    row = pick(scaled(run), size_bytes=GIB, threads=2)
     assert row.cpu_cost > 0 and row.busy > 0
     run.records[times] *= 0.2
-    row = pick(tables.scaling_table(run), size_bytes=GIB, threads=2)
+    row = pick(scaled(run), size_bytes=GIB, threads=2)
     assert np.isnan(row.cpu_cost) and np.isnan(row.busy)
 
 
@@ -967,7 +976,7 @@ def chunks(*spans, threads=2, wall_s=1.0):
     ],
 )
 def test_thread_time_is_accounted_for(spans, start, gaps, end):
-    found = limits.trace_losses(chunks(*spans))
+    found = bottlenecks.trace_losses(chunks(*spans))
     assert [found["start"], found["gaps"], found["end"]] == pytest.approx([start, gaps, end])
     assert sum(found[name] for name in ("start", "gaps", "end", "chunks")) == pytest.approx(1)
     assert found["traced_imbalance"] == pytest.approx(
@@ -976,16 +985,16 @@ def test_thread_time_is_accounted_for(spans, start, gaps, end):
 
 
 def traced(run, *spans):
-    """Return limits of a one-path run with this trace (times as shares of its own), and the trace."""
-    scaling = tables.scaling_table(run)
+    """Return the evidence of a one-path run with this trace (times as shares of its own), and the trace."""
+    scaling = scaled(run)
     row = scaling[scaling.size_bytes == scaling.size_bytes.max()].sort_values("threads").iloc[-1]
-    scaled = [(helper, start * row.wall, end * row.wall) for helper, start, end in spans]
-    trace = chunks(*scaled, wall_s=row.wall).assign(cell_id=row.cell_id, run_id="r", host_id="h")
-    return limits.limits_table(scaling, trace), trace
+    spent = [(helper, start * row.wall, end * row.wall) for helper, start, end in spans]
+    trace = chunks(*spent, wall_s=row.wall).assign(cell_id=row.cell_id, run_id="r", host_id="h")
+    return bottlenecks.bottleneck_table(scaling, trace), trace
 
 
 @pytest.mark.parametrize(
-    ("spans", "limit", "text"),
+    ("spans", "bottleneck", "text"),
     [
         ([(0, 0, 1), (1, 0.6, 1)], "start", "the largest loss is before a helper has its first chunk"),
         ([(0, 0, 1), (1, 0, 0.4)], "end", "imbalance"),
@@ -993,10 +1002,10 @@ def traced(run, *spans):
         ([(0, 0, 1), (1, 0, 1)], "busy", "the same work took them longer"),
     ],
 )
-def test_what_limits_is_told_from_the_trace(spans, limit, text):
+def test_the_bottleneck_is_found_from_the_trace(spans, bottleneck, text):
     found, _ = traced(one_path({2: 1.2}), *spans)
-    assert found.limit.tolist() == [limit]
-    said = limits.finding(found)
+    assert found.bottleneck.tolist() == [bottleneck]
+    said = bottlenecks.finding(found)
     assert said.startswith(
         "<p><b>Why not double?</b></p>\n<ul><li><b>dontneed (4 KiB)</b>, 60 % of the ideal: "
     )
@@ -1004,18 +1013,19 @@ def test_what_limits_is_told_from_the_trace(spans, limit, text):
     assert text in said
 
 
-@pytest.mark.parametrize(("alone", "limit"), [(0.8, "chunking"), (0.98, "busy")])
-def test_chunking_overhead_is_separated_from_what_threads_cost(alone, limit):
+@pytest.mark.parametrize(("alone", "bottleneck"), [(0.8, "chunking"), (0.98, "busy")])
+def test_chunking_overhead_is_separated_from_what_threads_cost(alone, bottleneck):
     run = one_path({1: alone, 2: 1.4})  # of a loss of 0.3, chunks alone explain 0.17 or 0.01
     found, _ = traced(run, (0, 0, 1), (1, 0, 1))
-    assert found.limit.tolist() == [limits.limits_table(tables.scaling_table(run)).limit[0]] == [limit]
+    assert found.bottleneck.tolist() == [evidence_of(run).bottleneck[0]] == [bottleneck]
     assert found.alone[0] == pytest.approx(1 / alone, rel=0.02)
     assert found.alone_low[0] < found.alone[0] < found.alone_high[0]
     said = f"one thread in the same chunks takes {words.value(found.iloc[0], 'alone')}"
-    assert f"Chunking overhead: {said} (dontneed (4 KiB)) times the serial time." in limits.finding(found)
-    assert (f"{said} times as long" in limits.finding(found)) == (limit == "chunking")
-    assert "Chunks, 1 thread" in limits.table(found, "key")
-    scaling = tables.scaling_table(run)
+    finding = bottlenecks.finding(found)
+    assert f"Chunking overhead: {said} (dontneed (4 KiB)) times the serial time." in finding
+    assert (f"{said} times as long" in finding) == (bottleneck == "chunking")
+    assert "Chunks, 1 thread" in bottlenecks.table(found, "key")
+    scaling = scaled(run)
     assert scaling[scaling.size_bytes == GIB].apply(words.threads_label, axis=1).tolist() == [
         "1 serial",
         "1 in chunks",
@@ -1026,17 +1036,17 @@ def test_chunking_overhead_is_separated_from_what_threads_cost(alone, limit):
 
 
 @pytest.mark.parametrize(
-    ("speedup", "limit", "text"),
+    ("speedup", "bottleneck", "text"),
     [
         (1.98, "scales", "It is, or nearly: dontneed (4 KiB) 97 % of the ideal."),
         (1.84, "near", "Not decided, as the interval holds 90 %: dontneed (4 KiB) 90.1 [88.9, 90.6] % of"),
         (1.6, "busy", "the same work took them longer"),
     ],
 )
-def test_what_scales_is_decided_by_the_whole_interval(speedup, limit, text):
-    found = limits.limits_table(tables.scaling_table(one_path({2: speedup}, noise=0.02)))
-    assert found.limit.tolist() == [limit]
-    assert text in limits.finding(found)
+def test_what_scales_is_decided_by_the_whole_interval(speedup, bottleneck, text):
+    found = evidence_of(one_path({2: speedup}, noise=0.02))
+    assert found.bottleneck.tolist() == [bottleneck]
+    assert text in bottlenecks.finding(found)
 
 
 def test_spinning_or_sleeping_is_left_open_where_the_intervals_do():
@@ -1046,9 +1056,9 @@ def test_spinning_or_sleeping_is_left_open_where_the_intervals_do():
     run.records["cpu_system_s"] = run.records["cpu_system_s"].where(
         run.records.baseline, shaken * np.resize([0.9, 1.1], len(run.records))[shaken.index]
     )
-    found = limits.limits_table(tables.scaling_table(run))
-    assert found.limit.tolist() == ["both"]
-    assert "which of them costs more is not decided" in limits.finding(found)
+    found = evidence_of(run)
+    assert found.bottleneck.tolist() == ["both"]
+    assert "which of them costs more is not decided" in bottlenecks.finding(found)
 
 
 def test_imbalance_is_given_over_all_repetitions():
@@ -1056,14 +1066,14 @@ def test_imbalance_is_given_over_all_repetitions():
     run.records["apart_s"] = run.records["wall_s"] * np.where(run.records.baseline, 0, 0.04)
     found, trace = traced(run, (0, 0, 1), (1, 0, 0.4))
     caption = timeline.timeline_figure(found, trace, "free", "timeline-free").caption
-    told = "4.00 [4.00, 4.00] % (dontneed (4 KiB)) of the wall time."
-    assert f"Imbalance over all repetitions (n = 7): {told}" in caption
+    reach = "4.00 [4.00, 4.00] % (dontneed (4 KiB)) of the wall time."
+    assert f"Imbalance over all repetitions (n = 7): {reach}" in caption
     old, trace = traced(one_path({2: 1.2}), (0, 0, 1), (1, 0, 0.4))
     caption = timeline.timeline_figure(old, trace, "free", "timeline-free").caption
     assert "Imbalance in the trace: 60 % of the wall time." in caption
 
 
-def test_a_drift_with_the_rounds_is_said():
+def test_a_drift_with_the_rounds_is_reported():
     run = one_path({2: 1.5}, n=20)
     assert "Drift" not in figures.distribution_figure(run, "free", "d").caption
     run.records.loc[run.records.baseline, "wall_s"] *= 1 - 0.002 * run.records["round"]
@@ -1074,7 +1084,7 @@ def test_a_drift_with_the_rounds_is_said():
 def test_a_trace_unlike_the_other_repetitions_is_no_evidence():
     found, _ = traced(one_path({2: 1.2}), (0, 0, 1), (1, 0, 0.4))
     slow = found.assign(traced_s=1.3 * found["wall"]).iloc[0]
-    assert (limits._limit(found.iloc[0]), limits._limit(slow)) == ("end", "busy")
+    assert (bottlenecks._bottleneck(found.iloc[0]), bottlenecks._bottleneck(slow)) == ("end", "busy")
 
 
 def test_too_few_repetitions_do_not_come_out_equal():
@@ -1083,7 +1093,7 @@ def test_too_few_repetitions_do_not_come_out_equal():
     assert "Too few repetitions for a verdict" in words.aa_caption(tables.aa_table(run), floors)
 
 
-def test_without_a_serial_call_no_speedup_is_told():
+def test_without_a_serial_call_there_is_no_speedup():
     run = one_path({2: 1.5})
     run = replace(run, records=run.records[~run.records.baseline])
     text = Report([run]).results().body
@@ -1091,7 +1101,7 @@ def test_without_a_serial_call_no_speedup_is_told():
     assert "of the ideal" not in text
 
 
-def test_cells_of_the_grid_that_a_killed_run_lacks_are_told():
+def test_cells_that_a_killed_run_lacks_are_reported():
     run = make_run(make_records(FEW, n=7))
     lost = {"cell_id": "free-exit-4KiB-1GiB", "workload": "free", "method": "exit", "page_kind": "4KiB"}
     cells = [{"cell_id": run.records.cell_id[0]}, lost | {"size_bytes": GIB, "options": {}}]
@@ -1101,15 +1111,15 @@ def test_cells_of_the_grid_that_a_killed_run_lacks_are_told():
     assert "unknown: not measured, the run ended before it" in report.recommendations().body
 
 
-def test_a_path_at_the_roof_is_told():
+def test_a_path_at_the_roof_is_reported():
     truths = [Truth("zeroing", "user", "memset", "4KiB", 10 * GIB, {2: 1.1})]
-    found = limits.limits_table(tables.scaling_table(make_run(make_records(truths))))
-    assert found.limit.tolist() == ["roof"]
+    found = evidence_of(make_run(make_records(truths)))
+    assert found.bottleneck.tolist() == ["roof"]
 
 
 def test_the_question_names_the_most_threads():
     run = one_path({2: 1.5, 4: 2.0})
-    assert "Why not 4 times?" in limits.finding(limits.limits_table(tables.scaling_table(run)))
+    assert "Why not 4 times?" in bottlenecks.finding(evidence_of(run))
 
 
 def test_the_timeline_shows_every_chunk_and_says_what_is_lost():
@@ -1141,10 +1151,10 @@ def test_traces_of_a_run_enter_its_report(tmp_path):
 
 def test_the_minimum_chunk_is_the_share_of_a_thread_where_it_begins_to_pay():
     run = one_path({2: 2.0}, sizes=(MIB, 4 * MIB, 16 * MIB, GIB), overhead_s=5e-4)
-    row = advice.recommendation_table(tables.scaling_table(run), run.skipped).iloc[0]
+    row = advice_on(run).iloc[0]
     assert advice.minimum_chunk(row) == "8 MiB"
     run = one_path({2: 2.0}, sizes=(16 * MIB, GIB))
-    row = advice.recommendation_table(tables.scaling_table(run), run.skipped).iloc[0]
+    row = advice_on(run).iloc[0]
     assert advice.minimum_chunk(row) == "≤ 8 MiB"
 
 
@@ -1189,7 +1199,7 @@ def test_some_thread_counts_are_kept_out_of_the_fit(threads, used):
 
 def test_a_law_finds_its_own_curve_and_is_tested_on_what_it_has_not_seen():
     run = one_path({n: 1 / (0.05 + 0.95 / n) for n in (2, 4, 8)}, noise=0)
-    (one,) = model.fits(tables.scaling_table(run))
+    (one,) = model.fits(scaled(run))
     assert one.fit_threads == (1, 2, 4)
     table = one.curve.set_index("threads")
     assert table.index.tolist() == [1, 2, 4, 8, 16]
@@ -1202,7 +1212,7 @@ def test_a_law_finds_its_own_curve_and_is_tested_on_what_it_has_not_seen():
     assert "All points were fitted on" not in Report([run]).figures["residuals"].caption
 
 
-def test_two_thread_counts_are_said_to_settle_little(report):
+def test_two_thread_counts_determine_little(report):
     assert "Two thread counts do not determine a law" in report.model().body
     assert "this tests nothing" in report.figures["residuals"].caption
     assert "No thread count was left to test the laws on." in report.prediction().body
@@ -1250,7 +1260,7 @@ def test_a_run_that_cannot_be_calibrated_says_why_nothing_is_simulated():
     assert ">simulated</text>" not in report.figures["larger"].svg
 
 
-def test_the_roof_is_told_or_said_to_be_unknown(report):
+def test_the_roof_is_reported_or_unknown(report):
     assert re.search(
         r"The roof, .*GiB/s \(nontemporal, 2 threads\). The highest median rate of the kernel is 1[56]",
         report.model().body,
@@ -1258,13 +1268,11 @@ def test_the_roof_is_told_or_said_to_be_unknown(report):
     assert "so no roof of the memory" in Report([one_path({2: 1.5})]).model().body
 
 
-def test_the_calibrated_store_is_held_against_the_best_of_its_kind():
+def test_auto_is_compared_with_the_best_kind_of_store():
     truths = [TRUTHS[3], TRUTHS[4], Truth("zeroing", "user", "auto", "4KiB", 11.3 * GIB, {2: 1.96})]
-    text = model_sections.choice_sentence(
-        tables.scaling_table(make_run(make_records(truths, (GIB,), noise=0)))
-    )
+    text = model_sections.choice_sentence(scaled(make_run(make_records(truths, (GIB,), noise=0))))
     assert "auto reaches 50 % of nontemporal (22.6 GiB/s; 1 thread, 1 GiB) and 50 % of nontemporal (" in text
-    assert not model_sections.choice_sentence(tables.scaling_table(one_path({2: 1.6})))
+    assert not model_sections.choice_sentence(scaled(one_path({2: 1.6})))
 
 
 def test_nothing_is_fitted_to_one_thread():
@@ -1314,7 +1322,7 @@ def test_borders_of_cores_and_sockets(facts, borders):
 
 def test_borders_are_drawn_where_threads_go_beyond_them():
     run = one_path({2: 1.9, 4: 2.5})
-    scaling = tables.scaling_table(run)
+    scaling = scaled(run)
     marked = figures.speedup_figure(scaling, "free", "s", 0.01, {2: "one socket", 4: "one thread per core"})
     assert "one socket" in marked.svg
     assert "one thread per core" not in marked.svg
