@@ -184,13 +184,13 @@ def parse_range(text: str) -> tuple[int, int]:
 
 
 @dataclass
-class Stretches:
+class Extents:
     """The page-table entries of a range, counted one after the other.
 
     Attributes
     ----------
     rows
-        Address, first unit, log2 of the bytes per unit and a spare word of each stretch; a last row where the
+        Address, first unit, log2 of the bytes per unit and a spare word of each extent; a last row where the
         range ends carries the number of units (`ktask.memory.walkers`).
     """
 
@@ -208,26 +208,26 @@ class Stretches:
         return self.begin, self.rows.ctypes.data, len(self.rows) - 1
 
 
-def stretches_of(pieces: np.ndarray, begin: int, end: int) -> Stretches:
-    """Return stretches from sorted rows of start, end and log2 of the unit; neighbours become one."""
+def extents_of(pieces: np.ndarray, begin: int, end: int) -> Extents:
+    """Return extents from sorted rows of start, end and log2 of the unit; neighbours become one."""
     starts, ends, shifts = pieces.T if len(pieces) else np.zeros((3, 0), np.int64)
     is_new = np.ones(len(pieces), bool)
     is_new[1:] = (starts[1:] != ends[:-1]) | (shifts[1:] != shifts[:-1])
     first = np.flatnonzero(is_new)
     lasts = np.append(first[1:], len(pieces)) - 1 if first.size else first
     units = (ends[lasts] - starts[first]) >> shifts[first]
-    rows = np.zeros((first.size + 1, walkers.STRETCH_WORDS), np.int64)
+    rows = np.zeros((first.size + 1, walkers.EXTENT_WORDS), np.int64)
     rows[:-1, 0], rows[1:, 1], rows[:-1, 2] = starts[first], np.cumsum(units), shifts[first]
     rows[-1, 0] = end
-    return Stretches(rows, begin)
+    return Extents(rows, begin)
 
 
 EVERY_PAGE, EVERY_ENTRY = "page", "entry"
 
 
-def find_stretches(
+def find_extents(
     process: Process, mappings: list[Mapping], unit: str = EVERY_ENTRY, threads: int = 0
-) -> Stretches:
+) -> Extents:
     """Return where a process has page-table entries.
 
     Mappings of less than `BLOCK_BYTES` count in full. Of larger ones only the blocks that have pages count:
@@ -240,7 +240,7 @@ def find_stretches(
         and small mappings without any access, guards, are none.
     """
     if not mappings:
-        return stretches_of(np.zeros((0, 3), np.int64), 0, 0)
+        return extents_of(np.zeros((0, 3), np.int64), 0, 0)
     bounds = np.array([(m.start, m.end) for m in mappings], np.int64)
     is_large = bounds[:, 1] - bounds[:, 0] >= BLOCK_BYTES
     is_wanted = np.array([m.is_accessible for m in mappings]) | (unit == EVERY_PAGE)
@@ -249,7 +249,7 @@ def find_stretches(
     if is_large.any():
         pieces.append(_surveyed(process, bounds[is_large], unit, threads))
     rows = np.concatenate(pieces).astype(np.int64)
-    return stretches_of(rows[np.argsort(rows[:, 0], kind="stable")], mappings[0].start, mappings[-1].end)
+    return extents_of(rows[np.argsort(rows[:, 0], kind="stable")], mappings[0].start, mappings[-1].end)
 
 
 def _surveyed(process: Process, bounds: np.ndarray, unit: str, threads: int) -> np.ndarray:

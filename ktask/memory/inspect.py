@@ -17,7 +17,7 @@ from ktask.memory.address_space import (
     EVERY_PAGE,
     Mapping,
     Process,
-    find_stretches,
+    find_extents,
     no_pagemap,
     no_scan,
     parse_maps,
@@ -109,21 +109,21 @@ def _by_engine(process: Process, start: int, end: int, method: str, threads: int
     began = time.perf_counter()
     mappings = process.maps(start, end)
     by_scan = method == "pagemap_scan"
-    stretches = find_stretches(process, mappings, EVERY_ENTRY if by_scan else EVERY_PAGE, threads)
+    extents = find_extents(process, mappings, EVERY_ENTRY if by_scan else EVERY_PAGE, threads)
     survey_s = time.perf_counter() - began
     counts = np.zeros((len(mappings), walkers.ANSWER_WORDS), np.int64)
     vmas = np.array([(m.start, m.end, 0) for m in mappings], np.int64).reshape(-1, 3)
     wanted = scan_categories() if by_scan else 0
-    args = (*stretches.args, process.fd, wanted, vmas.ctypes.data, len(vmas), counts.ctypes.data)
+    args = (*extents.args, process.fd, wanted, vmas.ctypes.data, len(vmas), counts.ctypes.data)
     function = walkers.answer_scan if by_scan else walkers.answer_pagemap
-    result = engine.run(0, stretches.n_units, Ctl(function, args, LEAST_CHUNK, max_threads=threads), policy)
+    result = engine.run(0, extents.n_units, Ctl(function, args, LEAST_CHUNK, max_threads=threads), policy)
     require_done(result, process)
     pages = {name: counts[:, k] * BASE_PAGE for k, name in enumerate(COLUMNS)}
     table = _table(mappings, pages, method)
     wall_s = time.perf_counter() - began
     table.attrs |= {
         "threads": result.threads,
-        "entries": stretches.n_units,
+        "entries": extents.n_units,
         "survey_s": survey_s,
         "wall_s": wall_s,
     }

@@ -1,7 +1,7 @@
 """Thread functions that walk a page table through the kernel, and count or sort what they see.
 
-The units of a task are page-table entries, counted one after the other over the stretches of an address
-space that have any. So equal chunks are equal work, wherever the pages lie. A stretch is four words: address,
+The units of a task are page-table entries, counted one after the other over the extents of an address
+space that have any. So equal chunks are equal work, wherever the pages lie. An extent is four words: address,
 first unit, log2 of the bytes per unit, and a spare one; a last row, where the range ends, carries the number
 of units.
 """
@@ -16,7 +16,7 @@ from ktask.engine import native
 from ktask.engine.thread_functions import thread_func
 from ktask.memory import region as memory
 
-STRETCH_WORDS = 4
+EXTENT_WORDS = 4
 PAGEMAP_SCAN, _ARG_WORDS = memory.PAGEMAP_SCAN, memory.SCAN_ARG_WORDS
 # What a page can be, <linux/fs.h>: PAGE_IS_FILE and so on.
 SCAN_FILE, SCAN_PRESENT, SCAN_SWAPPED, SCAN_ZERO = 1 << 2, 1 << 3, 1 << 4, 1 << 5
@@ -45,9 +45,9 @@ def _row_of(rows, n_rows, stride, column, value):
 
 
 @njit(cache=True, nogil=True)
-def _address(stretches, n_stretches, unit):
+def _address(extents, n_extents, unit):
     """Return where a unit lies, and for the number of units where the range ends."""
-    row = stretches + 8 * STRETCH_WORDS * _row_of(stretches, n_stretches + 1, STRETCH_WORDS, 1, unit)
+    row = extents + 8 * EXTENT_WORDS * _row_of(extents, n_extents + 1, EXTENT_WORDS, 1, unit)
     return native.load_plain(row) + ((unit - native.load_plain(row + 8)) << native.load_plain(row + 16))
 
 
@@ -87,13 +87,13 @@ def _walk_end(arg, n_regions):
 
 
 @thread_func(cache=True)
-def count_scan(start, end, begin, stretches, n_stretches, fd, count):
+def count_scan(start, end, begin, extents, n_extents, fd, count):
     """Count present pages by PAGEMAP_SCAN: one call for a chunk, gaps included, which cost it nothing."""
     arg = native.stack_64k()
     regions = arg + 8 * _ARG_WORDS
     present = 0
-    at = begin if start == 0 else _address(stretches, n_stretches, start)
-    last = _address(stretches, n_stretches, end)
+    at = begin if start == 0 else _address(extents, n_extents, start)
+    last = _address(extents, n_extents, end)
     while at < last:
         n_regions = _scan(fd, arg, at, last, SCAN_PRESENT, SCAN_PRESENT, _REGIONS, 0)
         if n_regions < 0:
@@ -106,13 +106,13 @@ def count_scan(start, end, begin, stretches, n_stretches, fd, count):
 
 
 @njit(cache=True, nogil=True)
-def _piece(stretches, k, unit, end):
-    """Return which stretch from `k` on holds `unit`, its address, and the units left there up to `end`."""
-    while native.load_plain(stretches + 8 * (STRETCH_WORDS * (k + 1) + 1)) <= unit:
-        k += 1
-    row = stretches + 8 * STRETCH_WORDS * k
+def _piece(extents, index, unit, end):
+    """Return which extent from `index` on holds `unit`, its address, and the units left there up to `end`."""
+    while native.load_plain(extents + 8 * (EXTENT_WORDS * (index + 1) + 1)) <= unit:
+        index += 1
+    row = extents + 8 * EXTENT_WORDS * index
     at = native.load_plain(row) + (unit - native.load_plain(row + 8)) * 4096
-    return k, at, min(end, native.load_plain(row + 8 * (STRETCH_WORDS + 1))) - unit
+    return index, at, min(end, native.load_plain(row + 8 * (EXTENT_WORDS + 1))) - unit
 
 
 @njit(cache=True, nogil=True)
@@ -130,14 +130,14 @@ def _read_entries(fd, buffer, address, n_pages):
 
 
 @thread_func(cache=True)
-def count_pagemap(start, end, begin, stretches, n_stretches, fd, count):
+def count_pagemap(start, end, begin, extents, n_extents, fd, count):
     """Count present pages by reading pagemap in pieces of 64 KiB."""
     buffer = native.stack_64k()
     present = 0
     unit = start
-    k = _row_of(stretches, n_stretches + 1, STRETCH_WORDS, 1, start)
+    k = _row_of(extents, n_extents + 1, EXTENT_WORDS, 1, start)
     while unit < end:
-        k, at, left = _piece(stretches, k, unit, end)
+        k, at, left = _piece(extents, k, unit, end)
         got = _read_entries(fd, buffer, at, min(left, _PIECE_PAGES))
         if got < 0:
             return -got
@@ -160,14 +160,14 @@ def _sum_low_bits(buffer, n_bytes):
 
 
 @thread_func(cache=True)
-def count_mincore(start, end, begin, stretches, n_stretches, fd, count):
+def count_mincore(start, end, begin, extents, n_extents, fd, count):
     """Count resident pages of this process by mincore, one byte per page."""
     buffer = native.stack_64k()
     present = 0
     unit = start
-    k = _row_of(stretches, n_stretches + 1, STRETCH_WORDS, 1, start)
+    k = _row_of(extents, n_extents + 1, EXTENT_WORDS, 1, start)
     while unit < end:
-        k, at, left = _piece(stretches, k, unit, end)
+        k, at, left = _piece(extents, k, unit, end)
         n_pages = min(left, 8 * _PIECE_PAGES)
         if native.mincore(at, n_pages * 4096, buffer):
             return native.last_errno()
@@ -222,12 +222,12 @@ def _add_categories(answers, vma, seen, pages):
 
 
 @thread_func(cache=True)
-def answer_scan(start, end, begin, stretches, n_stretches, fd, wanted, vmas, n_vmas, answers):
+def answer_scan(start, end, begin, extents, n_extents, fd, wanted, vmas, n_vmas, answers):
     """Sort the pages of each mapping by PAGEMAP_SCAN; `vmas` are rows of start, end and a word not used."""
     arg = native.stack_64k()
     regions = arg + 8 * _ARG_WORDS
-    at = begin if start == 0 else _address(stretches, n_stretches, start)
-    last = _address(stretches, n_stretches, end)
+    at = begin if start == 0 else _address(extents, n_extents, start)
+    last = _address(extents, n_extents, end)
     v = _row_of(vmas, n_vmas, 3, 0, at)
     while at < last:
         n_regions = _scan(fd, arg, at, last, SCAN_PRESENT | SCAN_SWAPPED, wanted, _REGIONS, 0)
@@ -265,13 +265,13 @@ def _add_entries(answers, vma, buffer, n_pages):
 
 
 @thread_func(cache=True)
-def answer_pagemap(start, end, begin, stretches, n_stretches, fd, wanted, vmas, n_vmas, answers):
+def answer_pagemap(start, end, begin, extents, n_extents, fd, wanted, vmas, n_vmas, answers):
     """Sort the pages of each mapping by reading pagemap, which does not tell huge pages and zero pages."""
     buffer = native.stack_64k()
     unit = start
-    k = _row_of(stretches, n_stretches + 1, STRETCH_WORDS, 1, start)
+    k = _row_of(extents, n_extents + 1, EXTENT_WORDS, 1, start)
     while unit < end:
-        k, at, left = _piece(stretches, k, unit, end)
+        k, at, left = _piece(extents, k, unit, end)
         got = _read_entries(fd, buffer, at, min(left, _PIECE_PAGES))
         if got < 0:
             return -got

@@ -204,7 +204,7 @@ def test_many_regions_are_counted_once_in_every_chunk():
     region.words[:: 2 * BASE_PAGE // 8] = 1  # every other page: 2048 regions
     with address_space.Process() as process:
         count = np.zeros(1, np.int64)
-        stretches = address_space.stretches_of(
+        extents = address_space.extents_of(
             np.array([[region.address, region.address + region.size_bytes, 12]]),
             region.address,
             region.address + region.size_bytes,
@@ -212,7 +212,7 @@ def test_many_regions_are_counted_once_in_every_chunk():
         for chunks in ([0, 4096], [0, 1700, 4096]):
             count[0] = 0
             for start, end in pairwise(chunks):
-                args = (*stretches.args, process.fd, count.ctypes.data)
+                args = (*extents.args, process.fd, count.ctypes.data)
                 assert walkers.count_scan(start, end, *args) == 0
             assert count[0] == 2048
     region.unmap()
@@ -250,9 +250,9 @@ def test_a_huge_page_is_one_entry_for_the_scan_and_512_for_pagemap():
         state.close()
 
 
-def test_stretches_translate_units_to_addresses():
+def test_extents_translate_units_to_addresses():
     pieces = np.array([[4096, 3 * 4096, 12], [3 * 4096, 4 * 4096, 12], [4 << 21, 6 << 21, 21]])
-    made = address_space.stretches_of(pieces, 0, 1 << 30)
+    made = address_space.extents_of(pieces, 0, 1 << 30)
     assert made.n_units == 5
     at = [walkers._address(made.rows.ctypes.data, 2, unit) for unit in range(6)]
     assert at == [4096, 8192, 12288, 4 << 21, 5 << 21, 1 << 30]
@@ -534,7 +534,7 @@ def walked(table, threads=2):
     """Return present, accessed and dirty pages that the engine finds."""
     counts = np.zeros(3, np.int64)
     ctl = ktask.Ctl(radix.count_radix, (*table.args, counts.ctypes.data), 512, max_threads=threads)
-    assert engine.run(0, table.stretches.n_units, ctl).error == 0
+    assert engine.run(0, table.extents.n_units, ctl).error == 0
     return tuple(counts.tolist())
 
 
@@ -542,7 +542,7 @@ def by_hand(table):
     """Return the same by looking every page of the runs up, one address after the other."""
     tables, found = table.tables.tolist(), [0, 0, 0]
     for start, shift, n in zip(
-        *table.stretches.rows[:-1, [0, 2]].T, np.diff(table.stretches.rows[:, 1]), strict=True
+        *table.extents.rows[:-1, [0, 2]].T, np.diff(table.extents.rows[:, 1]), strict=True
     ):
         for at in range(start, start + (n << shift), BASE_PAGE):
             number, level = table.root, table.levels

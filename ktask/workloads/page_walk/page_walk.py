@@ -66,17 +66,17 @@ class Walk:
         """Find out where there are entries, and cut the task by them."""
         self.mappings = self.process.maps(*bounds_of(self.case, self.space))
         unit = UNITS.get(self.method, EVERY_PAGE)
-        self.stretches = address_space.find_stretches(self.process, self.mappings, unit)
-        self.size = self.operations = self.stretches.n_units
+        self.extents = address_space.find_extents(self.process, self.mappings, unit)
+        self.size = self.operations = self.extents.n_units
         if not self.size:
             pid, where = self.process.pid, set_to(self.case, "range")
             raise memory.UnavailableError(
                 f"process {pid} has nothing mapped in range={where}; use addresses of /proc/{pid}/maps"
             )
-        self.ctl = self._task(self.method, self.stretches)
+        self.ctl = self._task(self.method, self.extents)
 
-    def _task(self, method: str, stretches) -> Ctl:
-        args = (*stretches.args, self.process.fd, self.count.ctypes.data)
+    def _task(self, method: str, extents) -> Ctl:
+        args = (*extents.args, self.process.fd, self.count.ctypes.data)
         return Ctl(FUNCTIONS[method], args, self.case.min_chunk_pages)
 
     def before(self) -> None:
@@ -109,9 +109,9 @@ class Walk:
             table = answers.walk(self.process.pid, *ends, method=method)
             return int(table["present"].sum()) // BASE_PAGE
         kept = int(self.count[0])
-        stretches = address_space.find_stretches(self.process, self.mappings, UNITS.get(method, EVERY_PAGE))
+        extents = address_space.find_extents(self.process, self.mappings, UNITS.get(method, EVERY_PAGE))
         self.count[0] = 0
-        result = engine.run(0, stretches.n_units, self._task(method, stretches))
+        result = engine.run(0, extents.n_units, self._task(method, extents))
         address_space.require_done(result, self.process)
         found, self.count[0] = int(self.count[0]), kept
         return found

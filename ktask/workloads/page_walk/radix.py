@@ -19,7 +19,7 @@ from ktask.engine import native
 from ktask.engine.thread_functions import thread_func
 from ktask.memory import region as memory
 from ktask.memory import walkers
-from ktask.memory.address_space import Process, Stretches, no_scan, stretches_of
+from ktask.memory.address_space import Extents, Process, extents_of, no_scan
 from ktask.memory.layouts import pieces_of
 from ktask.memory.region import BASE_PAGE, GIB, THP_SIZE
 
@@ -239,10 +239,10 @@ def _walk_middle(tables, middle, at, last, counts):
 
 
 @thread_func(cache=True)
-def count_radix(start, end, begin, stretches, n_stretches, tables, root, levels, count):
+def count_radix(start, end, begin, extents, n_extents, tables, root, levels, count):
     """Count present, accessed and dirty pages of 4 KiB by walking the tables from the root down."""
-    at = begin if start == 0 else walkers._address(stretches, n_stretches, start)
-    last = walkers._address(stretches, n_stretches, end)
+    at = begin if start == 0 else walkers._address(extents, n_extents, start)
+    last = walkers._address(extents, n_extents, end)
     counts = (0, 0, 0)
     while at < last:
         middle = _descend(tables, root, levels, at)
@@ -283,7 +283,7 @@ class RadixTable:
         The memory of all tables, 4 KiB each.
     root, levels
         The number of the top table, and how many levels there are.
-    stretches
+    extents
         Where the entries are, as `ktask.memory.walkers` counts them.
     expected
         Pages of 4 KiB that are present, accessed and dirty.
@@ -294,7 +294,7 @@ class RadixTable:
     region: memory.Region
     root: int
     levels: int
-    stretches: Stretches
+    extents: Extents
     expected: tuple[int, int, int]
     n_tables: int
     n_leaves: int
@@ -302,7 +302,7 @@ class RadixTable:
     @property
     def args(self) -> tuple[int, ...]:
         """What `count_radix` takes, but for where the counts go."""
-        return (*self.stretches.args, self.region.address, self.root, self.levels)
+        return (*self.extents.args, self.region.address, self.root, self.levels)
 
     @property
     def tables(self) -> np.ndarray:
@@ -316,7 +316,7 @@ class RadixTable:
 
 @dataclass(frozen=True)
 class Runs:
-    """Stretches of present pages: first page, page after the last, by huge entries or not, dirty or not."""
+    """Extents of present pages: first page, page after the last, by huge entries or not, dirty or not."""
 
     start: np.ndarray
     end: np.ndarray
@@ -397,7 +397,7 @@ def build(
     n_tables = n_pool + n_own + sum(len(level) for level in parents)
     kind = "4KiB" if memory.why_not("THP", n_tables * BASE_PAGE) else "THP"
     region = memory.Region(n_tables * BASE_PAGE, kind)
-    table = RadixTable(region, n_tables - 1, levels, _stretches_of_runs(runs), (0, 0, 0), n_tables, len(keys))
+    table = RadixTable(region, n_tables - 1, levels, _extents_of_runs(runs), (0, 0, 0), n_tables, len(keys))
     children = np.zeros(len(keys), np.int64)
     order = random.permutation if scattered else np.arange
     children[kinds == _FULL] = order(n_pool)[np.arange(n_full) % max(n_pool, 1)]
@@ -485,10 +485,10 @@ def _fill_upper(tables, first: int, parents, keys: np.ndarray, entries: np.ndarr
         first += len(level)
 
 
-def _stretches_of_runs(runs: Runs) -> Stretches:
+def _extents_of_runs(runs: Runs) -> Extents:
     rows = np.column_stack([runs.start * BASE_PAGE, runs.end * BASE_PAGE, np.where(runs.huge, 21, 12)])
     ends = (int(rows[0, 0]), int(rows[-1, 1])) if len(rows) else (0, 0)
-    return stretches_of(rows.astype(np.int64), *ends)
+    return extents_of(rows.astype(np.int64), *ends)
 
 
 def memory_need(size_bytes: int) -> int:

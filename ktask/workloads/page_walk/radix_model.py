@@ -33,7 +33,7 @@ class WalkModel:
         self.table = radix.build(runs, levels, pool_bytes=pool_bytes, scattered=is_scattered)
         self.expected = self.table.expected
         self.counts = np.zeros(3, np.int64)
-        self.size = self.operations = self.table.stretches.n_units
+        self.size = self.operations = self.table.extents.n_units
         self.size_bytes = int((runs.end - runs.start).sum()) * BASE_PAGE
         self.ctl = self._read() if case.method == "plain_read" else self._walk()
 

@@ -30,8 +30,8 @@ class ReadText:
             raise memory.UnavailableError(f"{case.method} cannot be read: {error.strerror}") from None
         self.mappings = process.maps(*bounds_of(case, space))
         self.size = 1  # there is no way to read a part of the walk
-        stretches = address_space.find_stretches(self.process, self.mappings, EVERY_PAGE)
-        self.operations = stretches.n_units
+        extents = address_space.find_extents(self.process, self.mappings, EVERY_PAGE)
+        self.operations = extents.n_units
         self.size_bytes = self.space.size_bytes if self.space else self.operations * BASE_PAGE
         self.bytes_per_unit = self.size_bytes
         self.text = np.zeros(1 + (len(self.process.maps()) + 100) * 2048 // 8, np.int64)
