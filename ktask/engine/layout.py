@@ -46,7 +46,7 @@ HEADER_ROW = _row(
 )
 PART_ROW = _row(
     "start end n_chunks origin first_row",  # first_row: of its chunks in trace and table
-    "next_chunk",  # goes from CPU to CPU, hence apart from what is only read: 7 to 15 % of an empty chunk
+    "next_chunk",  # goes from CPU to CPU, hence not with what is only read: 7 to 15 % of an empty chunk
 )
 WORKER_ROW = _row(
     "part done failed_part failed_chunk random cpu ended tid",  # its own

@@ -71,7 +71,7 @@ def _nid_here(topo: Topology) -> int:
     return topo.node_of(here) if here in topo.cpus else topo.nodes[0].nid
 
 
-class Places(NamedTuple):
+class Placement(NamedTuple):
     """Where the workers of a task go: the CPUs left to the caller, and one CPU for each helper."""
 
     caller: tuple[int, ...]
@@ -156,8 +156,8 @@ class Masks(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def masks(wanted: Places, own: tuple[int, ...]) -> Masks:
-    """Return the masks for some places and a caller that may use `own`."""
+def masks(wanted: Placement, own: tuple[int, ...]) -> Masks:
+    """Return the masks for a placement and a caller that may use `own`."""
     n_bytes = mask_bytes(own)
     helpers = np.stack([mask_of((cpu,), n_bytes) for cpu in wanted.helpers])
     arrays = helpers, mask_of(wanted.caller, n_bytes), mask_of(own, n_bytes)
@@ -166,8 +166,8 @@ def masks(wanted: Places, own: tuple[int, ...]) -> Masks:
 
 
 @lru_cache(maxsize=256)
-def places(topo: Topology, slots: tuple[int, ...], nids: tuple[int, ...]) -> Places:
-    """Return the places of a task whose helpers hold `slots` on nodes `nids`.
+def place(topo: Topology, slots: tuple[int, ...], nids: tuple[int, ...]) -> Placement:
+    """Return the placement of a task whose helpers hold `slots` on nodes `nids`.
 
     Slots are handed out from 0 upwards and CPUs from the last one downwards, so helpers of different
     processes on one node do not share a CPU, and the CPUs left over are for callers.
@@ -179,7 +179,7 @@ def places(topo: Topology, slots: tuple[int, ...], nids: tuple[int, ...]) -> Pla
         wished = own[-1 - slot % len(own)]
         taken.append(wished if wished in free else free[-1])
     left = tuple(cpu for cpu in topo.cpus if cpu not in taken)
-    return Places(left or topo.cpus, tuple(taken))
+    return Placement(left or topo.cpus, tuple(taken))
 
 
 _local = threading.local()  # libgomp keeps one team of helpers per calling thread
@@ -269,7 +269,7 @@ def wants_low_priority(name: str, asked: bool | None) -> bool:
 def numba_threads(count: int) -> Iterator[None]:
     """Let parallel regions use `count` threads, or as many as numba has; restore what was set.
 
-    One thread needs no region, and numba 3 us to be told so.
+    One thread needs no region, and setting the number takes 3 us.
     """
     count = min(count, numba.config.NUMBA_NUM_THREADS)
     if count == 1 or (before := numba.get_num_threads()) == count:

@@ -5,7 +5,7 @@ standard library. The road from a task to its plan:
 
 1. `want_threads`: what the size of the task asks for;
 2. `grant`: what the limits of the machine leave of it, and where each helper starts;
-3. `chunk_size`: how finely to cut for that many threads;
+3. `chunk_size`: the size of a chunk for that many threads;
 4. `make_plan`: all three in one `Plan`, which knows every chunk in closed form.
 
 Sizes and positions count units of the task. `T` is its size, `n` its threads with the caller, `helpers` are
@@ -31,7 +31,7 @@ LOAD_BALANCE = 4  # chunks per thread that every version aims at (KTASK_LOAD_BAL
 
 @dataclass(frozen=True)
 class Policy:
-    """What sets one version apart.
+    """How one version differs from the others.
 
     Attributes
     ----------
@@ -293,14 +293,10 @@ def want_threads(
         return min(_ceil_div(size, min_chunk), machine.cpus, cap)
     least = max(min_chunk, align) if rule.align_cuts_threads else min_chunk
     want = min(max(size // least, 1), cap)
-    return min(want, _allowed_by_group(machine)) if rule.limit == "in-use" else want
-
-
-def _allowed_by_group(machine: Machine) -> int:
-    """Return the CPUs that affinity mask and quota leave to the caller (padata RFC, 2022-01-05)."""
-    if machine.quota_us is None:
-        return machine.cpus_allowed
-    return min(machine.cpus_allowed, machine.quota_us // machine.period_us)
+    if rule.limit != "in-use":
+        return want
+    quota = MOST_CPUS if machine.quota_us is None else machine.quota_us // machine.period_us
+    return min(want, machine.cpus_allowed, quota)
 
 
 def wished_helpers(
@@ -371,7 +367,7 @@ def grant(
 
 
 def _is_direct(rule: Policy, want: int) -> bool:
-    """Tell whether padata calls the thread function once, itself (exactly one thread wanted)."""
+    """Return whether padata calls the thread function once, itself (exactly one thread wanted)."""
     return rule.is_padata and want == 1
 
 
@@ -429,8 +425,8 @@ def _shrinking_ends(start: int, size: int, threads: int, min_chunk: int) -> tupl
 class Plan:
     """Threads and chunks of one task; every chunk is known in closed form, none is stored.
 
-    Chunk `i` of a part is `[origin + i c, origin + (i + 1) c)`, cut to the part, where `c` is the chunk size;
-    only `shrinking` plans (guided) follow a sequence instead.
+    Chunk `i` of a part is `[origin + i c, origin + (i + 1) c)`, clipped to the part, where `c` is the chunk
+    size; only `shrinking` plans (guided) follow a sequence instead.
 
     Attributes
     ----------
@@ -542,7 +538,7 @@ def make_plan(
     policy
         A name of `POLICIES`.
     parts
-        The node parts. padata itself knows one only; several are cut as ktask would, with one chunk size
+        The node parts. padata itself knows one only; several are chunked as ktask would, with one chunk size
         from the total and no chunk across two parts.
     min_chunk, align
         Least units per chunk, and what chunk boundaries are multiples of (padata only).

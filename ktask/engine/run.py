@@ -28,7 +28,7 @@ from ktask.engine.placement import (
     interrupts,
     masks,
     numba_threads,
-    places,
+    place,
     require_threads,
     site,
     wants_low_priority,
@@ -263,7 +263,7 @@ class Task:
     def place_helpers(self, where: Site, grant: Grant, low_priority: bool) -> None:
         """Have helpers kept to the CPUs that go with their slots and the caller off these, while it runs."""
         require_threads(len(grant))
-        wanted = masks(places(where.topo, tuple(grant.slots), tuple(grant.nids)), where.cpus)
+        wanted = masks(place(where.topo, tuple(grant.slots), tuple(grant.nids)), where.cpus)
         self.kept.append(wanted)
         self.header["helper_masks"], self.header["caller_mask"] = wanted.helpers, wanted.caller
         self.header["own_mask"], self.header["mask_bytes"] = wanted.own, wanted.n_bytes
@@ -294,9 +294,9 @@ class Task:
         """Give an exception that ends the task the result so far, and a note of what is done."""
         finished = self._finished()
         stop.result = self.result(finished)
-        stretches = ", ".join(f"{start} to {end}" for start, end in stop.result.finished[:8]) or "nothing"
+        ranges = ", ".join(f"{start} to {end}" for start, end in stop.result.finished[:8]) or "nothing"
         more = " and more (.result.finished)" if len(finished) > 8 else ""
-        done = f"{stop.result.done} of {self.prepared.units} units: {stretches}{more} is done and stays"
+        done = f"{stop.result.done} of {self.prepared.units} units: {ranges}{more} is done and stays"
         stop.add_note(f"ktask: stopped after {done}, the rest is not")
 
     def _work(self) -> None:
@@ -331,7 +331,7 @@ class Task:
         return {row for row in rows if row[0] >= 0}
 
     def _finished(self) -> list[Range]:
-        """Return the stretches that are done, in order, without failed chunks."""
+        """Return the ranges that are done, in order, without failed chunks."""
         return undo_ranges(self.plan, self._claimed().tolist(), self._failed())
 
     def _cpu_time_s(self, wall_s: float) -> tuple[float, float]:

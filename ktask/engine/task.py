@@ -31,7 +31,7 @@ class Ctl:
         Cap on the threads, the caller included; 0 stands for the default of the policy.
     undo_func
         A function of the same kind, `(start, end, *args)`, called in the caller's thread on finished
-        stretches after a failure.
+        ranges after a failure.
     iter_func
         `(position, units) -> position` for positions that are not to be added up: an index into a list of
         ranges, a node of a tree. Called by the caller only, before the first chunk runs; may be Python.
@@ -55,7 +55,7 @@ class Ctl:
             object.__setattr__(self, "args", (self.args,))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the fields alone: what the engine keeps beside them holds for this process and object."""
+        """Return the fields alone: what the engine keeps with them holds for this process and object."""
         return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
 
 
@@ -81,9 +81,9 @@ class Result:
     ended_s
         When each thread found no more chunks, in seconds since the release.
     undone
-        The stretches handed to `undo_func`, in order.
+        The ranges handed to `undo_func`, in order.
     done, finished
-        Units of work finished (and not undone), and the stretches they make up, in order of the parts; None
+        Units of work finished (and not undone), and the ranges they make up, in order of the parts; None
         if that is the whole task.
     pinned, helper_nice, watches_signals
         The mode of the run: whether each helper was kept to a CPU of its own and the caller off these; the

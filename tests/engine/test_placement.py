@@ -26,7 +26,7 @@ TWO_NODES = Topology.by_hand({0: range(4), 1: range(4, 8)})
     ],
 )
 def test_helpers_sit_on_their_node_from_the_last_cpu_downwards(slots, nids, cpus):
-    found = helpers.places(TWO_NODES, slots, nids)
+    found = helpers.place(TWO_NODES, slots, nids)
     assert found.helpers == cpus
     assert found.caller == tuple(cpu for cpu in range(8) if cpu not in cpus)
 
@@ -45,7 +45,7 @@ def test_no_two_helpers_of_a_task_share_a_cpu(sizes, wishes, first):
         taken = sum(n == nid for n in nids)
         nids.append(nid if nid in room and taken < room[nid] else -1)
     assume(-1 not in nids)  # a helper for any node may take the last CPU of one
-    found = helpers.places(topo, tuple(range(first, first + len(nids))), tuple(nids))
+    found = helpers.place(topo, tuple(range(first, first + len(nids))), tuple(nids))
     assert len(set(found.helpers)) == len(nids)
     assert all(cpu in topo.cpus_of(nid) for cpu, nid in zip(found.helpers, nids, strict=True))
     assert set(found.caller) == set(topo.cpus) - set(found.helpers)

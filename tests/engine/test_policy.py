@@ -67,7 +67,7 @@ def test_051_deferred_init_of_a_large_node():
     assert (plan.threads, plan.chunk_size, plan.n_chunks) == (11, 1474560, 45)
 
 
-def test_055_absolute_boundaries_cut_a_single_thread_in_two():
+def test_055_absolute_boundaries_split_a_single_thread_in_two():
     assert plan_of("ktask-uek", size=10, start=5, max_threads=4).chunks() == [[(5, 10), (10, 15)]]
 
 
@@ -299,8 +299,8 @@ def test_chunks_are_disjoint_ascending_and_cover_each_part(drawn):
         assert all(start < end for start, end in plan.chunks_of(k))
 
 
-def cut_one_by_one(plan, part):
-    """Return the chunks as a worker cuts them: from the front, one after the other."""
+def chunk_one_by_one(plan, part):
+    """Return the chunks as a worker takes them: from the front, one after the other."""
     chunks, position = [], part.start
     while position < part.end:
         if plan.shrinking:
@@ -315,9 +315,9 @@ def cut_one_by_one(plan, part):
 
 
 @given(plans())
-def test_closed_form_equals_cutting_one_by_one(drawn):
+def test_closed_form_equals_chunking_one_by_one(drawn):
     *_, plan = drawn
-    assert plan.chunks() == [cut_one_by_one(plan, part) for part in plan.parts]
+    assert plan.chunks() == [chunk_one_by_one(plan, part) for part in plan.parts]
     assert [plan.part_chunks(k) for k in range(len(plan.parts))] == [len(c) for c in plan.chunks()]
 
 
@@ -329,7 +329,7 @@ def test_ktask_has_a_chunk_for_every_thread(drawn):
 
 
 @given(plans(PADATA))
-def test_padata_cuts_at_multiples_of_the_chunk_size(drawn):
+def test_padata_ends_chunks_at_multiples_of_the_chunk_size(drawn):
     *_, plan = drawn
     inner = [end for k, part in enumerate(plan.parts) for _, end in plan.chunks_of(k) if end != part.end]
     assert plan.direct or all(end % plan.chunk_size == 0 for end in inner)
@@ -501,7 +501,7 @@ BROKEN_CELLS = [
 
 
 @pytest.mark.parametrize("case_id, column, cell, problem", BROKEN_CELLS)
-def test_a_broken_cell_is_told_with_its_place(tmp_path, case_id, column, cell, problem):
+def test_a_broken_cell_is_named_with_its_place(tmp_path, case_id, column, cell, problem):
     path = table(tmp_path, case_id, **{column.partition(".")[0]: cell})
     place = f"{path}, line 2, case '{case_id}', column '{column}': "
     with pytest.raises(ValueError, match=problem) as caught:

@@ -14,7 +14,7 @@ import pytest
 from conftest import run_python
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from numba import types
+from numba import njit, types
 
 import ktask
 from ktask.engine import native, policy
@@ -52,14 +52,28 @@ def unmark(start, end, seen, bad, code):
     return 0
 
 
+@njit
+def arrive(arrived, wanted):
+    """Wait until `wanted` threads are inside; return whether they came."""
+    native.fetch_add(arrived.ctypes.data, 1)
+    for _ in range(2_000_000_000):
+        if native.load(arrived.ctypes.data) >= wanted:
+            break
+    return native.load(arrived.ctypes.data) >= wanted
+
+
 @ktask.thread_func
 def wait_for_all(start, end, arrived, wanted):
     """Return once `wanted` threads are inside; proves that they run at the same time."""
-    native.fetch_add(arrived.ctypes.data, 1)
-    for _ in range(2_000_000_000):
-        if native.load(arrived.ctypes.data) == wanted:
-            return 0
-    return 62
+    return 0 if arrive(arrived, wanted) else 62
+
+
+@ktask.thread_func
+def take_steps(start, end, steps):
+    """Spend `steps[0]` steps on each unit."""
+    for _ in range(start, end):
+        native.spend(steps[0])
+    return 0
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -142,11 +156,8 @@ def test_result_agrees_with_the_plan():
     ctl = ktask.Ctl(mark, (np.zeros(1000, np.int64),), 7, max_threads=2)
     plan = ktask.plan(ktask.Node(0, 1000, 0), ctl)
     result = ktask.run(0, 1000, ctl)
-    assert (result.threads, result.chunk_size, result.n_chunks) == (
-        plan.threads,
-        plan.chunk_size,
-        plan.n_chunks,
-    )
+    for name in ("threads", "chunk_size", "n_chunks"):
+        assert getattr(result, name) == getattr(plan, name)
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -286,18 +297,10 @@ def test_other_signals_are_handled_and_the_task_goes_on():
     assert result.done == 2_000_000
 
 
-@ktask.thread_func
-def spin_as_told(start, end, steps):
-    """Spend `steps[0]` steps on each unit."""
-    for _ in range(start, end):
-        native.spend(steps[0])
-    return 0
-
-
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_repeated_task_that_was_short_hears_an_interrupt_when_it_is_long(threads):
     steps = np.ones(1, np.int64)
-    ctl = ktask.Ctl(spin_as_told, (steps,), 1, threads)
+    ctl = ktask.Ctl(take_steps, (steps,), 1, threads)
     for _ in range(2):
         assert ktask.run(0, 1000, ctl, policy="dynamic").done == 1000
     steps[0] = 50_000_000
@@ -508,33 +511,29 @@ def advance(position, units):
     return int(index * 1000 + place)
 
 
+@njit
+def add_along(start, end, ranges, seen, amount):
+    """Add `amount` to each unit between two positions of a list of ranges."""
+    index, place = start // 1000, start % 1000
+    while index * 1000 + place < end:
+        seen[ranges[index, 0] + place] += amount
+        place += 1
+        if ranges[index, 0] + place == ranges[index, 1]:
+            index, place = index + 1, 0
+
+
 @ktask.thread_func
 def mark_ranges(start, end, ranges, seen, bad):
-    """Mark the units between two positions of a list of ranges, or fail on unit `bad`."""
-    index, place = start // 1000, start % 1000
-    while index * 1000 + place < end:
-        if ranges[index, 0] + place == bad:
-            return 9
-        place += 1
-        if ranges[index, 0] + place == ranges[index, 1]:
-            index, place = index + 1, 0
-    index, place = start // 1000, start % 1000
-    while index * 1000 + place < end:
-        seen[ranges[index, 0] + place] += 1
-        place += 1
-        if ranges[index, 0] + place == ranges[index, 1]:
-            index, place = index + 1, 0
+    """Mark the units between two positions, or fail at position `bad`."""
+    if start <= bad < end:
+        return 9
+    add_along(start, end, ranges, seen, 1)
     return 0
 
 
 @ktask.thread_func
 def unmark_ranges(start, end, ranges, seen, bad):
-    index, place = start // 1000, start % 1000
-    while index * 1000 + place < end:
-        seen[ranges[index, 0] + place] -= 1
-        place += 1
-        if ranges[index, 0] + place == ranges[index, 1]:
-            index, place = index + 1, 0
+    add_along(start, end, ranges, seen, -1)
     return 0
 
 
@@ -557,7 +556,7 @@ def test_iterator_walks_a_list_of_ranges(name):
 
 def test_iterator_with_a_failure_undoes_in_positions():
     seen = np.zeros(600, np.int64)
-    ctl = ktask.Ctl(mark_ranges, (RANGES, seen, 500), 3, 2, undo_func=unmark_ranges, iter_func=advance)
+    ctl = ktask.Ctl(mark_ranges, (RANGES, seen, 3000), 3, 2, undo_func=unmark_ranges, iter_func=advance)
     result = ktask.run(0, int(ENDS[-1]), ctl, policy="dynamic")
     assert result.error == 9
     assert not seen.any()
@@ -612,10 +611,7 @@ def note_nice(start, end, arrived, nice, patience):
     A helper at level 19 then stays until it has another level, but looks `patience` times at most.
     """
     for wanted in (2, 4):  # nobody leaves before both have looked: the caller would hand its level over
-        native.fetch_add(arrived.ctypes.data, 1)
-        for _ in range(2_000_000_000):
-            if native.load(arrived.ctypes.data) >= wanted:
-                break
+        arrive(arrived, wanted)
         if wanted == 2:
             nice[start] = getpriority(0, 0)
     for _ in range(patience):
@@ -717,12 +713,6 @@ def test_plan_stays_within_the_slots_of_the_machine(name, monkeypatch):
     assert plan.n_chunks >= 1
 
 
-@ktask.thread_func
-def take_steps(start, end, steps):
-    native.spend(steps[0])
-    return 0
-
-
 @two_cpus
 def test_a_run_has_the_same_mode_whatever_ran_before():
     steps = np.ones(1, np.int64)
@@ -770,10 +760,7 @@ def test_a_signal_for_the_main_thread_does_not_end_the_task_of_another():
 @ktask.thread_func
 def note_thread(start, end, arrived, tids):
     """Write down the number of the thread; both threads are inside at once."""
-    native.fetch_add(arrived.ctypes.data, 1)
-    for _ in range(2_000_000_000):
-        if native.load(arrived.ctypes.data) == 2:
-            break
+    arrive(arrived, 2)
     tids[start] = native.gettid()
     return 0
 

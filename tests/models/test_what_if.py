@@ -244,7 +244,7 @@ def test_cold_repetitions_of_a_trial_are_left_out_if_there_are_enough_to_tell():
     }
 
 
-def test_costs_are_told_apart_by_ways_of_cutting():
+def test_ways_of_chunking_show_each_cost():
     """Huge pages: one lock per GiB, a flush per chunk, helpers that start late, a slow lone thread."""
     costs = {"slow_start": 1.1, "contention": 0.2, "neighbour_contention": 0.3, "neighbour_span": float(GIB)}
     late = {"helper_queue_s": 4e-5, "helper_start_s": 2e-5}

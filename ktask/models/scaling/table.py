@@ -15,16 +15,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+# fmt: off
 THREADS = (
-    "threads",
-    "threads_per_node",
-    "workers_max_active",
-    "tasks",
-    "n_threads",
-    "num_threads",
-    "nthreads",
+    "threads", "threads_per_node", "workers_max_active", "tasks", "n_threads", "num_threads", "nthreads",
     "workers",
 )
+# fmt: on
 TIME_UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 SIZE_UNITS = {"bytes": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
 TIMES = ("time_s", "wall_s", "time_ms", "time_us", "time_ns", "elapsed_s", "seconds", "time")
@@ -32,20 +28,14 @@ SIZES = ("size_bytes", "size_kib", "size_mib", "size_gib", "size_tib", "size", "
 MACHINES = ("machine", "host", "host_id", "environment")
 SPREADS = ("stdev_s", "stdev_ms", "stdev_ms_published")
 # What tells one curve from another: the columns of data/published, of the suite's records, and usual ones.
+# fmt: off
 GROUPS = (
-    *("table", "file", "dataset", "curve", "curve_id", "series", "machine", "host", "host_id", "environment"),
-    *(
-        "benchmark",
-        "workload",
-        "workload_measured",
-        "competing_workload",
-        "competitor_threads",
-        "renice",
-        "case",
-    ),
-    *("backend", "method", "policy", "kernel", "mode", "metric", "variant", "page_size", "page_kind"),
-    *("batch", "folio_size", "folio_count", "qemu_prealloc_threads", "lockedvm_cache_pages", "patch_version"),
+    "table", "file", "dataset", "curve", "curve_id", "series", "machine", "host", "host_id", "environment",
+    "benchmark", "workload", "workload_measured", "competing_workload", "competitor_threads", "renice",
+    "case", "backend", "method", "policy", "kernel", "mode", "metric", "variant", "page_size", "page_kind",
+    "batch", "folio_size", "folio_count", "qemu_prealloc_threads", "lockedvm_cache_pages", "patch_version",
 )
+# fmt: on
 # Between neighbouring thread counts no published time differs by more than a factor of 4 from what their
 # ratio allows; 30 is far out, and the smallest mistake of unit is 1000.
 UNLIKELY = 30.0

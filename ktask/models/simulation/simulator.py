@@ -296,13 +296,13 @@ def _queues(machine: Machine, queue: np.ndarray) -> np.ndarray:
 def _costs(machine: Machine, plan: policy.Plan, hand_over: bool, loads_to_end: bool) -> event_loop.Costs:
     figures = {name: float(getattr(machine, name)) for name in FIGURES}
     figures["core_bandwidth"] /= machine.slow_start if plan.threads == 1 else 1.0
-    figures["contention"] += machine.neighbour_contention * _togetherness(machine, plan)
+    figures["contention"] += machine.neighbour_contention * _share_within_span(machine, plan)
     layout = {name: getattr(machine, name) for name in ("nodes", "cores_per_node", "smt")}
     task = {"n_workers": plan.threads, "hand_over": hand_over, "loads_to_end": loads_to_end}
     return event_loop.Costs(**figures, **layout, **task)
 
 
-def _togetherness(machine: Machine, plan: policy.Plan) -> float:
+def _share_within_span(machine: Machine, plan: policy.Plan) -> float:
     """Return for which share of the time two workers are within one span: the mean over all pairs.
 
     Workers are about as far in chunks that follow each other, so two of them are whole chunks apart.

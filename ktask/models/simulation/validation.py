@@ -9,7 +9,7 @@ prediction can be closer than the engine repeats itself.
 Huge pages that are freed were populated by one thread. Two that populate get theirs in turn, and what a page
 then costs depends on whose it is: in the timelines of 2 GiB of hugetlb pages (KVM guest, two CPUs, kernel
 6.18) one thread frees those of the caller in 1.1 us each and then those of the helper, which came between
-them, in 0.6 us; if one thread populated them, all take 0.7 us. How that meets the cuts of a task is chance
+them, in 0.6 us; if one thread populated them, all take 0.7 us. How that meets the chunks of a task is chance
 and no cost of a machine: it was up to 10 % of the times. Pages of 4 KiB come from lists of each
 CPU's own, and are populated by all threads: by one, the times of two that free them have two modes, 15 and
 22 ms for 1 GiB.
@@ -47,7 +47,7 @@ TABLE_ENTRIES = 512  # of a page table, which one lock guards
 
 
 class Trial(NamedTuple):
-    """One way of cutting: a cap on threads, a policy, and the least chunk as a share of the task."""
+    """One way of chunking: a cap on threads, a policy, and the least chunk as a share of the task."""
 
     name: str
     threads: int

@@ -1,7 +1,7 @@
 """Questions to the simulator, each a function that returns a tidy table.
 
 * `scaling`: the curve of a described machine over its threads;
-* `chunk_balance`: how finely to cut;
+* `chunk_balance`: the size of a chunk;
 * `cap_and_neighbours`: how many helpers, and what other threads lose by them;
 * `one_node_or_all`: memory of one node, or spread over all;
 * `under_load`: how long a task takes on a busy machine, with and without priority and its hand-over.
