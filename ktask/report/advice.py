@@ -131,12 +131,12 @@ def recommendations(study: Study) -> Markup:
 def _threads(row: Row) -> str:
     if row["outcome"] == "threads":
         return str(int(row["threads"]))
-    return "1" if row["outcome"] in KNOWN else units.NO_VALUE
+    return "1" if row["outcome"] in WITH_VERDICT else units.NO_VALUE
 
 
 def headline(found: pd.DataFrame) -> str:
     """Return on how many paths threads pay, in one sentence."""
-    pays, known = int((found["outcome"] == "threads").sum()), int(found["outcome"].isin(KNOWN).sum())
+    pays, known = int((found["outcome"] == "threads").sum()), int(found["outcome"].isin(WITH_VERDICT).sum())
     if not known:
         return "No path has a verdict, so there is no advice."
     if known == 1:
@@ -144,13 +144,13 @@ def headline(found: pd.DataFrame) -> str:
     return f"Threads pay on {pays if pays < known else 'all'} of the {known} paths with a verdict."
 
 
-KNOWN = ("threads", "slower", "noise", "mixed")
+WITH_VERDICT = ("threads", "slower", "noise", "mixed")
 MOST_NAMED = 3
 
 
 def in_short(found: pd.DataFrame) -> str:
     """Return the advice on all paths in a sentence or two, for the head of the page."""
-    known = found[found["outcome"].isin(KNOWN)]
+    known = found[found["outcome"].isin(WITH_VERDICT)]
     pays, rest = known[known["outcome"] == "threads"], known[known["outcome"] != "threads"]
     if known.empty:
         return "None: no path has a verdict."

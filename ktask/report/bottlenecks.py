@@ -14,14 +14,14 @@ from ktask.report import sentences as words
 from ktask.report.markup import Cell
 from ktask.report.tables import CASE, PATH, parallel, sort_cases
 
-# What is said of a path depends on these only where the whole interval is on one side.
+# A path is above or below these only if its whole interval is.
 GOOD_EFFICIENCY = 0.9  # this much of the ideal speedup counts as "scales"
 NEAR_ROOF = 0.85  # this share of the highest user-space rate leaves nothing to gain
 LOSSES = ("start", "gaps", "end", "slower")
 TRACED = ("chunks", "spread", "traced_imbalance", "traced_s")
 ALONE = ("alone", "alone_low", "alone_high")
-TYPICAL = 1.25  # a traced repetition that took more, or less, by this factor is no evidence on the others
-MOST_OF_IT = 0.5  # a cause that explains this share of a loss is named
+TYPICAL_WITHIN = 1.25  # a trace further from the median than this factor is no evidence
+NAMED_FROM_SHARE = 0.5  # a cause that explains this share of a loss is named
 
 
 @dataclass(frozen=True)
@@ -129,11 +129,10 @@ REASONS = {
     "roof": "the rate is that of plain user-space stores: the memory takes no more",
     "chunking": "one thread already takes longer in chunks than in one call: a system call for each chunk, "
     "and what it ends with",
-    "busy": "the threads ran, but the same work took them longer: a lock they spin on, the fault path, or "
-    "memory and caches that they share",
+    "busy": "CPU time grew: a lock they spin on, the fault path, or memory and caches that they share",
     "waiting": "the threads were off the CPU part of the time: a lock they sleep on, or scheduling",
-    "both": "the same work took more CPU time, and the threads were off the CPU part of the time; which of "
-    "them costs more is not decided",
+    "both": "CPU time grew, and the threads were off the CPU part of the time; which of them costs more is "
+    "undecided",
     "unknown": "the evidence does not decide it",
 }
 
@@ -150,7 +149,7 @@ def _bottleneck(row: pd.Series) -> str:
 
 def _has_typical_trace(row: pd.Series) -> bool:
     """Return whether there is a traced repetition that took about as long as the others."""
-    return bool(1 / TYPICAL < row["traced_s"] / row["wall"] < TYPICAL)
+    return bool(1 / TYPICAL_WITHIN < row["traced_s"] / row["wall"] < TYPICAL_WITHIN)
 
 
 def _inside_chunks(row: pd.Series) -> str:
@@ -158,7 +157,7 @@ def _inside_chunks(row: pd.Series) -> str:
     lost = row["slower"] if _has_typical_trace(row) else 1 - row["efficiency"]
     if row["roof_share_low"] >= NEAR_ROOF:
         return "roof"
-    if row["chunking"] >= MOST_OF_IT * lost:
+    if row["chunking"] >= NAMED_FROM_SHARE * lost:
         return "chunking"
     if np.isnan(row["busy"]) or np.isnan(row["cpu_cost"]):
         return "unknown"
@@ -200,14 +199,14 @@ def _times(counts: list[int]) -> str:
 def _scaling(rows: pd.DataFrame, is_all: bool) -> str:
     """Return which paths need no explanation, with their share of the ideal."""
     shares = words.each(rows, lambda row: f"{words.path_label(row)} {words.percent(row['efficiency'])}")
-    head = "It is, or nearly" if is_all else "Some paths are, or nearly"
+    head = "All scale" if is_all else "Some scale"
     return f"{head}: {words.listed(shares)} of the ideal." if shares else ""
 
 
 def _undecided(rows: pd.DataFrame) -> str:
     """Return which paths have the limit of what counts as scaling in their interval."""
     shares = words.each(rows, lambda row: f"{words.path_label(row)} {_share_of_ideal(row)}")
-    head = f"Not decided, as the interval holds {words.percent(GOOD_EFFICIENCY)}"
+    head = f"Undecided, as the interval holds {words.percent(GOOD_EFFICIENCY)}"
     return f"{head}: {words.listed(shares)} of the ideal." if shares else ""
 
 

@@ -26,10 +26,10 @@ from ktask.report.tables import (
     sort_cases,
 )
 
-KIND = ["page_kind", "options", "policy"]  # what tells the curves of one method apart
+KIND = ["page_kind", "options", "policy"]  # what distinguishes the curves of one method
 BAND: dict[str, Any] = {"color": draw.FAINT, "alpha": 0.6, "linewidth": 0}
 STRIPS = 3  # panels of repetitions beside each other: their labels are wide
-FAR_OUT = 3  # repetitions this many times slower than the median need a logarithmic axis
+LOG_FROM_RATIO = 3  # repetitions this many times slower than the median need a logarithmic axis
 
 
 def _with_several(rows: pd.DataFrame) -> pd.DataFrame:
@@ -212,7 +212,7 @@ def _strip(axis: Axes, part: pd.DataFrame, threads: list[int]) -> None:
     axis.set_yticks([threads.index(n) for n in middles.index], labels)
     axis.set(xlabel="time over its median", ylabel="", ylim=(-0.6, len(threads) - 0.4))
     low, high = axis.get_xlim()
-    if high > FAR_OUT:
+    if high > LOG_FROM_RATIO:
         draw.log_axis(axis, "x", [one for one in (0.5, 1, 2, 5, 10, 20, 50) if one < high], base=10)
     else:
         axis.set_xlim(min(low, 0.95), max(high, 1.05))

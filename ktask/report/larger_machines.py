@@ -32,7 +32,7 @@ from ktask.report.tables import PATH
 PREDICTION_KEY = "larger"  # a key has no hyphen before the workload
 SEEDS = 9
 ROOM_BELOW = 0.6
-UNKNOWN = ("simulated_s", "simulated_low_s", "simulated_high_s", "simulated_speedup", "most_chunks")
+SIMULATED = ("simulated_s", "simulated_low_s", "simulated_high_s", "simulated_speedup", "most_chunks")
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def predict(run: Run, fits: Sequence[Fitted]) -> LargerMachines:
         larger = enlarged(calibrate(run), most)
         simulated = [_simulated(larger, curve, asked) for curve in curves]
     except ValueError as error:
-        plain = [curve.assign(**dict.fromkeys(UNKNOWN, np.nan)) for curve in curves]
+        plain = [curve.assign(**dict.fromkeys(SIMULATED, np.nan)) for curve in curves]
         return LargerMachines(_below(plain), None, pd.DataFrame(), str(error))
     return LargerMachines(_below(simulated), larger, measured_walls(run))
 
@@ -79,7 +79,7 @@ def enlarged(machine: Machine, threads: int) -> Machine:
 
 
 def _below(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*PATH, *UNKNOWN])
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*PATH, *SIMULATED])
 
 
 def _asked(run: Run) -> pd.DataFrame:
@@ -96,14 +96,14 @@ def _simulated(larger: Machine, curve: pd.DataFrame, asked: pd.DataFrame) -> pd.
     """Return a curve with what the simulator says; NaN for work that it was not calibrated on."""
     case = asked.loc[tuple(curve.iloc[0][[*PATH, "size_bytes"]])]
     if case["work"] not in larger.work:
-        return curve.assign(**dict.fromkeys(UNKNOWN, np.nan))
+        return curve.assign(**dict.fromkeys(SIMULATED, np.nan))
     machine, size, chunk = larger.for_work(case["work"]), int(case.name[-1]), int(case["min_chunk_size"])
     how = {"min_chunk": chunk, "policy_name": case["policy_name"], "low_priority": False}
     runs = [repeated(machine, size, seeds=SEEDS, max_threads=int(n), **how) for n in curve["threads"]]
     walls = [[one.wall_s for one in same] for same in runs]
     low, middle, high = np.quantile(walls, (0.05, 0.5, 0.95), axis=1)
     found = (middle, low, high, middle[0] / middle, math.ceil(size / chunk))
-    return curve.assign(**dict(zip(UNKNOWN, found, strict=True)))
+    return curve.assign(**dict(zip(SIMULATED, found, strict=True)))
 
 
 # --- figure ------------------------------------------------------------------------------------------------
@@ -156,7 +156,7 @@ def _caption(found: LargerMachines) -> Markup:
 def _agreement(found: LargerMachines) -> list[str]:
     ahead = found.simulated[found.simulated["measured_s"].isna()]
     if ahead.empty:
-        return ["No simulated curve is drawn; the text says why."]
+        return ["No simulated curve is drawn; the text gives the reason."]
     inside = ahead[ahead["simulated_speedup"].between(ahead["speedup_low"], ahead["speedup_high"])]
     counts = [
         f"{(inside['threads'] == n).sum()} of {words.count(number, 'path')} with {n}"
@@ -170,7 +170,7 @@ def _agreement(found: LargerMachines) -> list[str]:
         f"The simulation lies within the interval of the law for {words.listed(counts)} threads.",
         f"They differ most for {words.case_label(farthest)} with {int(farthest['threads'])} threads: "
         f"simulated {simulated}, law {law}"
-        + (f", which does not know that it has no more than {chunks}." if few else "."),
+        + (f"; the law ignores that it has no more than {chunks}." if few else "."),
     ]
 
 

@@ -29,7 +29,7 @@ Progress = Callable[[str], None]
 def write_report(runs: Sequence[Path | str], out: Path | str, progress: Progress | None = None) -> Path:
     """Execute the report notebook on one or several runs, write one HTML file and return its path.
 
-    The same runs give the same bytes. The file appears whole or not at all and loads nothing from anywhere.
+    The same runs give the same bytes. The file is written at once and loads nothing.
 
     Parameters
     ----------
@@ -48,16 +48,16 @@ def write_report(runs: Sequence[Path | str], out: Path | str, progress: Progress
         If the notebook fails.
     """
     out = Path(out)
-    tell = progress or (lambda _: None)
+    progress = progress or (lambda _: None)
     paths = [Path(run).resolve() for run in runs]
     if not paths:
         raise ValueError("there is no run to report on; give at least one directory with a machine.json")
     with Kernels(PRELOADED) as kernels:
-        tell("running the report notebook")
+        progress("running the report notebook")
         with ThreadPoolExecutor(1) as pool:  # 0.7 s to import, on a CPU that is idle while the notebook runs
             pool.submit(importlib.import_module, "nbconvert")
             notebook = _execute(paths, kernels)
-    tell("writing the page")
+    progress("writing the page")
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, to_html(notebook, f"ktask report: {', '.join(path.name for path in paths)}"))
     return out
@@ -69,7 +69,7 @@ def _execute(paths: Sequence[Path], kernels: Kernels) -> dict:
         executed = Path(folder) / "report.ipynb"
         try:
             return notebooks.execute(notebooks.find("report"), executed, parameters, TIMEOUT_S, kernels)
-        except notebooks.NotebookError as error:  # it is the one that reads the run, and says what is wrong
+        except notebooks.NotebookError as error:  # the notebook reads the run and finds what is wrong
             kind, _, reason = str(error).partition(": ")
             raise (ValueError(reason) if kind == "ValueError" else error) from None
 

@@ -162,7 +162,7 @@ def table(studies: Sequence[Study]) -> Markup:
         "Threads": lambda row: int(row["threads"]),
         "Speedup": _speedup,
         "Of ideal": lambda row: words.percent(row["speedup"] / row["threads"]),
-        "Source": lambda row: Markup('<span class="whole">{}</span>').format(row["source"]),
+        "Source": lambda row: Markup('<span class="nowrap">{}</span>').format(row["source"]),
     }
     caption = "Published speedups, and those of this report, at the most threads that both have."
     text = ["Machine", "Source"]

@@ -1,7 +1,6 @@
 """Sentences made from the tables: labels, captions, findings, claims and reasons.
 
-No sentence says more than its rows carry, and every number comes with its interval, n and size. Names that
-come from outside are escaped wherever they enter HTML.
+Every number comes with its interval, n and size. Names from outside are escaped where they enter HTML.
 """
 
 from collections.abc import Callable, Iterable, Sequence

@@ -115,7 +115,7 @@ def caveat(
 def _of_the_run(
     scaling: pd.DataFrame, findings: Sequence[dict[str, Any]], skipped: int, missing: int
 ) -> Iterator[tuple[bool, str]]:
-    """Give each reason why a run says little, the most severe first, and whether it holds."""
+    """Give each reason why a run shows little, the most severe first, and whether it holds."""
     reason = f": {words.count(skipped, 'case')} skipped, with the reason in appendix B" if skipped else ""
     yield not len(scaling), f"Nothing was measured{reason}."
     problems = [str(one.get("name", "?")) for one in findings if one.get("level") == "blocker"]

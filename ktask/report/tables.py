@@ -21,8 +21,8 @@ PATH = ["workload", "backend", "method", "page_kind", "options", "policy"]
 CASE = [*PATH, "size_bytes"]
 WORKLOAD_ORDER = ("zeroing", "page_walk", "free")
 PAGE_KIND_ORDER = ("4KiB", "THP", "2MiB", "1GiB")
-ELSEWHERE = 0.3  # a serial call that was on the CPU for less of its time had the work done by others
-SHORT_S = 1.5 * CPU_TIME_FROM_S  # some repetitions of such a case have no CPU time of their threads
+LEAST_CPU_SHARE = 0.3  # of its wall time; below, other processes do the work of a serial call
+NO_CPU_TIME_BELOW_S = 1.5 * CPU_TIME_FROM_S  # some repetitions have none
 ESTIMATES = (
     *("wall", "base_wall", "rate", "bandwidth", "speedup", "efficiency", "cpu_cost", "vs_best"),
     *("busy", "imbalance"),
@@ -164,7 +164,7 @@ def scaling_table(run: Run, floors: dict[str, NoiseFloor] | None = None) -> pd.D
     * `speedup`: serial wall over wall; `efficiency`: speedup over threads; `vs_best`: speedup over the
       fastest serial call of any method for the same pages and size;
     * `cpu_cost`: CPU time over that of the serial call; `busy`: CPU time over wall time times threads. NaN
-      for times below `SHORT_S`, and where other processes do most of the work, as when they exit;
+      for times below `NO_CPU_TIME_BELOW_S`, and where other processes do most of the work, as when they exit;
     * `imbalance`: share of the wall time from the first thread to end to the last; NaN for one thread.
 
     `n`, `n_cold` and `n_flagged` count repetitions: in the estimates, left out as cold, kept with another
@@ -207,7 +207,10 @@ def _row(group: pd.DataFrame, base: pd.DataFrame, floors: dict[str, NoiseFloor])
     baseline = bool(first["baseline"])
     same = Estimate(1.0, 1.0, 1.0, 1.0, len(base)) if len(base) else stats.NOTHING
     speedup = same if baseline else ratio_of(base, rows, "wall_s")
-    has_cpu = base["cpu_s"].sum() >= ELSEWHERE * base["wall_s"].sum() and not wall.median < SHORT_S
+    has_cpu = (
+        base["cpu_s"].sum() >= LEAST_CPU_SHARE * base["wall_s"].sum()
+        and not wall.median < NO_CPU_TIME_BELOW_S
+    )
     cpu_cost = same if baseline else ratio_of(rows, base, "cpu_s") if has_cpu else stats.NOTHING
     floor = floor_of(floors, str(first["workload"]))
     operations = float(group["operations"].median())
@@ -303,7 +306,7 @@ def crossover_table(scaling: pd.DataFrame) -> pd.DataFrame:
 
 
 def _price(row: pd.Series) -> dict[str, float]:
-    """Return wall time minus that of an ideal split; their errors are taken for independent."""
+    """Return wall time minus that of an ideal split; their errors count as independent."""
     wall, ideal = as_estimate(row, "wall"), _scaled(as_estimate(row, "base_wall"), 1 / row["threads"])
     middle = wall.median - ideal.median
     below = np.hypot(wall.median - wall.low, ideal.high - ideal.median)

@@ -710,7 +710,7 @@ def test_what_is_too_short_has_no_cpu_time_of_its_own():
     run = one_path({2: 1.6})
     times = ["wall_s", "cpu_user_s", "cpu_system_s"]
     largest = run.records[(run.records["size_bytes"] == GIB) & (run.records["threads"] == 2)]
-    run.records[times] *= 2 * tables.SHORT_S / largest["wall_s"].median()
+    run.records[times] *= 2 * tables.NO_CPU_TIME_BELOW_S / largest["wall_s"].median()
     row = pick(scaled(run), size_bytes=GIB, threads=2)
     assert row.cpu_cost > 0 and row.busy > 0
     run.records[times] *= 0.2
@@ -999,7 +999,7 @@ def traced(run, *spans):
         ([(0, 0, 1), (1, 0.6, 1)], "start", "the largest loss is before a helper has its first chunk"),
         ([(0, 0, 1), (1, 0, 0.4)], "end", "imbalance"),
         ([(0, 0, 1), (1, 0, 0.1), (1, 0.7, 1)], "gaps", "between chunks"),
-        ([(0, 0, 1), (1, 0, 1)], "busy", "the same work took them longer"),
+        ([(0, 0, 1), (1, 0, 1)], "busy", "CPU time grew"),
     ],
 )
 def test_the_bottleneck_is_found_from_the_trace(spans, bottleneck, text):
@@ -1038,9 +1038,9 @@ def test_chunking_overhead_is_separated_from_what_threads_cost(alone, bottleneck
 @pytest.mark.parametrize(
     ("speedup", "bottleneck", "text"),
     [
-        (1.98, "scales", "It is, or nearly: dontneed (4 KiB) 97 % of the ideal."),
-        (1.84, "near", "Not decided, as the interval holds 90 %: dontneed (4 KiB) 90.1 [88.9, 90.6] % of"),
-        (1.6, "busy", "the same work took them longer"),
+        (1.98, "scales", "All scale: dontneed (4 KiB) 97 % of the ideal."),
+        (1.84, "near", "Undecided, as the interval holds 90 %: dontneed (4 KiB) 90.1 [88.9, 90.6] % of"),
+        (1.6, "busy", "CPU time grew"),
     ],
 )
 def test_what_scales_is_decided_by_the_whole_interval(speedup, bottleneck, text):
@@ -1058,7 +1058,7 @@ def test_spinning_or_sleeping_is_left_open_where_the_intervals_do():
     )
     found = evidence_of(run)
     assert found.bottleneck.tolist() == ["both"]
-    assert "which of them costs more is not decided" in bottlenecks.finding(found)
+    assert "which of them costs more is undecided" in bottlenecks.finding(found)
 
 
 def test_imbalance_is_given_over_all_repetitions():
