@@ -22,7 +22,7 @@ from ktask.engine.task import Ctl
 from ktask.engine.thread_functions import thread_func
 from ktask.host.topology import status_bytes
 from ktask.memory import region as memory
-from ktask.workloads import Case, Method, Workload, expect
+from ktask.workloads import Case, Method, Workload, expect, populated_child
 from ktask.workloads.populated import no_populate
 
 ORDER = 5
@@ -31,37 +31,6 @@ N_FORKS = 16
 MASK_WORDS = 128  # of a CPU mask: the 8192 CPUs that a kernel can be built for
 _CLONE = memory.call_number("clone")
 _SIGCHLD, _SIGKILL, _PR_SET_PDEATHSIG = int(signal.SIGCHLD), int(signal.SIGKILL), 1
-
-# A small process that holds a piece of memory and forks whenever it is told to. Its children are killed
-# with it, and it ends when nobody holds the other end of its standard input.
-HOLDER = """
-import ctypes, mmap, os, signal, sys
-libc = ctypes.CDLL(None)
-try:  # when memory runs out, this process is to go, and not the one that can tell of it
-    with open("/proc/self/oom_score_adj", "w") as file:
-        file.write("1000")
-except OSError:
-    pass
-piece = mmap.mmap(-1, int(sys.argv[1]), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-piece.madvise(mmap.MADV_NOHUGEPAGE)
-piece.madvise(23)
-me = os.getpid()
-os.write(1, me.to_bytes(8, sys.byteorder))
-child = 0
-while order := os.read(0, 1):
-    if child:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        child = 0
-    if order == b"f":
-        child = os.fork()
-        if child == 0:
-            libc.prctl(1, signal.SIGKILL)
-            while os.getppid() == me:
-                libc.pause()
-            os._exit(0)
-    os.write(1, child.to_bytes(8, sys.byteorder))
-"""
 
 
 @thread_func(cache=True)
@@ -152,7 +121,8 @@ class ManyForks(Forks):
 
     def _hold(self) -> None:
         memory.require_budget(self.size * (self.bytes_per_unit + HOLDER_BYTES), f"{self.size} processes")
-        command = [sys.executable, "-I", "-S", "-c", HOLDER, str(self.bytes_per_unit)]
+        arguments = map(str, (self.bytes_per_unit, 0, memory.MADV_NOHUGEPAGE, -1))  # on any CPU
+        command = [sys.executable, "-I", "-S", populated_child.__file__, *arguments]
         # Ctrl-C of a terminal reaches them too: they need not complain, they end with this process.
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self._holders: list[Any] = []  # of Popen, with pipes
@@ -161,7 +131,7 @@ class ManyForks(Forks):
                 holder = subprocess.Popen(command, bufsize=0, stderr=subprocess.DEVNULL, **pipes)  # noqa: S603
                 self._holders.append(holder)
             for holder in self._holders:
-                if len(holder.stdout.read(8)) != 8:
+                if holder.stdout.readline() != b"ready\n":
                     raise memory.UnavailableError(f"a process with {self.bytes_per_unit} bytes did not start")
         except BaseException:
             self.close()

@@ -22,10 +22,10 @@ from ktask.engine.task import Ctl, Node
 from ktask.engine.thread_functions import thread_func
 from ktask.host.topology import status_bytes
 from ktask.memory import region as memory
-from ktask.workloads import Case, CheckError, expect, expect_pool_pages
+from ktask.workloads import Case, CheckError, expect, expect_pool_pages, populated_child
 
 _ROW = 4  # of the table: where the part of a child ends, its pid, its wait status, whether it was reaped
-_PROGRAM = Path(__file__).with_name("populated_child.py")
+_PROGRAM = Path(populated_child.__file__)
 
 
 @thread_func(cache=True)

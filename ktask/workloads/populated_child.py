@@ -1,20 +1,23 @@
-"""A process with a populated range that waits for its end; `exits.py` runs it as a program of its own.
+"""A process with a populated range, run as a program of its own, that exits or forks to be measured.
 
     python -I -S populated_child.py SIZE_BYTES MMAP_FLAGS ADVICE CPU
 
-A fresh and small process: a fork of the measuring one would carry its page tables to the grave, and libgomp
-does not survive a fork. It needs nothing but the standard library, says `ready` once its pages are there, and
-ends with whoever started it, because its standard input does.
+A fresh and small process: a fork of the measuring one would have its page tables, too, and libgomp does not
+survive a fork. It needs nothing but the standard library, says `ready` once its pages are there, and ends
+with whoever started it, because its standard input does. Until then it forks for each `f` that it reads,
+ends that child at the next order, and answers with the number of its child.
 """
 
 import contextlib
 import ctypes
 import mmap
 import os
+import signal
 import sys
 
 ALIGNMENT = 2 << 20
 MADV_POPULATE_WRITE = 23
+PR_SET_PDEATHSIG = 1
 
 
 def populated(size_bytes: int, flags: int, advice: int) -> mmap.mmap:
@@ -38,17 +41,40 @@ def be_first_to_go() -> None:
         file.write("1000")
 
 
+def serve() -> None:
+    """Fork, and end the fork, as told, until the input ends."""
+    own, child = os.getpid(), 0
+    while order := os.read(0, 1):
+        if child:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        child = os.fork() if order == b"f" else 0
+        if order == b"f" and child == 0:
+            wait_for_the_end(own)
+        os.write(1, child.to_bytes(8, sys.byteorder))
+
+
+def wait_for_the_end(parent: int) -> None:
+    """Wait, as a fork, to be killed, by the kernel if the parent ends first."""
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    while os.getppid() == parent:
+        libc.pause()
+    os._exit(0)
+
+
 def main() -> None:
-    """Populate, say so, wait."""
+    """Populate, say so, wait for orders or the end."""
     size_bytes, flags, advice, cpu = map(int, sys.argv[1:])
     be_first_to_go()
-    os.sched_setaffinity(0, {cpu})
+    if cpu >= 0:
+        os.sched_setaffinity(0, {cpu})
     try:
         kept = populated(size_bytes, flags, advice)
     except OSError as error:
         sys.exit(f"populating {size_bytes} bytes failed: {error.strerror}")
     os.write(1, b"ready\n")
-    os.read(0, 1)
+    serve()
     kept.close()
 
 
