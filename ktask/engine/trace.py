@@ -12,10 +12,14 @@ from ktask.engine.task import Result
 US = 1e6
 
 
-def chrome_events(result: Result) -> list[dict[str, Any]]:
-    """Return the chunks as complete events of the Trace Event format, times in microseconds."""
+def _traced(result: Result) -> Result:
     if result.trace_rows is None:
         raise ValueError("this result has no trace; run the task with trace=True")
+    return result
+
+
+def chrome_events(result: Result) -> list[dict[str, Any]]:
+    """Return the chunks as complete events of the Trace Event format, times in microseconds."""
     names = [
         {"name": "thread_name", "ph": "M", "pid": 0, "tid": w, "args": {"name": _name(w)}}
         for w in range(result.threads)
@@ -31,7 +35,7 @@ def chrome_events(result: Result) -> list[dict[str, Any]]:
             "dur": (t1 - t0) * US,
             "args": {"start": start, "end": end, "part": part, "cpu": cpu},
         }
-        for part, helper, cpu, start, end, t0, t1 in result.trace_rows
+        for part, helper, cpu, start, end, t0, t1 in _traced(result).trace_rows or ()
     ]
     return names + chunks
 
@@ -47,9 +51,7 @@ def write_chrome(result: Result, path: Path | str) -> None:
 
 def write_csv(result: Result, path: Path | str) -> None:
     """Write the trace as a table, one row per chunk; whole or not at all."""
-    if result.trace is None:
-        raise ValueError("this result has no trace; run the task with trace=True")
-    write_text(path, result.trace.to_csv(index=False))
+    write_text(path, _traced(result).trace.to_csv(index=False))
 
 
 def write_figure(result: Result, path: Path | str) -> None:
@@ -64,9 +66,7 @@ def plot(result: Result, title: str = "") -> Any:
 
     The dotted line marks the end of the task, so idle time at the end of a thread is what lies between.
     """
-    table = result.trace
-    if table is None:
-        raise ValueError("this result has no trace; run the task with trace=True")
+    table = _traced(result).trace
     from ktask.common import figures  # noqa: PLC0415
 
     with figures.theme():

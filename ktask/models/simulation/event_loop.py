@@ -100,9 +100,9 @@ Costs = namedtuple(  # type: ignore[misc]  # the names follow from the descripti
 
 
 @compiled
-def _before(agents, i, j):
+def _is_before(agents, first, second):
     """Order agents by when they are due; among equals, the lower number comes first."""
-    return agents[i].due < agents[j].due or (agents[i].due == agents[j].due and i < j)
+    return (agents[first].due, first) < (agents[second].due, second)
 
 
 @compiled
@@ -111,7 +111,7 @@ def _push(agents, clocks, heaps, index, agent):
     clock = clocks[index]
     heap, at = heaps[index], clock.agents
     clock.agents += 1
-    while at > 0 and _before(agents, agent, heap[(at - 1) >> 1]):
+    while at > 0 and _is_before(agents, agent, heap[(at - 1) >> 1]):
         heap[at] = heap[(at - 1) >> 1]
         at = (at - 1) >> 1
     heap[at] = agent
@@ -130,9 +130,9 @@ def _pop(agents, clocks, heaps, index):
     last = heap[n]
     while 2 * at + 1 < n:
         child = 2 * at + 1
-        if child + 1 < n and _before(agents, heap[child + 1], heap[child]):
+        if child + 1 < n and _is_before(agents, heap[child + 1], heap[child]):
             child += 1
-        if not _before(agents, heap[child], last):
+        if not _is_before(agents, heap[child], last):
             break
         heap[at] = heap[child]
         at = child
