@@ -88,9 +88,7 @@ class Case:
         policy_named(policy)
         chosen = found.method(method) if method else found.first_method(backend)
         if backend and chosen.backend != backend:
-            raise ValueError(
-                f"method {chosen.name} of {workload} has backend {chosen.backend}, not {backend!r}"
-            )
+            raise ValueError(f"{workload} {chosen.name} has backend {chosen.backend}, not {backend!r}")
         return cls(
             found.name,
             chosen.name,
@@ -192,9 +190,8 @@ class Option:
         if self.form:
             self.form(text)
         elif not self.values and text != self.default and not (text.isdecimal() and int(text) >= self.least):
-            raise ValueError(
-                f"{self.name}={text!r} is not allowed; use a whole number of at least {self.least}"
-            )
+            least = f"a whole number of at least {self.least}"
+            raise ValueError(f"{self.name}={text!r} is not allowed; use {least}")
         if not _VALUE.fullmatch(text):
             raise ValueError(f"{self.name}={text[:50]!r} is not allowed; use up to 40 letters and digits")
         return text

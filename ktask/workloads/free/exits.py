@@ -83,9 +83,8 @@ class Exit:
             if (code := child.poll()) is not None:
                 raise CheckError(f"a child did not live until its exit: {_ending(code)}")
         held = sum(held_bytes(child.pid, self.case.page_kind) for child in self.children)
-        expect(
-            held >= self.operations, f"the children hold {held} of {self.operations} bytes before they exit"
-        )
+        what = f"the children hold {held} of {self.operations} bytes before they exit"
+        expect(held >= self.operations, what)
 
     def check(self) -> None:
         for child, (status, reaped) in zip(self.children, self._rows()[:, 2:].tolist(), strict=True):
