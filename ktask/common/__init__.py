@@ -1,4 +1,6 @@
-"""Shared leaves: units as text, files that appear whole or not at all, progress bars.
+"""Shared leaves, which import no other folder of ktask.
 
-Nothing here imports another folder of ktask.
+`units` writes sizes, times and rates as text, `files` writes files whole or not at all, `yaml_files` reads
+YAML with errors that name the line, `figures` has the theme and marks of all plots, `views` the tables of
+notebooks, `progress` the bars, `resources` the folders that come with the suite.
 """

@@ -60,8 +60,8 @@ def case_html(case: Any) -> str:
     return fact_table(f"{case.workload} {case.method}", rows)
 
 
-def _apart(result: Any) -> str:
-    return f", threads end {fmt_time(result.apart_s)} apart" if result.apart_s > 0 else ""
+def _imbalance(result: Any) -> str:
+    return f", imbalance {fmt_time(result.apart_s)}" if result.apart_s > 0 else ""
 
 
 def result_html(result: Any) -> str:
@@ -71,9 +71,9 @@ def result_html(result: Any) -> str:
     rows = [
         (
             "outcome",
-            "done" if not result.error else f"error {result.error}, {len(result.failed)} failed stretches",
+            "done" if not result.error else f"error {result.error}, {len(result.failed)} failed extents",
         ),
-        ("wall time", fmt_time(result.wall_s) + _apart(result)),
+        ("wall time", fmt_time(result.wall_s) + _imbalance(result)),
         ("CPU time", fmt_time(cpu_s) + (f", {busy:.0%} of the threads' time" if busy == busy else "")),  # noqa: PLR0124
         ("threads", result.threads),
         ("chunks", f"{result.n_chunks} of up to {result.chunk_size} units"),

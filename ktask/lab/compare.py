@@ -201,8 +201,9 @@ def compare(old: Run, new: Run, threshold: float = THRESHOLD) -> Comparison:
         if change := changes.get(key):
             ratio = _ratio(before[key], after[key], change, spread)
             verdict = ("better" if change.value < 0 else "worse") if alarms[key] else "within noise"
-        sides = stats.estimate(before[key]), stats.estimate(after[key])
-        rows.append(Row(*key[len(hosts) :], *sides, ratio, p_values.get(key), verdict))
+        named = dict(zip((*WORK, "threads", "baseline"), key[len(hosts) :], strict=True))
+        named |= {"old": stats.estimate(before[key]), "new": stats.estimate(after[key])}
+        rows.append(Row(**named, ratio=ratio, p_value=p_values.get(key), verdict=verdict))
     return Comparison(
         old.name,
         new.name,

@@ -57,20 +57,14 @@ COLUMNS: tuple[tuple[str, str, pa.DataType, str], ...] = (
     ("flags", "array", pa.list_(pa.string()), "measurement warnings; `aa` marks the second baseline"),
     ("started_at", "datetime", pa.timestamp("us", tz="UTC"), "when the clock started"),
     ("options", "string", pa.string(), "what else is set apart from its default, as name=value,name=value"),
-    (
-        "calls",
-        "integer",
-        pa.int32(),
-        "calls in a row that the repetition is the mean of; steal, switches: all",
-    ),
+    ("calls", "integer", pa.int32(), "calls that the repetition is the mean of; steal and switches: the sum"),
     ("apart_s", "number", pa.float64(), "seconds from the first thread without more chunks to the last"),
     ("helper_nice", "integer", pa.int32(), "nice level of the helpers; none if it was the caller's"),
     ("run_mode", "string", pa.string(), "how the engine ran: pinning, priorities, signals"),
 )
 SCHEMA = pa.schema([pa.field(name, kind) for name, _, kind, _ in COLUMNS])
-SKIPPED_COLUMNS = (
-    *("cell_id", "workload", "backend", "method", "page_kind", "size_bytes", "reason", "failed", "options"),
-)
+SKIPPED_COLUMNS = ["cell_id", "workload", "backend", "method", "page_kind", "size_bytes", "reason", "failed"]
+SKIPPED_COLUMNS += ["options"]
 # Columns that older files lack, with what stands for them.
 _SINCE = {"options": "", "calls": 1, "apart_s": None, "helper_nice": None, "run_mode": ""}
 
@@ -169,7 +163,7 @@ def load_run(path: Path | str) -> Run:
         records=records,
         machine=_mapping(path / "machine.json", read_json(path / "machine.json")),
         grid=_read_grid(path / "grid.yaml"),
-        skipped=pd.DataFrame(skipped, columns=list(SKIPPED_COLUMNS)),
+        skipped=pd.DataFrame(skipped, columns=SKIPPED_COLUMNS),
     )
 
 

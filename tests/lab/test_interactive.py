@@ -43,7 +43,7 @@ def test_a_result_is_a_table_with_units():
 def test_a_failed_result_says_so_and_escapes():
     result = Result(5, 1, 1, 1, "<b>", failed=((0, 1),), undone=((1, "<i>"),))
     text = result._repr_html_()
-    assert "error 5, 1 failed stretches" in text
+    assert "error 5, 1 failed extents" in text
     assert "<b>" not in text
     assert "<i>" not in text
 

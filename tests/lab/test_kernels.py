@@ -12,6 +12,7 @@ import psutil
 import pytest
 from conftest import is_gone, printed, wait_for, written
 
+from ktask.lab.sweep import kernels as module
 from ktask.lab.sweep import notebooks
 from ktask.lab.sweep import socket_folders as private
 from ktask.lab.sweep.kernels import Kernels, kernels_for_cells
@@ -172,6 +173,22 @@ def test_an_asker_that_goes_before_the_answer_is_no_traceback(tmp_path, temporar
     kernels.close()
     assert not warm.is_running()
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_ctrl_c_before_the_answer_ends_the_kernel_before_its_directory(tmp_path, temporary, monkeypatch):
+    offspring = []
+    with Kernels() as kernels:
+
+        def interrupted(*_):
+            warm = psutil.Process(kernels._warm.pid)
+            offspring.extend(wait_for(warm.children, "the start of the kernel"))
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(module.socket, "recv_fds", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            told(tmp_path, kernels)
+        assert all(map(is_gone, offspring))
+        assert list(temporary.iterdir()) == []
 
 
 def test_an_interrupt_at_the_start_of_a_kernel_is_no_traceback(tmp_path, temporary, capfd):

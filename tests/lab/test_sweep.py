@@ -449,6 +449,7 @@ def killed_and_resumed(start, path, kills, cells, random):
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert json.loads(out) == {"run": str(path)}
+    assert "100%" in err  # the cells that were done before count, too
     assert kept.items() <= found().items()
     return counts
 

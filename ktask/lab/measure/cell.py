@@ -1,8 +1,8 @@
 """One cell: a case measured against its own one-thread baseline, in one process.
 
 Every round runs each variant once, in random order: the serial baseline, the same baseline again (the A/A
-comparison that tells the noise floor), one thread in the chunks of the most threads (what chunking alone
-costs), and each thread count. So a speedup is a ratio of neighbours in time.
+comparison that gives the noise floor), one thread in the chunks of the most threads (the chunking overhead),
+and each thread count. So a speedup is a ratio of neighbours in time.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def measure_case(
     trace
         Keep the chunks of one more repetition with the most threads (`Measurement.traced`).
     chunked
-        Measure one thread in the chunks of the most threads, too: what chunking costs by itself.
+        Measure one thread in the chunks of the most threads, too: the chunking overhead.
 
     Raises
     ------
@@ -209,14 +209,14 @@ class _Cell:
         return all(max(e.high - e.median, e.median - e.low) <= precision * e.median for e in found)
 
     def traced(self) -> Result:
-        """Return one more repetition with a trace; the fastest of some if all are slower than usual.
+        """Return one more repetition with a trace; the fastest of some if all are slower than the median.
 
         It is no part of the rows: reading the clock around each chunk costs what the others do not pay.
         """
         variant = self.variants[-1]
         tries: list[Result] = []
-        usual_s = float(np.median([row["wall_s"] for row in self.rows if is_of(row, variant)]))
-        while len(tries) < MOST_TRACED and not any(one.wall_s < STEADY_FACTOR * usual_s for one in tries):
+        median_s = float(np.median([row["wall_s"] for row in self.rows if is_of(row, variant)]))
+        while len(tries) < MOST_TRACED and not any(one.wall_s < STEADY_FACTOR * median_s for one in tries):
             tries.append(repeat(self.state, variant.threads, self.found.case.policy, trace=True).result)
         return min(tries, key=lambda one: one.wall_s)
 

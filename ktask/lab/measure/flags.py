@@ -114,18 +114,8 @@ def flag_effects(records: pd.DataFrame) -> pd.DataFrame:
         for workload, part in rows.groupby("workload", sort=False)
         for flag in sorted({flag for flags in part["flags"] for flag in flags} - {"aa"})
     ]
-    columns = [
-        "workload",
-        "flag",
-        "meaning",
-        "repetitions",
-        "of",
-        "slower",
-        "slower_low",
-        "slower_high",
-        "shift",
-    ]
-    return pd.DataFrame(effects, columns=columns)
+    factors = ["slower", "slower_low", "slower_high", "shift"]
+    return pd.DataFrame(effects, columns=["workload", "flag", "meaning", "repetitions", "of", *factors])
 
 
 def _effect(rows: pd.DataFrame, flag: str) -> dict[str, Any]:

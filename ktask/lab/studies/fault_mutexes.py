@@ -24,14 +24,14 @@ from ktask.workloads import expect
 
 PAGE_KIND = "2MiB"
 MOST_PAIRS, FEWEST_PAIRS = 256, 32
-IN_TURN = 1.5  # times the usual time; two that take turns need twice as long
+IN_TURN = 1.5  # times the median; two that exclude one another need twice as long
 
 
 @thread_func(cache=True)
-def fault_in(start, end, base, apart):
-    """Fault in the pages at `start` to `end`, which lie `apart` bytes apart."""
+def fault_in(start, end, base, distance):
+    """Fault in the pages at `start` to `end`, which lie `distance` bytes from each other."""
     for k in range(start, end):
-        if native.madvise(base + k * apart, memory.BASE_PAGE, memory.MADV_POPULATE_WRITE):
+        if native.madvise(base + k * distance, memory.BASE_PAGE, memory.MADV_POPULATE_WRITE):
             return native.last_errno()
     return 0
 
@@ -50,13 +50,13 @@ def why_not() -> str | None:
 
 
 class Pair:
-    """The first page of a mapping and the one `apart` pages on, as a case set up for two threads."""
+    """The first page of a mapping and the one `distance` pages on, as a case set up for two threads."""
 
     size, bytes_per_unit, operations = 2, memory.PAGE_KINDS[PAGE_KIND], 2
 
-    def __init__(self, region: memory.Region, apart: int):
+    def __init__(self, region: memory.Region, distance: int):
         self.region = region
-        self.ctl = Ctl(fault_in, (region.address, apart * self.bytes_per_unit))
+        self.ctl = Ctl(fault_in, (region.address, distance * self.bytes_per_unit))
 
     def before(self) -> None:
         """Give all pages back."""

@@ -27,7 +27,7 @@ LOCK_SETTINGS: tuple[dict[str, Any], ...] = (
 
 
 def limits():
-    """Return which lock or resource ends the scaling of each method, as text for a notebook."""
+    """Return the bottleneck of each method, as text for a notebook."""
     from IPython.display import Markdown  # noqa: PLC0415
 
     lines = [f"* `{method.name}`: {method.limit}" for method in workloads.get("free").methods]

@@ -1,4 +1,4 @@
-"""One cell of a sweep: what to run, running it in a fresh process, and what came of it."""
+"""One cell of a sweep: what to run, running it in a fresh process, and why it has no records."""
 
 from __future__ import annotations
 
@@ -55,26 +55,7 @@ class CellTask:
         return cell_id(self.case)
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What came of a cell: records if `reason` is empty, else why there are none.
-
-    Attributes
-    ----------
-    task
-        The cell.
-    reason
-        Empty if the records are there.
-    failed
-        Whether it should have worked: something died, hung or raised.
-    """
-
-    task: CellTask
-    reason: str = ""
-    failed: bool = False
-
-
-def run_cell(task: CellTask, folder: Path, kernels: Kernels | None = None) -> Outcome:
+def run_cell(task: CellTask, folder: Path, kernels: Kernels | None = None) -> None:
     """Measure one cell in a fresh process; its files appear in `folder`, each whole or not at all.
 
     Waits while another process measures a cell on this machine.
@@ -95,12 +76,13 @@ def run_cell(task: CellTask, folder: Path, kernels: Kernels | None = None) -> Ou
         If the disk is full: nothing is kept of this cell, and there is no point in trying the next.
     """
     with limits.turn():
-        return _run_alone(task, folder, kernels)
+        if reason := why_not(task.case):
+            keep_reason(task, folder, reason, failed=False)
+        else:
+            _run_notebook(task, folder, kernels)
 
 
-def _run_alone(task: CellTask, folder: Path, kernels: Kernels | None) -> Outcome:
-    if reason := why_not(task.case):
-        return without_records(task, folder, reason, failed=False)
+def _run_notebook(task: CellTask, folder: Path, kernels: Kernels | None) -> None:
     book = folder / "cells" / f"{task.name}.ipynb"
     kills = oom_kills()
     try:
@@ -112,8 +94,7 @@ def _run_alone(task: CellTask, folder: Path, kernels: Kernels | None) -> Outcome
             raise OSError(int(full[1]), "the disk is full", str(folder)) from None
         if oom_kills() > kills:
             reason += "; memory ran out meanwhile, and the kernel killed a process"
-        return without_records(task, folder, reason, failed=True)
-    return Outcome(task)
+        keep_reason(task, folder, reason, failed=True)
 
 
 def oom_kills() -> int:
@@ -142,7 +123,7 @@ def why_not(case: Case) -> str | None:
 def _parameters(task: CellTask, folder: Path) -> dict[str, Any]:
     case = task.case
     return {
-        **{k: v for k, v in asdict(case).items() if k in ("workload", "method", "page_kind", "policy")},
+        **{name: getattr(case, name) for name in ("workload", "method", "page_kind", "policy")},
         "size": case.size_bytes,
         "min_chunk": case.min_chunk_bytes,
         "options": dict(case.options),
@@ -153,21 +134,13 @@ def _parameters(task: CellTask, folder: Path) -> dict[str, Any]:
     }
 
 
-def without_records(task: CellTask, folder: Path, reason: str, failed: bool) -> Outcome:
-    """Keep why there are no records of a cell."""
+def keep_reason(task: CellTask, folder: Path, reason: str, failed: bool) -> None:
+    """Keep why there are no records of a cell, and whether there should be."""
     case = task.case
+    about = {name: getattr(case, name) for name in ("workload", "method", "page_kind", "size_bytes")}
+    backend = workloads.get(case.workload).method(case.method).backend
     write_json(
         folder / "skipped" / f"{task.name}.json",
-        {
-            "cell_id": task.name,
-            "workload": case.workload,
-            "backend": workloads.get(case.workload).method(case.method).backend,
-            "method": case.method,
-            "page_kind": case.page_kind,
-            "options": case.options_text,
-            "size_bytes": case.size_bytes,
-            "reason": reason,
-            "failed": failed,
-        },
+        {"cell_id": task.name, **about, "backend": backend, "options": case.options_text}
+        | {"reason": reason, "failed": failed},
     )
-    return Outcome(task, reason, failed)

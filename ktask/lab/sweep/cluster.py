@@ -20,15 +20,16 @@ from ktask.common.files import atomic_write
 from ktask.common.version import __version__
 from ktask.lab import records
 from ktask.lab.sweep import remote
-from ktask.lab.sweep.cells import FOLDERS, CellTask, Outcome, without_records
+from ktask.lab.sweep.cells import FOLDERS, CellTask, keep_reason
 from ktask.lab.sweep.grid import Grid, parse_grid, read_grid
-from ktask.lab.sweep.sweep import Executor, new_run_name, run_path, sweep
+from ktask.lab.sweep.sweep import Done, Executor, new_run_name, run_path, sweep
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
 CONNECT_S = 20  # for the scheduler to answer
 GATHER_S = 60  # for the first worker to appear, and for a host's worker to come back
+_GO_ON = "the cells done so far are kept, go on with --resume"
 _ADDRESS = re.compile(r"(tcp|tls)://[^\s/]+:\d{1,5}")
 
 
@@ -102,7 +103,7 @@ def sweep_cluster(
     run = run or new_run_name(parsed)
     run_path(run, root)
     with connect(address) as client:
-        hosts = find_hosts(client, data, name)
+        hosts = find_hosts(client, address, data, name)
         names = run_names(run, hosts, root)
         options = {"resume": resume, "retry": retry, "root": root, "quiet": quiet}
         try:
@@ -159,37 +160,34 @@ def connect(address: str) -> Iterator[Client]:
         yield client
 
 
-def find_hosts(client: Client, data: Any, name: str) -> list[Host]:
+def find_hosts(client: Client, scheduler: str, data: Any, name: str) -> list[Host]:
     """Return the hosts that the workers of a cluster run on, described by themselves."""
-    addresses = _wait_for_workers(client)
     asked = {
         address: client.submit(
             remote.describe, data, name, workers=[address], key=_key("describe"), pure=False
         )
-        for address in addresses
+        for address in _wait_for_workers(client, scheduler)
     }
     found: dict[str, Host] = {}
     for address, future in asked.items():
-        told = _description(address, future)
-        key = str(told.machine.get("host_id") or address)
+        described = _description(address, future)
+        key = str(described.machine.get("host_id") or address)
         before = found[key].addresses if key in found else ()
-        found[key] = Host((*before, address), told.machine, told.grid)
+        found[key] = Host((*before, address), described.machine, described.grid)
     return sorted(found.values(), key=lambda host: (host.label, host.host_id))
 
 
-def _wait_for_workers(client: Client) -> list[str]:
+def _wait_for_workers(client: Client, scheduler: str) -> list[str]:
     """Return the addresses of the hosts of all workers, once there is one."""
     end = time.monotonic() + GATHER_S
-    told = False
+    if not _hosts_of(client):
+        sys.stderr.write("waiting for the first worker ...\n")
     while not (workers := _hosts_of(client)):
         if time.monotonic() > end:
             raise ClusterError(
-                f"scheduler {client.scheduler.address} has no workers; start one on each host with "
-                f"`dask worker {client.scheduler.address} --nthreads 1`"
+                f"scheduler {scheduler} has no workers; start one on each host with "
+                f"`dask worker {scheduler} --nthreads 1`"
             )
-        if not told:
-            sys.stderr.write("waiting for the first worker ...\n")
-            told = True
         time.sleep(0.5)
     return sorted(workers)
 
@@ -202,7 +200,7 @@ def _hosts_of(client: Client) -> set[str]:
 
 def _description(address: str, future: Future) -> remote.Description:
     try:
-        told = future.result()
+        described = future.result()
     except (ImportError, AttributeError) as error:
         raise ClusterError(
             f"the worker on {address} cannot use ktask ({error}); install this version of it there, "
@@ -210,11 +208,12 @@ def _description(address: str, future: Future) -> remote.Description:
         ) from None
     except (remote.RemoteError, OSError) as error:
         raise ClusterError(f"the host {address} cannot be described: {error}") from None
-    if told.version != __version__:
+    if described.version != __version__:
         raise ClusterError(
-            f"the worker on {address} has ktask {told.version}, not {__version__}; install the same there"
+            f"the worker on {address} has ktask {described.version}, not {__version__}; "
+            "install the same there"
         )
-    return told
+    return described
 
 
 def run_names(run: str, hosts: list[Host], root: Path | None) -> list[str]:
@@ -239,7 +238,7 @@ def _is_of(path: Path, host: Host) -> bool:
 def on_host(client: Client, host: Host, stop: threading.Event) -> Executor:
     """Return an executor that has one worker of `host` measure one cell after the other."""
 
-    def execute(tasks: Iterable[CellTask], path: Path) -> Iterator[Outcome]:
+    def execute(tasks: Iterable[CellTask], path: Path) -> Done:
         for task in tasks:
             future = client.submit(
                 remote.measure,
@@ -249,28 +248,25 @@ def on_host(client: Client, host: Host, stop: threading.Event) -> Executor:
                 pure=False,
             )
             try:
-                yield _outcome(client, future, host, task, path, stop)
+                _wait(client, future, host, stop)
+                _collect(future, host, task, path)
+                yield task
             finally:
                 future.cancel()
 
     return execute
 
 
-def _outcome(
-    client: Client, future: Future, host: Host, task: CellTask, path: Path, stop: threading.Event
-) -> Outcome:
-    """Wait for a cell, keep its files in the directory of the run, and return what came of it."""
+def _collect(future: Future, host: Host, task: CellTask, path: Path) -> None:
+    """Keep the files of a cell that is done in the directory of the run."""
     from distributed.scheduler import KilledWorker  # noqa: PLC0415
 
-    _wait(client, future, host, stop)
     try:
-        gathered = future.result()
+        keep(future.result(), path)
     except KilledWorker:
-        return without_records(task, path, "every worker that tried it died", failed=True)
+        keep_reason(task, path, "every worker that tried it died", failed=True)
     except remote.RemoteError as error:
         raise ClusterError(f"{host.label}: {error}; {_GO_ON}") from None
-    keep(gathered.files, path)
-    return gathered.outcome
 
 
 def _wait(client: Client, future: Future, host: Host, stop: threading.Event) -> None:
@@ -285,9 +281,6 @@ def _wait(client: Client, future: Future, host: Host, stop: threading.Event) -> 
             raise ClusterError(f"{host.label} has had no worker for {GATHER_S} s; {_GO_ON}")
     if future.status in ("cancelled", "lost"):
         raise ClusterError(f"the scheduler is gone; {_GO_ON}")
-
-
-_GO_ON = "the cells done so far are kept, go on with --resume"
 
 
 def keep(files: dict[str, bytes], path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,20 +98,15 @@ def _repetition_s(case: Case, known: pd.DataFrame) -> float:
 
 def _known_repetitions(runs: Sequence[Path]) -> pd.DataFrame:
     """Return the median time from one start to the next of every cell that was ever measured."""
-    rows: list[dict[str, Any]] = []
+    cell = ["cell_id", "workload", "method", "page_kind", "size_bytes"]
+    found = [pd.DataFrame(columns=[*cell, "repetition_s"])]
     for run in runs:
-        try:
-            records = load_run(run).records
-        except (ValueError, OSError):
-            continue  # an estimate does without
-        for _, cell in records.groupby("cell_id"):
-            gaps = cell["started_at"].sort_values().diff().dt.total_seconds().median()
-            if gaps > 0:
-                first = cell.iloc[0]
-                names = ("workload", "method", "page_kind", "size_bytes")
-                rows.append({name: first[name] for name in names} | {"repetition_s": gaps})
-    columns = ["workload", "method", "page_kind", "size_bytes", "repetition_s"]
-    return pd.DataFrame(rows, columns=columns)
+        with contextlib.suppress(ValueError, OSError):  # an estimate does without
+            records = load_run(run).records.sort_values("started_at")
+            gaps = records.groupby("cell_id")["started_at"].diff().dt.total_seconds()
+            medians = records.assign(repetition_s=gaps).groupby(cell)["repetition_s"].median()
+            found.append(medians[medians > 0].reset_index())
+    return pd.concat([table for table in found if len(table)] or found, ignore_index=True)
 
 
 def to_json(grid: Grid, cells: Sequence[CellEstimate]) -> dict[str, Any]:
@@ -121,12 +117,8 @@ def to_json(grid: Grid, cells: Sequence[CellEstimate]) -> dict[str, Any]:
         "time_s": sum(cell.time_s for cell in cells),
         "memory_bytes": max((cell.memory_bytes for cell in measured), default=0),
         "cells": [
-            {
-                "cell_id": cell_id(cell.case),
-                "time_s": cell.time_s,
-                "memory_bytes": cell.memory_bytes,
-                "skipped": cell.skipped,
-            }
+            {"cell_id": cell_id(cell.case)}
+            | {name: getattr(cell, name) for name in ("time_s", "memory_bytes", "skipped")}
             for cell in cells
         ],
     }

@@ -18,7 +18,7 @@ class _WithoutPipe(kernelapp.IOPubThread):
 
 def run(connection_file: str) -> None:
     """Be a kernel until killed; nobody types here, so no history is kept."""
-    kernelapp.IOPubThread = _WithoutPipe
+    kernelapp.IOPubThread = _WithoutPipe  # type: ignore[misc, assignment]
     # The parent is watched by the operating system already; 1 means: no thread of ipykernel's own for it.
     options = ["--IPKernelApp.parent_handle=1", "--HistoryManager.enabled=False"]
     kernelapp.launch_new_instance(argv=["-f", connection_file, *options])

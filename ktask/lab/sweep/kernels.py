@@ -15,7 +15,7 @@ from queue import Empty
 from typing import Any
 
 import zmq
-from jupyter_client import AsyncKernelManager
+from jupyter_client import AsyncKernelManager, KernelConnectionInfo
 from jupyter_client.asynchronous import AsyncKernelClient
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.provisioning import KernelProvisionerBase
@@ -39,7 +39,7 @@ class Kernels:
     def __init__(self, modules: Sequence[str] = ()):
         self._modules = ("ktask.lab.sweep.kernel_process", *modules)
         self._warm: subprocess.Popen | None = None
-        self._socket: socket.socket | None = None
+        self._socket = socket.socket()  # until the warm process is there
 
     def __enter__(self) -> Kernels:
         return self
@@ -79,22 +79,23 @@ class Kernels:
                 answer, fds, _, _ = socket.recv_fds(self._socket, 32, 1)
                 if answer:
                     return int(answer), fds[0]
-        raise RuntimeError(f"the process that it is forked from ended with exit code {self._warm.wait()}")
+        raise RuntimeError(f"the process that it is forked from ended with exit code {self.close()}")
 
     def end(self, pid: int) -> int | None:
         """Kill a kernel; return its exit code, or None if it went down with the warm process."""
+        if self._warm is None:
+            return None
         with contextlib.suppress(ConnectionError):
             self._socket.sendall(json.dumps({"end": pid}).encode() + b"\n")
             if answer := self._socket.recv(32):
                 return int(answer)
         return None
 
-    def close(self) -> None:
-        """End the warm process and its kernels."""
-        if self._warm is not None:
-            self._socket.close()
-            self._warm.wait()
-            self._warm = None
+    def close(self) -> int | None:
+        """End the warm process and its kernels; return its exit code, or None if there was none."""
+        self._socket.close()
+        warm, self._warm = self._warm, None
+        return warm.wait() if warm else None
 
 
 def kernels_for_cells() -> Kernels:
@@ -105,9 +106,9 @@ def kernels_for_cells() -> Kernels:
 class _Forked(KernelProvisionerBase):
     """Tells a kernel manager about a process that is not its child."""
 
-    def __init__(self, kernels: Kernels, **options: Any):
-        super().__init__(**options)
-        self._kernels = kernels
+    def __init__(self, kernels: Kernels, manager: Kernel):
+        super().__init__(parent=manager, kernel_spec=KernelSpec(language="python"))
+        self._kernels, self._manager = kernels, manager
         self._pid: int | None = None
         self._pidfd = -1
         self.exit_code: int | None = None
@@ -117,12 +118,12 @@ class _Forked(KernelProvisionerBase):
         return self._pid is not None
 
     async def pre_launch(self, **options: Any) -> dict[str, Any]:
-        self.parent.write_connection_file()
-        self.connection_info = self.parent.get_connection_info()
+        self._manager.write_connection_file()
+        self.connection_info = self._manager.get_connection_info()
         return await super().pre_launch(cmd=[], **options)
 
-    async def launch_kernel(self, cmd: list[str], **options: Any) -> dict[str, Any]:
-        connection_file = self.parent.connection_file
+    async def launch_kernel(self, cmd: list[str], **options: Any) -> KernelConnectionInfo:
+        connection_file = self._manager.connection_file
         # IPython's own directory is next to it: what a user has set up for typing must not run in a cell
         env = warm_process.environment_as_found(options["env"]) | {
             "IPYTHONDIR": str(Path(connection_file).parent)
@@ -160,22 +161,23 @@ class _Forked(KernelProvisionerBase):
 
 
 class _Client(AsyncKernelClient):
-    async def _async_wait_for_ready(self, timeout: float = 60) -> None:
+    async def _async_wait_for_ready(self, timeout: float | None = None) -> None:
         """Wait until the kernel answers and is heard.
 
         The one of the base class asks before it is sure to hear the answer, and waits 0.2 s more at the end.
         """
         now = asyncio.get_running_loop().time
-        end, is_heard = now() + timeout, False
+        limit_s, is_heard = timeout or 60, False
+        end = now() + limit_s
         while now() < end:
             with contextlib.suppress(Empty):
                 if not is_heard:
                     is_heard = bool(await self.get_iopub_msg(timeout=1))  # its welcome
                 await self._ask()
                 return
-            if not await self.parent.is_alive():
+            if not (self.parent and await self.parent.is_alive()):
                 raise RuntimeError("it ended before it answered")
-        raise RuntimeError(f"it did not answer within {timeout:.0f} s")
+        raise RuntimeError(f"it did not answer within {limit_s:.0f} s")
 
     async def _ask(self) -> None:
         """Ask what the kernel is, and wait for the answer and for the end of the answering."""
@@ -190,6 +192,8 @@ class _Client(AsyncKernelClient):
 class Kernel(AsyncKernelManager):
     """A kernel manager that ends its process and its clients at once."""
 
+    process: _Forked
+
     def client(self, **options):
         """Return a client, and remember it."""
         self._client = super().client(**options)
@@ -198,15 +202,14 @@ class Kernel(AsyncKernelManager):
     @property
     def exit_code(self) -> int | None:
         """Exit code of the process, negative for a signal; None while it runs, and if nobody knows."""
-        return self.provisioner.exit_code
+        return self.process.exit_code
 
     async def end(self) -> None:
         """Kill the process; asking it nicely takes a second, and it has nothing left to do."""
         await _cancel_others()
         if client := getattr(self, "_client", None):
             client.stop_channels()
-        if self.has_kernel:
-            await self.provisioner.kill()
+        await self.process.kill()
         await self.cleanup_resources()
 
 
@@ -234,8 +237,11 @@ def own_kernel(kernels: Kernels) -> Iterator[Kernel]:
             client_factory=_Client,
         )
         kernel.context.setsockopt(zmq.RECONNECT_IVL, 5)  # the kernel opens its sockets a moment later
-        kernel.provisioner = _Forked(kernels, parent=kernel, kernel_spec=KernelSpec(language="python"))
+        kernel.provisioner = kernel.process = _Forked(kernels, kernel)
         try:
             yield kernel
+        except KeyboardInterrupt:
+            kernels.close()  # it may have forked a kernel whose number nobody has read yet
+            raise
         finally:
             run_sync(kernel.end)()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ktask.common.version import __version__
 from ktask.engine import slots as limits
-from ktask.lab.sweep.cells import FOLDERS, CellTask, Outcome, run_cell
+from ktask.lab.sweep.cells import FOLDERS, CellTask, run_cell
 from ktask.lab.sweep.grid import Grid, parse_grid
 from ktask.lab.sweep.socket_folders import private_directory
 from ktask.lab.sweep.sweep import describe_machine
@@ -39,14 +39,6 @@ class Description:
     version: str
     machine: dict[str, Any]
     grid: Grid
-
-
-@dataclass(frozen=True)
-class Gathered:
-    """What came of a cell, and its files by their path in the directory of a run."""
-
-    outcome: Outcome
-    files: dict[str, bytes]
 
 
 class RemoteError(RuntimeError):
@@ -78,14 +70,14 @@ def describe(data: Any, name: str) -> Description:
 
 
 @plainly
-def measure(task: CellTask) -> Gathered:
-    """Measure one cell on this machine and hand over its files."""
+def measure(task: CellTask) -> dict[str, bytes]:
+    """Measure one cell on this machine; return its files by their path in the directory of a run."""
     with _one_at_a_time, private_directory() as folder, _quiet_worker():
         for name in FOLDERS:
             (folder / name).mkdir()
-        outcome = run_cell(task, folder, _kernels())
+        run_cell(task, folder, _kernels())
         found = (path for name in FOLDERS for path in (folder / name).iterdir() if path.is_file())
-        return Gathered(outcome, {str(path.relative_to(folder)): path.read_bytes() for path in found})
+        return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
 def finish() -> None:

@@ -35,7 +35,8 @@ def save_run(cells: Sequence[Measurement], name: str, root: Path | None = None) 
         raise ValueError(f"cell {twice[0]} is there twice; a run holds each case once")
     if len({cell.protocol for cell in cells}) > 1:
         raise ValueError("the cells were measured by different protocols; save each as a run of its own")
-    path = sweep.start_run(sweep.run_path(name, root), _grid(cells))
+    path = sweep.run_path(name, root)
+    sweep.start_run(path, _grid(cells))
     host_id = records.read_json(path / "machine.json").get("host_id", "")
     for cell, one in zip(cells, names, strict=True):
         labels = {"run_id": path.name, "host_id": host_id, "cell_id": one}

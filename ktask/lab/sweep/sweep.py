@@ -9,7 +9,7 @@ import re
 import shutil
 import sys
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from ktask.common.resources import SAMPLE, runs_folder
 from ktask.host import doctor
 from ktask.host.facts import machine_facts
 from ktask.lab import records
-from ktask.lab.sweep.cells import FOLDERS, CellTask, Outcome, is_done, run_cell
+from ktask.lab.sweep.cells import FOLDERS, CellTask, is_done, run_cell
 from ktask.lab.sweep.grid import Grid
 from ktask.workloads import Case
 
@@ -37,18 +37,20 @@ RESUMPTION_FACTS = (
     "lock_sha256",
 )
 
-# Runs cells and yields what came of each once its files are in the directory of the run. It gets the cells in
-# the order of measuring, and must not run two at once on one machine.
-Executor = Callable[[Iterable[CellTask], Path], Iterator[Outcome]]
+Done = Generator[CellTask, None, None]
+# Runs cells and yields each once its files are in the directory of the run. It gets the cells in the order of
+# measuring, and must not run two at once on one machine.
+Executor = Callable[[Iterable[CellTask], Path], Done]
 
 
-def run_here(tasks: Iterable[CellTask], path: Path) -> Iterator[Outcome]:
+def run_here(tasks: Iterable[CellTask], path: Path) -> Done:
     """Run the cells on this machine, one after the other."""
     from ktask.lab.sweep.kernels import kernels_for_cells  # noqa: PLC0415  (0.2 s to import)
 
     with kernels_for_cells() as kernels:
         for task in tasks:
-            yield run_cell(task, path, kernels)
+            run_cell(task, path, kernels)
+            yield task
 
 
 def new_run_name(grid: Grid) -> str:
@@ -108,13 +110,13 @@ def sweep(
         If the disk is full. The run holds all cells done before, and can be resumed.
     """
     path = run_path(name or new_run_name(grid), root)
-    _start(path, grid, resume, machine)
+    start_run(path, grid, resume, machine)
     with _alone(path), _bar(grid, path, quiet, title) as bar:
         _tidy(path)
         if retry:
             _forget_failures(path)
-        with contextlib.closing(executor(_announced(tasks_to_do(path, grid), bar), path)) as outcomes:
-            for _ in outcomes:
+        with contextlib.closing(executor(_announced(tasks_to_do(path, grid), bar), path)) as done:
+            for _ in done:
                 bar.update()
     return path
 
@@ -142,17 +144,11 @@ def in_random_order(grid: Grid) -> list[Case]:
     return [grid.cases[k] for k in order]
 
 
-def start_run(path: Path, grid: Grid) -> Path:
-    """Make the directory of a run without any cell yet, and return it; ValueError if it exists."""
-    _start(path, grid, resume=False, machine=None)
-    return path
-
-
-def _start(path: Path, grid: Grid, resume: bool, machine: Mapping[str, Any] | None) -> None:
+def start_run(path: Path, grid: Grid, resume: bool = False, machine: Mapping[str, Any] | None = None) -> None:
     """Make the directory of a run, or see that the one to resume is of the same grid and machine."""
     text = yaml.safe_dump(grid.as_dict(), sort_keys=False, allow_unicode=True)
     if not path.exists():
-        _make(path, text, (machine or describe_machine()) | {"seed": grid.seed})
+        _make(path, text, {**(machine or describe_machine()), "seed": grid.seed})
         return
     if not resume:
         raise ValueError(f"run {path.name} exists in {path.parent}; use --resume, or another --run")
@@ -230,9 +226,8 @@ def _bar(grid: Grid, path: Path, quiet: bool, title: str) -> Iterator[Any]:
 
     done = sum(is_done(case, path) for case in grid.cases)
     form = "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} cells, {elapsed}, {remaining} left{postfix}"
-    with tqdm(total=len(grid.cases), desc=title, file=sys.stderr, bar_format=form, disable=quiet) as bar:
-        bar.unit_scale = False
-        bar.initial = done
+    look = {"desc": title, "file": sys.stderr, "bar_format": form, "disable": quiet}
+    with tqdm(total=len(grid.cases), initial=done, **look) as bar:
         yield bar
 
 
