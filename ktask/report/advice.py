@@ -77,11 +77,13 @@ def reason(row: Row, skipped: pd.DataFrame) -> str:
     if outcome == "threads":
         return f"yes: {words.value(row, 'speedup')} times as fast at {units.fmt_size(row['largest_bytes'])}"
     if outcome == "skipped":
-        return f"unknown: not measured, {_skip_reasons(row, skipped)}"
+        mine = skipped[(skipped[PATH[:-1]] == [row[name] for name in PATH[:-1]]).all(axis=1)]
+        return f"unknown: not measured, {'; '.join(dict.fromkeys(mine['reason'].astype(str)))}"
     if outcome in ("single", "cold"):
         return WHY_NOT[outcome]
     where = f"{words.count(int(row['threads']), 'thread')}, {units.fmt_size(row['largest_bytes'])}"
-    tail = _slower_at(row) if outcome == "noise" else ""
+    slower = words.listed([units.fmt_size(size) for size in row["slower_sizes"]])
+    tail = f", slower at {slower}" if outcome == "noise" and slower else ""
     return f"{WHY_NOT[outcome]} ({words.value(row, 'speedup')} with {where}){tail}"
 
 
@@ -93,16 +95,6 @@ WHY_NOT = {
     "few": "unknown: too few repetitions for a verdict",
     "cold": "unknown: no warm repetition",
 }
-
-
-def _slower_at(row: Row) -> str:
-    sizes = [units.fmt_size(size) for size in row["slower_sizes"]]
-    return f", slower at {words.listed(sizes)}" if sizes else ""
-
-
-def _skip_reasons(row: Row, skipped: pd.DataFrame) -> str:
-    mine = skipped[(skipped[PATH[:-1]] == [row[name] for name in PATH[:-1]]).all(axis=1)]
-    return "; ".join(dict.fromkeys(mine["reason"].astype(str)))
 
 
 def recommendations(study: Study) -> Markup:

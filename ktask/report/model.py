@@ -59,16 +59,6 @@ class Fitted:
         """The most probable law."""
         return self.fit.best().law.name
 
-    @property
-    def says(self) -> str:
-        """What the times determine about its parameters, in words."""
-        return self.fit.says()
-
-    @property
-    def probability(self) -> float:
-        """How probable it is among all laws."""
-        return self.fit.probabilities()[self.law]
-
 
 def fits(scaling: pd.DataFrame) -> list[Fitted]:
     """Return the laws fitted to each path that has several thread counts, at its largest size.

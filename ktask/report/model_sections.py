@@ -63,9 +63,9 @@ def fit_table(study: Study) -> Markup:
         "Size": lambda one: words.size_label(one.case),
         "Fitted on": _fitted_on,
         "Law": lambda one: one.law,
-        "Probability": lambda one: words.percent(one.probability),
+        "Probability": lambda one: words.percent(one.fit.probabilities()[one.law]),
         "Parameters": _parameters,
-        "What the times determine": lambda one: one.says,
+        "What the times determine": lambda one: one.fit.says(),
         "Largest residual": lambda one: f"{units.fmt_number(100 * one.curve['residual'].abs().max(), 2)} %",
     }
     caption = f"Fitted laws, and the threads each was fitted on; median [{LEVEL_PERCENT} % interval]."

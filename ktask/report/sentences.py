@@ -313,8 +313,7 @@ def distribution_alt(data: pd.DataFrame, workload: str) -> str:
     return f"Wall times of single repetitions for {workload_label(workload)}. {'; '.join(parts)}."
 
 
-def noise_sentence(workload: str, floor: NoiseFloor) -> str:
-    """Return the noise floor of one workload in words."""
+def _noise(workload: str, floor: NoiseFloor) -> str:
     one = stats.Estimate(floor.floor, floor.low, floor.high, floor.floor, floor.cells)
     text = units.fmt_estimate(one, units.PERCENT, digits=2)
     return f"{workload_label(workload)} {text} from {count(floor.cells, 'cell')}"
@@ -331,7 +330,7 @@ def aa_caption(data: pd.DataFrame, floors: dict[str, NoiseFloor]) -> Markup:
         finding = f"{unequal} of {pairs} {verb} 1 (chance alone: about 1 in 20)."
     else:
         finding = f"Equal measurements give equal times: all {pairs} include 1."
-    floor_text = "; ".join(noise_sentence(name, floor) for name, floor in floors.items())
+    floor_text = "; ".join(_noise(name, floor) for name, floor in floors.items())
     return Markup("{} Noise floor (grey): {}. {}").format(
         finding, floor_text, interval_note(data, stats.RATIO_KIND)
     )

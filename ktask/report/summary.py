@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import pandas as pd
 from markupsafe import Markup
 
-from ktask.common import units
 from ktask.lab.measure import stats
 from ktask.lab.measure.stats import NoiseFloor
 from ktask.report import sentences as words
@@ -63,9 +62,8 @@ def _serial_claim(serial: pd.DataFrame, machine: str) -> Claim | None:
     text = Markup("<b>{}:</b> one thread reaches {} ({}); more were not measured.").format(
         words.workload_label(best["workload"]), words.rate(best), words.path_label(best)
     )
-    return Claim(
-        text, _scope(serial.loc[[best.name]], machine), words.figure_key("throughput", best["workload"])
-    )
+    scope = _scope(serial.loc[[best.name]], machine)
+    return Claim(text, scope, words.figure_key("throughput", best["workload"]))
 
 
 def _worst_claim(scaling: pd.DataFrame, machine: str) -> Claim | None:
@@ -73,15 +71,9 @@ def _worst_claim(scaling: pd.DataFrame, machine: str) -> Claim | None:
     if worse.empty:
         return None
     worst = worse.sort_values("speedup").iloc[0]
-    text = Markup(
-        "<b>Where it gets worse:</b> {} at {} runs at {} of the serial speed ({} serial, {})."
-    ).format(
-        words.path_label(worst),
-        units.fmt_size(worst["size_bytes"]),
-        words.value(worst, "speedup"),
-        words.wall(worst, "base_wall"),
-        words.wall(worst),
-    )
+    what = f"{words.path_label(worst)} at {words.size_label(worst)} runs at {words.value(worst, 'speedup')}"
+    times = f"{words.wall(worst, 'base_wall')} serial, {words.wall(worst)}"
+    text = Markup("<b>Where it gets worse:</b> {} of the serial speed ({}).").format(what, times)
     return Claim(text, _scope(worse.loc[[worst.name]], machine), words.CROSSOVER_KEY)
 
 
