@@ -131,17 +131,17 @@ def roof(threads: Array, serial: Array, roof_threads: Array, sharpness: Array) -
 MOST_QUEUED = 4096
 
 
-def lock(threads: Array, lock_share: Array, handover: Array, crowd: Array) -> Array:
+def lock(threads: Array, lock_share: Array, handover: Array, active_workers: Array) -> Array:
     """Return the time of threads that take turns at one lock.
 
     A closed queue with one server and think time 1 - lock_share, solved by mean value analysis (Reiser and
     Lavenberg 1980). Each waiter lengthens the hold by the share `handover`, as contended cache lines do, but
-    all together by no more than `crowd` of them: queued locks have only so many spin on the line of the lock.
+    all together by no more than `active_workers` of them: queued locks have only so many spin on their line.
     """
     counts = np.minimum(threads, MOST_QUEUED).astype(int)
     queue, rates = np.zeros_like(lock_share), {}
     for n in range(1, counts.max() + 1):
-        hold = lock_share * (1 + handover * queue / (1 + queue / crowd))
+        hold = lock_share * (1 + handover * queue / (1 + queue / active_workers))
         wait = hold * (1 + queue)
         rate = n / (1 - lock_share + wait)
         queue = rate * wait
@@ -195,7 +195,7 @@ LAWS: tuple[Law, ...] = (
                 "lock_share", 0.0815, 1.52, "{:.1%} of the work is done under one lock", is_fraction=True
             ),
             Parameter("handover", 0.0267, 1.62, "each waiter lengthens a lock hold by {:.1%}"),
-            Parameter("crowd", 7.85, 0.722),
+            Parameter("active_workers", 7.85, 0.722),
         ),
     ),
 )

@@ -35,7 +35,7 @@ WEAK = {
     "sharpness": (4.0, 0.7),
     "lock_share": (0.05, 1.5),
     "handover": (0.02, 1.5),
-    "crowd": (8.0, 0.75),
+    "active_workers": (8.0, 0.75),
 }
 # Gustafson's law is for work that grows with the threads, which no curve of one size does.
 WEAK_WEIGHTS = {"amdahl": 0.25, "gustafson": 0.01, "usl": 0.24, "roof": 0.25, "lock": 0.25}
