@@ -7,6 +7,7 @@ the second is stores only.
 from __future__ import annotations
 
 import platform
+from typing import Any
 
 import numpy as np
 
@@ -84,25 +85,11 @@ def why_not(case: Case) -> str | None:
 
 
 SHARING = Option("sharing", "private memory, or shared", "private", ("private", "shared"))
-RESIDENT = {
-    "memset": "libc memset",
-    "nontemporal": "64-byte non-temporal stores",
-    "stores": "the widest ordinary stores of the CPU",
-    "rep_stosb": "one string instruction per chunk",
-    "auto": "by the kind of store that is fastest here at the size, tried once per process",
+RESIDENT: dict[str, Any] = {  # what user code zeroes, by one kind of store or another
+    "backend": "user",
+    "options": (NODE,),
+    "limit": "The memory: beyond the caches, stores run at its bandwidth.",
 }
-
-
-def resident_method(name: str) -> Method:
-    """Return the method that zeroes resident memory by a kind of store."""
-    return Method(
-        name,
-        f"resident memory, {RESIDENT[name]}",
-        "user",
-        probe=no_rep_stosb if name == "rep_stosb" else no_populate,
-        options=(NODE,),
-        limit="The memory: beyond the caches, stores run at its bandwidth.",
-    )
 
 
 WORKLOAD = Workload(
@@ -134,7 +121,20 @@ WORKLOAD = Workload(
             limit="The memory bandwidth and the table of fault mutexes, as for populate; every file has an "
             "inode lock of its own.",
         ),
-        *map(resident_method, RESIDENT),
+        Method("memset", "resident memory, libc memset", probe=no_populate, **RESIDENT),
+        Method("nontemporal", "resident memory, 64-byte non-temporal stores", probe=no_populate, **RESIDENT),
+        Method(
+            "stores", "resident memory, the widest ordinary stores of the CPU", probe=no_populate, **RESIDENT
+        ),
+        Method(
+            "rep_stosb", "resident memory, one string instruction per chunk", probe=no_rep_stosb, **RESIDENT
+        ),
+        Method(
+            "auto",
+            "resident memory, by the kind of store that is fastest here at the size, tried once per process",
+            probe=no_populate,
+            **RESIDENT,
+        ),
     ),
     setup=setup,
     why_not=why_not,
