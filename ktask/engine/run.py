@@ -236,6 +236,7 @@ def carry_out(plan: policies.Plan, ctl: Ctl, *, trace: bool = False) -> Result:
 @lru_cache(maxsize=1)
 def _warm() -> None:
     """Load or compile the engine on a task without chunks, so that no clock ever sees that."""
+    numba.get_num_threads()  # loads numba's threading layer, whose functions compiled code calls by name
     require_threads(min(2, _MOST_THREADS) - 1)
     for threads in (1, min(2, _MOST_THREADS)):
         nothing = State(1, threads)
