@@ -154,6 +154,7 @@ def test_a_worker_that_dies_loses_nothing(running, tmp_path):
     wait_for(lambda: all(map(is_gone, busy)), "the end of the processes of the dead worker")
 
 
+@pytest.mark.long
 def test_two_sweeps_of_one_host_take_turns(running, grid, tmp_path):
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         runs = [

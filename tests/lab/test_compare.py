@@ -117,7 +117,7 @@ def test_only_the_slowed_workload_is_worse(sample):
     assert by_workload["page_walk"] == by_workload["zeroing"] == {"within noise"}
 
 
-@pytest.mark.parametrize(("rounds", "cells"), [(7, 4), (11, 4), (11, 33)])
+@pytest.mark.parametrize(("rounds", "cells"), [(7, 4), (11, 4), pytest.param(11, 33, marks=pytest.mark.long)])
 def test_runs_of_one_commit_are_within_noise(rounds, cells, rng):
     """At least 95 % of the tables have no alarm at all, and nearly as many intervals hold 1."""
     tables = [

@@ -92,9 +92,11 @@ def kernels():
         yield found
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.alone if n == "zeroing" else ()) for n in NAMES]
-)  # that one takes hugetlb pages where there are some
+# zeroing takes hugetlb pages where there are some; the long ones take 10 s and more.
+MARKS = {"zeroing": pytest.mark.alone, "prediction": pytest.mark.long, "free": pytest.mark.long}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=MARKS.get(n, ())) for n in NAMES])
 def test_by_hand_a_notebook_shows_its_figures(name, tmp_path, kernels):
     done = notebooks.execute(notebooks.find(name), tmp_path / "out.ipynb", tiny(name), 60, kernels)
     has_more = name == "zeroing" and fault_mutexes.why_not() is None

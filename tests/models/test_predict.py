@@ -375,6 +375,7 @@ def learner():
     return learn.Learner(learn.examples())
 
 
+@pytest.mark.long
 def test_machines_are_predicted_by_laws_that_never_saw_them(learner, monkeypatch):
     monkeypatch.setattr(scores, "Learner", lambda found: learner)
     result = scores.score_held_out("machine")

@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BENCH = Path(__file__).parents[2] / "benchmarks/bench.py"
 
 
+@pytest.mark.long
 def test_short_form_prints_a_table_and_writes_json(tmp_path):
     out = tmp_path / "bench.json"
     command = [sys.executable, str(BENCH), "--short", "--json", str(out)]

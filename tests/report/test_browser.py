@@ -181,6 +181,7 @@ TURN = f"""(() => {{
 }})()"""
 
 
+@pytest.mark.long
 def test_jupyterlab_opens_a_notebook_and_runs_it(new_page, lab):
     page = new_page()
     page.resize(1200)

@@ -931,6 +931,7 @@ def test_a_progress_bar_is_not_in_the_page():
     assert html.count("Method") == 1
 
 
+@pytest.mark.long
 def test_two_machines_in_one_report():
     two = make_records(FEW)
     two["host_id"] = np.where(two.method == "munmap", "second", "first")

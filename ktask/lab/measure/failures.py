@@ -22,8 +22,8 @@ NEXT_STEPS = {
     errno.EFBIG: "memory files may not be that long: raise `ulimit -f`, or use a smaller size",
     errno.EPIPE: "a process of the case has ended meanwhile, or was killed: run it again",
     errno.ESRCH: "a process of the case has ended meanwhile, or was killed: run it again",
-    errno.EPERM: "this process may not do that: `ktask doctor` tells what it may",
-    errno.EACCES: "this process may not do that: `ktask doctor` tells what it may",
+    errno.EPERM: "this process may not do that: `ktask doctor` shows what it may do",
+    errno.EACCES: "this process may not do that: `ktask doctor` shows what it may do",
 }
 
 
