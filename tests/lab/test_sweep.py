@@ -468,15 +468,10 @@ def test_a_sweep_survives_kills_at_random_moments(start, tmp_path, record_proper
     grid = parse_grid(yaml.safe_dump(content), "slow")
     walks = [cell_id(case) for case in grid.cases if case.workload == "page_walk"]
     files, variants, each_once = structure(path)
-    expected = {
+    assert files == {
         *("grid.yaml", "datapackage.json", f"skipped/{cell_id(grid.cases[-1])}.json"),
         *(f"{folder}/{cell}.{end}" for folder, end in FILES_OF_A_CELL for cell in walks),
     }
-    assert files <= expected
-    # A kill between the records of a cell and its executed notebook, which is written after them, loses that.
-    lost = expected - files
-    assert len(lost) <= kills
-    assert all(name.startswith("cells/") for name in lost)
     assert {(cell, threads) for cell, threads, *_ in variants} == {
         (cell, n) for cell in walks for n in (1, 2)
     }

@@ -221,6 +221,6 @@ class Measurement:
         path = Path(path)
         traces = path.parent.parent / "traces"
         if self.traced is not None and traces.is_dir():
-            write_traces(traces / path.name, trace_table(self.traced, self.bytes_per_unit), labels)
-        # Last, since a cell counts as done once its records are there.
+            chunks = trace_table(self.traced, self.bytes_per_unit)
+            write_traces(traces / f"{labels['cell_id']}.parquet", chunks, labels)
         write_records(path, [dict(labels) | row for row in self.rows])

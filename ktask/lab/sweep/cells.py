@@ -84,9 +84,12 @@ def run_cell(task: CellTask, folder: Path, kernels: Kernels | None = None) -> No
 
 def _run_notebook(task: CellTask, folder: Path, kernels: Kernels | None) -> None:
     book = folder / "cells" / f"{task.name}.ipynb"
+    measured = _unpublished(task, folder)
     kills = oom_kills()
     try:
         notebooks.execute(notebooks.find("cell"), book, _parameters(task, folder), task.limit_s, kernels)
+        # Last: a cell counts as done once its records have their name, so a kill before loses all of it.
+        measured.replace(folder / "records" / f"{task.name}.parquet")
     except notebooks.NotebookError as error:
         reason = str(error)
         if full := _FULL.search(reason):
@@ -95,6 +98,11 @@ def _run_notebook(task: CellTask, folder: Path, kernels: Kernels | None) -> None
         if oom_kills() > kills:
             reason += "; memory ran out meanwhile, and the kernel killed a process"
         keep_reason(task, folder, reason, failed=True)
+
+
+def _unpublished(task: CellTask, folder: Path) -> Path:
+    """Return where the process of a cell leaves its records; what a kill leaves there goes with a resume."""
+    return folder / "records" / f".{task.name}.parquet.tmp"
 
 
 def oom_kills() -> int:
@@ -129,7 +137,7 @@ def _parameters(task: CellTask, folder: Path) -> dict[str, Any]:
         "options": dict(case.options),
         "threads": list(task.threads),
         "protocol": asdict(task.protocol),
-        "save_as": str((folder / "records" / f"{task.name}.parquet").resolve()),
+        "save_as": str(_unpublished(task, folder).resolve()),
         "labels": {"run_id": task.run_id, "host_id": task.host_id, "cell_id": task.name},
     }
 
