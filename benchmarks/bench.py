@@ -2,6 +2,9 @@
 
     python benchmarks/bench.py [--short] [--only TEXT] [--json FILE]
 
+For paths of the kernel the JSON has `beside_c`: both speedups over the own serial call, their ratio, and the
+ratio of the serial calls. To free memory, C maps and fills its own.
+
 Five questions. What does an empty chunk cost? What does a task of two chunks cost, from the Python call to
 its return? How well is uneven work balanced? Do paths of the kernel scale as when C enters them? Is resident
 memory zeroed as fast as by C and NumPy? Every round runs all contestants once, in random order, so that
@@ -21,9 +24,10 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numba
 import numpy as np
@@ -41,7 +45,7 @@ from ktask.lab.measure import stats
 from ktask.lab.measure.rounds import interleave, prepared, repeat, without_error
 from ktask.memory import region as memory
 from ktask.memory.region import GIB, MIB
-from ktask.workloads import Case
+from ktask.workloads import Case, fork, pin
 
 SEED = 20261123
 WALKS = {"pagemap_scan": "walk_scan", "pagemap": "walk_pagemap", "mincore": "walk_mincore"}
@@ -58,6 +62,7 @@ class Contest:
     contestants: dict[str, Callable[[], float]]
     reference: str
     rounds: int = 31
+    serial: dict[str, str] = field(default_factory=dict)  # the serial call of a contestant
     close: Callable[[], None] = lambda: None
 
     def measure(self, rounds: int) -> dict[str, np.ndarray]:
@@ -113,7 +118,13 @@ def openmp() -> ctypes.CDLL | None:
         **dict.fromkeys(("run_dynamic", "run_static"), (pointer, long, long, long, number)),
         **dict.fromkeys(("zero_memset", "zero_stream"), (pointer, long, number)),
         **dict.fromkeys(WALKS.values(), walk),
-        "advise": (pointer, long, long, number, number),
+        "in_chunks": (number, pointer, long, long, number, number),
+        "fill_and_free": (number, long, long, number, number, number),
+        "fork_here": (long, pointer, number),
+        "fork_there": (long, pointer, pointer, pointer, pointer, number),
+        "end_children": (long, pointer, number),
+        "cut_files": (long, pointer, number),
+        "register_buffers": (pointer, long, long, long, pointer, long, number),
     }
     for name, kinds in arguments.items():
         function = getattr(loaded, name)
@@ -228,38 +239,101 @@ def balance(name: str, threads: int, steps: int, c_peers: ctypes.CDLL | None) ->
     return Contest(name, "us", US, contestants, "ktask-v4 chunks, in order, no overhead")
 
 
-KERNEL_PATHS = {
-    "populate": ("zeroing", 23),
-    "dontneed": ("free", 4),
-    "lazyfree": ("free", 8),
-    "munmap": ("free", -1),
+MADVISE, MUNMAP, MPROTECT, MLOCK, UFFD_WP, PUNCH_HOLE = range(6)  # the calls of `in_chunks`
+Peer = Callable[[ctypes.CDLL, Any, int, int], float]  # takes the library, the state, bytes per call, threads
+
+
+def ranged(call: int, arg: Callable[[Any], int] | int = 0) -> Peer:
+    """Return the peer that makes a call on each chunk of the region of a state."""
+
+    def by_c(c_peers: ctypes.CDLL, state: Any, step: int, threads: int) -> float:
+        value = arg(state) if callable(arg) else arg
+        return c_peers.in_chunks(call, state.region.address, state.operations, step, value, threads)
+
+    return by_c
+
+
+def own_memory(call: int) -> Peer:
+    """Return the peer that maps memory of its own, fills it as the case says, and frees it."""
+
+    def by_c(c_peers: ctypes.CDLL, state: Any, step: int, threads: int) -> float:
+        fillers = cpu_count() if state.case.option("fill") == "each" else 1
+        kind = memory.thp_advice(state.case.page_kind)
+        return c_peers.fill_and_free(call, state.operations, step, kind, fillers, threads)
+
+    return by_c
+
+
+def by_fork(c_peers: ctypes.CDLL, state: Any, step: int, threads: int) -> float:
+    """Fork this process, or have each holder fork."""
+    if isinstance(state, fork.ManyForks):
+        arrays = state.pids, state.orders, state.answers, state.holder_pids
+        return c_peers.fork_there(state.size, *(a.ctypes.data for a in arrays), threads)
+    return c_peers.fork_here(state.size, state.pids.ctypes.data, threads)
+
+
+PEERS: dict[tuple[str, str], Peer] = {
+    ("zeroing", "populate"): ranged(MADVISE, memory.MADV_POPULATE_WRITE),
+    ("free", "dontneed"): own_memory(MADVISE),
+    ("free", "munmap"): own_memory(MUNMAP),
+    ("free", "lazyfree"): ranged(MADVISE, memory.MADV_FREE),
+    ("free", "exit"): lambda c, state, _, n: c.end_children(len(state.children), state.rows.ctypes.data, n),
+    ("protect", "mprotect"): ranged(MPROTECT, 1),
+    ("protect", "uffd_wp"): ranged(UFFD_WP, lambda state: state.fd),
+    ("fork", "one_process"): by_fork,
+    ("fork", "many_processes"): by_fork,
+    ("pin", "mlock"): ranged(MLOCK),
+    ("pin", "io_uring"): lambda c, state, step, n: c.register_buffers(
+        state.region.address, state.operations, step, pin.BUFFER, state.rings.ctypes.data, state.rings.size, n
+    ),
+    ("truncate", "punch_hole"): lambda c, state, step, n: c.in_chunks(
+        PUNCH_HOLE, 0, state.operations, step, int(state.files.fds[0]), n
+    ),
+    ("truncate", "ftruncate_files"): lambda c, state, _, n: c.cut_files(
+        state.size, state.files.fds.ctypes.data, n
+    ),
+    ("collapse", "collapse"): ranged(MADVISE, memory.MADV_COLLAPSE),
+    ("collapse", "collapse_shared"): ranged(MADVISE, memory.MADV_COLLAPSE),
 }
-PATHS = [("populate", "THP"), ("populate", "4KiB"), ("populate", "2MiB"), ("populate", "1GiB")]
-PATHS += [
-    ("dontneed", "4KiB"),
-    ("dontneed", "THP"),
-    ("lazyfree", "4KiB"),
-    ("munmap", "4KiB"),
-    ("munmap", "THP"),
+PATHS: list[tuple[str, str, str, int, dict[str, str]]] = [
+    *(("zeroing", "populate", kind, GIB, {}) for kind in ("THP", "4KiB", "2MiB")),
+    ("zeroing", "populate", "1GiB", 2 * GIB, {}),
+    *(("free", "dontneed", kind, GIB, {"fill": who}) for kind in ("4KiB", "THP") for who in ("one", "each")),
+    *(("free", "munmap", kind, GIB, {}) for kind in ("4KiB", "THP")),
+    ("free", "lazyfree", "4KiB", GIB, {}),
+    ("free", "exit", "4KiB", GIB, {}),
+    *(("protect", method, "4KiB", GIB, {}) for method in ("mprotect", "uffd_wp")),
+    *(("fork", method, "4KiB", GIB, {}) for method in ("one_process", "many_processes")),
+    *(("pin", method, "4KiB", GIB, {}) for method in ("mlock", "io_uring")),
+    *(("truncate", method, "4KiB", GIB, {}) for method in ("punch_hole", "ftruncate_files")),
+    *(("collapse", method, "THP", GIB // 4, {}) for method in ("collapse", "collapse_shared")),
 ]
 
 
-def kernel_path(
-    name: str, method: str, page_kind: str, size_bytes: int, threads: int, c_peers: ctypes.CDLL
-) -> Contest:
+def kernel_path(name: str, case: Case, threads: int, c_peers: ctypes.CDLL) -> Contest:
     """Return the contest for one path of the kernel, entered by the same calls in the same chunks."""
-    workload, advice = KERNEL_PATHS[method]
-    state, close = set_up(Case.of(workload, method, size=size_bytes, page_kind=page_kind))
-    chunk = chunk_of(state, threads)
+    ready, close = set_up(case)
+    state: Any = ready
+    chunk, peer = chunk_of(state, threads), PEERS[case.workload, case.method]
+    is_apart = (case.workload, case.method) in (("free", "dontneed"), ("free", "munmap"))
 
     def by_c(count: int) -> float:
+        step = chunk if count > 1 else state.operations
+        if is_apart:
+            return _done(peer(c_peers, state, step, count), name)
+        state.ctl = replace(state.ctl, max_threads=count)  # before the preparation, which may depend on it
         state.before()
-        step = chunk if count > 1 else size_bytes
-        seconds = c_peers.advise(state.region.address, size_bytes, step, advice, count)
+        seconds = _done(peer(c_peers, state, step, count), name)
         state.check()
         return seconds
 
     return _beside_c(name, threads, partial(seconds_of, state), by_c, close)
+
+
+def _done(seconds: float, name: str) -> float:
+    """Return the seconds of a peer; CheckError if its calls failed."""
+    workloads.expect(seconds >= 0, f"the peer of {name} failed")
+    return seconds
 
 
 def set_up(case: Case) -> tuple[workloads.State, Callable[[], None]]:
@@ -281,13 +355,16 @@ def chunk_of(state: workloads.State, threads: int) -> int:
 
 def _beside_c(name: str, threads: int, by_ktask, by_c, close) -> Contest:
     """Return the contest between the engine and C, each by several threads and by one call over all."""
+    together = {"ktask": f"ktask, {_threads(threads)}", "C": f"OpenMP dynamic,1, {_threads(threads)}"}
+    alone = {"ktask": "ktask, serial call", "C": "C, serial call"}
     contestants = {
-        f"ktask, {_threads(threads)}": lambda: by_ktask(threads),
-        f"OpenMP dynamic,1, {_threads(threads)}": lambda: by_c(threads),
-        "ktask, serial call": lambda: by_ktask(1),
-        "C, serial call": lambda: by_c(1),
+        together["ktask"]: lambda: by_ktask(threads),
+        together["C"]: lambda: by_c(threads),
+        alone["ktask"]: lambda: by_ktask(1),
+        alone["C"]: lambda: by_c(1),
     }
-    return Contest(name, "ms", 1e3, contestants, f"OpenMP dynamic,1, {_threads(threads)}", close=close)
+    serial = {together[whose]: alone[whose] for whose in together}
+    return Contest(name, "ms", 1e3, contestants, together["C"], serial=serial, close=close)
 
 
 def page_walk(name: str, method: str, size_bytes: int, threads: int, c_peers: ctypes.CDLL) -> Contest:
@@ -311,7 +388,7 @@ def page_table_model(name: str, size_bytes: int, tables: str, threads: int) -> C
         case = Case.of("page_walk", method, size=size_bytes, page_kind="4KiB", options={"tables": tables})
         state = stack.enter_context(prepared(case))
         contestants |= {f"{what}, {_threads(n)}": partial(seconds_of, state, n) for n in (1, threads)}
-    return Contest(name, "ms", 1e3, contestants, f"read, {_threads(threads)}", 15, stack.close)
+    return Contest(name, "ms", 1e3, contestants, f"read, {_threads(threads)}", 15, close=stack.close)
 
 
 def zeroing(name: str, size_bytes: int, page_kind: str, threads: int, c_peers: ctypes.CDLL | None) -> Contest:
@@ -337,7 +414,7 @@ def zeroing(name: str, size_bytes: int, page_kind: str, threads: int, c_peers: c
 
     contestants = {peer: in_use(call) for peer, call in calls.items()}
     rounds = 9 if size_bytes > GIB else 31 if size_bytes > 128 * MIB else 151  # a cache shared with others
-    return Contest(name, "us", US, contestants, own, rounds, close)
+    return Contest(name, "us", US, contestants, own, rounds, close=close)
 
 
 def makespan(shares: list[float], threads: int) -> float:
@@ -373,16 +450,13 @@ def kernel_contests(short: bool, c_peers: ctypes.CDLL | None) -> Named:
     """Yield the paths of the kernel."""
     if not c_peers or cpu_count() < 2:
         return
-    for method, kind in PATHS:
-        size = 64 * MIB if short else 2 * GIB if kind == "1GiB" else GIB
-        if workloads.why_not(Case.of("zeroing", "populate", size=size, page_kind=kind)) is None:
-            what = f"{KERNEL_PATHS[method][0]} {method}, {fmt_size(size)} of {kind} pages, 2 threads"
-            yield (
-                what,
-                partial(
-                    kernel_path, method=method, page_kind=kind, size_bytes=size, threads=2, c_peers=c_peers
-                ),
-            )
+    for workload, method, kind, size, options in PATHS:
+        size_bytes = 64 * MIB if short else size
+        case = Case.of(workload, method, size=size_bytes, page_kind=kind, options=options)
+        if workloads.why_not(case) is None:
+            set_to = "".join(f", {name}={value}" for name, value in options.items())
+            what = f"{workload} {method}, {fmt_size(size_bytes)} of {kind} pages{set_to}, 2 threads"
+            yield what, partial(kernel_path, case=case, threads=2, c_peers=c_peers)
 
 
 def page_walk_contests(short: bool, c_peers: ctypes.CDLL | None) -> Named:
@@ -422,7 +496,20 @@ def result_of(contest: Contest, rounds: int) -> dict:
         }
         for name, values in seconds.items()
     }
-    return {"name": contest.name, "unit": contest.unit, "reference": contest.reference, "rows": rows}
+    found = {"name": contest.name, "unit": contest.unit, "reference": contest.reference, "rows": rows}
+    return found | ({"beside_c": beside_c(contest.serial, seconds)} if contest.serial else {})
+
+
+def beside_c(serial: dict[str, str], seconds: dict[str, np.ndarray]) -> dict:
+    """Return both speedups over the own serial call, and how the engine's differs from that of C."""
+    (ours, theirs), alone = serial, [seconds[name] for name in serial.values()]
+    speedups = {name: stats.ratio(seconds[serial[name]], seconds[name], paired=True) for name in serial}
+    by_round = (alone[0] / seconds[ours]) / (alone[1] / seconds[theirs])
+    return {
+        "speedup": {name: estimate._asdict() for name, estimate in speedups.items()},
+        "speedup_ratio": stats.estimate(by_round)._asdict(),
+        "serial_ratio": stats.ratio(alone[0], alone[1], paired=True)._asdict(),
+    }
 
 
 def render(result: dict) -> str:
@@ -434,7 +521,16 @@ def render(result: dict) -> str:
             f"  {name:40} {m['median']:10.2f}  [{m['low']:9.2f}, {m['high']:9.2f}]"
             f"   x {r['median']:6.2f}  [{r['low']:5.2f}, {r['high']:5.2f}]  n={m['n']}"
         )
+    if found := result.get("beside_c"):
+        for name, one in found["speedup"].items():
+            lines.append(f"  speedup, {name:31} {_interval(one)}")
+        lines.append(f"  speedup over that of C                   {_interval(found['speedup_ratio'])}")
+        lines.append(f"  serial call over that of C               {_interval(found['serial_ratio'])}")
     return "\n".join(lines)
+
+
+def _interval(one: dict) -> str:
+    return f"{one['median']:10.2f}  [{one['low']:9.2f}, {one['high']:9.2f}]"
 
 
 def main() -> None:

@@ -1,10 +1,17 @@
 #define _GNU_SOURCE
 /* The engine's peers in C: empty chunks and parallel regions of GCC's OpenMP, timed inside one call. */
+#include <errno.h>
+#include <fcntl.h>
 #include <omp.h>
+#include <sched.h>
+#include <signal.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 #ifdef __x86_64__
@@ -41,18 +48,138 @@ double run_static(chunk_fn fn, int64_t size, int64_t chunk, int64_t args, int th
     return now() - t0;
 }
 
-/* The same kernel paths by the same calls: madvise over a range, or munmap if there is no advice (below 0), in
-   chunks. Returns seconds, or -1. */
-double advise(char *base, int64_t size, int64_t chunk, int advice, int threads)
+/* The same kernel paths by the same calls. `arg` is the advice or protection, or the file. */
+enum { MADVISE, MUNMAP, MPROTECT, MLOCK, UFFD_WP, PUNCH_HOLE };
+
+static int call_on(int call, char *at, int64_t length, int arg)
+{
+    uint64_t wp[3] = {(uint64_t)at, length, 1}; /* struct uffdio_writeprotect */
+    switch (call) {
+    case MADVISE: return madvise(at, length, arg);
+    case MUNMAP: return munmap(at, length);
+    case MPROTECT: return mprotect(at, length, arg);
+    case MLOCK: return mlock(at, length);
+    case UFFD_WP: return ioctl(arg, 0xC018AA06, wp);
+    case PUNCH_HOLE: return fallocate(arg, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, (off_t)at, length);
+    }
+    return -1;
+}
+
+/* A range in chunks, one call each (of a file, `base` is the offset). Returns seconds, or -1. */
+double in_chunks(int call, char *base, int64_t size, int64_t chunk, int arg, int threads)
 {
     int64_t n = (size + chunk - 1) / chunk;
     int failed = 0;
     double t0 = now();
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads) reduction(| : failed)
     for (int64_t i = 0; i < n; i++) {
-        int64_t rest = size - i * chunk, length = rest < chunk ? rest : chunk;
-        char *at = base + i * chunk;
-        failed |= (advice < 0 ? munmap(at, length) : madvise(at, length, advice)) != 0;
+        int64_t rest = size - i * chunk;
+        int code;
+        do
+            code = call_on(call, base + i * chunk, rest < chunk ? rest : chunk, arg);
+        while (code && (errno == EINTR || errno == EAGAIN));
+        failed |= code != 0;
+    }
+    double seconds = now() - t0;
+    return failed ? -1 : seconds;
+}
+
+/* A whole program: maps memory, fills it by one thread or by all, and frees it in chunks, which alone is timed. */
+double fill_and_free(int call, int64_t size, int64_t chunk, int kind, int fillers, int threads)
+{
+    int64_t border = 2 << 20;
+    char *raw = mmap(0, size + border, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    char *base = (char *)(((uintptr_t)raw + border - 1) / border * border);
+    if (raw == MAP_FAILED)
+        return -1;
+    int failed = madvise(base, size, kind) != 0;
+    failed |= in_chunks(MADVISE, base, size, fillers > 1 ? chunk : size, 23, fillers) < 0;
+    double seconds = in_chunks(call, base, size, chunk, 4, threads);
+    munmap(raw, size + border);
+    return failed ? -1 : seconds;
+}
+
+/* Forks of this process, whose children wait for their end. */
+double fork_here(int64_t n, int64_t *pids, int threads)
+{
+    int failed = 0;
+    double t0 = now();
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) reduction(| : failed)
+    for (int64_t i = 0; i < n; i++) {
+        pid_t own = getpid(), pid = syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+        if (pid == 0) { /* system calls only: of all threads, the child has this one alone */
+            prctl(PR_SET_PDEATHSIG, SIGKILL);
+            while (getppid() == own)
+                pause();
+            _exit(0);
+        }
+        pids[i] = pid;
+        failed |= pid < 0;
+    }
+    double seconds = now() - t0;
+    return failed ? -1 : seconds;
+}
+
+/* Each holder forks when told to, on the CPU of the thread that tells it, and answers with the child's number. */
+double fork_there(int64_t n, int64_t *pids, int64_t *orders, int64_t *answers, int64_t *holders, int threads)
+{
+    int failed = 0;
+    double t0 = now();
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) reduction(| : failed)
+    for (int64_t i = 0; i < n; i++) {
+        cpu_set_t here;
+        CPU_ZERO(&here);
+        CPU_SET(sched_getcpu(), &here);
+        failed |= sched_setaffinity(holders[i], sizeof(here), &here) != 0;
+        failed |= write(orders[i], "f", 1) != 1 || read(answers[i], &pids[i], 8) != 8;
+    }
+    double seconds = now() - t0;
+    return failed ? -1 : seconds;
+}
+
+/* Children are killed and reaped; a row is where the part ends, pid, status, and whether it was reaped. */
+double end_children(int64_t n, int64_t *rows, int threads)
+{
+    int failed = 0;
+    double t0 = now();
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) reduction(| : failed)
+    for (int64_t i = 0; i < n; i++) {
+        int64_t *row = rows + 4 * i;
+        failed |= kill(row[1], SIGKILL) != 0 || waitpid(row[1], (int *)&row[2], 0) != row[1];
+        row[3] = 1;
+    }
+    double seconds = now() - t0;
+    return failed ? -1 : seconds;
+}
+
+double cut_files(int64_t n, int64_t *fds, int threads)
+{
+    int failed = 0;
+    double t0 = now();
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) reduction(| : failed)
+    for (int64_t i = 0; i < n; i++)
+        failed |= ftruncate(fds[i], 0) != 0;
+    double seconds = now() - t0;
+    return failed ? -1 : seconds;
+}
+
+/* Every 64 MiB (`most`) of a chunk is a fixed buffer of the next ring. */
+double register_buffers(char *base, int64_t size, int64_t chunk, int64_t most, int64_t *fds, int64_t n_rings,
+                        int threads)
+{
+    int64_t n = (size + chunk - 1) / chunk, taken = 0;
+    int failed = 0;
+    double t0 = now();
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) reduction(| : failed)
+    for (int64_t i = 0; i < n; i++) {
+        char *at = base + i * chunk, *end = size - i * chunk < chunk ? base + size : at + chunk;
+        while (at < end && !failed) {
+            int64_t number = __atomic_fetch_add(&taken, 1, __ATOMIC_SEQ_CST);
+            uint64_t iovec[2] = {(uint64_t)at, end - at < most ? end - at : most}, tag = 0;
+            uint64_t arg[4] = {number / n_rings, (uint64_t)iovec, (uint64_t)&tag, 1};
+            failed |= syscall(427, fds[number % n_rings], 16, arg, 32) != 1; /* IORING_REGISTER_BUFFERS_UPDATE */
+            at += iovec[1];
+        }
     }
     double seconds = now() - t0;
     return failed ? -1 : seconds;

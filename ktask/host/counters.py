@@ -30,6 +30,7 @@ MEANINGS: dict[str, str] = {
     "cold_memory": "the host had to bring memory back first",
     "outlier": "the time was far from the others of its kind",
     "short": "the time was too short for the clock",
+    "above_threads": "the speedup was above the number of threads",
     "aa": "the baseline was measured once more (the A/A comparison)",
 }
 # Lines of /proc/vmstat by the flag that any growth raises.

@@ -136,10 +136,10 @@ class ManyForks(Forks):
         except BaseException:
             self.close()
             raise
-        self._orders = np.array([h.stdin.fileno() for h in self._holders], dtype=np.int64)
-        self._answers = np.array([h.stdout.fileno() for h in self._holders], dtype=np.int64)
-        self._pids = np.array([h.pid for h in self._holders], dtype=np.int64)
-        arrays = self.pids, self._orders, self._answers, self._pids
+        self.orders = np.array([h.stdin.fileno() for h in self._holders], dtype=np.int64)
+        self.answers = np.array([h.stdout.fileno() for h in self._holders], dtype=np.int64)
+        self.holder_pids = np.array([h.pid for h in self._holders], dtype=np.int64)
+        arrays = self.pids, self.orders, self.answers, self.holder_pids
         self.ctl = Ctl(fork_there, tuple(a.ctypes.data for a in arrays))
 
     def _end_children(self) -> None:

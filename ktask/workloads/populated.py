@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
+from ktask.engine import run as engine
 from ktask.engine.task import Ctl
+from ktask.host import topology
 from ktask.memory import region as memory
-from ktask.workloads import Case
+from ktask.memory.calls import advise_pages
+from ktask.workloads import Case, Option, expect
+
+FILL = Option(
+    "fill",
+    "who fills the memory before each repetition: one thread, the caller; each CPU its share; or one thread "
+    "on another CPU",
+    "one",
+    ("one", "each", "other"),
+)
 
 
 @lru_cache(maxsize=1)
@@ -19,6 +33,32 @@ def no_populate() -> str | None:
     except OSError as error:
         return f"MADV_POPULATE_WRITE needs Linux 5.14: {error.strerror}"
     return None
+
+
+def fill_cpu(who: str) -> int:
+    """Return the CPU to fill memory on: the caller's (`one`), or another (`other`).
+
+    Helpers are pinned from the last CPU downwards, so the first one is the caller's at any number of threads.
+    """
+    return topology.allowed_cpus()[-1 if who == "other" else 0]
+
+
+def no_other_cpu(case: Case) -> str | None:
+    """Return why there is no other CPU to fill the memory of `case` on, or None."""
+    if dict(case.options).get("fill") == "other" and len(topology.allowed_cpus()) == 1:
+        return "fill=other needs a second CPU, and this process may use one"
+    return None
+
+
+@contextlib.contextmanager
+def on_cpu(cpu: int) -> Iterator[None]:
+    """Keep the calling thread to one CPU for the block."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {cpu})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 class Mapped:
@@ -44,6 +84,22 @@ class Mapped:
         """Return the task of a thread function that takes the address, the bytes per unit, and `args`."""
         known = self.region.address, self.bytes_per_unit
         return Ctl(function, (*known, *args), self.case.min_chunk(self.bytes_per_unit), threads)
+
+    def fill(self) -> None:
+        """Fault every page in for writing, by whoever `fill` names; end on the CPU of the caller."""
+        who = self.case.option("fill")
+        if who == "each":
+            self._populate(topology.cpu_count())
+        else:
+            with on_cpu(fill_cpu(who)):
+                self._populate(threads=1)
+        with on_cpu(fill_cpu("one")):
+            pass
+
+    def _populate(self, threads: int) -> None:
+        ctl = self.task(advise_pages, memory.MADV_POPULATE_WRITE, threads=threads)
+        result = engine.run(0, self.size, ctl)
+        expect(result.error == 0, f"populating the range failed: {os.strerror(result.error)}")
 
     def close(self) -> None:
         """Give the region back."""

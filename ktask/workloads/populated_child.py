@@ -1,6 +1,8 @@
 """A process with a populated range, run as a program of its own, that exits or forks to be measured.
 
-    python -I -S populated_child.py SIZE_BYTES MMAP_FLAGS ADVICE CPU
+    python -I -S populated_child.py SIZE_BYTES MMAP_FLAGS ADVICE CPU [FILL_CPU...]
+
+It fills an equal part of the range on each FILL_CPU, or all of it on CPU, and then runs on CPU (any, if -1).
 
 A fresh and small process: a fork of the measuring one would have its page tables, too, and libgomp does not
 survive a fork. It needs nothing but the standard library, says `ready` once its pages are there, and ends
@@ -20,19 +22,34 @@ MADV_POPULATE_WRITE = 23
 PR_SET_PDEATHSIG = 1
 
 
-def populated(size_bytes: int, flags: int, advice: int) -> mmap.mmap:
-    """Return a private mapping with `size_bytes` of populated pages from the first 2 MiB border on."""
+def populated(size_bytes: int, flags: int, advice: int, cpus: list[int]) -> mmap.mmap:
+    """Return a private mapping with populated pages from the first 2 MiB border on, a part from each CPU."""
     room = 0 if flags else ALIGNMENT  # hugetlb mappings are aligned, and may not be longer than their pages
     mapping = mmap.mmap(-1, size_bytes + room, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | flags)
     start = -ctypes.addressof(ctypes.c_char.from_buffer(mapping)) % ALIGNMENT if room else 0
     if advice:
         mapping.madvise(advice, start, size_bytes)
+    ends = [size_bytes * k // len(cpus) // ALIGNMENT * ALIGNMENT for k in range(len(cpus))] + [size_bytes]
+    for cpu, first, end in zip(cpus, ends, ends[1:], strict=False):
+        run_on(cpu)
+        if end > first:
+            populate(mapping, start + first, end - first)
+    return mapping
+
+
+def populate(mapping: mmap.mmap, start: int, size_bytes: int) -> None:
+    """Fault every page of a part in for writing, again after a signal."""
     while True:
         try:
-            mapping.madvise(MADV_POPULATE_WRITE, start, size_bytes)
+            return mapping.madvise(MADV_POPULATE_WRITE, start, size_bytes)
         except InterruptedError:
             continue
-        return mapping
+
+
+def run_on(cpu: int) -> None:
+    """Keep this process to a CPU; to any, if -1."""
+    if cpu >= 0:
+        os.sched_setaffinity(0, {cpu})
 
 
 def be_first_to_go() -> None:
@@ -65,14 +82,13 @@ def wait_for_the_end(parent: int) -> None:
 
 def main() -> None:
     """Populate, say so, wait for orders or the end."""
-    size_bytes, flags, advice, cpu = map(int, sys.argv[1:])
+    size_bytes, flags, advice, cpu, *fill_cpus = map(int, sys.argv[1:])
     be_first_to_go()
-    if cpu >= 0:
-        os.sched_setaffinity(0, {cpu})
     try:
-        kept = populated(size_bytes, flags, advice)
+        kept = populated(size_bytes, flags, advice, fill_cpus or [cpu])
     except OSError as error:
         sys.exit(f"populating {size_bytes} bytes failed: {error.strerror}")
+    run_on(cpu)
     os.write(1, b"ready\n")
     serve()
     kept.close()

@@ -1,5 +1,6 @@
 """Flags: kernel counters around a repetition, and what flagged repetitions do to a result."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from ktask.host import counters as events
 from ktask.host.counters import MEANINGS, event_flags, sample_events, sample_state, state_flags
-from ktask.lab.measure.flags import flag_effects
+from ktask.lab.measure.flags import flag_effects, superlinear
 from ktask.lab.records import load_run
 
 SAMPLE = Path(__file__).parents[2] / "data" / "sample"
@@ -148,3 +149,11 @@ def test_the_sample_run_tells_its_flags():
     found = flag_effects(load_run(SAMPLE).records)
     assert (found["repetitions"] <= found["of"]).all()
     assert found["meaning"].str.len().min() > 0
+
+
+@pytest.mark.parametrize(
+    ("low", "threads", "above"),
+    [(2.01, 2, True), (2.0, 2, False), (1.9, 2, False), (1.2, 1, False), (math.nan, 2, False)],
+)
+def test_a_speedup_above_the_threads_with_its_whole_interval_is_noticed(low, threads, above):
+    assert superlinear(low, threads) is above

@@ -12,9 +12,10 @@ import pytest
 
 from ktask import workloads
 from ktask.engine import run as engine
+from ktask.engine import worker
 from ktask.memory import region as memory
 from ktask.memory.region import KIB, MIB
-from ktask.workloads import Case, CheckError
+from ktask.workloads import Case, CheckError, populated, populated_child
 from ktask.workloads.free import exits
 
 
@@ -83,7 +84,7 @@ def test_there_are_as_many_children_as_threads_and_they_share_the_range(threads)
     with state_of("exit", threads=threads) as state:
         state.before()
         assert len(state.children) == threads
-        assert state._rows()[:, 0].tolist() == [state.size * (k + 1) // threads for k in range(threads)]
+        assert state.rows[:, 0].tolist() == [state.size * (k + 1) // threads for k in range(threads)]
         assert len({tuple(psutil.Process(c.pid).cpu_affinity()) for c in state.children}) == threads
         # when memory runs out, they are to go, and not the process that can tell of it
         assert {Path(f"/proc/{c.pid}/oom_score_adj").read_text() for c in state.children} == {"1000\n"}
@@ -143,3 +144,71 @@ def test_closing_leaves_no_child():
         state.before()
         pids = [child.pid for child in state.children]
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+# --- who filled the memory --------------------------------------------------------------------------------
+
+
+def filled_on(monkeypatch, fill, method="dontneed"):
+    """Return the CPUs on which a range was filled, and that on which its preparation ended."""
+    seen, populate = [], populated.Mapped._populate
+
+    def note(state, threads):
+        populate(state, threads)
+        seen.append((threads, tuple(sorted(os.sched_getaffinity(0)))))
+
+    monkeypatch.setattr(populated.Mapped, "_populate", note)
+    case = Case("free", method, "4KiB", 8 * MIB, 64 * KIB, options=(("fill", fill),))
+    with contextlib.closing(workloads.get("free").setup(case)) as state:
+        state.before()
+        return seen, worker.current_cpu()
+
+
+@pytest.mark.cpus(2)
+@pytest.mark.parametrize("method", ["dontneed", "munmap"])
+@pytest.mark.parametrize("fill", ["one", "each", "other"])
+def test_the_memory_is_filled_by_whom_the_case_says_and_the_caller_ends_on_its_cpu(fill, method, monkeypatch):
+    cpus = tuple(sorted(os.sched_getaffinity(0)))
+    wanted = {"one": (1, cpus[:1]), "each": (len(cpus), cpus), "other": (1, cpus[-1:])}
+    assert filled_on(monkeypatch, fill, method) == ([wanted[fill]], cpus[0])
+    assert tuple(sorted(os.sched_getaffinity(0))) == cpus
+
+
+def test_the_serial_call_starts_from_what_threads_start_from(monkeypatch):
+    """By default one thread fills, whoever frees."""
+    by = []
+    monkeypatch.setattr(populated.Mapped, "_populate", lambda _, threads: by.append(threads))
+    for threads in (1, 2):
+        with state_of("dontneed", threads=threads) as state, pytest.raises(CheckError, match="were missing"):
+            state.before()
+    assert by == [1, 1]
+
+
+@pytest.mark.cpus(2)
+@pytest.mark.parametrize("fill", ["one", "each", "other"])
+def test_a_child_exits_on_its_cpu_wherever_it_has_filled_its_memory(fill):
+    case = Case("free", "exit", "4KiB", 8 * MIB, 64 * KIB, options=(("fill", fill),))
+    with contextlib.closing(workloads.get("free").setup(case)) as state:
+        cpus = state.cpus
+        wanted = {"one": [cpus[0]], "each": cpus, "other": [cpus[-1]]}
+        assert state._fill_cpus(cpus[0]) == wanted[fill]
+        state.ctl = replace(state.ctl, max_threads=1)
+        state.before()
+        assert psutil.Process(state.children[0].pid).cpu_affinity() == [cpus[0]]
+        run(state)
+        state.check()
+
+
+def test_each_cpu_fills_its_part_of_a_child(monkeypatch):
+    calls = []
+    monkeypatch.setattr(populated_child.os, "sched_setaffinity", lambda _, cpus: calls.append(cpus))
+    monkeypatch.setattr(populated_child, "populate", lambda _, start, size_bytes: calls.append(size_bytes))
+    populated_child.populated(9 * MIB, 0, 0, [0, 1]).close()
+    assert calls == [{0}, 4 * MIB, {1}, 5 * MIB]
+
+
+def test_another_cpu_is_needed_to_fill_on_another(monkeypatch):
+    monkeypatch.setattr(populated.topology, "allowed_cpus", lambda: (3,))
+    case = Case("free", "dontneed", "4KiB", 8 * MIB, options=(("fill", "other"),))
+    assert workloads.why_not(case) == "fill=other needs a second CPU, and this process may use one"
+    assert workloads.why_not(replace(case, options=())) is None

@@ -32,6 +32,11 @@ WARM_SPREAD = 1.25
 OUTLIER_DEVIATIONS = 3.5
 LEAST_DEVIATION = 0.01
 
+ABOVE_THREADS = (
+    "more than the number of threads: either the serial call started from a worse state (who filled the "
+    "memory?), or the work fits the caches of several CPUs and not those of one"
+)
+
 
 def mark(rows: Sequence[Row], flag: str, marked: Iterable[bool]) -> None:
     """Set or remove `flag` on each of `rows`."""
@@ -89,6 +94,23 @@ def mark_outliers(rows: Sequence[Row]) -> None:
 def mark_short(rows: Sequence[Row], sample_s: float) -> None:
     """Flag the repetitions that even many calls did not bring to half of the time a sample should take."""
     mark(rows, "short", (not row["warmup"] and row["calls"] * row["wall_s"] < sample_s / 2 for row in rows))
+
+
+def superlinear(speedup_low: float, threads: int) -> bool:
+    """Return whether a speedup lies above the number of threads with its whole interval.
+
+    More threads do not make work less. So the two sides started from different states, or the threads have
+    caches that one thread has not. Such a speedup carries the flag `above_threads` in the JSON of `ktask
+    run`, and whoever prints it says why beside it: `ABOVE_THREADS` has the words.
+
+    Parameters
+    ----------
+    speedup_low
+        Lower end of the interval of a speedup; NaN, without an interval, is never above.
+    threads
+        How many threads it was reached with.
+    """
+    return threads > 1 and speedup_low > threads
 
 
 def flag_effects(records: pd.DataFrame) -> pd.DataFrame:

@@ -6,18 +6,17 @@ to tell its costs apart (`calibrate.fit_costs`). It then predicts every trial of
 and others that it never saw. How far the even rounds themselves are from the odd ones is the floor: no
 prediction can be closer than the engine repeats itself.
 
-Huge pages that are freed were populated by one thread. Two that populate get theirs in turn, and what a page
-then costs depends on whose it is: in the timelines of 2 GiB of hugetlb pages (KVM guest, two CPUs, kernel
-6.18) one thread frees those of the caller in 1.1 us each and then those of the helper, which came between
-them, in 0.6 us; if one thread populated them, all take 0.7 us. How that meets the chunks of a task is chance
-and no cost of a machine: it was up to 10 % of the times. Pages of 4 KiB come from lists of each
-CPU's own, and are populated by all threads: by one, the times of two that free them have two modes, 15 and
-22 ms for 1 GiB.
+Huge pages that are freed were populated by one thread, the default. Two that populate get theirs in turn, and
+what a page then costs depends on whose it is: in the timelines of 2 GiB of hugetlb pages (KVM guest, two
+CPUs, kernel 6.18) one thread frees those of the caller in 1.1 us each and then those of the helper, which
+came between them, in 0.6 us; if one thread populated them, all take 0.7 us. How that meets the chunks of a
+task is chance and no cost of a machine: it was up to 10 % of the times. Pages of 4 KiB come from lists of
+each CPU's own, and are populated by all threads (`fill=each`): by one, the times of two that free them have
+two modes, 15 and 22 ms for 1 GiB.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
@@ -34,12 +33,11 @@ from ktask.lab.measure.rounds import SEED, interleave, prepared, repeat
 from ktask.models.simulation.calibrate import fit_costs, simulated_wall_s
 from ktask.models.simulation.machines import Machine
 from ktask.workloads import Case
-from ktask.workloads.free.free import Free
 
 CASES = (
     Case("zeroing", "populate", "THP", 512 << 20),
     Case("page_walk", "pagemap_scan", "4KiB", 8 << 30),
-    Case("free", "dontneed", "4KiB", 1 << 30),
+    Case("free", "dontneed", "4KiB", 1 << 30, options=(("fill", "each"),)),
     Case("free", "dontneed", "THP", 2 << 30),
     Case("free", "dontneed", "2MiB", 2 << 30),
 )
@@ -90,8 +88,6 @@ def measure_trials(case: Case, ways: Sequence[Trial], rounds: int = 20, seed: in
         If the work did not happen.
     """
     with prepared(case) as state:
-        if isinstance(state, Free) and case.page_kind != "4KiB":
-            state.fill = dataclasses.replace(state.fill, max_threads=1)
         calls = {way.name: partial(_repeat, state, way) for way in ways}
         found = interleave(calls, rounds, seed, warmups=2)
     span = {"span_bytes": TABLE_ENTRIES * case.page_size}

@@ -3,6 +3,7 @@
 One process exits on one CPU, however large it is. So with one thread one child holds the whole range, and
 with n threads n children hold a part each and exit side by side: what a program can do today by being several
 processes, and the most that an exit in parallel could win, since they share no lock of an address space.
+Each exits on a CPU of its own, where it has filled its memory unless `fill` says otherwise.
 """
 
 from __future__ import annotations
@@ -66,16 +67,24 @@ class Exit:
         n_children = max(1, min(planned, len(self.cpus)))
         ends = [self.size * (k + 1) // n_children for k in range(n_children)]
         for start, end, cpu in zip([0, *ends], ends, self.cpus, strict=False):
-            self.children.append(_start((end - start) * self.case.page_size, self.case.page_kind, cpu))
+            size_bytes = (end - start) * self.case.page_size
+            self.children.append(_start(size_bytes, self.case.page_kind, cpu, self._fill_cpus(cpu)))
         for child in self.children:
             _wait_until_ready(child)
         self._expect_populated()
         self._pool = memory.free_pool_pages(self.case.page_kind)
         self._table[0] = n_children
-        for row, end, child in zip(self._rows(), ends, self.children, strict=True):
+        for row, end, child in zip(self.rows, ends, self.children, strict=True):
             row[:] = end, child.pid, 0, 0
 
-    def _rows(self) -> np.ndarray:
+    def _fill_cpus(self, cpu: int) -> list[int]:
+        """Return the CPUs on which a child that will exit on `cpu` fills its memory."""
+        others = [one for one in self.cpus if one != cpu]
+        return {"one": [cpu], "each": self.cpus, "other": others[-1:]}[self.case.option("fill")]
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Return a row per child: where its part ends, its pid, wait status, and whether it was reaped."""
         return self._table[1:].reshape(-1, _ROW)[: len(self.children)]
 
     def _expect_populated(self) -> None:
@@ -87,7 +96,7 @@ class Exit:
         expect(held >= self.operations, what)
 
     def check(self) -> None:
-        for child, (status, reaped) in zip(self.children, self._rows()[:, 2:].tolist(), strict=True):
+        for child, (status, reaped) in zip(self.children, self.rows[:, 2:].tolist(), strict=True):
             gone = reaped and not Path(f"/proc/{child.pid}").exists()
             expect(gone, f"child {child.pid}, one of {len(self.children)}, is still there after the exit")
             child.returncode = os.waitstatus_to_exitcode(status)
@@ -106,9 +115,10 @@ class Exit:
         self.children = []
 
 
-def _start(size_bytes: int, page_kind: str, cpu: int) -> subprocess.Popen[bytes]:
+def _start(size_bytes: int, page_kind: str, cpu: int, fill_cpus: list[int]) -> subprocess.Popen[bytes]:
     flags, advice = memory.hugetlb_flags(page_kind), memory.thp_advice(page_kind)
-    command = [sys.executable, "-I", "-S", str(_PROGRAM), *map(str, (size_bytes, flags, advice, cpu))]
+    numbers = map(str, (size_bytes, flags, advice, cpu, *fill_cpus))
+    command = [sys.executable, "-I", "-S", str(_PROGRAM), *numbers]
     pipe = subprocess.PIPE
     try:
         return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe)  # noqa: S603

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 import numpy as np
 
 from ktask.engine import native
-from ktask.engine import run as engine
 from ktask.engine.thread_functions import thread_func
 from ktask.memory import region as memory
 from ktask.memory.calls import advise, advise_pages
 from ktask.workloads import Case, Method, State, Workload, expect, expect_pool_pages
 from ktask.workloads.free import buddy
 from ktask.workloads.free.exits import Exit
-from ktask.workloads.populated import Mapped, no_populate
+from ktask.workloads.populated import FILL, Mapped, no_other_cpu, no_populate
 
 ORDER = 3
 
@@ -54,11 +52,9 @@ class Free(Mapped):
 
     def _make_tasks(self) -> None:
         self.ctl = self.task(advise_pages, self._advice)
-        self.fill = self.task(advise_pages, memory.MADV_POPULATE_WRITE, threads=1 << 16)
 
     def before(self) -> None:
-        result = engine.run(0, self.size, self.fill)
-        expect(result.error == 0, f"populating the range failed: {os.strerror(result.error)}")
+        self.fill()
         present = self.region.present()
         expect(bool(present.all()), f"{np.count_nonzero(~present)} pages were missing before the free")
         self._pool = memory.free_pool_pages(self.case.page_kind)
@@ -140,6 +136,7 @@ WORKLOAD = Workload(
             "dontneed",
             "MADV_DONTNEED by range: zap and free, the mapping stays",
             probe=no_populate,
+            options=(FILL,),
             limit="The TLB shootdown at the end of each call, if chunks are small; then the zone and LRU "
             "locks, which all threads take to free their pages.",
         ),
@@ -148,6 +145,7 @@ WORKLOAD = Workload(
             "MADV_FREE by range: pages are marked, and freed only when memory is short",
             page_kinds=("4KiB", "THP"),
             probe=no_populate,
+            options=(FILL,),
             limit="The LRU lock, taken to move each batch of pages; with THP the page-table lock, held over "
             "a TLB shootdown per huge page.",
         ),
@@ -155,18 +153,21 @@ WORKLOAD = Workload(
             "munmap",
             "munmap by range: zap and free, mapping and page tables go too",
             probe=no_populate,
+            options=(FILL,),
             limit="munmap takes mmap_lock for writing, so it waits for the call that is freeing under it.",
         ),
         Method(
             "munmap_at_once",
             "one munmap over all, as programs do it; helpers zap the range by MADV_DONTNEED first",
             probe=no_populate,
+            options=(FILL,),
             limit="As dontneed; mmap_lock is taken for writing once, for a range that is empty by then.",
         ),
         Method(
             "exit",
             "processes end and are reaped: one that holds all, or one per thread that holds its part",
             probe=no_populate,
+            options=(FILL,),
             limit="A process exits on one CPU. Several processes share no lock but those of zone and LRU.",
         ),
         Method(
@@ -180,4 +181,5 @@ WORKLOAD = Workload(
     ),
     setup=lambda case: STATES[case.method](case),
     memory_need=need,
+    why_not=no_other_cpu,
 )
