@@ -9,19 +9,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ktask.cli.base import FOUND, AsJson, emit, fail, whole_number
-from ktask.cli.workload_names import option_names, workload_names
+from ktask.cli.case_options import (
+    Backend,
+    Method,
+    MinChunk,
+    PageSize,
+    Policy,
+    Settings,
+    Size,
+    Threads,
+    Workload,
+    case_of,
+    thread_count,
+)
 from ktask.common.units import fmt_number, fmt_rate, fmt_size, fmt_time
 
 if TYPE_CHECKING:
     from ktask.cli.tables import Part
     from ktask.engine.task import Result
-
-NAMES = workload_names()
-METHODS, OPTIONS = (
-    "; ".join(f"{name}: {', '.join(texts)}" for name, texts in names.items())
-    for names in (NAMES, option_names())
-)
-
 
 EXAMPLES = (
     "ktask run zeroing --size 1GiB --threads 2",
@@ -32,32 +37,15 @@ EXAMPLES = (
 
 
 def run(
-    workload: Annotated[str, typer.Argument(help=f"One of {', '.join(NAMES)}.")],
-    size: Annotated[
-        str, typer.Option(help="Memory to cover, such as 512MiB; bare numbers are bytes.")
-    ] = "1GiB",
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            help="Threads, the caller included; all CPUs by default.", parser=whole_number, metavar="INT"
-        ),
-    ] = None,
-    page_size: Annotated[
-        str | None, typer.Option(help="4KiB, THP, 2MiB or 1GiB; the last two need a hugetlb pool.")
-    ] = None,
-    method: Annotated[str | None, typer.Option(help=f"How to do the work. {METHODS}.")] = None,
-    backend: Annotated[str | None, typer.Option(help="kernel or user; picks the first method of it.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="NAME=VALUE",
-            help=f"An option of the method, by default none; may be given again. {OPTIONS}. A wrong value is "
-            "answered by those allowed.",
-        ),
-    ] = None,
-    policy: Annotated[str, typer.Option(help="Rule for threads and chunks.")] = "ktask-v4",
-    min_chunk: Annotated[str, typer.Option(help="The least that a helper is started for.")] = "2MiB",
+    workload: Workload,
+    size: Size = "1GiB",
+    threads: Threads = None,
+    page_size: PageSize = None,
+    method: Method = None,
+    backend: Backend = None,
+    settings: Settings = None,
+    policy: Policy = "ktask-v4",
+    min_chunk: MinChunk = "2MiB",
     repetitions: Annotated[
         int, typer.Option(help="Rounds; each runs every variant once.", parser=whole_number, metavar="INT")
     ] = 7,
@@ -74,20 +62,20 @@ def run(
     from ktask.lab.measure.cell import measure_case  # noqa: PLC0415
     from ktask.lab.measure.measurement import Protocol  # noqa: PLC0415
     from ktask.memory.region import UnavailableError  # noqa: PLC0415
-    from ktask.workloads import Case, CheckError  # noqa: PLC0415
+    from ktask.workloads import CheckError  # noqa: PLC0415
 
-    options = dict(map(_setting, settings or ()))
-    case = Case.of(
+    case = case_of(
         workload,
         method,
         size=size,
-        page_kind=page_size,
+        page_size=page_size,
         backend=backend,
         min_chunk=min_chunk,
         policy=policy,
-        options=options,
+        settings=settings,
     )
-    threads = _checked(threads, repetitions, trace)
+    threads = thread_count(threads)
+    _check(repetitions, trace)
     rules = Protocol(least=repetitions, most=repetitions)
     try:
         found = measure_case(case, [threads], rules, trace=trace is not None, chunked=False)
@@ -101,19 +89,12 @@ def run(
     emit(found.as_dict(threads), as_json, render)
 
 
-def _checked(threads: int | None, repetitions: int, trace: Path | None) -> int:
-    """Return how many threads to use; ValueError on what is not allowed."""
-    from ktask.host import topology  # noqa: PLC0415
-
-    most = topology.cpu_count()
-    threads = most if threads is None else threads
-    if not 1 <= threads <= most:
-        raise ValueError(f"threads={threads} is not allowed; use 1 to {most}, the CPUs of this process")
+def _check(repetitions: int, trace: Path | None) -> None:
+    """Raise ValueError on what is not allowed."""
     if repetitions < 1:
         raise ValueError(f"repetitions={repetitions} is not allowed; use 1 or more")
     if trace is not None and not trace.parent.is_dir():
         raise ValueError(f"trace file {trace} cannot be written: {trace.parent} is not a directory")
-    return threads
 
 
 def _write(traced: Result, path: Path) -> None:
@@ -122,14 +103,6 @@ def _write(traced: Result, path: Path) -> None:
 
     forms = {".json": write_chrome, ".svg": write_figure, ".png": write_figure}
     forms.get(path.suffix, write_csv)(traced, path)
-
-
-def _setting(text: str) -> tuple[str, str]:
-    """Return name and value of a setting."""
-    name, is_there, value = text.partition("=")
-    if not is_there:
-        raise ValueError(f"setting {text!r} is not understood; use name=value, such as layout=sparse")
-    return name.strip(), value.strip()
 
 
 def render(result: dict[str, Any]) -> Iterator[Part]:

@@ -1,0 +1,90 @@
+"""The options that describe one case, for the verbs that take one: `run` and `reproducer`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ktask.cli.base import whole_number
+from ktask.cli.workload_names import option_names, workload_names
+
+if TYPE_CHECKING:
+    from ktask.workloads import Case
+
+NAMES = workload_names()
+METHODS, OPTIONS = (
+    "; ".join(f"{name}: {', '.join(texts)}" for name, texts in names.items())
+    for names in (NAMES, option_names())
+)
+
+Workload = Annotated[str, typer.Argument(help=f"One of {', '.join(NAMES)}.")]
+Size = Annotated[str, typer.Option(help="Memory to cover, such as 512MiB; bare numbers are bytes.")]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        help="Threads, the caller included; all CPUs by default.", parser=whole_number, metavar="INT"
+    ),
+]
+PageSize = Annotated[
+    str | None, typer.Option(help="4KiB, THP, 2MiB or 1GiB; the last two need a hugetlb pool.")
+]
+Method = Annotated[str | None, typer.Option(help=f"How to do the work. {METHODS}.")]
+Backend = Annotated[str | None, typer.Option(help="kernel or user; picks the first method of it.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help=f"An option of the method, by default none; may be given again. {OPTIONS}. A wrong value is "
+        "answered by those allowed.",
+    ),
+]
+Policy = Annotated[str, typer.Option(help="Rule for threads and chunks.")]
+MinChunk = Annotated[str, typer.Option(help="The least that a helper is started for.")]
+
+
+def case_of(
+    workload: str,
+    method: str | None,
+    *,
+    size: str,
+    page_size: str | None,
+    backend: str | None,
+    min_chunk: str,
+    policy: str,
+    settings: list[str] | None,
+) -> Case:
+    """Return the case that the options describe; ValueError says what is allowed."""
+    from ktask.workloads import Case  # noqa: PLC0415
+
+    options = dict(map(_setting, settings or ()))
+    return Case.of(
+        workload,
+        method,
+        size=size,
+        page_kind=page_size,
+        backend=backend,
+        min_chunk=min_chunk,
+        policy=policy,
+        options=options,
+    )
+
+
+def _setting(text: str) -> tuple[str, str]:
+    """Return name and value of a setting."""
+    name, is_there, value = text.partition("=")
+    if not is_there:
+        raise ValueError(f"setting {text!r} is not understood; use name=value, such as layout=sparse")
+    return name.strip(), value.strip()
+
+
+def thread_count(threads: int | None) -> int:
+    """Return how many threads to use, all CPUs if nothing is said; ValueError on what is not allowed."""
+    from ktask.host import topology  # noqa: PLC0415
+
+    most = topology.cpu_count()
+    threads = most if threads is None else threads
+    if not 1 <= threads <= most:
+        raise ValueError(f"threads={threads} is not allowed; use 1 to {most}, the CPUs of this process")
+    return threads
