@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from ktask.cli import compare, doctor, predict, report, run, simulate, sweep, vectors
+from ktask.cli import compare, doctor, predict, report, reproducer, run, simulate, sweep, vectors
 from ktask.cli.base import BAD_INPUT, FOUND, INTERRUPTED, OK, fail
 from ktask.lab.sweep.warm_process import keep_from_threads
 
@@ -23,7 +23,17 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for verb in (doctor, run, sweep, report, compare, vectors, predict, simulate):  # in the order of the help
+for verb in (
+    doctor,
+    run,
+    sweep,
+    report,
+    compare,
+    reproducer,
+    vectors,
+    predict,
+    simulate,
+):  # in the order of the help
     name = verb.__name__.rpartition(".")[2]
     epilog = "\n".join(["Examples:\n\n\b", *(f"  {line}" for line in verb.EXAMPLES)])
     app.command(name, epilog=epilog)(getattr(verb, name))

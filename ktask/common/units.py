@@ -117,6 +117,12 @@ def fmt_size(size_bytes: float) -> str:
     return f"{int(number)} {name}" if number == int(number) else f"{fmt_number(number)} {name}"
 
 
+def exact_size(size_bytes: int) -> str:
+    """Return a size in the largest unit that it is a multiple of, as `parse_size` reads it: 1536MiB."""
+    name, factor = next((n, f) for n, f in reversed(SIZE_SUFFIXES.items()) if size_bytes % f == 0)
+    return f"{size_bytes // factor}{name}"
+
+
 def fmt_time(seconds: float) -> str:
     """Return a time in SI units: "1.23 ms"."""
     return fmt_scaled(seconds, time_scale(seconds))

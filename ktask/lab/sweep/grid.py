@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta, Struct, structs
 
 from ktask import workloads
-from ktask.common.units import SIZE_SUFFIXES
+from ktask.common.units import exact_size
 from ktask.common.yaml_files import Document, named_files, read_named
 from ktask.lab.measure.cell import default_threads
 from ktask.lab.measure.measurement import Protocol
@@ -67,18 +67,12 @@ class Grid:
 
 def cell_id(case: Case) -> str:
     """Return the name of a cell: a file name, the same for the same case and no other."""
-    parts = [case.workload, case.method, case.page_kind, _exact_size(case.size_bytes)]
+    parts = [case.workload, case.method, case.page_kind, exact_size(case.size_bytes)]
     extra = [] if case.policy == "ktask-v4" else [case.policy.replace(".", "_")]
     if case.min_chunk_bytes != 2 * memory.MIB:
-        extra.append(f"min{_exact_size(case.min_chunk_bytes)}")
+        extra.append(f"min{exact_size(case.min_chunk_bytes)}")
     extra += [f"{name}={value}" for name, value in case.options]
     return "-".join(parts + extra)
-
-
-def _exact_size(size_bytes: int) -> str:
-    """Return a size in the largest unit that it is a multiple of: 1536MiB, not 1.50GiB."""
-    name, factor = next((n, f) for n, f in reversed(SIZE_SUFFIXES.items()) if size_bytes % f == 0)
-    return f"{size_bytes // factor}{name}"
 
 
 # --- files -------------------------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+{% include "collapse/collapse.c" %}

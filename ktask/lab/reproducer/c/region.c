@@ -1,0 +1,22 @@
+#include <stdint.h>
+#include <sys/mman.h>
+static char *base;
+
+/* Map memory that starts at a multiple of ALIGN, at the same place each time. */
+static void map(long bytes)
+{
+	int flags = {{ map_flags }};
+
+	if (!base)
+		base = mmap(NULL, bytes + ALIGN, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	base = (char *)(((uintptr_t)base + ALIGN - 1) & -ALIGN);
+	if (mmap(base, bytes, {{ protection }}, flags | MAP_FIXED | MAP_ANONYMOUS, -1, 0) != base)
+		err(1, "mmap");
+{% if page_kind == "THP" %}
+	if (madvise(base, bytes, MADV_HUGEPAGE))
+		err(1, "MADV_HUGEPAGE");
+{% elif page_kind == "4KiB" %}
+	madvise(base, bytes, MADV_NOHUGEPAGE); /* a kernel without huge pages refuses */
+{% endif %}
+}
+

@@ -1,0 +1,1 @@
+{% include "truncate/ftruncate.c" %}

@@ -1,0 +1,1 @@
+{% include "zeroing/fallocate.c" %}

@@ -1,0 +1,199 @@
+"""The text of a C program, from the skeleton `c/program.c` and the file of a method beside it.
+
+The files are C with a little Jinja in it, and each names the headers that it needs. A method has a program if
+it has a file.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from ktask import workloads
+from ktask.common.units import MIB, exact_size, fmt_size
+from ktask.engine import placement
+from ktask.engine import run as engine
+from ktask.engine.policy import Plan
+from ktask.engine.task import Node
+from ktask.lab.measure.rounds import prepared
+from ktask.memory import layouts
+from ktask.memory import region as memory
+from ktask.workloads import Case, State
+from ktask.workloads.page_walk import spaces
+from ktask.workloads.pin import BUFFER, n_rings
+
+PARTS = Path(__file__).with_name("c")
+WARMUPS, ROUNDS = 2, 15
+# What the task counts where that is not bytes.
+COUNTED = {
+    "one_process": "FORKS",
+    "many_processes": "FORKS",
+    "fallocate_files": "FILES",
+    "ftruncate": "FILES",
+    "ftruncate_files": "FILES",
+}
+OPTIONS = ("pages", "sharing")  # that a program follows
+# By what one operation is: how many a repetition has, in the unit of its rate, and that unit.
+OPERATIONS = {"byte": ("SIZE / (double)(1 << 30)", "GiB"), "PTE": ("SIZE / BASE_PAGE / 1e6", "M PTE")}
+HEADERS = ("err.h", "omp.h", "sched.h", "stdio.h", "stdlib.h")  # of the skeleton
+
+
+def reproducer(case: Case, threads: int) -> str:
+    """Return a C program that does what a case does, in the same chunks, and prints the same numbers.
+
+    The case is set up here for a moment: its set-up says what there is to be chunked.
+
+    Parameters
+    ----------
+    case
+        What to do.
+    threads
+        Cap on the threads, the caller included.
+
+    Raises
+    ------
+    ktask.memory.region.UnavailableError
+        If there is no program for such a case, or this machine cannot run it.
+    ktask.memory.region.BudgetError
+        If this machine lacks the memory.
+    """
+    if reason := why_no_program(case):
+        raise memory.UnavailableError(reason)
+    with prepared(case) as state:
+        ctl = replace(state.ctl, max_threads=threads)
+        return program(case, state, engine.plan(Node(0, state.size), ctl, case.policy))
+
+
+def why_no_program(case: Case) -> str | None:
+    """Return why there is no C program for a case, or None."""
+    what = f"{case.workload} {case.method} has no C program"
+    methods = [path.stem for path in (PARTS / case.workload).glob("*.c") if path.stem in _methods(case)]
+    if case.method not in methods:
+        return f"{what}; methods of {case.workload} that have one: {', '.join(sorted(methods))}"
+    if unknown := [f"{name}={value}" for name, value in case.options if name not in OPTIONS]:
+        return f"{what} with {unknown[0]}; options that it follows: {', '.join(OPTIONS)}"
+    if case.policy == "guided":
+        return f"{what} with policy guided, whose chunks shrink; use a policy with chunks of one size"
+    return None
+
+
+def _methods(case: Case) -> list[str]:
+    return [method.name for method in workloads.get(case.workload).methods]
+
+
+def program(case: Case, state: State, plan: Plan) -> str:
+    """Return the program of a case that is set up, with the chunks of a plan."""
+    files = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(PARTS),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701  (C, not HTML)
+    )
+    body = files.get_template(f"{case.workload}/{case.method}.c").render(_mapping_of(case))
+    headers = {*HEADERS, *re.findall(r"^#include <(.+)>\n", body, re.MULTILINE)}
+    body = re.sub(r"^#include <.+>\n", "", body, flags=re.MULTILINE)
+    body = re.sub(r"\n{3,}", "\n\n", body).strip()
+    total = COUNTED.get(case.method, "SIZE")
+    operations, rate_name = OPERATIONS[workloads.get(case.workload).operation]
+    used = re.findall(r"\b[A-Z_]+\b", f"{body} {total} {operations} CHUNK THREADS WARMUPS ROUNDS")
+    constants = {name: value for name, value in _constants(case, state, plan).items() if name in used}
+    return files.get_template("program.c").render(
+        head=_head(case, state, plan),
+        places=_places(plan),
+        command=command(case, plan.threads),
+        headers=sorted(headers),
+        constants=constants,
+        body=body,
+        total=total,
+        operations=operations,
+        rate_name=rate_name,
+    )
+
+
+def command(case: Case, threads: int) -> str:
+    """Return the words of `ktask run` for a case."""
+    words = [f"ktask run {case.workload} --method {case.method} --size {exact_size(case.size_bytes)}"]
+    words += [f"--page-size {case.page_kind} --threads {threads} --policy {case.policy}"]
+    words += [f"--min-chunk {exact_size(case.min_chunk_bytes)}"]
+    words += [f"--set {name}={value}" for name, value in case.options]
+    return " ".join(words)
+
+
+def _head(case: Case, state: State, plan: Plan) -> list[str]:
+    """Return the lines that say what the program does."""
+    about = workloads.get(case.workload).method(case.method).about
+    chunks = f"{plan.n_chunks} chunks of {fmt_size(plan.chunk_size * state.bytes_per_unit)}"
+    sentences = (
+        f"{case.workload} {case.method}, {fmt_size(case.size_bytes)} of {case.page_kind} pages:",
+        f"{about}.",
+        f"One thread does it all at once; {plan.threads} take {chunks} in turn (policy {case.policy}).",
+    )
+    return [line for sentence in sentences for line in textwrap.wrap(sentence, 76)]
+
+
+def _places(plan: Plan) -> str:
+    """Return a CPU for each thread as OpenMP has it, the caller first: those that the engine would use."""
+    slots, nids = tuple(range(len(plan.helpers))), tuple(plan.helper_queue_nid)
+    caller, helpers = placement.place(placement.site().topo, slots, nids)
+    return ",".join(f"{{{cpu}}}" for cpu in (caller[0], *helpers))
+
+
+def _mapping_of(case: Case) -> dict[str, Any]:
+    """Return what the files of a case are told: names of C for how its memory is mapped."""
+    is_shared = case.method == "collapse_shared" or dict(case.options).get("sharing") == "shared"
+    pages = spaces.made_of(case) if case.workload == "page_walk" else ""
+    pool = case.page_kind in memory.HUGETLB_KINDS
+    log2 = case.page_size.bit_length() - 1
+    flags = ["MAP_SHARED" if is_shared else "MAP_PRIVATE"]
+    flags += [f"MAP_HUGETLB | {log2} << 26 /* MAP_HUGE_SHIFT */"] if pool else ["MAP_NORESERVE"]
+    return {
+        "method": case.method,
+        "page_kind": case.page_kind,
+        "pages": pages,
+        "map_flags": " | ".join(flags),
+        "protection": "PROT_READ" if pages == "zero" else "PROT_READ | PROT_WRITE",
+        "zap": "MADV_REMOVE" if is_shared else "MADV_DONTNEED",
+        "huge_field": "ShmemPmdMapped:" if is_shared else "AnonHugePages:",
+        "memfd_flags": f"MFD_CLOEXEC | MFD_HUGETLB | {log2} << 26 /* MFD_HUGE_SHIFT */"
+        if pool
+        else "MFD_CLOEXEC",
+    }
+
+
+def _constants(case: Case, state: State, plan: Plan) -> dict[str, str]:
+    """Return the numbers that a program may use, by name."""
+    unit, counted = state.bytes_per_unit, case.method in COUNTED
+    sizes = {
+        "SIZE": state.size * unit,
+        "PAGE": case.page_size,
+        "BASE_PAGE": memory.BASE_PAGE,
+        "ALIGN": max(case.page_size, memory.THP_SIZE),
+        "PIECE": unit,  # of a fork
+        "FILE_SIZE": unit if counted else state.size * unit,
+        "ALIAS": layouts.PIECE_BYTES,
+        "BUFFER": max(BUFFER, case.page_size),
+        "CHUNK": plan.chunk_size if counted else plan.chunk_size * unit,
+    }
+    counts = {
+        "FORKS": state.size,
+        "FILES": state.size if counted else 1,
+        "RINGS": n_rings(),
+        "THREADS": plan.threads,
+        "WARMUPS": WARMUPS,
+        "ROUNDS": ROUNDS,
+    }
+    return {name: _in_c(size) for name, size in sizes.items()} | {
+        n: str(count) for n, count in counts.items()
+    }
+
+
+def _in_c(number: int) -> str:
+    """Return a size as C has it: in MiB, if it is a multiple of that."""
+    return f"({number // MIB}L << 20)" if number % MIB == 0 else f"{number}L"
