@@ -221,6 +221,30 @@ def _wait_for_the_end_of_threads(left: int) -> None:
         time.sleep(0.0001)
 
 
+def wait_for_helpers(most_s: float = 0.1) -> None:
+    """Wait until no other thread of this process runs, `most_s` at the most.
+
+    Helpers of libgomp spin for some milliseconds after a task. A CPU whose thread spins has to be interrupted
+    for each flush of the TLB, which makes the next task slower if that is short.
+    """
+    end = time.monotonic() + most_s
+    while _others_run() and time.monotonic() < end:
+        pass
+
+
+def _others_run() -> bool:
+    """Return whether another thread of this process runs or could."""
+    me = str(threading.get_native_id())
+    return any(_runs(tid) for tid in os.listdir("/proc/self/task") if tid != me)  # noqa: PTH208
+
+
+def _runs(tid: str) -> bool:
+    """Return whether a thread of this process runs or could; False if it is gone."""
+    with contextlib.suppress(OSError), open(f"/proc/self/task/{tid}/stat", "rb", buffering=0) as file:  # noqa: PTH123
+        return file.read(100).rpartition(b")")[2][:2] == b" R"
+    return False
+
+
 @lru_cache(maxsize=1)
 def may_renice() -> bool:
     """Return whether a thread of this process can go to nice 19 and come back.

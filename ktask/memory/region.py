@@ -339,9 +339,10 @@ class Region(AbstractContextManager):
         """Return a view with the word at `offset_bytes` of every 4 KiB of the region."""
         return self.words[offset_bytes // 8 :: BASE_PAGE // 8]
 
-    def present(self) -> np.ndarray:
-        """Return for every 4 KiB of the region whether a page is there (bit 63 of pagemap)."""
-        return (pagemap(self.address, self.size_bytes) & _PRESENT) != 0
+    def present(self, start_bytes: int = 0, size_bytes: int | None = None) -> np.ndarray:
+        """Return for every 4 KiB of the region, or a part of it, whether a page is there (by pagemap)."""
+        size_bytes = self.size_bytes - start_bytes if size_bytes is None else size_bytes
+        return (pagemap(self.address + start_bytes, size_bytes) & _PRESENT) != 0
 
     def huge_bytes(self) -> int:
         """Return how much of the region is mapped by huge pages."""

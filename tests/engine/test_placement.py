@@ -1,6 +1,8 @@
 """Where helpers are put, and what is left to the caller."""
 
 import os
+import threading
+import time
 from itertools import pairwise
 
 import numpy as np
@@ -8,8 +10,16 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+import ktask
 from ktask.engine import placement as helpers
+from ktask.engine import run as engine
 from ktask.host.topology import Topology
+
+
+@ktask.thread_func
+def nothing(start, end, arg):
+    return 0
+
 
 TWO_NODES = Topology.by_hand({0: range(4), 1: range(4, 8)})
 
@@ -64,3 +74,29 @@ def test_the_probe_for_priorities_leaves_the_priority_alone():
     helpers.may_renice.cache_clear()
     assert helpers.may_renice() in (True, False)
     assert os.getpriority(os.PRIO_PROCESS, 0) == before
+
+
+@pytest.mark.cpus(2)
+def test_helpers_that_spin_after_a_task_are_waited_for():
+    ctl = ktask.Ctl(nothing, (1,), 1, max_threads=2)
+    found = []
+    for _ in range(5):
+        engine.run(0, 64, ctl)
+        spun = helpers._others_run()
+        helpers.wait_for_helpers()
+        found.append((spun, helpers._others_run()))
+    assert (True, False) in found
+    assert all(not runs for _, runs in found)
+
+
+def test_a_thread_that_goes_on_is_not_waited_for_without_end():
+    stop = threading.Event()
+    thread = threading.Thread(target=lambda: [None for _ in iter(stop.is_set, True)])
+    thread.start()
+    try:
+        start = time.monotonic()
+        helpers.wait_for_helpers(0.05)
+        assert 0.04 < time.monotonic() - start < 1
+    finally:
+        stop.set()
+        thread.join()

@@ -212,3 +212,19 @@ def test_another_cpu_is_needed_to_fill_on_another(monkeypatch):
     case = Case("free", "dontneed", "4KiB", 8 * MIB, options=(("fill", "other"),))
     assert workloads.why_not(case) == "fill=other needs a second CPU, and this process may use one"
     assert workloads.why_not(replace(case, options=())) is None
+
+
+def test_every_page_is_looked_at_once_and_then_a_64th(monkeypatch):
+    looked, present = [], memory.Region.present
+
+    def note(region, *part):
+        looked.append(part[1] if part else region.size_bytes)
+        return present(region, *part)
+
+    monkeypatch.setattr(memory.Region, "present", note)
+    with state_of("dontneed") as state:
+        for _ in range(3):
+            state.before()
+            run(state)
+            state.check()
+    assert looked == [8 * MIB, 8 * MIB, 128 * KIB, 8 * MIB, 128 * KIB, 8 * MIB]

@@ -17,6 +17,7 @@ import numpy as np
 
 from ktask import workloads
 from ktask.engine import run as engine
+from ktask.engine.placement import wait_for_helpers
 from ktask.engine.task import Result
 from ktask.lab.measure.failures import as_check_errors
 from ktask.memory import region as memory
@@ -130,6 +131,7 @@ def repeat(
     """
     state.ctl = replace(state.ctl, max_threads=threads)
     state.before()
+    wait_for_helpers()  # of the repetition before, or of the preparation
     ctl = replace(state.ctl, min_chunk_size=chunk_size) if chunk_size else state.ctl
     before = observe()
     result = engine.run(0, state.size, ctl, policy, trace=trace, low_priority=low_priority)

@@ -48,6 +48,8 @@ class Free(Mapped):
 
     def __init__(self, case: Case):
         super().__init__(case)
+        self._random = np.random.default_rng(1)
+        self._looked_at_all = False
         self._make_tasks()
 
     def _make_tasks(self) -> None:
@@ -55,9 +57,22 @@ class Free(Mapped):
 
     def before(self) -> None:
         self.fill()
-        present = self.region.present()
-        expect(bool(present.all()), f"{np.count_nonzero(~present)} pages were missing before the free")
+        self._expect_filled()
         self._pool = memory.free_pool_pages(self.case.page_kind)
+
+    def _expect_filled(self) -> None:
+        """Look at every page once, and then at a 64th of the range, somewhere.
+
+        A look brings page tables and page descriptors into the caches of the caller: after one at 256 MiB of
+        4 KiB pages, freeing took 0.93 of the time (KVM guest with two Xeon CPUs, 2026-11-26).
+        """
+        size = self.region.size_bytes
+        part = size // 64 if self._looked_at_all else size
+        part = max(part // memory.BASE_PAGE, 1) * memory.BASE_PAGE
+        start = int(self._random.integers((size - part) // memory.BASE_PAGE + 1)) * memory.BASE_PAGE
+        missing = np.count_nonzero(~self.region.present(start, part))
+        expect(missing == 0, f"{missing} pages were missing before the free")
+        self._looked_at_all = True
 
     def check(self) -> None:
         left = np.count_nonzero(self.region.present())
