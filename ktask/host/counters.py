@@ -116,6 +116,8 @@ class State:
         CPU time all processes of the machine used, and CPU time the host gave to others, since boot.
     cpu_user_s, cpu_system_s, ctx_involuntary, faults_minor
         CPU time, involuntary context switches and minor faults of this process.
+    children_s
+        CPU time of the processes that this thread started, alive or reaped: they work for the measurement.
     events
         Counters of the kernel, by the flag that their growth raises (`ktask.host.counters`).
     """
@@ -128,6 +130,7 @@ class State:
     cpu_system_s: float
     ctx_involuntary: int
     faults_minor: int
+    children_s: float = 0.0
     events: dict[str, int] = field(default_factory=dict)
 
 
@@ -148,8 +151,21 @@ def sample_state(root: Path = ROOT) -> State:
         cpu_system_s=own.ru_stime,
         ctx_involuntary=own.ru_nivcsw,
         faults_minor=own.ru_minflt,
+        children_s=_children_s(root),
         events=sample_events(root),
     )
+
+
+def _children_s(root: Path) -> float:
+    """Return the CPU time of children, those alive in nanoseconds of their first thread (schedstat).
+
+    A child that is populated before the clock and exits under it counts as alive before and as reaped after:
+    what is between is what it did meanwhile.
+    """
+    reaped = resource.getrusage(resource.RUSAGE_CHILDREN)
+    alive = (read_text(root / "proc/thread-self/children") or "").split()
+    texts = [read_text(root / f"proc/{pid}/schedstat") or "0" for pid in alive]
+    return reaped.ru_utime + reaped.ru_stime + sum(int(text.split()[0]) for text in texts) / 1e9
 
 
 def _machine_ticks(text: str) -> tuple[int, int]:
@@ -168,13 +184,14 @@ def state_change(before: State, after: State) -> dict[str, float]:
     Returns
     -------
     dict
-        ``wall_s``, ``capacity_s`` (wall time x CPUs), ``steal_s``, ``other_s`` (CPU time of other processes),
-        ``cpu_user_s``, ``cpu_system_s``, ``ctx_involuntary`` and ``faults_minor``.
+        ``wall_s``, ``capacity_s`` (wall time x CPUs), ``steal_s``, ``other_s`` (CPU time of other processes,
+        own children apart), ``cpu_user_s``, ``cpu_system_s``, ``ctx_involuntary`` and ``faults_minor``.
     """
     old, new = asdict(before), asdict(after)
-    change = {key: new[key] - old[key] for key in old if key not in {"at_s", "cpus", "busy_s", "events"}}
+    levels = {"at_s", "cpus", "busy_s", "children_s", "events"}
+    change = {key: new[key] - old[key] for key in old if key not in levels}
     wall_s = after.at_s - before.at_s
-    own_s = change["cpu_user_s"] + change["cpu_system_s"]
+    own_s = change["cpu_user_s"] + change["cpu_system_s"] + after.children_s - before.children_s
     change["other_s"] = max(0.0, after.busy_s - before.busy_s - own_s)
     return {**change, "wall_s": wall_s, "capacity_s": wall_s * after.cpus}
 

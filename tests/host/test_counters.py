@@ -1,6 +1,8 @@
 """The counters read around a repetition, and the flags that come of them."""
 
 import dataclasses
+import subprocess
+import sys
 import time
 
 import pytest
@@ -92,6 +94,28 @@ def test_sample_counts_own_work():
     change = counters.state_change(before, sample_state())
     assert change["cpu_user_s"] + change["cpu_system_s"] >= 0.04
     assert change["wall_s"] >= 0.04
+
+
+SPIN = "import time\nwhile time.process_time() < {}: pass"
+
+
+def test_what_a_child_does_is_no_other_load():
+    """Children alive before and reaped after, as those of `exit`; alive at both; started and reaped."""
+    spin = [sys.executable, "-I", "-S", "-c"]
+    idle = subprocess.Popen([*spin, "import time; time.sleep(9)"])
+    with subprocess.Popen([*spin, SPIN.format(0.3)]) as child:
+        time.sleep(0.1)
+        before = sample_state()
+        child.wait()
+        subprocess.run([*spin, SPIN.format(0.1)], check=True)
+        after = sample_state()
+    idle.kill()
+    idle.wait()
+    own_s = after.children_s - before.children_s
+    assert 0.2 < own_s < 0.45  # 0.3 less what ran before the first sample, then 0.1 and two starts
+    loaded = dataclasses.replace(CALM, busy_s=CALM.busy_s + own_s, at_s=CALM.at_s + 1, children_s=own_s)
+    assert state_flags(CALM, loaded) == []
+    assert state_flags(CALM, dataclasses.replace(loaded, children_s=0.0)) == ["other_load"]
 
 
 def test_sample_is_cheap():

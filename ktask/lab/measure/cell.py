@@ -15,14 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from ktask import workloads
 from ktask.common.progress import rounds_bar
 from ktask.engine.task import Result
 from ktask.host import topology
-from ktask.lab.measure import flags, stats
-from ktask.lab.measure.measurement import CHUNKED, Measurement, Protocol, Variant, is_of, variants
+from ktask.lab.measure import flags, states, stats
+from ktask.lab.measure.measurement import CHUNKED, Measurement, Protocol, Variant, variants
 from ktask.lab.measure.rounds import SERIAL_POLICY, Repetition, interleave, prepared, repeat
 from ktask.lab.measure.rows import observed, row_of
 from ktask.workloads import Case, State
@@ -33,7 +31,7 @@ MOST_CALLS = 100
 LONGEST_S = 1.0
 PATIENCE = 4.0
 STEADY_FACTOR = 1.2
-MOST_TRACED = 3  # attempts at a typical trace
+MOST_TRACED = 5  # attempts at a typical trace
 
 
 def default_threads() -> list[int]:
@@ -209,16 +207,17 @@ class _Cell:
         return all(max(e.high - e.median, e.median - e.low) <= precision * e.median for e in found)
 
     def traced(self) -> Result:
-        """Return one more repetition with a trace; the fastest of some if all are slower than the median.
+        """Return one more repetition with a trace: the first that took a typical time, else the nearest.
 
         It is no part of the rows: reading the clock around each chunk costs what the others do not pay.
         """
         variant = self.variants[-1]
-        tries: list[Result] = []
-        median_s = float(np.median([row["wall_s"] for row in self.rows if is_of(row, variant)]))
-        while len(tries) < MOST_TRACED and not any(one.wall_s < STEADY_FACTOR * median_s for one in tries):
+        walls, tries = self.found.walls(variant), list[Result]()
+        while len(tries) < MOST_TRACED:
             tries.append(repeat(self.state, variant.threads, self.found.case.policy, trace=True).result)
-        return min(tries, key=lambda one: one.wall_s)
+            if states.is_typical(tries[-1].wall_s, walls):
+                return tries[-1]
+        return min(tries, key=lambda one: states.distance(one.wall_s, walls))
 
 
 def _may_be_cold(case: Case) -> bool:
