@@ -7,6 +7,7 @@ heavy-tailed, 7 to 101 values) at most 2 % are called anything: tests/lab/test_s
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -133,7 +134,7 @@ def _slower_group(logs: NDArray) -> NDArray | None:
     """Return which values form a slower group; None if there is none."""
     separation, is_slow = separate(logs, max(LEAST_GROUP, int(LEAST_SHARE * logs.size)), TRIMMED)
     fewer = min(np.count_nonzero(is_slow), np.count_nonzero(~is_slow))
-    limit = SEPARATION + SEPARATION_OF_FEW / np.sqrt(max(fewer, 1))
+    limit = SEPARATION + SEPARATION_OF_FEW / math.sqrt(max(fewer, 1))
     return is_slow if separation > limit and _is_worth_naming(logs, is_slow) else None
 
 
@@ -157,35 +158,6 @@ def _are_mixed(is_slow: NDArray, process: NDArray) -> bool:
     slow, values = np.bincount(process, is_slow), np.bincount(process)
     rarer = min(slow.sum(), is_slow.size - slow.sum())
     return bool(np.minimum(slow, values - slow).sum() >= MIXED_SHARE * rarer)
-
-
-def _slower_group(logs: NDArray) -> NDArray | None:
-    """Return which values form a slower group; None if there is none."""
-    separation, is_slow = separate(logs, max(LEAST_GROUP, int(LEAST_SHARE * logs.size)), TRIMMED)
-    fewer = min(np.count_nonzero(is_slow), np.count_nonzero(~is_slow))
-    limit = SEPARATION + SEPARATION_OF_FEW / np.sqrt(max(fewer, 1))
-    return is_slow if separation > limit and _is_worth_naming(logs, is_slow) else None
-
-
-def _slower_processes(middles: NDArray) -> NDArray | None:
-    separation, is_slow = separate(middles, 1, 0)
-    limit = SEPARATION_OF_ONE if np.count_nonzero(is_slow) in (1, middles.size - 1) else PROCESS_SEPARATION
-    return is_slow if separation > limit and _is_worth_naming(middles, is_slow) else None
-
-
-def _is_worth_naming(logs: NDArray, is_slow: NDArray) -> bool:
-    return bool(np.median(logs[is_slow]) - np.median(logs[~is_slow]) > WORTH_NAMING)
-
-
-def _two_states(logs: NDArray, is_slow: NDArray, between: bool) -> TwoStates:
-    fast, slow = (float(np.exp(np.median(logs[side]))) for side in (~is_slow, is_slow))
-    return TwoStates(fast, slow, float(is_slow.mean()), between)
-
-
-def _mixed_share(is_slow: NDArray, process: NDArray) -> float:
-    """Return the share of values that are in the rarer state of their process."""
-    slow, all_ = np.bincount(process, is_slow), np.bincount(process)
-    return float(np.minimum(slow, all_ - slow).sum() / is_slow.size)
 
 
 def separate(logs: NDArray, least: int, trimmed: float) -> tuple[float, NDArray]:
@@ -221,8 +193,8 @@ def find_drift(logs: NDArray, place: NDArray, process: NDArray) -> Drift | None:
     if logs.size < LEAST_VALUES or abs(trend(logs, place, process)) < DRIFT_DEVIATIONS:
         return None
     first, last = np.quantile(place, [1 / 3, 2 / 3])
-    ends = [float(np.median(logs[side])) for side in (place <= first, place >= last)]
-    return Drift(*np.exp(ends)) if abs(ends[1] - ends[0]) > WORTH_NAMING else None
+    begin, end = (float(np.median(logs[side])) for side in (place <= first, place >= last))
+    return Drift(float(np.exp(begin)), float(np.exp(end))) if abs(end - begin) > WORTH_NAMING else None
 
 
 def trend(logs: NDArray, place: NDArray, process: NDArray) -> float:
@@ -253,8 +225,8 @@ def find_settling(logs: NDArray, place: NDArray, process: NDArray) -> Settling |
     first, rest = start < max(rounds // 4, 1), start >= rounds
     if trend(logs[rest], place[rest], process[rest]) < -2:
         return None
-    ends = float(np.median(logs[first])), float(np.median(logs[rest]))
-    return Settling(*np.exp(ends), rounds) if ends[0] - ends[1] > WORTH_NAMING else None
+    begin, end = float(np.median(logs[first])), float(np.median(logs[rest]))
+    return Settling(float(np.exp(begin)), float(np.exp(end)), rounds) if begin - end > WORTH_NAMING else None
 
 
 def _rank_deviation(logs: NDArray, is_first: NDArray, process: NDArray) -> float:
@@ -277,12 +249,14 @@ def is_typical(wall_s: float, walls: ArrayLike) -> bool:
 
     What is seen in one repetition, such as a trace or a profile, explains a result only if it took so long.
     """
-    if not np.size(walls) or not wall_s > 0:
+    known = np.asarray(walls, dtype=float)
+    if not known.size or not wall_s > 0:
         return False
-    low, high = np.quantile(walls, [0.1, 0.9])
+    low, high = np.quantile(known, [0.1, 0.9])
     return bool(low <= wall_s <= high or distance(wall_s, walls) <= np.log1p(TYPICAL_WITHIN))
 
 
 def distance(wall_s: float, walls: ArrayLike) -> float:
     """Return how far a time is from the median of `walls`, as a logarithm; infinite without any."""
-    return abs(float(np.log(wall_s / np.median(walls)))) if np.size(walls) and wall_s > 0 else np.inf
+    known = np.asarray(walls, dtype=float)
+    return abs(float(np.log(wall_s / np.median(known)))) if known.size and wall_s > 0 else np.inf
