@@ -22,7 +22,7 @@ from ktask.engine.task import Ctl, Node, Result
 if TYPE_CHECKING:
     from ktask.engine.run import plan, run, run_numa
     from ktask.engine.thread_functions import thread_func
-    from ktask.lab.measure.cell import measure
+    from ktask.lab.measure.processes import measure
     from ktask.memory.inspect import walk
 
 __all__ = [
@@ -47,7 +47,7 @@ _LAZY = {
     "plan": "ktask.engine.run",
     "thread_func": "ktask.engine.thread_functions",
     "walk": "ktask.memory.inspect",
-    "measure": "ktask.lab.measure.cell",
+    "measure": "ktask.lab.measure.processes",
 }
 
 

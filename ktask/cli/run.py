@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "ktask run zeroing --size 1GiB --threads 2",
+    "ktask run zeroing --size 256MiB --passes 9",
     "ktask run page_walk --method pagemap --size 16GiB --json",
     "ktask run page_walk --method pagemap --set pages=memory --threads 2",
     "ktask run free --page-size 4KiB --size 2GiB --min-chunk 32MiB --trace free.csv",
@@ -49,18 +51,26 @@ def run(
     repetitions: Annotated[
         int, typer.Option(help="Rounds; each runs every variant once.", parser=whole_number, metavar="INT")
     ] = 7,
+    passes: Annotated[
+        int,
+        typer.Option(
+            help="Fresh processes that measure it; the interval over them holds for the next one, too.",
+            parser=whole_number,
+            metavar="INT",
+        ),
+    ] = 3,
     trace: Annotated[
         Path | None,
         typer.Option(help="Write the chunks of one more run to .csv, .json (Perfetto), .svg or .png."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure one case against its one-thread baseline.
+    """Measure one case against its one-thread baseline, in several fresh processes.
 
     Exit 1 if this machine cannot do it, with the reason.
     """
-    from ktask.lab.measure.cell import measure_case  # noqa: PLC0415
-    from ktask.lab.measure.measurement import Protocol  # noqa: PLC0415
+    from ktask.lab.measure.measurement import Protocol, check_passes  # noqa: PLC0415
+    from ktask.lab.measure.processes import measure_processes  # noqa: PLC0415
     from ktask.memory.region import UnavailableError  # noqa: PLC0415
     from ktask.workloads import CheckError  # noqa: PLC0415
 
@@ -74,11 +84,13 @@ def run(
         policy=policy,
         settings=settings,
     )
+    check_passes(passes)
     threads = thread_count(threads)
     _check(repetitions, trace)
     rules = Protocol(least=repetitions, most=repetitions)
     try:
-        found = measure_case(case, [threads], rules, trace=trace is not None, chunked=False)
+        how = {"trace": trace is not None, "chunked": False, "quiet": not sys.stderr.isatty()}
+        found = measure_processes(case, [threads], rules, passes, **how)
     except UnavailableError as error:
         emit({"skipped": str(error)}, as_json, render)
         raise typer.Exit(FOUND) from None
@@ -124,10 +136,22 @@ def render(result: dict[str, Any]) -> Iterator[Part]:
         ("rate", *_figures(result["rate"], lambda value: fmt_rate(value, result["unit"]))),
         ("speedup", *_figures(result["speedup"], fmt_number)),
     ]
-    yield table(("", "median", "95 % interval", "best", "n"), rows)
+    passes = len(result["passes"])
+    interval = "95 % interval" if passes > 1 else "range in this process"
+    yield table(("", "median", interval, "best", "n"), rows)
+    yield f"\n{_conclusion(result, passes)}"
     if result["flags"]:
         flags = ", ".join(f"{name} ({n} repetitions)" for name, n in result["flags"].items())
         yield f"\nwarnings: {flags}"
+
+
+def _conclusion(result: dict[str, Any], passes: int) -> str:
+    """Say what is known, and what would make it known."""
+    if passes == 1:
+        return "undecided: one process says nothing about the next; use --passes 3 or more"
+    spread = f"processes differ by {result['between_processes_pct']:.1f} %"
+    more = "; more --passes narrow the interval" if result["verdict"] == "undecided" else ""
+    return f"{result['verdict']} ({passes} processes, {spread}){more}"
 
 
 def _figures(estimate: dict[str, Any], form: Callable[[float], str]) -> tuple[str, ...]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ktask.cli.base import FOUND, INTERRUPTED, AsJson, Base, emit, fail
+from ktask.cli.base import FOUND, INTERRUPTED, AsJson, Base, emit, fail, whole_number
 from ktask.common.units import fmt_size, fmt_time
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ EXAMPLES = (
     "ktask sweep full --dry-run",
     "ktask sweep full --run night",
     "ktask sweep full --run night --resume",
+    "ktask sweep full --run night --resume --passes 9",
     "ktask sweep quick --scheduler tcp://127.0.0.1:8786",
 )
 
@@ -35,6 +37,15 @@ def sweep(
     ] = "quick",
     run: Annotated[
         str | None, typer.Option("--run", help="Name of the run; date and grid by default.")
+    ] = None,
+    passes: Annotated[
+        int | None,
+        typer.Option(
+            help="Times to measure the grid, each cell in a fresh process. By default what the grid says, "
+            "with --resume what the run has; give more to add some.",
+            parser=whole_number,
+            metavar="INT",
+        ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Measure only what the run still lacks.")] = False,
     retry: Annotated[
@@ -54,16 +65,19 @@ def sweep(
 ) -> None:
     """Measure a grid by papermill, each cell in a fresh process; print the directory of the run.
 
+    The grid is measured in several passes: the first gives ranges, and each further one narrows them.
     Whatever stops it (Ctrl-C, kill -9, a full disk, a reboot), `--resume` goes on without losing a cell. A
     cell that dies, hangs or runs out of memory is kept with the reason, and the sweep goes on.
     """
     from ktask.common.resources import runs_folder  # noqa: PLC0415
+    from ktask.lab.measure.measurement import check_passes  # noqa: PLC0415
     from ktask.lab.sweep import grid as grids  # noqa: PLC0415
     from ktask.lab.sweep import sweep as sweeps  # noqa: PLC0415
 
+    check_passes(passes)
     loaded, root = grids.load_grid(grid), runs_folder(base)
     if dry_run:
-        _emit_estimate(loaded, root, as_json)
+        _emit_estimate(replace(loaded, passes=passes or loaded.passes), root, as_json)
         return
     if retry and not resume:
         raise ValueError("--retry needs --resume, and the --run whose failed cells to measure once more")
@@ -75,9 +89,9 @@ def sweep(
         if scheduler:
             from ktask.lab.sweep.cluster import sweep_cluster  # noqa: PLC0415
 
-            paths = sweep_cluster(scheduler, grid, run, resume=resume, retry=retry, root=root)
+            paths = sweep_cluster(scheduler, grid, run, passes=passes, resume=resume, retry=retry, root=root)
         else:
-            paths = [sweeps.sweep(loaded, run, resume=resume, retry=retry, root=root)]
+            paths = [sweeps.sweep(loaded, run, passes=passes, resume=resume, retry=retry, root=root)]
     except KeyboardInterrupt:
         fail(f"interrupted; the cells done so far are kept, go on with {again}", INTERRUPTED)
     except OSError as error:
@@ -117,7 +131,8 @@ def render_estimate(grid: Grid, cells: Sequence[CellEstimate], total: dict[str, 
         yield from skipped
     threads, memory = ", ".join(map(str, grid.threads)), fmt_size(total["memory_bytes"])
     yield (
-        f"\ngrid {grid.name}: {len(cells) - len(skipped)} cells at {threads} threads, about "
+        f"\ngrid {grid.name}: {len(cells) - len(skipped)} cells at {threads} threads, "
+        f"{grid.passes} pass{'es' * (grid.passes > 1)}, about "
         f"{_duration(total['time_s'])}, up to {memory} of memory; nothing measured"
     )
 

@@ -16,11 +16,11 @@ def watched(items: Collection[Item], what: str = "") -> Iterable[Item]:
 
 
 @contextlib.contextmanager
-def rounds_bar(rounds: int) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar for the block; yield what to call with the number of rounds done."""
+def rounds_bar(rounds: int, what: str = "rounds", quiet: bool = False) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar for the block unless `quiet`; yield what to call with the number of rounds done."""
     from tqdm.auto import tqdm  # noqa: PLC0415  (not needed without a bar)
 
-    with tqdm(total=rounds, desc="rounds", leave=False, delay=DELAY_S) as bar:
+    with tqdm(total=rounds, desc=what, leave=False, delay=DELAY_S, disable=quiet) as bar:
 
         def update(done: int) -> None:
             bar.update(done - bar.n)

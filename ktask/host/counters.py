@@ -53,6 +53,12 @@ MIN_EVIDENCE_S = 0.03
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
+@lru_cache(maxsize=4)
+def boot_id(root: Path = ROOT) -> str:
+    """Return what tells this boot of the kernel from others; empty if unknown."""
+    return (read_text(root / "proc/sys/kernel/random/boot_id") or "").strip()
+
+
 def sample_events(root: Path = ROOT) -> dict[str, int]:
     """Return the counters of this moment by flag, as far as the machine has them; about 0.1 ms."""
     counts: dict[str, int] = {}

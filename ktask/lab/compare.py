@@ -359,4 +359,4 @@ def to_json(found: Comparison) -> dict[str, Any]:
 
 
 def _plain(one: Estimate | None) -> dict[str, Any] | None:
-    return one and {k: v if v == v else None for k, v in one._asdict().items()}  # noqa: PLR0124
+    return one and one.as_dict()

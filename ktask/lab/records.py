@@ -1,10 +1,13 @@
-"""Records: one row per repetition, one Parquet file per cell, one directory per run.
+"""Records: one row per repetition, one Parquet file per process, one directory per run.
+
+A pass over the grid measures each cell once, in a process of its own: <process> is <cell> in the first pass,
+<cell>.pass2 in the second.
 
 data/runs/<run>/machine.json  grid.yaml  datapackage.json
-                records/<cell>.parquet     appears whole when the cell is done
-                traces/<cell>.parquet      the chunks of one more repetition (`ktask.lab.traces`)
-                cells/<cell>.ipynb         the executed notebook of the cell
-                skipped/<cell>.json        why a cell has no records
+                records/<process>.parquet  appears whole when the process is done
+                traces/<process>.parquet   the chunks of one more repetition (`ktask.lab.traces`)
+                cells/<process>.ipynb      the executed notebook of the process
+                skipped/<process>.json     why there are no records of it
 """
 
 from __future__ import annotations
@@ -22,14 +25,14 @@ import yaml
 from ktask.common.files import atomic_write, read_json, write_json
 from ktask.lab import traces
 
-SCHEMA_VERSION = "1.4"
+SCHEMA_VERSION = "1.5"
 
 # name, Frictionless type, Arrow type, what it is
 COLUMNS: tuple[tuple[str, str, pa.DataType, str], ...] = (
     ("run_id", "string", pa.string(), "name of the run"),
     ("host_id", "string", pa.string(), "hash that tells machines apart"),
-    ("cell_id", "string", pa.string(), "one process: a workload, method, page kind and size"),
-    ("round", "integer", pa.int32(), "each variant of a cell once, in random order; negative in warm-ups"),
+    ("cell_id", "string", pa.string(), "one case: a workload, method, page kind, size and options"),
+    ("round", "integer", pa.int32(), "each variant once, in random order; negative in warm-ups"),
     ("order", "integer", pa.int32(), "place within the round"),
     ("workload", "string", pa.string(), "what is done"),
     ("backend", "string", pa.string(), "kernel: a path of the kernel does it; user: code of this project"),
@@ -61,17 +64,30 @@ COLUMNS: tuple[tuple[str, str, pa.DataType, str], ...] = (
     ("apart_s", "number", pa.float64(), "seconds from the first thread without more chunks to the last"),
     ("helper_nice", "integer", pa.int32(), "nice level of the helpers; none if it was the caller's"),
     ("run_mode", "string", pa.string(), "how the engine ran: pinning, priorities, signals"),
+    ("pass", "integer", pa.int32(), "which process of the cell; each pass over the grid starts a fresh one"),
+    ("boot_id", "string", pa.string(), "tells the boots of a machine apart"),
 )
 SCHEMA = pa.schema([pa.field(name, kind) for name, _, kind, _ in COLUMNS])
 SKIPPED_COLUMNS = ["cell_id", "workload", "backend", "method", "page_kind", "size_bytes", "reason", "failed"]
-SKIPPED_COLUMNS += ["options"]
+SKIPPED_COLUMNS += ["options", "pass"]
 # Columns that older files lack, with what stands for them.
-_SINCE = {"options": "", "calls": 1, "apart_s": None, "helper_nice": None, "run_mode": ""}
+_SINCE = {
+    "pass": 1,
+    "boot_id": "",
+    "options": "",
+    "calls": 1,
+    "apart_s": None,
+    "helper_nice": None,
+    "run_mode": "",
+}
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run, read from its directory."""
+    """One run, read from its directory.
+
+    `skipped` has one row per cell and pass that gave no records, with the reason.
+    """
 
     name: str
     path: Path
@@ -81,8 +97,13 @@ class Run:
     skipped: pd.DataFrame
 
 
+def process_name(cell_id: str, pass_number: int) -> str:
+    """Return what names the files of one process of a cell: the cell itself in the first pass."""
+    return cell_id if pass_number == 1 else f"{cell_id}.pass{pass_number}"
+
+
 def write_records(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write the rows of one cell so that the file is there whole or not at all."""
+    """Write the rows of one process so that the file is there whole or not at all."""
     table = pa.Table.from_pylist([dict(row) for row in rows], schema=SCHEMA)
     with atomic_write(path) as partial:
         pq.write_table(table, partial, compression="zstd")
@@ -131,12 +152,12 @@ def _plausible(records: pd.DataFrame) -> pd.DataFrame:
 def time_measuring(records: pd.DataFrame) -> tuple[float, float]:
     """Return the seconds that a run spent in its cells, and those it took, from first to last repetition.
 
-    A cell counts from its first repetition to the end of its last, with what a repetition needs before and
-    after it (populating, checks); starting its process, setting up its memory and its figures do not.
+    A process counts from its first repetition to the end of its last, with what a repetition needs before and
+    after it (populating, checks); starting it, setting up its memory and its figures do not.
     """
     ends = records["started_at"] + pd.to_timedelta(records["wall_s"], unit="s")
-    cells = records["cell_id"]
-    inside = ends.groupby(cells).max() - records["started_at"].groupby(cells).min()
+    processes = [records[name] for name in ("cell_id", "boot_id", "pass")]
+    inside = ends.groupby(processes).max() - records["started_at"].groupby(processes).min()
     return inside.sum().total_seconds(), (ends.max() - records["started_at"].min()).total_seconds()
 
 
@@ -154,7 +175,7 @@ def load_run(path: Path | str) -> Run:
     frames = [read_records(file) for file in sorted((path / "records").glob("*.parquet"))]
     records = pd.concat(frames, ignore_index=True) if frames else SCHEMA.empty_table().to_pandas()
     skipped = [
-        {"options": ""} | _mapping(file, read_json(file))
+        {"options": "", "pass": 1} | _mapping(file, read_json(file))
         for file in sorted((path / "skipped").glob("*.json"))
     ]
     return Run(
@@ -162,14 +183,16 @@ def load_run(path: Path | str) -> Run:
         path=path,
         records=records,
         machine=_mapping(path / "machine.json", read_json(path / "machine.json")),
-        grid=_read_grid(path / "grid.yaml"),
+        grid=read_grid(path),
         skipped=pd.DataFrame(skipped, columns=SKIPPED_COLUMNS),
     )
 
 
-def _read_grid(path: Path) -> dict[str, Any]:
+def read_grid(run: Path) -> dict[str, Any]:
+    """Return the grid of the run in directory `run`; one made before there were passes has one."""
+    path = run / "grid.yaml"
     try:
-        return _mapping(path, yaml.safe_load(path.read_text(encoding="utf-8")))
+        return {"passes": 1} | _mapping(path, yaml.safe_load(path.read_text(encoding="utf-8")))
     except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as YAML: {error}; take it from a copy") from error
 

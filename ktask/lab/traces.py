@@ -1,13 +1,14 @@
 """Traces of a run: when and where each chunk of one extra repetition per cell ran.
 
-data/runs/<run>/traces/<cell>.parquet, one row per chunk. The repetition is no part of the records: its chunks
-are timed, which the others are not.
+data/runs/<run>/traces/<process>.parquet, one row per chunk. The repetition is no part of the
+records: its chunks are timed, which the others are not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -29,8 +30,11 @@ COLUMNS: tuple[tuple[str, str, pa.DataType, str], ...] = (
     ("end_bytes", "integer", pa.int64(), "where it ends"),
     ("t0_s", "number", pa.float64(), "when it began, since the release"),
     ("t1_s", "number", pa.float64(), "when it ended"),
+    ("pass", "integer", pa.int32(), "which process of the cell it was in"),
 )
 SCHEMA = pa.schema([pa.field(name, kind) for name, _, kind, _ in COLUMNS])
+LABELS = ("run_id", "host_id", "cell_id", "pass")
+_OF_A_CHUNK = [name for name in SCHEMA.names if name not in LABELS]
 MOST_CHUNKS = 2000  # more than anybody can see, and 60 kB
 
 
@@ -38,19 +42,19 @@ def trace_table(result: Result, bytes_per_unit: int = 1) -> pd.DataFrame:
     """Return the trace of a task in the columns above, without the labels; no rows if it has too many."""
     trace = result.trace
     if trace is None or len(trace) > MOST_CHUNKS:
-        return pd.DataFrame(columns=SCHEMA.names[3:])
+        return pd.DataFrame(columns=_OF_A_CHUNK)
     moved = trace.assign(
         threads=result.threads,
         wall_s=result.wall_s,
         start_bytes=trace["start"] * bytes_per_unit,
         end_bytes=trace["end"] * bytes_per_unit,
     )
-    return moved[SCHEMA.names[3:]].reset_index(drop=True)
+    return moved[_OF_A_CHUNK].reset_index(drop=True)
 
 
-def write_traces(path: Path, table: pd.DataFrame, labels: Mapping[str, str]) -> None:
+def write_traces(path: Path, table: pd.DataFrame, labels: Mapping[str, Any]) -> None:
     """Write the trace of one cell so that the file is there whole or not at all."""
-    labelled = table.assign(**{name: labels.get(name, "") for name in SCHEMA.names[:3]})
+    labelled = table.assign(**{name: labels.get(name, 1 if name == "pass" else "") for name in LABELS})
     with atomic_write(path) as partial:
         pq.write_table(
             pa.Table.from_pandas(labelled, SCHEMA, preserve_index=False), partial, compression="zstd"
@@ -71,7 +75,10 @@ def read_traces(run: Path) -> pd.DataFrame:
 
 def _read(path: Path) -> pd.DataFrame:
     try:
-        return pq.read_table(path, columns=SCHEMA.names).cast(SCHEMA).to_pandas()
+        table = pq.read_table(path)
+        if "pass" not in table.column_names:  # of an older run
+            table = table.append_column("pass", pa.array([1] * len(table), pa.int32()))
+        return table.select(SCHEMA.names).cast(SCHEMA).to_pandas()
     except (pa.ArrowException, OSError, KeyError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(

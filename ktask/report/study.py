@@ -52,8 +52,9 @@ class Study:
 
     @cached_property
     def traces(self) -> pd.DataFrame:
-        """One row per chunk of the traced repetitions; empty if the run has none."""
+        """One row per chunk of each cell's first traced repetition; empty if the run has none."""
         found = read_traces(self.run.path)
+        found = found[found["pass"] == found.groupby("cell_id")["pass"].transform("min")]
         return found[found["cell_id"].isin(self.run.records["cell_id"])].reset_index(drop=True)
 
     @cached_property

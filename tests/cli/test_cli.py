@@ -1,5 +1,6 @@
 """The command line, as a user types it: results, refusals in one line, and Ctrl-C."""
 
+import contextlib
 import ctypes
 import itertools
 import json
@@ -12,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import wait_for
+from conftest import descendants, wait_for
 from typer.testing import CliRunner
 
 from ktask import __main__, workloads
@@ -27,7 +28,8 @@ VECTORS = Path(__file__).parents[1] / "data" / "ktask-vectors.csv"
 ESTIMATE = ["median", "low", "high", "best", "n"]
 # In the words and the order of the design; scripts rely on them.
 KEYS = ["workload", "backend", "method", "page_size", "size_bytes", "policy", "threads", "chunk_size"]
-KEYS += ["n_chunks", "unit", "wall_s", "baseline_wall_s", "rate", "speedup", "verified", "flags"]
+KEYS += ["n_chunks", "unit", "wall_s", "baseline_wall_s", "rate", "speedup", "verdict", "passes"]
+KEYS += ["between_processes_pct", "verified", "flags"]
 KEYS += ["options", "seed"]
 
 # What is typed, and what the one line must hold: the value, and what is allowed or what to do.
@@ -48,10 +50,12 @@ BAD = {
     "no threads": ("run zeroing --threads 0", "threads=0", "use 1 to"),
     "many threads": ("run zeroing --threads 9999", "threads=9999", "use 1 to"),
     "threads in words": ("run zeroing --threads two", "'two'", "whole number"),
+    "passes": ("run zeroing --passes 0", "passes=0", "use 1 to 1000"),
+    "sweep passes": ("sweep tiny --passes 0", "passes=0", "use 1 to 1000"),
     "repetitions": ("run zeroing --repetitions 0", "repetitions=0", "use 1 or more"),
     "memory": ("run zeroing --size 64TiB", "needs 65664.00 GiB", "use a smaller size"),
     "trace": ("run zeroing --size 1MiB --trace no/t.csv", "no/t.csv", "no is not a directory"),
-    "no grid": ("sweep nosuch", "'nosuch'", "neither a file nor one of free, full"),
+    "no grid": ("sweep nosuch", "'nosuch'", "neither a file nor one of coverage, free, full"),
     "damaged grid": ("sweep damaged.yaml", "damaged.yaml", "cannot be read"),
     "wrong grid": ("sweep wrong.yaml", "threads=0", "at least 1"),
     "run name": ("sweep tiny --run a/b", "'a/b'", "letters, digits"),
@@ -120,9 +124,9 @@ def test_a_check_that_fails_is_no_traceback(monkeypatch, typed):
     def fail(*_, **__):
         raise workloads.CheckError("3 pages still hold data")
 
-    monkeypatch.setattr("ktask.lab.measure.cell.measure_case", fail)
+    monkeypatch.setattr("ktask.lab.measure.processes.measure_case", fail)
     said = "ktask: no result, the work was not done as it should: 3 pages still hold data\n"
-    assert typed("run", "zeroing") == (1, "", said)
+    assert typed("run", "zeroing", "--passes", "1") == (1, "", said)
 
 
 # --- results ----------------------------------------------------------------------------------------------
@@ -274,7 +278,7 @@ def test_the_default_policy_exists():
 def test_what_goes_wrong_while_libraries_are_loaded_is_one_line(library, source, code, said, commands):
     """The command line at its start, and what the measurement brings later."""
     (commands.cwd / f"{library}.py").write_text(source)
-    done = commands.run("run zeroing --size 1MiB --repetitions 1")
+    done = commands.run("run zeroing --size 1MiB --repetitions 1 --passes 1")
     assert (done.returncode, done.stdout) == (code, "")
     assert re.fullmatch(rf"ktask: .*{said}.*\n", done.stderr)
 
@@ -288,11 +292,16 @@ def test_what_the_run_cannot_write_is_not_taken_for_a_library(monkeypatch):
         __main__.main()
 
 
+def has_region(process) -> bool:
+    with contextlib.suppress(OSError):
+        return "ktask-alias" in Path(f"/proc/{process.pid}/maps").read_text()
+    return False
+
+
 def test_ctrl_c_ends_a_measurement_at_once(commands):
     pools = topology.hugetlb_pools()
     process = commands.start("run page_walk --size 4GiB --set pages=file --repetitions 500 --trace t.csv")
-    maps = Path(f"/proc/{process.pid}/maps")
-    wait_for(lambda: "ktask-alias" in maps.read_text(), "the mapping of the region")
+    wait_for(lambda: any(map(has_region, descendants(process.pid))), "the mapping of the region")
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=20)
     assert process.returncode == 130

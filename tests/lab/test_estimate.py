@@ -23,7 +23,15 @@ def earlier(tmp_path):
     start = pd.Timestamp("2026-01-01", tz="UTC")
     row = {name: None for name in SCHEMA.names}
     row |= {"workload": "page_walk", "method": "pagemap", "page_kind": "4KiB", "size_bytes": 64 << 20}
-    row |= {"cell_id": "c", "options": "", "flags": [], "wall_s": 0.1, "cpu_user_s": 0.1, "cpu_system_s": 0.0}
+    row |= {
+        "pass": 1,
+        "cell_id": "c",
+        "options": "",
+        "flags": [],
+        "wall_s": 0.1,
+        "cpu_user_s": 0.1,
+        "cpu_system_s": 0.0,
+    }
     rows = [row | {"started_at": start + pd.Timedelta(seconds=0.1 * k)} for k in range(5)]
     (tmp_path / "records").mkdir()
     write_records(tmp_path / "records/c.parquet", rows)
@@ -54,6 +62,11 @@ def test_a_larger_size_takes_longer_and_a_smaller_one_no_longer(earlier):
     assert seconds("1MiB", earlier) == seconds("64MiB", earlier)
 
 
+def test_each_pass_takes_its_time(earlier):
+    (cell,) = estimate_sweep(grid_of(WALK | {"size": "64MiB"}, passes=5), [earlier])
+    assert cell.time_s == pytest.approx(5 * (module.START_S + 4.2))
+
+
 def test_a_cell_takes_no_longer_than_its_limit(earlier):
     assert seconds("640MiB", earlier, limit_s=5) == 5
 
@@ -73,7 +86,7 @@ def test_what_cannot_be_measured_is_told_and_takes_no_time():
     assert "works on" in cells[0].skipped
     text = as_text(render_estimate(grid, cells, to_json(grid, cells)))
     assert "1 cells would be skipped:\n  free-lazyfree-1GiB-1GiB: " in text
-    assert text.splitlines()[-1].startswith("grid g: 1 cells at 1, 2 threads, about ")
+    assert text.splitlines()[-1].startswith("grid g: 1 cells at 1, 2 threads, 1 pass, about ")
 
 
 def test_work_never_seen_is_guessed_by_its_size(earlier):

@@ -479,7 +479,8 @@ KEYS = [
     "chunk_size",
     "n_chunks",
 ]
-KEYS += ["unit", "wall_s", "baseline_wall_s", "rate", "speedup", "verified", "flags", "options", "seed"]
+KEYS += ["unit", "wall_s", "baseline_wall_s", "rate", "speedup", "verdict", "passes", "between_processes_pct"]
+KEYS += ["verified", "flags", "options", "seed"]
 
 
 def test_one_case_is_told_in_plain_values(bench):
@@ -522,7 +523,7 @@ def test_a_case_that_stayed_cold_has_no_rate_and_says_so(bench):
 
 
 TYPED = ["run", "toy", "--method=plain", "--page-size=4KiB", "--size=400KiB", "--threads=2"]
-TYPED += ["--repetitions=1"]
+TYPED += ["--repetitions=1", "--passes=1"]
 
 
 @pytest.fixture

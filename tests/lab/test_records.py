@@ -32,7 +32,7 @@ PROMISED = [
     "cpu_user_s", "cpu_system_s", "faults_minor", "ctx_involuntary", "steal_s", "verified",
     "flags", "started_at",
 ]
-ADDED = ["options", "calls", "apart_s", "helper_nice", "run_mode"]  # since 1.1 to 1.4, at the end
+ADDED = ["options", "calls", "apart_s", "helper_nice", "run_mode", "pass", "boot_id"]  # since 1.1, at the end
 # fmt: on
 
 
@@ -73,6 +73,8 @@ def row(**changes):
         "apart_s": 0.02,
         "helper_nice": 19,
         "run_mode": "pinned",
+        "pass": 2,
+        "boot_id": "5a1c",
     } | changes
 
 
@@ -105,6 +107,7 @@ def test_files_from_before_options_are_read_as_having_none(tmp_path):
     assert (set(old["options"]), set(old["calls"])) == ({""}, {1})
     assert old[["apart_s", "helper_nice"]].isna().all(axis=None)
     assert set(old["run_mode"]) == {""}
+    assert (set(old["pass"]), set(old["boot_id"])) == ({1}, {""})
 
 
 def test_what_is_written_is_read_again(tmp_path):
@@ -223,7 +226,7 @@ def test_a_run_is_read_whole(run):
     assert found.name == "a run"
     assert found.records["cell_id"].tolist() == ["c", "c", "d"]
     assert found.machine == {"host_id": "h"}
-    assert found.grid == {"name": "tiny"}
+    assert found.grid == {"name": "tiny", "passes": 1}
     assert found.skipped["reason"].tolist() == ["no room"]
 
 

@@ -21,7 +21,7 @@ import yaml
 from conftest import descendants, is_gone, wait_for
 
 from ktask.lab.records import load_run
-from ktask.lab.sweep import cells, notebooks, sweep
+from ktask.lab.sweep import cells, notebooks, passes, sweep
 from ktask.lab.sweep import kernels as kernel
 from ktask.lab.sweep.grid import cell_id, parse_grid
 
@@ -149,10 +149,10 @@ def test_the_order_is_random_and_follows_the_seed():
     grid = parse_grid(
         yaml.safe_dump(CONTENT | {"work": [WALK | {"size": [2**k for k in range(12, 32)]}]}), "g"
     )
-    order = sweep.in_random_order(grid)
-    assert order == sweep.in_random_order(grid) != list(grid.cases)
+    order = passes.in_random_order(grid)
+    assert order == passes.in_random_order(grid) != list(grid.cases)
     assert Counter(order) == Counter(grid.cases)
-    assert sweep.in_random_order(replace(grid, seed=2)) != order
+    assert passes.in_random_order(replace(grid, seed=2)) != order
 
 
 # --- names ------------------------------------------------------------------------------------------------

@@ -137,6 +137,8 @@ def make_records(truths=TRUTHS, sizes=(4 * MIB, 64 * MIB, GIB), *, n=7, noise=0.
                 pd.DataFrame(rows).assign(
                     run_id="run",
                     host_id="host",
+                    boot_id="boot",
+                    **{"pass": 1},
                     cell_id=f"{truth.workload}-{truth.method}-{truth.page_kind}-{size_bytes}",
                     workload=truth.workload,
                     backend=truth.backend,
@@ -181,7 +183,7 @@ def machine_facts(**changes):
 
 def skipped(*rows):
     """Return skipped cases; each is (workload, backend, method, page kind, size in bytes, reason)."""
-    cells = [{"cell_id": f"skipped-{i}", "failed": False, "options": ""} for i in range(len(rows))]
+    cells = [{"cell_id": f"skipped-{i}", "failed": False, "options": "", "pass": 1} for i in range(len(rows))]
     named = [
         dict(zip(SKIPPED_COLUMNS[1:7], row, strict=True)) | cell
         for row, cell in zip(rows, cells, strict=True)

@@ -70,7 +70,7 @@ def test_a_control_group_counts_into_the_budget(memory_group):
 def test_a_pool_that_is_too_small_is_refused_with_the_numbers(typed, monkeypatch):
     pools = {2 * MIB: {"total": 9, "free": 6, "reserved": 2}}
     monkeypatch.setattr(topology, "hugetlb_pools", lambda: pools)
-    code, _, err = typed("run", "free", "--page-size", "2MiB", "--size", "10MiB")
+    code, _, err = typed("run", "free", "--page-size", "2MiB", "--size", "10MiB", "--passes", "1")
     assert code == 2
     words = "free dontneed needs 5 pages of 2MiB, but the pool has 4 of its 9 left; use a smaller size"
     assert words in err
@@ -184,7 +184,7 @@ def test_what_the_kernel_refuses_is_a_failure_of_the_case_with_the_next_step(cod
         raise OSError(code, os.strerror(code)) if code else MemoryError
 
     monkeypatch.setattr(memory.Files, "allocate", refuse)
-    exit_code, _, said = typed("run", "truncate", "--size", "1MiB")
+    exit_code, _, said = typed("run", "truncate", "--size", "1MiB", "--passes", "1")
     assert exit_code == 1
     name = os.strerror(code or errno.ENOMEM)
     assert re.search(rf"not done as it should: truncate punch_hole failed: {name}; \w.*: \w", said)

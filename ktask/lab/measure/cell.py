@@ -7,16 +7,13 @@ and each thread count. So a speedup is a ratio of neighbours in time.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 from ktask import workloads
-from ktask.common.progress import rounds_bar
 from ktask.engine.task import Result
 from ktask.host import topology
 from ktask.lab.measure import flags, states, stats
@@ -39,47 +36,6 @@ def default_threads() -> list[int]:
     n_cpus = topology.cpu_count()
     powers = list(itertools.takewhile(lambda n: n < n_cpus, (2**k for k in range(20))))
     return [*powers, n_cpus]
-
-
-def measure(
-    workload: str,
-    method: str | None = None,
-    *,
-    size: str | int = "1GiB",
-    threads: Sequence[int] | None = None,
-    protocol: Mapping[str, Any] | None = None,
-    quiet: bool = False,
-    **how: Any,
-) -> Measurement:
-    """Measure a workload with one thread and with several.
-
-    Parameters
-    ----------
-    workload, method
-        What to do, and in which way; `ktask run --help` lists both.
-    size
-        Memory to cover, such as "256MiB".
-    threads
-        Thread counts; 1, 2, 4 and so on up to the CPUs if left out.
-    protocol
-        How often, such as {"least": 7, "budget_s": 2.0}: the fields of `Protocol`.
-    quiet
-        Without a progress bar.
-    how
-        What else `ktask.workloads.Case.of` takes: page_kind, backend, min_chunk, policy, options.
-
-    Returns
-    -------
-    Measurement
-        Shows as a table; with `.table`, `.plot()` and `.save(name)`.
-
-    Examples
-    --------
-    >>> found = ktask.measure("zeroing", size="256MiB", page_kind="THP", threads=[1, 2])  # doctest: +SKIP
-    """
-    case, rules = Case.of(workload, method, size=size, **how), Protocol.of(protocol or {})
-    with contextlib.nullcontext() if quiet else rounds_bar(rules.most) as on_round:
-        return measure_case(case, threads, rules, on_round=on_round, trace=True)
 
 
 def measure_case(

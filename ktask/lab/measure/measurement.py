@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,9 +13,10 @@ import numpy as np
 
 from ktask.common.units import fmt_rate, fmt_size
 from ktask.engine.task import Result
-from ktask.lab.measure import stats
+from ktask.lab.measure import levels, stats
 from ktask.lab.measure.rounds import SEED
-from ktask.lab.records import write_records
+from ktask.lab.measure.stats import Estimate
+from ktask.lab.records import process_name, write_records
 from ktask.lab.traces import trace_table, write_traces
 from ktask.workloads import Case
 
@@ -23,6 +24,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CHUNKED = "1 thread in chunks"
+
+
+MOST_PASSES = 1000
+
+
+def check_passes(passes: int | None) -> None:
+    """Refuse a number of passes that cannot be."""
+    if passes is not None and not 1 <= passes <= MOST_PASSES:
+        raise ValueError(f"passes={passes} is not allowed; use 1 to {MOST_PASSES}, 5 to judge by")
 
 
 @dataclass(frozen=True)
@@ -85,10 +95,13 @@ class Variant(NamedTuple):
         return self.baseline and self.name == "aa"
 
 
+SERIAL = Variant("serial", 1, baseline=True)
+
+
 def variants(threads: Iterable[int]) -> list[Variant]:
     """Return the variants of a round for these thread counts."""
     return [
-        Variant("serial", 1, baseline=True),
+        SERIAL,
         Variant("aa", 1, baseline=True),
         *(Variant(f"{n} threads", n) for n in sorted({n for n in threads if n > 1})),
     ]
@@ -98,6 +111,17 @@ def is_of(row: Mapping[str, Any], variant: Variant) -> bool:
     """Return whether a row, not of a warm-up, is a repetition of `variant`."""
     same = row["threads_requested"] == variant.threads and row["baseline"] == variant.baseline
     return same and not row["warmup"] and (("aa" in row["flags"]) == variant.is_aa)
+
+
+def _walls(rows: Iterable[Mapping[str, Any]], variant: Variant) -> np.ndarray:
+    return np.array([r["wall_s"] for r in rows if is_of(r, variant) and "cold_memory" not in r["flags"]])
+
+
+def _medians(rows: Sequence[Mapping[str, Any]], variant: Variant) -> dict[str, float | None]:
+    """Return what one process found: median times in seconds, and their ratio."""
+    base, walls = (stats.estimate(_walls(rows, one)).median for one in (SERIAL, variant))
+    found = {"wall_s": walls, "baseline_wall_s": base, "speedup": base / walls}
+    return {name: None if np.isnan(value) else value for name, value in found.items()}
 
 
 def _parts(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
@@ -126,9 +150,30 @@ class Measurement:
 
     def walls(self, variant: Variant) -> np.ndarray:
         """Return the wall times (seconds) of a variant that may enter a rate."""
-        return np.array(
-            [r["wall_s"] for r in self.rows if is_of(r, variant) and "cold_memory" not in r["flags"]]
-        )
+        return _walls(self.rows, variant)
+
+    @property
+    def processes(self) -> list[list[dict[str, Any]]]:
+        """The rows of each process that measured the case."""
+        found: dict[Any, list[dict[str, Any]]] = {}
+        for row in self.rows:
+            found.setdefault(row["pass"], []).append(row)
+        return [*found.values()]
+
+    def time(self, variant: Variant) -> Estimate:
+        """Return the wall time (seconds) of a variant over the processes."""
+        return levels.across([stats.estimate(_walls(rows, variant)) for rows in self.processes])
+
+    def speedup(self, variant: Variant) -> Estimate:
+        """Return the speedup of a variant over the serial call, in each process and over them."""
+        found = [stats.ratio(_walls(rows, SERIAL), _walls(rows, variant)) for rows in self.processes]
+        return levels.across(found, best="high")
+
+    def rate(self, variant: Variant) -> Estimate:
+        """Return the operations per second of a variant over the processes."""
+        operations = self.rows[0]["operations"]
+        found = [stats.estimate(operations / _walls(rows, variant), "high") for rows in self.processes]
+        return levels.across(found, best="high")
 
     @property
     def records(self) -> pd.DataFrame:
@@ -148,9 +193,8 @@ class Measurement:
         return pd.DataFrame(map(self._row, measured)).set_index("variant")
 
     def _row(self, variant: Variant) -> dict[str, Any]:
-        walls = self.walls(variant)
         row = next(r for r in self.rows if is_of(r, variant))
-        time, speedup = stats.estimate(walls), stats.ratio(self.walls(variants([])[0]), walls)
+        time, speedup = self.time(variant), self.speedup(variant)
         return {
             "variant": "serial again (A/A)" if variant.is_aa else variant.name,
             "threads": row["threads"],
@@ -158,11 +202,13 @@ class Measurement:
             "time_s": time.median,
             "low_s": time.low,
             "high_s": time.high,
-            "rate_per_s": stats.estimate(row["operations"] / walls).median,
+            "rate_per_s": self.rate(variant).median,
             "speedup": speedup.median,
             "low": speedup.low,
             "high": speedup.high,
+            "verdict": "baseline" if variant.baseline else levels.verdict(speedup),
             "n": time.n,
+            "processes": time.processes,
         }
 
     def _formatted(self) -> pd.DataFrame:
@@ -189,18 +235,22 @@ class Measurement:
 
     def as_dict(self, threads: int) -> dict[str, Any]:
         """Return one thread count against the baseline as plain values, ready for JSON."""
-        serial, again, *others = variants([threads])
-        base, walls = self.walls(serial), self.walls(others[0] if others else again)
+        _, again, *others = variants([threads])
+        variant = others[0] if others else again
         row = next(r for r in reversed(self.rows) if r["threads_requested"] == threads)
         counted = Counter(f for r in self.rows if not r["warmup"] for f in r["flags"] if f != "aa")
+        time, speedup = self.time(variant), self.speedup(variant)
         return {
             **_parts(row, "workload", "backend", "method"),
             "page_size": row["page_kind"],
             **_parts(row, "size_bytes", "policy", "threads", "chunk_size", "n_chunks", "unit"),
-            "wall_s": stats.estimate(walls).as_dict(),
-            "baseline_wall_s": stats.estimate(base).as_dict(),
-            "rate": stats.estimate(row["operations"] / walls, better="high").as_dict(),
-            "speedup": stats.ratio(base, walls).as_dict(),
+            "wall_s": time.as_dict(),
+            "baseline_wall_s": self.time(SERIAL).as_dict(),
+            "rate": self.rate(variant).as_dict(),
+            "speedup": speedup.as_dict(),
+            "verdict": levels.verdict(speedup),
+            "passes": [_medians(rows, variant) for rows in self.processes],
+            "between_processes_pct": None if np.isnan(time.spread) else 100 * float(np.expm1(time.spread)),
             "verified": all(r["verified"] for r in self.rows),
             "flags": dict(counted),
             "options": dict(self.case.options),
@@ -213,14 +263,23 @@ class Measurement:
 
         return save_run([self], name, root)
 
-    def save_records(self, path: Path | str, labels: Mapping[str, str]) -> None:
+    def save_processes(self, folder: Path, labels: Mapping[str, Any]) -> None:
+        """Keep the repetitions in `folder`, one file per process, named by the cell and the pass."""
+        for rows in self.processes:
+            number = rows[0]["pass"]
+            one = replace(self, rows=rows, traced=self.traced if number == 1 else None)
+            path = folder / f"{process_name(labels['cell_id'], number)}.parquet"
+            one.save_records(path, {**labels, "pass": number})
+
+    def save_records(self, path: Path | str, labels: Mapping[str, Any]) -> None:
         """Keep the repetitions as `path`, and the trace in the folder `traces` beside that of the records.
 
-        `labels` are the values of the columns run_id, host_id and cell_id.
+        `labels` are the values of the columns run_id, host_id, cell_id and pass.
         """
         path = Path(path)
         traces = path.parent.parent / "traces"
         if self.traced is not None and traces.is_dir():
             chunks = trace_table(self.traced, self.bytes_per_unit)
-            write_traces(traces / f"{labels['cell_id']}.parquet", chunks, labels)
-        write_records(path, [dict(labels) | row for row in self.rows])
+            name = process_name(labels["cell_id"], labels.get("pass", 1))
+            write_traces(traces / f"{name}.parquet", chunks, labels)
+        write_records(path, [row | dict(labels) for row in self.rows])

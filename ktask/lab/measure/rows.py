@@ -33,6 +33,8 @@ def row_of(
         | _plan(case, state, variant, repetitions[-1])
         | _means(repetitions)
         | {
+            "pass": 1,
+            "boot_id": counters.boot_id(),
             "round": number,
             "order": order,
             "warmup": number < 0,

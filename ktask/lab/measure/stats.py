@@ -43,6 +43,10 @@ class Estimate(NamedTuple):
         The smallest or the largest value, whichever is better.
     n : int
         Number of values.
+    processes : int
+        That they come from; the interval of a single one says nothing about the next.
+    spread : float
+        Standard deviation between processes (of logarithms, but for shares); NaN of a single one.
     """
 
     median: float
@@ -50,13 +54,16 @@ class Estimate(NamedTuple):
     high: float
     best: float
     n: int
+    processes: int = 1
+    spread: float = np.nan
 
     def as_dict(self) -> dict[str, float | int | None]:
         """Return the estimate as JSON can hold it: an interval that does not exist is None."""
-        return {name: None if np.isnan(value) else value for name, value in self._asdict().items()}
+        plain = {name: getattr(self, name) for name in ("median", "low", "high", "best", "n")}
+        return {name: None if np.isnan(value) else value for name, value in plain.items()}
 
 
-NOTHING = Estimate(np.nan, np.nan, np.nan, np.nan, 0)
+NOTHING = Estimate(np.nan, np.nan, np.nan, np.nan, 0, 0)
 
 
 class NoiseFloor(NamedTuple):

@@ -1,4 +1,4 @@
-"""One cell of a sweep: what to run, running it in a fresh process, and why it has no records."""
+"""One process of a sweep: what it measures, running it, and why it has no records."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ktask import workloads
 from ktask.common.files import write_json
 from ktask.engine import slots as limits
 from ktask.host import topology
+from ktask.lab import records
 from ktask.lab.measure.measurement import Protocol
 from ktask.lab.sweep import notebooks
 from ktask.lab.sweep.grid import cell_id
@@ -30,7 +31,7 @@ _FULL = re.compile(rf"\[Errno ({errno.ENOSPC}|{errno.EDQUOT})\]", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class CellTask:
-    """All that a process, here or on another machine, needs to measure one cell.
+    """All that a process, here or on another machine, needs to measure one cell once.
 
     Attributes
     ----------
@@ -40,6 +41,8 @@ class CellTask:
         Labels of the records.
     limit_s
         Longest time that one notebook cell may take.
+    pass_number
+        Which process of its cell this is, from 1.
     """
 
     case: Case
@@ -48,15 +51,27 @@ class CellTask:
     run_id: str
     host_id: str
     limit_s: float
+    pass_number: int = 1
 
     @property
     def name(self) -> str:
-        """The cell's id, which also names its files."""
-        return cell_id(self.case)
+        """What names the files of the process."""
+        return process_name(self.case, self.pass_number)
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """The columns of the records that say what they belong to."""
+        names = {"run_id": self.run_id, "host_id": self.host_id, "cell_id": cell_id(self.case)}
+        return names | {"pass": self.pass_number}
+
+
+def process_name(case: Case, pass_number: int) -> str:
+    """Return the name of the files of one process of a cell."""
+    return records.process_name(cell_id(case), pass_number)
 
 
 def run_cell(task: CellTask, folder: Path, kernels: Kernels | None = None) -> None:
-    """Measure one cell in a fresh process; its files appear in `folder`, each whole or not at all.
+    """Measure one cell once, in a fresh process; its files appear in `folder`, each whole or not at all.
 
     Waits while another process measures a cell on this machine.
 
@@ -113,10 +128,15 @@ def oom_kills() -> int:
     return int(found[1]) if found else 0
 
 
-def is_done(case: Case, folder: Path) -> bool:
-    """Return whether `folder` holds what came of this cell."""
-    name = cell_id(case)
-    return (folder / f"records/{name}.parquet").exists() or (folder / f"skipped/{name}.json").exists()
+def is_done(case: Case, pass_number: int, folder: Path) -> bool:
+    """Return whether `folder` holds what came of this cell in this pass.
+
+    A cell that failed, or that the machine cannot measure, is given up for the passes that follow.
+    """
+    names = [process_name(case, number) for number in range(1, pass_number + 1)]
+    if any((folder / f"skipped/{name}.json").exists() for name in names):
+        return True
+    return (folder / f"records/{names[-1]}.parquet").exists()
 
 
 def why_not(case: Case) -> str | None:
@@ -138,7 +158,7 @@ def _parameters(task: CellTask, folder: Path) -> dict[str, Any]:
         "threads": list(task.threads),
         "protocol": asdict(task.protocol),
         "save_as": str(_unpublished(task, folder).resolve()),
-        "labels": {"run_id": task.run_id, "host_id": task.host_id, "cell_id": task.name},
+        "labels": task.labels,
     }
 
 
@@ -149,6 +169,6 @@ def keep_reason(task: CellTask, folder: Path, reason: str, failed: bool) -> None
     backend = workloads.get(case.workload).method(case.method).backend
     write_json(
         folder / "skipped" / f"{task.name}.json",
-        {"cell_id": task.name, **about, "backend": backend, "options": case.options_text}
-        | {"reason": reason, "failed": failed},
+        {"cell_id": cell_id(case), "pass": task.pass_number, **about, "backend": backend}
+        | {"options": case.options_text, "reason": reason, "failed": failed},
     )

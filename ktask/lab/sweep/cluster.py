@@ -72,6 +72,7 @@ def sweep_cluster(
     grid: str,
     run: str | None = None,
     *,
+    passes: int | None = None,
     resume: bool = False,
     retry: bool = False,
     root: Path | None = None,
@@ -86,7 +87,7 @@ def sweep_cluster(
         configuration.
     grid
         Name or file, see `ktask.lab.sweep.grid.load_grid`; thread counts follow from the CPUs of each host.
-    run, resume, retry, root, quiet
+    run, passes, resume, retry, root, quiet
         See `ktask.lab.sweep.sweep.sweep`. With several hosts each has a run of its own, called `run` and the
         host's name.
 
@@ -105,7 +106,7 @@ def sweep_cluster(
     with connect(address) as client:
         hosts = find_hosts(client, address, data, name)
         names = run_names(run, hosts, root)
-        options = {"resume": resume, "retry": retry, "root": root, "quiet": quiet}
+        options = {"passes": passes, "resume": resume, "retry": retry, "root": root, "quiet": quiet}
         try:
             return _sweep_all(client, hosts, names, options)
         finally:

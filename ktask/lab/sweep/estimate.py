@@ -35,7 +35,7 @@ class CellEstimate:
     Attributes
     ----------
     time_s
-        Seconds, at about the middle of what to expect.
+        Seconds of all passes, at about the middle of what to expect.
     memory_bytes
         General memory, the process included; hugetlb pages come from their pools.
     skipped
@@ -66,7 +66,8 @@ def estimate_sweep(grid: Grid, runs: Sequence[Path] = ()) -> list[CellEstimate]:
 def _estimate(case: Case, grid: Grid, known: pd.DataFrame) -> CellEstimate:
     reason = why_not(case)
     need = workloads.get(case.workload).memory_need(case) + PROCESS_BYTES
-    return CellEstimate(case, 0.0 if reason else _cell_s(case, grid, known), need, reason)
+    time_s = 0.0 if reason else grid.passes * _cell_s(case, grid, known)
+    return CellEstimate(case, time_s, need, reason)
 
 
 def _cell_s(case: Case, grid: Grid, known: pd.DataFrame) -> float:
@@ -103,7 +104,7 @@ def _known_repetitions(runs: Sequence[Path]) -> pd.DataFrame:
     for run in runs:
         with contextlib.suppress(ValueError, OSError):  # an estimate does without
             records = load_run(run).records.sort_values("started_at")
-            gaps = records.groupby("cell_id")["started_at"].diff().dt.total_seconds()
+            gaps = records.groupby(["cell_id", "pass"])["started_at"].diff().dt.total_seconds()
             medians = records.assign(repetition_s=gaps).groupby(cell)["repetition_s"].median()
             found.append(medians[medians > 0].reset_index())
     return pd.concat([table for table in found if len(table)] or found, ignore_index=True)

@@ -42,6 +42,8 @@ class Grid:
         One cell each.
     limit_s
         Longest time that a cell may take before it is given up.
+    passes
+        How often the grid is measured, each cell in a fresh process each time.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Grid:
     protocol: Protocol
     cases: tuple[Case, ...]
     limit_s: float = LIMIT_S
+    passes: int = 1
 
     def as_dict(self) -> dict[str, Any]:
         """Return the grid with everything spelled out, as kept in the run."""
@@ -61,6 +64,7 @@ class Grid:
             "threads": list(self.threads),
             "protocol": asdict(self.protocol),
             "limit_s": self.limit_s,
+            "passes": self.passes,
             "cells": [{"cell_id": cell_id(c), **asdict(c), "options": dict(c.options)} for c in self.cases],
         }
 
@@ -113,6 +117,7 @@ class GridFile(Struct, frozen=True):
     policy: Any = "ktask-v4"
     protocol: ProtocolFile = ProtocolFile()  # type: ignore[valid-type]
     limit_s: Positive = LIMIT_S
+    passes: Count = 1
 
     def __post_init__(self) -> None:
         """Refuse a grid of nothing, and rounds that cannot be."""
@@ -159,7 +164,7 @@ def parse_grid(text: str, name: str, where: str = "grid") -> Grid:
     if len(cases) > MOST_CELLS:
         raise ValueError(f"{where}: {len(cases)} cells are too many; use at most {MOST_CELLS}")
     protocol = Protocol(**structs.asdict(file.protocol), seed=file.seed)
-    return Grid(name, file.about, file.seed, threads, protocol, tuple(cases), file.limit_s)
+    return Grid(name, file.about, file.seed, threads, protocol, tuple(cases), file.limit_s, file.passes)
 
 
 def _threads(value: Any) -> tuple[int, ...]:
@@ -177,14 +182,22 @@ def _threads(value: Any) -> tuple[int, ...]:
 def _cases(work: Work, file: GridFile) -> list[Case]:
     workload = workloads.get(str(work.workload))
     methods = [workload.method(str(name)) for name in _values("method", work.method)] or workload.methods
-    min_chunk = file.min_chunk if work.min_chunk is None else work.min_chunk
-    given = {"min_chunk": min_chunk, "policy": str(work.policy or file.policy)}
+    min_chunks = _values("min_chunk", work.min_chunk) or [file.min_chunk]
+    policy = str(work.policy or file.policy)
     kinds, sizes = _values("page_kind", work.page_kind), _values("size", work.size)
     return [
-        Case.of(workload.name, method.name, size=size, page_kind=kind, options=options, **given)
+        Case.of(
+            workload.name,
+            method.name,
+            size=size,
+            page_kind=kind,
+            min_chunk=min_chunk,
+            policy=policy,
+            options=options,
+        )
         for method in methods
-        for kind, size, options in itertools.product(
-            kinds or method.page_kinds, sizes, _settings(work.options)
+        for kind, size, min_chunk, options in itertools.product(
+            kinds or method.page_kinds, sizes, min_chunks, _settings(work.options)
         )
     ]
 

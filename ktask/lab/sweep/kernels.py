@@ -21,6 +21,7 @@ from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.provisioning import KernelProvisionerBase
 from jupyter_core.utils import run_sync
 
+from ktask.common import children
 from ktask.lab.sweep import warm_process
 from ktask.lab.sweep.socket_folders import private_directory
 
@@ -56,7 +57,7 @@ class Kernels:
         with theirs:
             fd = theirs.fileno()
             self._warm = subprocess.Popen(  # noqa: S603 - this very Python
-                [*warm_process.python(), "-m", "ktask.lab.sweep.warm_process", str(fd), *self._modules],
+                [*children.python(), "-m", "ktask.lab.sweep.warm_process", str(fd), *self._modules],
                 env=os.environ | warm_process.NO_THREADS,
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # standard output is for results

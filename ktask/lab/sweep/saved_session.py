@@ -40,7 +40,7 @@ def save_run(cells: Sequence[Measurement], name: str, root: Path | None = None) 
     host_id = records.read_json(path / "machine.json").get("host_id", "")
     for cell, one in zip(cells, names, strict=True):
         labels = {"run_id": path.name, "host_id": host_id, "cell_id": one}
-        cell.save_records(path / "records" / f"{one}.parquet", labels)
+        cell.save_processes(path / "records", labels)
     return path
 
 

@@ -1,4 +1,4 @@
-"""A sweep: every cell of a grid, one at a time, each in a fresh process by papermill."""
+"""A sweep: every cell of a grid, one at a time, in several passes, each in a fresh process by papermill."""
 
 from __future__ import annotations
 
@@ -7,25 +7,28 @@ import fcntl
 import os
 import re
 import shutil
-import sys
 import uuid
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
-from ktask.common.files import write_json
+from ktask.common.files import atomic_write, write_json
 from ktask.common.resources import SAMPLE, runs_folder
 from ktask.host import doctor
 from ktask.host.facts import machine_facts
 from ktask.lab import records
-from ktask.lab.sweep.cells import FOLDERS, CellTask, is_done, run_cell
+from ktask.lab.measure.measurement import check_passes
+from ktask.lab.sweep.cells import FOLDERS, CellTask, run_cell
 from ktask.lab.sweep.grid import Grid
-from ktask.workloads import Case
+from ktask.lab.sweep.passes import tasks_to_do
+from ktask.lab.sweep.progress import Progress
 
+_PASS = re.compile(r"\.pass\d+$")
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 RESUMPTION_FACTS = (
@@ -69,6 +72,7 @@ def sweep(
     grid: Grid,
     name: str | None = None,
     *,
+    passes: int | None = None,
     resume: bool = False,
     retry: bool = False,
     root: Path | None = None,
@@ -77,7 +81,7 @@ def sweep(
     machine: Mapping[str, Any] | None = None,
     title: str = "measuring",
 ) -> Path:
-    """Measure every cell of `grid` and return the directory of the run.
+    """Measure every cell of `grid` in several passes and return the directory of the run.
 
     Parameters
     ----------
@@ -85,9 +89,12 @@ def sweep(
         From `ktask.lab.sweep.grid.load_grid`.
     name
         Of the run; made from date and grid if left out.
+    passes
+        How often each cell is measured, in a fresh process each time; what the grid says if left out, when
+        resuming what the run was started with.
     resume
-        Go on with a run of this name: only cells without a result are measured. A run that was killed
-        before it had a directory is started.
+        Go on with a run of this name: only what it lacks is measured. With more passes than it had, each adds
+        a process per cell, after a reboot, too. A run that was killed before it had a directory is started.
     retry
         When resuming, measure the cells that failed once more.
     root
@@ -110,53 +117,46 @@ def sweep(
         If the disk is full. The run holds all cells done before, and can be resumed.
     """
     path = run_path(name or new_run_name(grid), root)
+    grid = with_passes(grid, passes, path)
     start_run(path, grid, resume, machine)
-    with _alone(path), _bar(grid, path, quiet, title) as bar:
+    with _alone(path), Progress(grid, path, quiet, title) as progress:
         _tidy(path)
         if retry:
             _forget_failures(path)
-        with contextlib.closing(executor(_announced(tasks_to_do(path, grid), bar), path)) as done:
-            for _ in done:
-                bar.update()
+        tasks = progress.announced(tasks_to_do(path, grid))
+        with contextlib.closing(executor(tasks, path)) as done:
+            for task in done:
+                progress.update(task)
     return path
 
 
-def _announced(tasks: Iterable[CellTask], bar: Any) -> Iterator[CellTask]:
-    """Yield the cells, and show the name of the one that was taken last."""
-    for task in tasks:
-        bar.set_postfix_str(task.name)
-        yield task
-
-
-def tasks_to_do(path: Path, grid: Grid) -> list[CellTask]:
-    """Return the cells of a run that have no result yet, in the order of measuring."""
-    host_id = records.read_json(path / "machine.json").get("host_id", "")
-    return [
-        CellTask(case, grid.threads, grid.protocol, path.name, host_id, grid.limit_s)
-        for case in in_random_order(grid)
-        if not is_done(case, path)
-    ]
-
-
-def in_random_order(grid: Grid) -> list[Case]:
-    """Return the cells in the order of measuring: shuffled by the seed, so that no size is always last."""
-    order = np.random.default_rng(grid.seed).permutation(len(grid.cases))
-    return [grid.cases[k] for k in order]
+def with_passes(grid: Grid, passes: int | None, path: Path) -> Grid:
+    """Return the grid with as many passes as asked for, else as the run in `path` has, else its own."""
+    check_passes(passes)
+    begun = records.read_grid(path)["passes"] if (path / "grid.yaml").exists() else grid.passes
+    return replace(grid, passes=passes or begun)
 
 
 def start_run(path: Path, grid: Grid, resume: bool = False, machine: Mapping[str, Any] | None = None) -> None:
     """Make the directory of a run, or see that the one to resume is of the same grid and machine."""
-    text = yaml.safe_dump(grid.as_dict(), sort_keys=False, allow_unicode=True)
     if not path.exists():
-        _make(path, text, {**(machine or describe_machine()), "seed": grid.seed})
+        _make(path, _as_yaml(grid.as_dict()), {**(machine or describe_machine()), "seed": grid.seed})
         return
     if not resume:
         raise ValueError(f"run {path.name} exists in {path.parent}; use --resume, or another --run")
     if not (path / "grid.yaml").exists():
         raise ValueError(f"{path} is not a run: it has no grid.yaml; use another --run")
-    if (path / "grid.yaml").read_text(encoding="utf-8") != text:
+    before = records.read_grid(path)
+    if before | {"passes": 0} != yaml.safe_load(_as_yaml(grid.as_dict())) | {"passes": 0}:
         raise ValueError(f"run {path.name} was made with another grid; give the same one, or another --run")
     _note_resumption(path, machine or machine_facts())
+    if grid.passes > before["passes"]:
+        with atomic_write(path / "grid.yaml") as partial:
+            partial.write_text(_as_yaml(grid.as_dict()), encoding="utf-8")
+
+
+def _as_yaml(document: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True)
 
 
 def _note_resumption(path: Path, now: Mapping[str, Any]) -> None:
@@ -220,23 +220,15 @@ def _alone(path: Path) -> Iterator[None]:
         os.close(fd)
 
 
-@contextlib.contextmanager
-def _bar(grid: Grid, path: Path, quiet: bool, title: str) -> Iterator[Any]:
-    from tqdm import tqdm  # noqa: PLC0415
-
-    done = sum(is_done(case, path) for case in grid.cases)
-    form = "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} cells, {elapsed}, {remaining} left{postfix}"
-    look = {"desc": title, "file": sys.stderr, "bar_format": form, "disable": quiet}
-    with tqdm(total=len(grid.cases), initial=done, **look) as bar:
-        yield bar
-
-
 def summary(path: Path) -> str:
     """Return in one line how many cells of a run were measured, and why others were not."""
     reasons = [records.read_json(file) for file in sorted((path / "skipped").glob("*.json"))]
     failed = [one for one in reasons if one.get("failed")]
-    n_measured = len(list((path / "records").glob("*.parquet")))
-    parts = [f"{n_measured} cells measured", f"{len(reasons) - len(failed)} skipped", f"{len(failed)} failed"]
+    files = (path / "records").glob("*.parquet")
+    passes = Counter(_PASS.sub("", file.stem) for file in files)
+    most = max(passes.values(), default=1)
+    measured = f"{len(passes)} cells measured" + (f" in up to {most} passes" if most > 1 else "")
+    parts = [measured, f"{len(reasons) - len(failed)} skipped", f"{len(failed)} failed"]
     first = f" (first: {failed[0]['cell_id']}: {failed[0]['reason']})" if failed else ""
     return ", ".join(part for part in parts if not part.startswith("0 ")) + first
 

@@ -10,7 +10,6 @@ It obeys whoever holds the other end of its socket, and ends with it, and the ce
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import importlib
 import json
@@ -25,10 +24,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ktask.common import children
+
 # Libraries that start a thread when they are imported, and what keeps them from it.
 NO_THREADS = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
 _added: set[str] = set()
-_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _LAYOUT_PAGES = 1 << 18
 
 
@@ -100,7 +100,7 @@ def _end(pid: int) -> int:
 
 def _prepare(request: dict[str, Any], parent: int) -> None:
     """Leave the surroundings of the warm process for those that are asked for."""
-    die_with(parent)
+    children.die_with(parent)
     os.setsid()
     os.chdir(request["cwd"])
     os.environ.clear()
@@ -119,24 +119,12 @@ def _run_kernel(connection_file: str) -> NoReturn:
 
 
 def _start_python(connection_file: str) -> NoReturn:
-    os.execv(sys.executable, [*python(), "-m", "ktask.lab.sweep.kernel_process", connection_file])  # noqa: S606
-
-
-def python() -> list[str]:
-    """Return the command of this Python; -P: what lies in the current directory shadows no module."""
-    return [sys.executable, "-P"]
+    os.execv(sys.executable, [*children.python(), "-m", "ktask.lab.sweep.kernel_process", connection_file])  # noqa: S606
 
 
 def n_threads() -> int:
     """Return the number of threads of this process."""
     return len(os.listdir("/proc/self/task"))  # noqa: PTH208
-
-
-def die_with(parent: int) -> None:
-    """Have the operating system kill this process when `parent`, which has forked it, ends."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def _own_random_numbers() -> None:

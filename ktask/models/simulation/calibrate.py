@@ -114,7 +114,8 @@ def _whole(value: Any) -> int:
 
 
 def _traces_of(traces: pd.DataFrame, walls: pd.DataFrame) -> pd.DataFrame:
-    return traces[traces.cell_id.isin(walls.cell_id.unique())]
+    first = traces["pass"] == traces.groupby("cell_id")["pass"].transform("min")
+    return traces[first & traces.cell_id.isin(walls.cell_id.unique())]
 
 
 def _work(walls: pd.DataFrame, traces: pd.DataFrame, empty: Machine) -> dict[str, float]:

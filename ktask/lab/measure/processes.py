@@ -1,0 +1,139 @@
+"""`ktask.measure`: one case measured by several fresh processes, one after the other.
+
+Such a process reads what to measure from standard input and writes the measurement to standard output, both
+pickled; they come from the parent alone. It ends with the parent.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ktask.common import children
+from ktask.common.progress import rounds_bar
+from ktask.lab.measure.cell import measure_case
+from ktask.lab.measure.measurement import Measurement, Protocol, check_passes
+from ktask.workloads import Case
+
+# Ctrl-C reaches parent and child; the parent says so.
+_CHILD = """
+import signal
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+from ktask.lab.measure.processes import answer_parent
+answer_parent()
+"""
+
+
+def measure(
+    workload: str,
+    method: str | None = None,
+    *,
+    size: str | int = "1GiB",
+    threads: Sequence[int] | None = None,
+    protocol: Mapping[str, Any] | None = None,
+    passes: int = 1,
+    quiet: bool = False,
+    **how: Any,
+) -> Measurement:
+    """Measure a workload with one thread and with several.
+
+    Parameters
+    ----------
+    workload, method
+        What to do, and in which way; `ktask run --help` lists both.
+    size
+        Memory to cover, such as "256MiB".
+    threads
+        Thread counts; 1, 2, 4 and so on up to the CPUs if left out.
+    protocol
+        How often, such as {"least": 7, "budget_s": 2.0}: the fields of `Protocol`.
+    passes
+        How many fresh processes measure it. One measures here and now, and its intervals say nothing about
+        the next process; several give intervals that do.
+    quiet
+        Without a progress bar.
+    how
+        What else `ktask.workloads.Case.of` takes: page_kind, backend, min_chunk, policy, options.
+
+    Returns
+    -------
+    Measurement
+        Shows as a table; with `.table`, `.plot()` and `.save(name)`.
+
+    Examples
+    --------
+    >>> found = ktask.measure("zeroing", size="256MiB", page_kind="THP", threads=[1, 2])  # doctest: +SKIP
+    """
+    check_passes(passes)
+    case, rules = Case.of(workload, method, size=size, **how), Protocol.of(protocol or {})
+    return measure_processes(case, threads, rules, passes, trace=True, quiet=quiet)
+
+
+def measure_processes(
+    case: Case,
+    threads: Sequence[int] | None,
+    protocol: Protocol,
+    passes: int,
+    *,
+    trace: bool = False,
+    chunked: bool = True,
+    quiet: bool = False,
+) -> Measurement:
+    """Measure `case` in `passes` fresh processes, or once in this one; see `measure_case`.
+
+    Each process has another random order within its rounds. The trace, if asked for, is that of the first.
+
+    Raises
+    ------
+    ktask.workloads.CheckError, ktask.memory.region.UnavailableError, ktask.memory.region.BudgetError
+        What the process raised.
+    RuntimeError
+        If a process died.
+    """
+    if passes == 1:
+        with rounds_bar(protocol.most, quiet=quiet) as on_round:
+            return measure_case(case, threads, protocol, on_round=on_round, trace=trace, chunked=chunked)
+    whole = Measurement(case, protocol)
+    with rounds_bar(passes, "processes", quiet) as on_pass:
+        for number in range(1, passes + 1):
+            rules = replace(protocol, seed=protocol.seed + number - 1)
+            how = {"trace": trace and number == 1, "chunked": chunked}
+            found = _in_a_process(case, threads, rules, how)
+            whole.rows += [{**row, "pass": number} for row in found.rows]
+            if number == 1:
+                whole.traced, whole.bytes_per_unit = found.traced, found.bytes_per_unit
+            on_pass(number)
+    return whole
+
+
+def _in_a_process(*task: Any) -> Measurement:
+    command = [*children.python(), "-c", _CHILD, str(os.getpid())]
+    done = subprocess.run(  # noqa: S603 - this very Python
+        command, input=pickle.dumps(task), stdout=subprocess.PIPE, check=False
+    )
+    if done.returncode or not done.stdout:
+        raise RuntimeError(f"the process that measured the case died (exit code {done.returncode})")
+    found = pickle.loads(done.stdout)  # noqa: S301 - written by our own child
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def answer_parent() -> None:
+    """Measure what the parent asks for."""
+    children.die_with(int(sys.argv[1]))
+    answer = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever else is printed is no answer
+    case, threads, protocol, how = pickle.load(sys.stdin.buffer)  # noqa: S301 - written by our own parent
+    found: Measurement | Exception
+    try:
+        found = measure_case(case, threads, protocol, **how)
+    except Exception as error:
+        found = error.with_traceback(None)
+    with answer:
+        pickle.dump(found, answer)
