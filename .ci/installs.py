@@ -35,6 +35,7 @@ def wheel(folder: Path) -> None:
     ktask = str(installed(folder, f"{built(folder)}[lab]", "-c", str(plain_lock(folder))).with_name("ktask"))
     run(ktask, "doctor", cwd=folder)
     run(ktask, "run", "zeroing", "--size", "16MiB", "--repetitions", "3", cwd=folder)
+    run(ktask, "reproducer", "zeroing", "--size", "16MiB", cwd=folder)
     run(ktask, "sweep", "tiny", "--run", "first", cwd=folder)
     run(ktask, "report", "first", cwd=folder)
     assert (folder / "data/runs/first/machine.json").is_file()

@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 
 from ktask import workloads
 from ktask.common.units import MIB, exact_size, fmt_size
 from ktask.engine import placement
 from ktask.engine import run as engine
 from ktask.engine.policy import Plan
-from ktask.engine.task import Node
+from ktask.engine.task import Ctl, Node
+from ktask.host import topology
 from ktask.lab.measure.rounds import prepared
 from ktask.memory import layouts
 from ktask.memory import region as memory
@@ -37,7 +39,7 @@ COUNTED = {
     "ftruncate": "FILES",
     "ftruncate_files": "FILES",
 }
-OPTIONS = ("pages", "sharing")  # that a program follows
+OPTIONS = ("fill", "pages", "sharing")  # that a program follows
 # By what one operation is: how many a repetition has, in the unit of its rate, and that unit.
 OPERATIONS = {"byte": ("SIZE / (double)(1 << 30)", "GiB"), "PTE": ("SIZE / BASE_PAGE / 1e6", "M PTE")}
 HEADERS = ("err.h", "omp.h", "sched.h", "stdio.h", "stdlib.h")  # of the skeleton
@@ -65,8 +67,8 @@ def reproducer(case: Case, threads: int) -> str:
     if reason := why_no_program(case):
         raise memory.UnavailableError(reason)
     with prepared(case) as state:
-        ctl = replace(state.ctl, max_threads=threads)
-        return program(case, state, engine.plan(Node(0, state.size), ctl, case.policy))
+        part = Node(0, state.size, placement.site().machine.caller_nid)
+        return program(case, state, engine.plan(part, replace(state.ctl, max_threads=threads), case.policy))
 
 
 def why_no_program(case: Case) -> str | None:
@@ -106,7 +108,7 @@ def program(case: Case, state: State, plan: Plan) -> str:
     constants = {name: value for name, value in _constants(case, state, plan).items() if name in used}
     return files.get_template("program.c").render(
         head=_head(case, state, plan),
-        places=_places(plan),
+        places=_places(max(plan.threads, _fillers(case, _fill_plan(case, state)))),
         command=command(case, plan.threads),
         headers=sorted(headers),
         constants=constants,
@@ -138,10 +140,11 @@ def _head(case: Case, state: State, plan: Plan) -> list[str]:
     return [line for sentence in sentences for line in textwrap.wrap(sentence, 76)]
 
 
-def _places(plan: Plan) -> str:
+def _places(n_threads: int) -> str:
     """Return a CPU for each thread as OpenMP has it, the caller first: those that the engine would use."""
-    slots, nids = tuple(range(len(plan.helpers))), tuple(plan.helper_queue_nid)
-    caller, helpers = placement.place(placement.site().topo, slots, nids)
+    where = placement.site()
+    slots = tuple(range(n_threads - 1))
+    caller, helpers = placement.place(where.topo, slots, (where.machine.caller_nid,) * len(slots))
     return ",".join(f"{{{cpu}}}" for cpu in (caller[0], *helpers))
 
 
@@ -156,6 +159,7 @@ def _mapping_of(case: Case) -> dict[str, Any]:
     return {
         "method": case.method,
         "page_kind": case.page_kind,
+        "fill": dict(case.options).get("fill", "one"),
         "pages": pages,
         "map_flags": " | ".join(flags),
         "protection": "PROT_READ" if pages == "zero" else "PROT_READ | PROT_WRITE",
@@ -169,7 +173,7 @@ def _mapping_of(case: Case) -> dict[str, Any]:
 
 def _constants(case: Case, state: State, plan: Plan) -> dict[str, str]:
     """Return the numbers that a program may use, by name."""
-    unit, counted = state.bytes_per_unit, case.method in COUNTED
+    unit, counted, fill = state.bytes_per_unit, case.method in COUNTED, _fill_plan(case, state)
     sizes = {
         "SIZE": state.size * unit,
         "PAGE": case.page_size,
@@ -177,14 +181,16 @@ def _constants(case: Case, state: State, plan: Plan) -> dict[str, str]:
         "ALIGN": max(case.page_size, memory.THP_SIZE),
         "PIECE": unit,  # of a fork
         "FILE_SIZE": unit if counted else state.size * unit,
-        "ALIAS": layouts.PIECE_BYTES,
+        "ALIAS": int(layouts.pieces_of("dense", state.size * unit, np.random.default_rng(1)).size[0]),
         "BUFFER": max(BUFFER, case.page_size),
+        "FILL_CHUNK": fill.chunk_size * unit,
         "CHUNK": plan.chunk_size if counted else plan.chunk_size * unit,
     }
     counts = {
         "FORKS": state.size,
         "FILES": state.size if counted else 1,
         "RINGS": n_rings(),
+        "FILLERS": _fillers(case, fill),
         "THREADS": plan.threads,
         "WARMUPS": WARMUPS,
         "ROUNDS": ROUNDS,
@@ -192,6 +198,18 @@ def _constants(case: Case, state: State, plan: Plan) -> dict[str, str]:
     return {name: _in_c(size) for name, size in sizes.items()} | {
         n: str(count) for n, count in counts.items()
     }
+
+
+def _fill_plan(case: Case, state: State) -> Plan:
+    """Return the chunks in which all CPUs fill the range."""
+    ctl = Ctl(None, (), case.min_chunk(state.bytes_per_unit), topology.cpu_count())
+    return engine.plan(Node(0, state.size), ctl)
+
+
+def _fillers(case: Case, fill: Plan) -> int:
+    """Return how many threads fill the range: with `other` the second one does."""
+    all_cpus = topology.cpu_count() if case.method == "exit" else fill.threads
+    return {"one": 1, "each": all_cpus, "other": 2}[dict(case.options).get("fill", "one")]
 
 
 def _in_c(number: int) -> str:

@@ -28,6 +28,8 @@ static double run(int count, long chunk)
 
 	threads = count;
 	prepare();
+#pragma omp parallel num_threads(threads)
+	sched_yield(); /* helpers are there and awake when the clock starts */
 	seconds = -omp_get_wtime();
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
 	for (long at = 0; at < {{ total }}; at += chunk)

@@ -14,13 +14,48 @@ static void setup(void)
 {
 }
 
+{% if fill != "one" %}
+static void move_to(int place)
+{
+	cpu_set_t one;
+	int cpu;
+
+	omp_get_place_proc_ids(place, &cpu);
+	CPU_ZERO(&one);
+	CPU_SET(cpu, &one);
+	if (sched_setaffinity(0, sizeof(one), &one))
+		_exit(1);
+}
+
+{% endif %}
+static void populate(long start, long end)
+{
+	if (madvise(base + start, end - start, MADV_POPULATE_WRITE)) /* Linux 5.14 */
+		_exit(1);
+}
+
 /* In the child: hold a part, stop as a sign of that, and wait to be killed. */
 static void hold(long bytes)
 {
+{% if fill != "one" %}
+	int own = omp_get_place_num();
+
+{% endif %}
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	map(bytes);
-	if (madvise(base, bytes, MADV_POPULATE_WRITE))
-		_exit(1);
+{% if fill == "one" %}
+	populate(0, bytes);
+{% elif fill == "each" %}
+	for (long k = 0; k < FILLERS; k++) {
+		move_to(k);
+		populate(bytes * k / FILLERS & -ALIGN, k + 1 < FILLERS ? bytes * (k + 1) / FILLERS & -ALIGN : bytes);
+	}
+	move_to(own);
+{% else %}
+	move_to(own == 1 ? 0 : 1);
+	populate(0, bytes);
+	move_to(own);
+{% endif %}
 {% if page_kind == "THP" %}
 	if (smaps_bytes("AnonHugePages:") != bytes)
 		_exit(1);

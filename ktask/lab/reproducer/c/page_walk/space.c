@@ -1,16 +1,19 @@
 #include <sys/mman.h>
 {% include "region.c" %}
-static long expected, found; /* pages */
+static long expected, found; /* present pages */
 
 {% if pages == "file" %}
+#include <fcntl.h>
+#include <unistd.h>
 /* Map a piece of a memory file over and over: page tables of any size that need little memory. */
 static void fill_space(void)
 {
-	long piece = SIZE < ALIAS ? SIZE : ALIAS, bytes = (piece + BASE_PAGE + ALIGN - 1) & -ALIGN;
-	long hole = BASE_PAGE * (1 + random() % (piece / BASE_PAGE)); /* a page that is left out */
+	long bytes = (ALIAS + BASE_PAGE + ALIGN - 1) & -ALIGN;
+	long hole = BASE_PAGE * (1 + random() % (ALIAS / BASE_PAGE)); /* a page of it is left out */
 	int fd = memfd_create("alias", MFD_CLOEXEC), flags = MAP_SHARED | MAP_FIXED;
 	char *held = mmap(NULL, bytes + ALIGN, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
+	map(SIZE);
 	held = (char *)(((uintptr_t)held + ALIGN - 1) & -ALIGN);
 	if (ftruncate(fd, bytes) || mmap(held, bytes, PROT_READ | PROT_WRITE, flags, fd, 0) != held)
 		err(1, "memfd");
@@ -20,8 +23,8 @@ static void fill_space(void)
 		if (hole < at || at + ALIGN <= hole)
 			madvise(held + at, ALIGN, 25 /* MADV_COLLAPSE */);
 	mlock(held, bytes); /* so that idle memory is not put away, if that is allowed */
-	for (long at = 0; at < SIZE; at += piece) {
-		long length = SIZE - at < piece ? SIZE - at : piece;
+	for (long at = 0; at < SIZE; at += ALIAS) {
+		long length = SIZE - at < ALIAS ? SIZE - at : ALIAS;
 
 		if (mmap(base + at, length, PROT_READ | PROT_WRITE, flags, fd, BASE_PAGE) != base + at)
 			err(1, "mmap");
@@ -33,7 +36,7 @@ static void fill_space(void)
 		err(1, "fallocate");
 }
 {% else %}
-/* {{ "The page of zeros everywhere" if pages == "zero" else "A page of its own for each entry" }}, but for one entry of each table, at random: a count proves a walk. */
+/* {{ "The page of zeros everywhere" if pages == "zero" else "A page of its own everywhere" }}, but for one entry of each table: a count proves a walk. */
 static void fill_space(void)
 {
 	map(SIZE);
