@@ -7,7 +7,6 @@ heavy-tailed, 7 to 101 values) at most 2 % are called anything: tests/lab/test_s
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -133,8 +132,8 @@ def find_two_states(logs: NDArray, process: NDArray) -> TwoStates | None:
 def _slower_group(logs: NDArray) -> NDArray | None:
     """Return which values form a slower group; None if there is none."""
     separation, is_slow = separate(logs, max(LEAST_GROUP, int(LEAST_SHARE * logs.size)), TRIMMED)
-    fewer = min(np.count_nonzero(is_slow), np.count_nonzero(~is_slow))
-    limit = SEPARATION + SEPARATION_OF_FEW / math.sqrt(max(fewer, 1))
+    fewer = int(min(is_slow.sum(), (~is_slow).sum()))
+    limit = SEPARATION + SEPARATION_OF_FEW / np.sqrt(max(fewer, 1))
     return is_slow if separation > limit and _is_worth_naming(logs, is_slow) else None
 
 
