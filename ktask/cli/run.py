@@ -120,6 +120,7 @@ def _write(traced: Result, path: Path) -> None:
 def render(result: dict[str, Any]) -> Iterator[Part]:
     """Yield a result as text: what was measured, a table of its figures, and warnings."""
     from ktask.cli.tables import table  # noqa: PLC0415
+    from ktask.lab.measure.measurement import cold_note  # noqa: PLC0415
 
     if "skipped" in result:
         yield f"skipped: {result['skipped']}"
@@ -143,6 +144,10 @@ def render(result: dict[str, Any]) -> Iterator[Part]:
     if result["flags"]:
         flags = ", ".join(f"{name} ({n} repetitions)" for name, n in result["flags"].items())
         yield f"\nwarnings: {flags}"
+    for name, found in result["states"].items():
+        yield f"\n{name}: {found['text']}"
+    if result["cold"]:
+        yield f"\n{cold_note(threads, result['cold'])}"
 
 
 def _conclusion(result: dict[str, Any], passes: int) -> str:

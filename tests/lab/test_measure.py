@@ -7,6 +7,7 @@ import math
 import re
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from ktask.cli import run as cli
@@ -293,6 +294,34 @@ def test_cold_repetitions_enter_no_rate_and_are_made_up_for(bench):
     assert [cell.walls(v).tolist() for v in (SERIAL, AA, TWO)] == [[1.0] * 3] * 3
     assert len(rounds(cell)) == 4
     assert cold(cell) == [40.0] * 3
+
+
+def test_results_with_and_without_cold_repetitions_are_both_given(bench):
+    bench.wall = lambda threads: 1.0 / threads
+    cell = bench.measure(CASE, least=10, most=10)
+    assert cell.as_dict(2)["cold"] is None
+    for row in [row for row in cell.rows if row["threads"] == 2][:2]:
+        row |= {"wall_s": 5.5, "flags": ["cold_memory"], "warmup": False}
+    found = cell.as_dict(2)
+    with_cold = 1 / np.mean([row["wall_s"] for row in cell.rows if row["threads"] == 2])
+    assert found["speedup"]["median"] == 2.0
+    assert found["cold"] == {"serial": 0, "threads": 2, "speedup_of_all": pytest.approx(with_cold)}
+    said = "left out as cold: 0 serial, 2 with 2 threads; the speedup of the means of all is 0.710"
+    assert said in str(cell)
+    assert said in cell._repr_html_()
+    assert said in as_text(cli.render(found))
+
+
+def test_two_states_of_the_serial_call_are_said(bench):
+    walls = itertools.cycle([20.0, 27.0, 20.2, 20.1, 27.1, 20.3, 27.2])
+    bench.wall = lambda threads: next(walls) if threads == 1 else 13.0
+    cell = bench.measure(least=9, most=9)
+    found = cell.as_dict(2)
+    assert list(found["states"]) == ["serial"]
+    assert found["states"]["serial"]["two_states"]["slow_s"] == pytest.approx(27.1)
+    assert found["flags"].get("cold_memory") is None
+    for text in (str(cell), cell._repr_html_(), as_text(cli.render(found))):
+        assert "serial: two states: 20.2 s (" in text
 
 
 def test_patience_with_cold_memory_ends(bench):

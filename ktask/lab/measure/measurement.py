@@ -6,15 +6,17 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ktask.common.units import fmt_rate, fmt_size
+from ktask.common.units import fmt_number, fmt_rate, fmt_size
 from ktask.engine.task import Result
-from ktask.lab.measure import levels, stats
+from ktask.lab.measure import flags, levels, stats
 from ktask.lab.measure.rounds import SEED
+from ktask.lab.measure.states import States, find
 from ktask.lab.measure.stats import Estimate
 from ktask.lab.records import process_name, write_records
 from ktask.lab.traces import trace_table, write_traces
@@ -117,6 +119,19 @@ def _walls(rows: Iterable[Mapping[str, Any]], variant: Variant) -> np.ndarray:
     return np.array([r["wall_s"] for r in rows if is_of(r, variant) and "cold_memory" not in r["flags"]])
 
 
+def _variant_name(row: Mapping[str, Any]) -> str:
+    threads = row["threads_requested"]
+    return SERIAL.name if row["baseline"] else CHUNKED if threads == 1 else f"{threads} threads"
+
+
+def cold_note(name: str, cold: Mapping[str, Any]) -> str:
+    """Return in words what `Measurement.cold` says of the variant `name`."""
+    return (
+        f"left out as cold: {cold['serial']} serial, {cold['threads']} with {name}; "
+        f"the speedup of the means of all is {fmt_number(cold['speedup_of_all'])}"
+    )
+
+
 def _medians(rows: Sequence[Mapping[str, Any]], variant: Variant) -> dict[str, float | None]:
     """Return what one process found: median times in seconds, and their ratio."""
     base, walls = (stats.estimate(_walls(rows, one)).median for one in (SERIAL, variant))
@@ -176,6 +191,36 @@ class Measurement:
         return levels.across(found, best="high")
 
     @property
+    def states(self) -> dict[str, States]:
+        """Two states, drift and settling, by variant; both serial calls together, as they are the same."""
+        found: dict[str, States] = {}
+        for rows in flags.by_variant([row for row in self.rows if not row["warmup"]]):
+            kept = [row for row in rows if "cold_memory" not in row["flags"]]
+            columns = ([row[name] for row in kept] for name in ("wall_s", "round", "pass"))
+            if one := find(*columns):
+                found[_variant_name(rows[0])] = one
+        return found
+
+    def cold(self, variant: Variant) -> dict[str, Any] | None:
+        """Return what was left out as cold, and the speedup with it; None if nothing was.
+
+        The speedup of means: a median hides a few cold repetitions, and who uses the memory pays for them.
+        """
+        both = [[row for row in self.rows if is_of(row, one)] for one in (SERIAL, variant)]
+        counts = [sum("cold_memory" in row["flags"] for row in rows) for rows in both]
+        if not any(counts):
+            return None
+        serial_s, wall_s = (float(np.mean([row["wall_s"] for row in rows])) for rows in both)
+        return {"serial": counts[0], "threads": counts[1], "speedup_of_all": serial_s / wall_s}
+
+    @property
+    def notes(self) -> list[str]:
+        """What a median hides: states of each variant, and what cold repetitions would change."""
+        notes = [f"{name}: {found}" for name, found in self.states.items()]
+        several = variants({row["threads_requested"] for row in self.rows})[2:]
+        return notes + [cold_note(v.name, cold) for v in several if (cold := self.cold(v))]
+
+    @property
     def records(self) -> pd.DataFrame:
         """All repetitions, with the columns of the records."""
         import pandas as pd  # noqa: PLC0415  (not needed to measure)
@@ -220,12 +265,12 @@ class Measurement:
         """Return the table as text, with what was measured above it."""
         case = self.case
         what = f"{case.workload} {case.method}, {fmt_size(case.size_bytes)} of {case.page_kind} pages"
-        return f"{what}\n{self._formatted().to_string()}"
+        return "\n".join([what, self._formatted().to_string(), *self.notes])
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return self._formatted().to_html()
+        return self._formatted().to_html() + "".join(f"<p>{escape(note)}</p>" for note in self.notes)
 
     def plot(self):
         """Return a figure with every repetition, by thread count."""
@@ -253,6 +298,12 @@ class Measurement:
             "between_processes_pct": None if np.isnan(time.spread) else 100 * float(np.expm1(time.spread)),
             "verified": all(r["verified"] for r in self.rows),
             "flags": dict(counted),
+            "states": {
+                name: found.as_dict()
+                for name, found in self.states.items()
+                if name in (SERIAL.name, variant.name)
+            },
+            "cold": self.cold(variant),
             "options": dict(self.case.options),
             "seed": self.protocol.seed,
         }

@@ -81,9 +81,10 @@ class States(NamedTuple):
     def __str__(self) -> str:
         return "; ".join(str(one) for one in self if one is not None)
 
-    def as_dict(self) -> dict[str, dict[str, Any]]:
-        """Return what was found by name, as JSON can hold it."""
-        return {name: one._asdict() for name, one in self._asdict().items() if one is not None}
+    def as_dict(self) -> dict[str, Any]:
+        """Return what was found by name, as JSON can hold it, and all of it as `text`."""
+        found = {name: one._asdict() for name, one in self._asdict().items() if one is not None}
+        return found | {"text": str(self)}
 
 
 def find(times: ArrayLike, rounds: ArrayLike | None = None, passes: ArrayLike | None = None) -> States:
