@@ -24,6 +24,7 @@ import yaml
 
 from ktask.common.files import atomic_write, read_json, write_json
 from ktask.lab import traces
+from ktask.lab.measure import flags
 
 SCHEMA_VERSION = "1.5"
 
@@ -174,6 +175,9 @@ def load_run(path: Path | str) -> Run:
         raise ValueError(f"{path} is not a run: it has no machine.json; `ktask sweep quick` makes a run")
     frames = [read_records(file) for file in sorted((path / "records").glob("*.parquet"))]
     records = pd.concat(frames, ignore_index=True) if frames else SCHEMA.empty_table().to_pandas()
+    machine = _mapping(path / "machine.json", read_json(path / "machine.json"))
+    if machine.get("virtualised") and records["pass"].nunique() > 1:
+        records = flags.mark_cold_over_processes(records)
     skipped = [
         {"options": "", "pass": 1} | _mapping(file, read_json(file))
         for file in sorted((path / "skipped").glob("*.json"))
@@ -182,7 +186,7 @@ def load_run(path: Path | str) -> Run:
         name=path.resolve().name,
         path=path,
         records=records,
-        machine=_mapping(path / "machine.json", read_json(path / "machine.json")),
+        machine=machine,
         grid=read_grid(path),
         skipped=pd.DataFrame(skipped, columns=SKIPPED_COLUMNS),
     )

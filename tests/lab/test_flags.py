@@ -9,7 +9,7 @@ import pytest
 
 from ktask.host import counters as events
 from ktask.host.counters import MEANINGS, event_flags, sample_events, sample_state, state_flags
-from ktask.lab.measure.flags import flag_effects, superlinear
+from ktask.lab.measure.flags import flag_effects, mark_cold_over_processes, superlinear
 from ktask.lab.records import load_run
 
 SAMPLE = Path(__file__).parents[2] / "data" / "sample"
@@ -157,3 +157,26 @@ def test_the_sample_run_tells_its_flags():
 )
 def test_a_speedup_above_the_threads_with_its_whole_interval_is_noticed(low, threads, above):
     assert superlinear(low, threads) is above
+
+
+def records_of(*walls_of_passes, method="populate"):
+    """Two threads, three repetitions per process, with as much CPU time as wall time."""
+    rows = [
+        {"pass": number, "wall_s": wall, "cpu_user_s": 0.0, "cpu_system_s": wall, "flags": []}
+        for number, wall_s in enumerate(walls_of_passes, 1)
+        for wall in (wall_s, 1.01 * wall_s, 1.02 * wall_s)
+    ]
+    same = {"workload": "zeroing", "method": method, "host_id": "h", "cell_id": "c"}
+    return pd.DataFrame(rows).assign(**same, threads_requested=2, baseline=False)
+
+
+def test_a_process_that_was_cold_throughout_is_found_beside_the_others():
+    found = mark_cold_over_processes(records_of(1.0, 6.0, 1.1))
+    assert [list(flags) for flags in found["flags"]] == [[]] * 3 + [["cold_memory"]] * 3 + [[]] * 3
+
+
+@pytest.mark.parametrize(
+    "table", [records_of(1.0, 1.9), records_of(1.0, 6.0, method="memset"), records_of(6.0)]
+)
+def test_what_cannot_be_cold_or_stands_alone_is_left(table):
+    assert not any(map(list, mark_cold_over_processes(table)["flags"]))

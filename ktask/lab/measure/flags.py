@@ -68,6 +68,39 @@ def mark_cold(rows: Sequence[Row]) -> None:
         mark(variant, "cold_memory", are_cold(walls, cpus))
 
 
+def mark_cold_over_processes(records: pd.DataFrame) -> pd.DataFrame:
+    """Return records with `cold_memory` also on what is cold beside the other processes of its cell.
+
+    A process whose every repetition was cold looks warm to itself.
+
+    Parameters
+    ----------
+    records
+        Of a virtual machine, as they were written.
+    """
+    is_cold = pd.Series(False, index=records.index)
+    for (workload, method, *_), part in records.groupby([*_CELL, *_VARIANT], sort=False):
+        if part["pass"].nunique() > 1 and _allocates(workload, method):
+            cpus = (part["cpu_user_s"] + part["cpu_system_s"]).to_numpy()
+            is_cold[part.index] = are_cold(part["wall_s"].to_numpy(), cpus)
+    flags = [[*row] for row in records["flags"]]
+    for at in np.flatnonzero(is_cold):
+        flags[at] = [*dict.fromkeys([*flags[at], "cold_memory"])]
+    return records.assign(flags=flags)
+
+
+_CELL, _VARIANT = ["workload", "method", "host_id", "cell_id"], ["threads_requested", "baseline"]
+
+
+def _allocates(workload: str, method: str) -> bool:
+    from ktask import workloads  # noqa: PLC0415  (half a second, and a run of one pass does without)
+
+    try:
+        return workloads.get(workload).method(method).allocates
+    except ValueError:  # of another version
+        return False
+
+
 def are_cold(walls: np.ndarray, cpus: np.ndarray) -> np.ndarray:
     """Return which repetitions of one kind took far more wall time and CPU time than the fast ones."""
     cpus = np.nan_to_num(cpus)  # unknown for those that are too short for the clocks of threads

@@ -164,12 +164,16 @@ def speedups(rows: pd.DataFrame) -> dict[int, Estimate]:
     Parameters
     ----------
     rows
-        What `in_rates` returns. The second baseline (the A/A comparison) is left out.
+        What `in_rates` returns.
     """
-    is_serial = rows["baseline"].astype(bool)
-    base = rows[is_serial & ~_has_flag(rows, "aa")]
-    several = rows[~is_serial & (rows["threads_requested"] > 1)]
+    base = serial(rows)
+    several = rows[~rows["baseline"].astype(bool) & (rows["threads_requested"] > 1)]
     return {int(n): ratio_of(base, part) for n, part in several.groupby("threads_requested")}
+
+
+def serial(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the repetitions of the serial call, without the second baseline."""
+    return rows[rows["baseline"].astype(bool) & ~_has_flag(rows, "aa")]
 
 
 def verdict(change: Estimate) -> Verdict:
