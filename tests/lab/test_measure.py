@@ -321,7 +321,7 @@ def test_two_states_of_the_serial_call_are_said(bench):
     assert found["states"]["serial"]["two_states"]["slow_s"] == pytest.approx(27.1)
     assert found["flags"].get("cold_memory") is None
     for text in (str(cell), cell._repr_html_(), as_text(cli.render(found))):
-        assert "serial: two states: 20.2 s (" in text
+        assert "serial: two states: 20.1 s (" in text
 
 
 def test_patience_with_cold_memory_ends(bench):
