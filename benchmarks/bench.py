@@ -1,6 +1,6 @@
 """The engine beside its peers, interleaved in one run: medians and ratios with their intervals.
 
-    python benchmarks/bench.py [--short] [--only TEXT] [--json FILE]
+    python benchmarks/bench.py [--short] [--only TEXT] [--rounds N] [--json FILE]
 
 For paths of the kernel the JSON has `beside_c`: both speedups over the own serial call, their ratio, and the
 ratio of the serial calls. To free memory, C maps and fills its own.
@@ -39,6 +39,7 @@ from ktask.common.files import write_json
 from ktask.common.units import fmt_size
 from ktask.engine import native
 from ktask.engine import run as engine
+from ktask.host.counters import sample_state, state_change
 from ktask.host.facts import machine_facts
 from ktask.host.topology import cpu_count
 from ktask.lab.measure import stats
@@ -486,8 +487,10 @@ def zeroing_contests(short: bool, c_peers: ctypes.CDLL | None) -> Named:
 
 
 def result_of(contest: Contest, rounds: int) -> dict:
-    """Return medians and ratios of one contest as plain values."""
+    """Return medians and ratios of one contest, and the share of the CPUs that others used meanwhile."""
+    before = sample_state()
     seconds = contest.measure(rounds)
+    change = state_change(before, sample_state())
     base = seconds[contest.reference]
     rows = {
         name: {
@@ -497,6 +500,7 @@ def result_of(contest: Contest, rounds: int) -> dict:
         for name, values in seconds.items()
     }
     found = {"name": contest.name, "unit": contest.unit, "reference": contest.reference, "rows": rows}
+    found["other_load"] = change["other_s"] / change["capacity_s"]
     return found | ({"beside_c": beside_c(contest.serial, seconds)} if contest.serial else {})
 
 
@@ -541,6 +545,7 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="a few rounds, to see that everything runs")
     parser.add_argument("--json", type=Path, help="write the result there")
     parser.add_argument("--only", default="", help="contests with this in their name, such as 'page walk'")
+    parser.add_argument("--rounds", type=int, help="so many of each contest")
     options = parser.parse_args()
     c_peers, results = openmp(), []
     if c_peers is None:
@@ -550,7 +555,7 @@ def main() -> None:
         if options.only not in name:
             continue
         with closing(make(name)) as contest:  # one at a time, because each holds its memory
-            results.append(result_of(contest, 3 if options.short else contest.rounds))
+            results.append(result_of(contest, options.rounds or (3 if options.short else contest.rounds)))
         sys.stdout.write(render(results[-1]) + "\n\n")
         sys.stdout.flush()
     if options.json:
