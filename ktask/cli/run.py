@@ -141,9 +141,12 @@ def render(result: dict[str, Any]) -> Iterator[Part]:
     interval = "95 % interval" if passes > 1 else "range in this process"
     yield table(("", "median", interval, "best", "n"), rows)
     yield f"\n{_conclusion(result, passes)}"
-    if result["flags"]:
-        flags = ", ".join(f"{name} ({n} repetitions)" for name, n in result["flags"].items())
-        yield f"\nwarnings: {flags}"
+    if "above_threads" in result["flags"]:
+        from ktask.lab.measure.flags import ABOVE_THREADS  # noqa: PLC0415
+
+        yield f"\nabove_threads: the speedup is {ABOVE_THREADS}"
+    if flags := {name: n for name, n in result["flags"].items() if name != "above_threads"}:
+        yield f"\nwarnings: {', '.join(f'{name} ({n} repetitions)' for name, n in flags.items())}"
     for name, found in result["states"].items():
         yield f"\n{name}: {found['text']}"
     if result["cold"]:

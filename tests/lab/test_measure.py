@@ -524,6 +524,17 @@ def test_one_case_is_told_in_plain_values(bench):
     assert found["flags"] == {}
 
 
+def test_a_speedup_above_the_threads_is_flagged_and_explained(bench):
+    bench.wall = lambda threads: 1.0 / threads**2
+    found = bench.plain_values(PLAIN, 2, 7)
+    assert found["flags"] == {"above_threads": 7}
+    said = as_text(cli.render(found))
+    assert "the speedup is more than the number of threads: either the serial call started from" in said
+    assert "warnings" not in said
+    bench.wall = lambda threads: 1.0 / threads
+    assert "above_threads" not in as_text(cli.render(bench.plain_values(PLAIN, 2, 7)))
+
+
 def test_best_is_the_shortest_time_and_the_highest_rate(bench):
     bench.script(1.0, 1.0, 1.0, *[1.0, 2.0, 4.0] * 5, then=4.0)
     found = bench.plain_values(PLAIN, 2, 5)

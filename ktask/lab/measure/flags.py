@@ -31,6 +31,7 @@ WARM_SPREAD = 1.25
 # logarithm. A spread below 1 % is taken for 1 %: a clock tick must not make an outlier.
 OUTLIER_DEVIATIONS = 3.5
 LEAST_DEVIATION = 0.01
+ROUNDING = 1e-9  # of floating point: twice as fast is no more than twice
 
 ABOVE_THREADS = (
     "more than the number of threads: either the serial call started from a worse state (who filled the "
@@ -143,7 +144,7 @@ def superlinear(speedup_low: float, threads: int) -> bool:
     threads
         How many threads it was reached with.
     """
-    return threads > 1 and speedup_low > threads
+    return threads > 1 and speedup_low > threads * (1 + ROUNDING)
 
 
 def flag_effects(records: pd.DataFrame) -> pd.DataFrame:

@@ -285,6 +285,8 @@ class Measurement:
         row = next(r for r in reversed(self.rows) if r["threads_requested"] == threads)
         counted = Counter(f for r in self.rows if not r["warmup"] for f in r["flags"] if f != "aa")
         time, speedup = self.time(variant), self.speedup(variant)
+        if flags.superlinear(speedup.low, threads):
+            counted["above_threads"] = time.n
         return {
             **_parts(row, "workload", "backend", "method"),
             "page_size": row["page_kind"],
