@@ -30,7 +30,7 @@ ESTIMATE = ["median", "low", "high", "best", "n"]
 KEYS = ["workload", "backend", "method", "page_size", "size_bytes", "policy", "threads", "chunk_size"]
 KEYS += ["n_chunks", "unit", "wall_s", "baseline_wall_s", "rate", "speedup", "verdict", "passes"]
 KEYS += ["between_processes_pct", "verified", "flags"]
-KEYS += ["options", "seed"]
+KEYS += ["states", "cold", "options", "seed"]
 
 # What is typed, and what the one line must hold: the value, and what is allowed or what to do.
 BAD = {

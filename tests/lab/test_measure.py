@@ -509,7 +509,7 @@ KEYS = [
     "n_chunks",
 ]
 KEYS += ["unit", "wall_s", "baseline_wall_s", "rate", "speedup", "verdict", "passes", "between_processes_pct"]
-KEYS += ["verified", "flags", "options", "seed"]
+KEYS += ["verified", "flags", "states", "cold", "options", "seed"]
 
 
 def test_one_case_is_told_in_plain_values(bench):
