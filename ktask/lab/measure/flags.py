@@ -6,13 +6,15 @@ A flag marks; only `cold_memory` keeps a repetition out of the rates, because su
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from ktask.host.counters import MEANINGS
 from ktask.lab.measure import stats
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Row = dict[str, Any]
 
@@ -79,11 +81,11 @@ def mark_cold_over_processes(records: pd.DataFrame) -> pd.DataFrame:
     records
         Of a virtual machine, as they were written.
     """
-    is_cold = pd.Series(False, index=records.index)
+    is_cold = np.zeros(len(records), dtype=bool)
     for (workload, method, *_), part in records.groupby([*_CELL, *_VARIANT], sort=False):
         if part["pass"].nunique() > 1 and _allocates(workload, method):
             cpus = (part["cpu_user_s"] + part["cpu_system_s"]).to_numpy()
-            is_cold[part.index] = are_cold(part["wall_s"].to_numpy(), cpus)
+            is_cold[records.index.get_indexer(part.index)] = are_cold(part["wall_s"].to_numpy(), cpus)
     flags = [[*row] for row in records["flags"]]
     for at in np.flatnonzero(is_cold):
         flags[at] = [*dict.fromkeys([*flags[at], "cold_memory"])]
@@ -164,6 +166,8 @@ def flag_effects(records: pd.DataFrame) -> pd.DataFrame:
         NaN where no variant has both. `shift`: the largest factor by which leaving the flagged ones out (for
         `cold_memory`: putting them in) would change a variant's median, as a factor minus one.
     """
+    import pandas as pd  # noqa: PLC0415  (not needed to measure)
+
     rows = records[~records["warmup"].astype(bool) & (records["wall_s"] > 0)].dropna(subset=["flags"])
     effects = [
         {"workload": workload, "flag": flag, "meaning": MEANINGS.get(flag, ""), **_effect(part, flag)}
@@ -175,7 +179,7 @@ def flag_effects(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def _effect(rows: pd.DataFrame, flag: str) -> dict[str, Any]:
-    has = pd.Series([flag in list(flags) for flags in rows["flags"]], index=rows.index, dtype=bool)
+    has = rows["flags"].map(lambda flags: flag in list(flags)).astype(bool)
     factors, shifts = [], []
     for _, variant in rows.groupby(["cell_id", "threads_requested", "baseline"], sort=False):
         marked = variant.loc[has[variant.index], "wall_s"]

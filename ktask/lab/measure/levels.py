@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats as distributions
+from scipy import special
 
 from ktask.lab.measure import stats
 from ktask.lab.measure.stats import LEVEL, NOTHING, Estimate
@@ -49,7 +49,7 @@ def mean_over_levels(values: NDArray, boots: Sequence[str] | None = None) -> tup
         between = float(sum(len(group) * (group.mean() - values.mean()) ** 2 for group in groups))
         ways, rest = len(groups) - 1, n - len(groups)
         within = max((squares - between) / rest, 1e-30)
-        if distributions.f.sf(between / ways / within, ways, rest) < BOOTS_DIFFER:
+        if special.fdtrc(ways, rest, between / ways / within) < BOOTS_DIFFER:
             squares, freedom = between, ways
     return float(values.mean()), float(np.sqrt(squares / freedom / n)), float(freedom)
 
@@ -89,7 +89,7 @@ def across(
     medians = np.array([one.median for one in known])
     values = np.log(medians) if scale == "log" else medians
     middle, error, freedom = mean_over_levels(values, boots and [boots[k] for k in kept])
-    reach = float(distributions.t.ppf(0.5 + LEVEL / 2, freedom)) * error
+    reach = float(special.stdtrit(freedom, 0.5 + LEVEL / 2)) * error
     ends = np.array([middle, middle - reach, middle + reach])
     centre, low, high = map(float, np.exp(ends) if scale == "log" else ends)
     bests = [one.best for one in known]

@@ -18,8 +18,6 @@ from ktask.lab.measure import flags, levels, stats
 from ktask.lab.measure.rounds import SEED
 from ktask.lab.measure.states import States, find
 from ktask.lab.measure.stats import Estimate
-from ktask.lab.records import process_name, write_records
-from ktask.lab.traces import trace_table, write_traces
 from ktask.workloads import Case
 
 if TYPE_CHECKING:
@@ -318,6 +316,8 @@ class Measurement:
 
     def save_processes(self, folder: Path, labels: Mapping[str, Any]) -> None:
         """Keep the repetitions in `folder`, one file per process, named by the cell and the pass."""
+        from ktask.lab.records import process_name  # noqa: PLC0415  (not needed to measure)
+
         for rows in self.processes:
             number = rows[0]["pass"]
             one = replace(self, rows=rows, traced=self.traced if number == 1 else None)
@@ -329,6 +329,9 @@ class Measurement:
 
         `labels` are the values of the columns run_id, host_id, cell_id and pass.
         """
+        from ktask.lab.records import process_name, write_records  # noqa: PLC0415  (not needed to measure)
+        from ktask.lab.traces import trace_table, write_traces  # noqa: PLC0415  (not needed to measure)
+
         path = Path(path)
         traces = path.parent.parent / "traces"
         if self.traced is not None and traces.is_dir():

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special  # not scipy.stats, which takes half a second to import
 
 LEVEL = 0.95
 INTERVAL_KIND = "95 % order-statistic interval of the median"
@@ -93,7 +93,7 @@ class NoiseFloor(NamedTuple):
 def _order_statistics(n: int, level: float) -> tuple[int, float]:
     """Rank and interpolation weight of the lower end (Hettmansperger and Sheather 1986)."""
     ranks = np.arange(1, n // 2 + 1)
-    coverage = 1 - 2 * stats.binom.cdf(ranks - 1, n, 0.5)
+    coverage = 1 - 2 * special.bdtr(ranks - 1, n, 0.5)
     rank = int(ranks[coverage >= level][-1])
     if rank == n // 2:
         return rank, 0.0
@@ -171,8 +171,10 @@ def estimate(values: ArrayLike, better: Literal["low", "high"] = "low") -> Estim
 
 def _rank_correlation(first: NDArray, second: NDArray) -> NDArray:
     """Spearman's correlation along the last axis, 0 where one side is constant."""
-    a = stats.rankdata(first, axis=-1)
-    b = stats.rankdata(second, axis=-1)
+    from scipy.stats import rankdata  # noqa: PLC0415  (half a second, and only paired ratios need it)
+
+    a = rankdata(first, axis=-1)
+    b = rankdata(second, axis=-1)
     a -= a.mean(axis=-1, keepdims=True)
     b -= b.mean(axis=-1, keepdims=True)
     scale = np.sqrt((a**2).sum(axis=-1) * (b**2).sum(axis=-1))
