@@ -13,7 +13,7 @@ import typer
 if TYPE_CHECKING:
     from ktask.cli.tables import Part
 
-OK, FOUND, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+OK, FOUND, BAD_INPUT, UNJUDGED, INTERRUPTED = 0, 1, 2, 125, 130
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Base = Annotated[

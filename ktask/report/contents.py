@@ -14,6 +14,7 @@ from ktask.lab.records import Run, load_run
 from ktask.report import (
     advice,
     bottlenecks,
+    kernels,
     larger_machines,
     machine,
     model_sections,
@@ -33,7 +34,7 @@ from ktask.report.reproduction import PUBLISHED_KEY
 from ktask.report.study import FIGURE_KINDS, Study, completed, data_hash, split_hosts
 
 # Figures in the order of the page; "" stands for those of the workloads.
-LAST = (MODEL_KEY, RESIDUALS_KEY, words.CROSSOVER_KEY, PUBLISHED_KEY, PREDICTION_KEY)
+LAST = (kernels.KERNELS_KEY, MODEL_KEY, RESIDUALS_KEY, words.CROSSOVER_KEY, PUBLISHED_KEY, PREDICTION_KEY)
 PAGE_ORDER = (words.NOISE_KEY, "", *LAST)
 CELL = "cell.ipynb"
 
@@ -69,6 +70,7 @@ class Report:
     def figures(self) -> dict[str, Figure]:
         """All figures by key, numbered in the order of the page."""
         todo = [draw for study in self.studies for draw in study.drawings()]
+        todo.append(partial(kernels.kernels_figure, self.runs))
         todo.append(partial(reproduction.published_figure, self.studies))
         drawn = filter(None, [draw() for draw in watched(todo, "figures")])
         ordered = sorted(drawn, key=_place)
@@ -217,7 +219,8 @@ class Report:
 
     def side_by_side(self) -> Html:
         """Return several runs beside each other, speedups and changes of times; nothing for one."""
-        return Html(several_runs.section(self.studies, self.runs))
+        side = several_runs.section(self.studies, self.runs)
+        return Html(join([side, self._figure(kernels.KERNELS_KEY)]))
 
     # --- appendix --------------------------------------------------------------------------------------
 
@@ -281,6 +284,8 @@ METHODS: dict[str, Cell] = {
 
 def _source(key: str) -> str:
     kind, _, workload = key.partition("-")
+    if kind == kernels.KERNELS_KEY:
+        return f"records/*.parquet of all runs, measured by {CELL}"
     if kind == PUBLISHED_KEY:
         return "data/published, by reproduction.ipynb, and records/*.parquet"
     if kind == PREDICTION_KEY:

@@ -1,5 +1,6 @@
 """Several runs in one report: speedups beside each other, and what changed since the first."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import pandas as pd
@@ -76,16 +77,17 @@ def change_table(found: Comparison, key: str) -> Markup:
         "Path": _path,
         "Size": lambda row: units.fmt_size(row.size_bytes),
         "Threads": lambda row: words.threads_label({"baseline": row.baseline, "threads": row.threads}),
-        found.old: lambda row: units.fmt_time(row.old.median),
-        found.new: lambda row: units.fmt_time(row.new.median),
-        "New over old": lambda row: units.fmt_estimate(row.ratio) if row.ratio else units.NO_VALUE,
+        found.old.name: lambda row: units.fmt_time(row.old.median),
+        found.new.name: lambda row: units.fmt_time(row.new.median),
+        "New over old": lambda row: units.fmt_estimate(row.ratio),
         "Verdict": lambda row: row.verdict,
     }
-    better, worse = (sum(row.verdict == name for row in found.rows) for name in ("better", "worse"))
+    counts = Counter(row.verdict for row in found.rows)
+    verdicts = [f"{counts[name]} {name}" for name in ("better", "worse", "same", "undecided")]
     caption = (
-        f"{found.new} against {found.old}: of {words.count(len(found.rows), 'time')}, {better} better "
-        f"and {worse} worse beyond what two processes of one commit differ by "
-        f"({words.percent(found.spread)}). Ratio [95 % interval], below 1 is better."
+        f"{found.new.name} against {found.old.name}: of {words.count(len(found.rows), 'time')}, "
+        f"{words.listed(verdicts)}. Ratio [95 % interval] by the spread between the processes of both runs, "
+        "below 1 is better; a run of one pass has no interval."
     )
     return markup.table(columns, found.rows, caption=caption, key=key, text=["Verdict"])
 

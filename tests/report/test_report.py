@@ -1169,12 +1169,21 @@ def renamed(run, name):
     return Run(name, Path("data/runs") / name, run.records, run.machine, run.grid, run.skipped)
 
 
+def in_passes(run, factors=(1.0, 1.001, 0.999)):
+    """The run with a process more for each factor, of times longer by it."""
+    parts = [
+        run.records.assign(**{"pass": k, "wall_s": run.records["wall_s"] * one})
+        for k, one in enumerate(factors, 1)
+    ]
+    return replace(run, records=pd.concat(parts, ignore_index=True))
+
+
 def test_two_runs_are_put_side_by_side_and_compared():
-    old, new = one_path({2: 1.8}), renamed(one_path({2: 1.8}), "after")
+    old, new = in_passes(one_path({2: 1.8})), renamed(in_passes(one_path({2: 1.8})), "after")
     new.records["wall_s"] *= np.where(new.records.baseline, 1, 2)
     text = page_text(Report([old, new]))
     assert "Of 1 path with a verdict in every run, 0 have the same one everywhere." in text
-    assert "after against sample: of 4 times, 0 better and 2 worse" in text
+    assert "after against sample: of 4 times, 0 better, 2 worse, 2 same and 0 undecided" in text
     assert [key for key, n in Page(text).ids.items() if n > 1] == []
 
 

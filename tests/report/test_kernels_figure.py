@@ -1,0 +1,41 @@
+"""The heat map of runs of several kernels."""
+
+from runs_of_passes import measured, slowed
+
+from ktask.report import kernels
+from ktask.report.kernels import KERNELS_KEY, kernels_figure
+
+
+def runs(*releases):
+    return [measured(5 * k + 1, 5 * k + 5, f"run{k}", kernel_release=name) for k, name in enumerate(releases)]
+
+
+def test_the_map_shows_each_case_on_each_kernel_and_where_it_steps():
+    three = runs("6.12", "6.15", "6.18")
+    three[2] = slowed(three[2], 1.6, lambda rows: rows["method"] == "munmap", "run2")
+    figure = kernels_figure(three)
+    assert figure.key == KERNELS_KEY
+    assert len(figure.data) == 2 * 24
+    changed = figure.data[figure.data["step"] != ""]
+    assert set(changed["kernel"]) == {"6.18"}
+    assert all(case.startswith("free munmap (4 KiB), 64 MiB") for case in changed["case"])
+    assert figure.caption.startswith("3 cases of 24 change, at 6.18.")
+    assert "6.18: 3 worse" in figure.alt
+    assert figure.svg.count(f"{kernels.STEP_MARK} 1.") == 3
+
+
+def test_undecided_fields_have_no_colour():
+    figure = kernels_figure(runs("6.12", "6.18"))
+    assert "No case changes." in figure.caption
+    shown = figure.drawing.axes[0].collections[0].get_array().ravel()
+    undecided = (figure.data["verdict"] == "undecided").to_numpy()
+    assert undecided.any()
+    assert (shown[undecided] == 0).all()
+
+
+def test_one_kernel_or_nothing_in_common_has_no_map():
+    assert kernels_figure(runs("6.18", "6.18")) is None
+    first, second = runs("6.12", "6.18")
+    second.records["size_bytes"] *= 2
+    assert kernels_figure([first, second]) is None
+    assert kernels_figure(runs("6.12", "")) is None
