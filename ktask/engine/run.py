@@ -284,8 +284,18 @@ class Task:
 
     def carry_out(self, undo: Bound | None) -> Result:
         """Run to the end, to the first error or to a signal; undo after an error."""
+        signals = interrupts()
         try:
-            self._work()
+            before = signals.arm()
+            try:
+                if before is not None:
+                    self.header["interrupt"] = signals.address
+                with numba_threads(self.plan.threads):
+                    while not worker.work(self.state.address):
+                        signals.take()
+                        time.sleep(0)  # Python runs its signal handlers here; Ctrl-C leaves by an exception
+            finally:
+                signals.disarm(before)
         except BaseException as stop:
             self._explain(stop)
             raise
@@ -299,20 +309,6 @@ class Task:
         more = " and more (.result.finished)" if len(finished) > 8 else ""
         done = f"{stop.result.done} of {self.prepared.units} units: {ranges}{more} is done and stays"
         stop.add_note(f"ktask: stopped after {done}, the rest is not")
-
-    def _work(self) -> None:
-        """Run chunks until all are taken or one fails; let Python handle signals in between."""
-        signals = interrupts()
-        before = signals.arm()
-        try:
-            if before is not None:
-                self.header["interrupt"] = signals.address
-            with numba_threads(self.plan.threads):
-                while not worker.work(self.state.address):
-                    signals.take()
-                    time.sleep(0)  # Python runs its signal handlers here; Ctrl-C leaves by an exception
-        finally:
-            signals.disarm(before)
 
     def conclude(self, undo: Bound | None) -> Result:
         """Return what came of a task that is over, after undoing what has to be undone."""

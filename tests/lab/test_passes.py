@@ -2,7 +2,9 @@
 
 import io
 import os
+import pickle
 import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +13,10 @@ import pytest
 import yaml
 
 import ktask
+from ktask.common.children import python
 from ktask.lab import records
-from ktask.lab.measure.measurement import Protocol
+from ktask.lab.measure.measurement import Measurement, Protocol
+from ktask.lab.measure.processes import measure_processes
 from ktask.lab.records import load_run
 from ktask.lab.sweep import passes, progress, sweep
 from ktask.lab.sweep.cells import is_done
@@ -199,7 +203,8 @@ def test_what_a_process_raises_is_raised_here():
 
 
 def test_a_process_that_dies_is_an_error(monkeypatch):
-    monkeypatch.setattr("ktask.lab.measure.processes._CHILD", "import os; os.kill(os.getpid(), 9)")
+    dies = lambda: [*python(), "-c", "import os; os.kill(os.getpid(), 9)"]  # noqa: E731
+    monkeypatch.setattr("ktask.lab.measure.processes.children.python", dies)
     with pytest.raises(RuntimeError, match=r"the process that measured the case died \(exit code -9\)"):
         ktask.measure("page_walk", size="4MiB", passes=2, quiet=True)
 
@@ -218,10 +223,11 @@ def test_a_process_ends_with_its_parent(tmp_path):
 def test_the_seed_differs_between_processes(monkeypatch):
     seeds = []
 
-    def in_a_process(case, threads, protocol, how):
+    def run(_, input, **__):
+        case, _, protocol, _ = pickle.loads(input)
         seeds.append(protocol.seed)
-        return ktask.lab.measure.measurement.Measurement(case, protocol)
+        return subprocess.CompletedProcess([], 0, pickle.dumps(Measurement(case, protocol)))
 
-    monkeypatch.setattr("ktask.lab.measure.processes._in_a_process", in_a_process)
-    ktask.lab.measure.processes.measure_processes(GRID.cases[0], [1, 2], Protocol(), 3, quiet=True)
+    monkeypatch.setattr("ktask.lab.measure.processes.subprocess.run", run)
+    measure_processes(GRID.cases[0], [1, 2], Protocol(), 3, quiet=True)
     assert seeds == [1, 2, 3]

@@ -1,15 +1,10 @@
-"""`ktask.measure`: one case measured by several fresh processes, one after the other.
-
-Such a process reads what to measure from standard input and writes the measurement to standard output, both
-pickled; they come from the parent alone. It ends with the parent.
-"""
+"""`ktask.measure`: one case measured by several fresh processes, one after the other."""
 
 from __future__ import annotations
 
 import os
 import pickle
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,14 +14,6 @@ from ktask.common.progress import rounds_bar
 from ktask.lab.measure.cell import measure_case
 from ktask.lab.measure.measurement import Measurement, Protocol, check_passes
 from ktask.workloads import Case
-
-# Ctrl-C reaches parent and child; the parent says so.
-_CHILD = """
-import signal
-signal.signal(signal.SIGINT, signal.SIG_DFL)
-from ktask.lab.measure.processes import answer_parent
-answer_parent()
-"""
 
 
 def measure(
@@ -99,11 +86,14 @@ def measure_processes(
         with rounds_bar(protocol.most, quiet=quiet) as on_round:
             return measure_case(case, threads, protocol, on_round=on_round, trace=trace, chunked=chunked)
     whole = Measurement(case, protocol)
+    command = [*children.python(), "-m", "ktask.lab.measure.one_process", str(os.getpid())]
     with rounds_bar(passes, "processes", quiet) as on_pass:
         for number in range(1, passes + 1):
             rules = replace(protocol, seed=protocol.seed + number - 1)
-            how = {"trace": trace and number == 1, "chunked": chunked}
-            found = _in_a_process(case, threads, rules, how)
+            task = case, threads, rules, {"trace": trace and number == 1, "chunked": chunked}
+            found = _answer(
+                subprocess.run(command, input=pickle.dumps(task), stdout=subprocess.PIPE, check=False)  # noqa: S603
+            )
             whole.rows += [{**row, "pass": number} for row in found.rows]
             if number == 1:
                 whole.traced, whole.bytes_per_unit = found.traced, found.bytes_per_unit
@@ -111,29 +101,10 @@ def measure_processes(
     return whole
 
 
-def _in_a_process(*task: Any) -> Measurement:
-    command = [*children.python(), "-c", _CHILD, str(os.getpid())]
-    done = subprocess.run(  # noqa: S603 - this very Python
-        command, input=pickle.dumps(task), stdout=subprocess.PIPE, check=False
-    )
+def _answer(done: subprocess.CompletedProcess) -> Measurement:
     if done.returncode or not done.stdout:
         raise RuntimeError(f"the process that measured the case died (exit code {done.returncode})")
     found = pickle.loads(done.stdout)  # noqa: S301 - written by our own child
     if isinstance(found, Exception):
         raise found
     return found
-
-
-def answer_parent() -> None:
-    """Measure what the parent asks for."""
-    children.die_with(int(sys.argv[1]))
-    answer = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever else is printed is no answer
-    case, threads, protocol, how = pickle.load(sys.stdin.buffer)  # noqa: S301 - written by our own parent
-    found: Measurement | Exception
-    try:
-        found = measure_case(case, threads, protocol, **how)
-    except Exception as error:
-        found = error.with_traceback(None)
-    with answer:
-        pickle.dump(found, answer)
