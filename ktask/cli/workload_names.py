@@ -22,10 +22,19 @@ def option_names(folder: Path = FOLDER) -> dict[str, list[str]]:
     """Return the options of each workload that has any, whichever of its methods know them."""
     sources = _sources(folder)
     found = {
-        name: [option for file in _files(stem, sources) for option in _named("Option", sources[file])]
+        name: _options("\n".join(sources[file] for file in _files(stem, sources)))
         for name, stem in _workloads(folder)
     }
     return {name: list(dict.fromkeys(options)) for name, options in found.items() if options}
+
+
+def _options(source: str) -> list[str]:
+    """Return the options in some source; one that has a name there counts if the name is used."""
+    found = re.findall(r'(?:^(\w+) = )?\bOption\(\s*(?:name=)?"(\w+)"', source, re.MULTILINE)
+    uses = {
+        name: len(re.findall(rf"^(?!from ).*\b{name}\b", source, re.MULTILINE)) for name, _ in found if name
+    }
+    return [option for name, option in found if uses.get(name, 2) > 1]
 
 
 @lru_cache(maxsize=1)
