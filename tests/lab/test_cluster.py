@@ -4,6 +4,7 @@ import concurrent.futures
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ import psutil
 import pytest
 import yaml
 from conftest import is_gone, wait_for
-from test_sweep import CONTENT, WALK, swept  # noqa: F401
+from test_sweep import CONTENT, WALK, WALKS, swept  # noqa: F401
 
 from ktask.engine import slots as limits
 from ktask.lab.records import load_run
@@ -101,6 +102,15 @@ def test_a_finished_run_is_resumed_without_measuring(running, grid, spread):
     before = {p: p.stat().st_mtime_ns for p in spread.glob("*/*")}
     cluster.sweep_cluster(running.address, grid, "done", resume=True, root=spread.parent, quiet=True)
     assert {p: p.stat().st_mtime_ns for p in spread.glob("*/*")} == before
+
+
+def test_passes_are_added_on_a_cluster(running, grid, spread, tmp_path):
+    shutil.copytree(spread, tmp_path / "done")
+    options = {"passes": 2, "resume": True, "root": tmp_path, "quiet": True}
+    (path,) = cluster.sweep_cluster(running.address, grid, "done", **options)
+    found = load_run(path).records
+    assert (found.groupby("cell_id")["pass"].unique().map(sorted) == [[1, 2]] * 2).all()
+    assert (path / "cells" / f"{WALKS[0]}.pass2.ipynb").exists()
 
 
 def test_every_host_measures_the_whole_grid(running, grid, tmp_path):
