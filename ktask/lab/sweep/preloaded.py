@@ -4,9 +4,8 @@ The engine itself is not loaded here: numba starts its threads then, and they wo
 numba reads before it loads any compiled function is: 0.2 s of every cell.
 """
 
-import pandas  # noqa: F401
-
 from ktask.engine import worker
-from ktask.lab.measure import cell  # noqa: F401
+from ktask.lab import records  # noqa: F401
+from ktask.lab.measure import processes  # noqa: F401
 
 worker.current_cpu.compile(())
