@@ -5,10 +5,11 @@
 For paths of the kernel the JSON has `beside_c`: both speedups over the own serial call, their ratio, and the
 ratio of the serial calls. To free memory, C maps and fills its own.
 
-Five questions. What does an empty chunk cost? What does a task of two chunks cost, from the Python call to
-its return? How well is uneven work balanced? Do paths of the kernel scale as when C enters them? Is resident
-memory zeroed as fast as by C and NumPy? Every round runs all contestants once, in random order, so that
-a ratio compares neighbours in time. GCC builds the OpenMP peers; without it they are left out, and said so.
+Six questions. What does an empty chunk cost? What does a task of two chunks cost, from the Python call to
+its return? How well is uneven work balanced? Do paths of the kernel scale as when C enters them? Do the
+programs of `ktask reproducer` find the same? Is resident memory zeroed as fast as by C and NumPy? Every
+round runs all contestants once, in random order, so that a ratio compares neighbours in time. GCC builds
+the OpenMP peers; without it they are left out, and said so.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from __future__ import annotations
 import argparse
 import ctypes
 import itertools
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -44,6 +47,7 @@ from ktask.host.facts import machine_facts
 from ktask.host.topology import cpu_count
 from ktask.lab.measure import stats
 from ktask.lab.measure.rounds import interleave, prepared, repeat, without_error
+from ktask.lab.reproducer import reproducer
 from ktask.memory import region as memory
 from ktask.memory.region import GIB, MIB
 from ktask.workloads import Case, fork, pin
@@ -382,6 +386,38 @@ def page_walk(name: str, method: str, size_bytes: int, threads: int, c_peers: ct
     return _beside_c(name, threads, partial(seconds_of, state), by_c, close)
 
 
+# For `ktask reproducer`: what it makes has to give the numbers that ktask gives.
+PROGRAMS: list[tuple[str, str, str, int]] = [
+    ("zeroing", "populate", "4KiB", GIB // 2),
+    ("zeroing", "populate", "THP", GIB // 2),
+    ("page_walk", "pagemap", "4KiB", 8 * GIB),
+    ("free", "dontneed", "4KiB", GIB // 2),
+    ("free", "munmap", "4KiB", GIB // 2),
+    ("protect", "uffd_wp", "4KiB", GIB // 2),
+]
+
+
+def c_program(name: str, case: Case, threads: int) -> Contest:
+    """Return the contest between the engine and the C program of a case, a process per round."""
+    text, stack = reproducer(case, threads), ExitStack()
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ktask-bench-")))
+    (folder / "case.c").write_text(re.sub(r"#define ROUNDS \d+", "#define ROUNDS 3", text))
+    subprocess.run(["gcc", "-O2", "-fopenmp", "case.c", "-o", "case"], cwd=folder, check=True)  # noqa: S607
+    places = re.findall("OMP_PLACES='(.+)' ./case", text)[0]
+    state, left = stack.enter_context(prepared(case)), {}
+
+    def by_c(count: int) -> float:
+        if count not in left:  # one run of the program gives both
+            environment = os.environ | {"OMP_PLACES": places}
+            said = subprocess.check_output([folder / "case"], env=environment, text=True)  # noqa: S603
+            serial, together = (float(line.split()[2]) / 1e3 for line in said.splitlines()[:2])
+            left.update({1: serial, threads: together})
+        return left.pop(count)
+
+    contest = _beside_c(name, threads, partial(seconds_of, state), by_c, stack.close)
+    return replace(contest, rounds=9)
+
+
 def page_table_model(name: str, size_bytes: int, tables: str, threads: int) -> Contest:
     """Return the contest between walking a radix table in arrays and reading as much memory."""
     stack, contestants = ExitStack(), {}
@@ -460,6 +496,18 @@ def kernel_contests(short: bool, c_peers: ctypes.CDLL | None) -> Named:
             yield what, partial(kernel_path, case=case, threads=2, c_peers=c_peers)
 
 
+def program_contests(short: bool, c_peers: ctypes.CDLL | None) -> Named:
+    """Yield the C programs of some cases, each beside the case itself."""
+    if not c_peers or cpu_count() < 2:
+        return
+    for workload, method, kind, size in PROGRAMS:
+        size_bytes = 64 * MIB if short else size
+        case = Case.of(workload, method, size=size_bytes, page_kind=kind)
+        if workloads.why_not(case) is None:
+            what = f"C program of {workload} {method}, {fmt_size(size_bytes)} of {kind} pages, 2 threads"
+            yield what, partial(c_program, case=case, threads=2)
+
+
 def page_walk_contests(short: bool, c_peers: ctypes.CDLL | None) -> Named:
     """Yield the page walks, of the kernel and of the model."""
     if cpu_count() < 2:
@@ -494,8 +542,8 @@ def result_of(contest: Contest, rounds: int) -> dict:
     base = seconds[contest.reference]
     rows = {
         name: {
-            "median": stats.estimate(values * contest.per_second)._asdict(),
-            "ratio": stats.ratio(values, base, paired=True)._asdict(),
+            "median": stats.estimate(values * contest.per_second).as_dict(),
+            "ratio": stats.ratio(values, base, paired=True).as_dict(),
         }
         for name, values in seconds.items()
     }
@@ -510,9 +558,9 @@ def beside_c(serial: dict[str, str], seconds: dict[str, np.ndarray]) -> dict:
     speedups = {name: stats.ratio(seconds[serial[name]], seconds[name], paired=True) for name in serial}
     by_round = (alone[0] / seconds[ours]) / (alone[1] / seconds[theirs])
     return {
-        "speedup": {name: estimate._asdict() for name, estimate in speedups.items()},
-        "speedup_ratio": stats.estimate(by_round)._asdict(),
-        "serial_ratio": stats.ratio(alone[0], alone[1], paired=True)._asdict(),
+        "speedup": {name: estimate.as_dict() for name, estimate in speedups.items()},
+        "speedup_ratio": stats.estimate(by_round).as_dict(),
+        "serial_ratio": stats.ratio(alone[0], alone[1], paired=True).as_dict(),
     }
 
 
@@ -550,7 +598,7 @@ def main() -> None:
     c_peers, results = openmp(), []
     if c_peers is None:
         sys.stderr.write("no gcc with OpenMP here: its rows are left out\n")
-    kinds = (engine_contests, kernel_contests, page_walk_contests, zeroing_contests)
+    kinds = (engine_contests, kernel_contests, program_contests, page_walk_contests, zeroing_contests)
     for name, make in itertools.chain.from_iterable(kind(options.short, c_peers) for kind in kinds):
         if options.only not in name:
             continue

@@ -1,6 +1,7 @@
 #include <sys/mman.h>
 {% include "region.c" %}
 {% include "free/fill.c" %}
+{% include "present.c" %}
 static void setup(void)
 {
 	map(SIZE);
