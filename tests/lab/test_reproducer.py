@@ -161,7 +161,8 @@ def test_the_command_in_the_head_is_that_of_the_program(typed):
     words = "free --method munmap --size 8MiB --page-size 4KiB --min-chunk 256KiB --policy padata-cur"
     code, text, _ = typed("reproducer", *words.split(), "--threads", 2, "--set", "fill=each")
     assert code == 0
-    (command,) = re.findall(r"In ktask: ktask run (.+)", text)
+    (lines,) = re.findall(r"^ \*\tktask run (.+\\\n.+)$", text, re.MULTILINE)
+    command = lines.replace("\\\n *\t", "")
     assert typed("reproducer", *shlex.split(command)) == (0, text, "")
     code, found, _ = typed("run", *shlex.split(command), "--repetitions", 1, "--json")
     assert code == 0

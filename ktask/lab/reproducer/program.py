@@ -109,7 +109,8 @@ def program(case: Case, state: State, plan: Plan) -> str:
     return files.get_template("program.c").render(
         head=_head(case, state, plan),
         places=_places(max(plan.threads, _fillers(case, _fill_plan(case, state)))),
-        command=command(case, plan.threads),
+        command=_command(case, plan.threads),
+        threads_text=f"{plan.threads} thread{'s' * (plan.threads > 1)}".ljust(9),
         headers=sorted(headers),
         constants=constants,
         body=body,
@@ -119,13 +120,12 @@ def program(case: Case, state: State, plan: Plan) -> str:
     )
 
 
-def command(case: Case, threads: int) -> str:
-    """Return the words of `ktask run` for a case."""
-    words = [f"ktask run {case.workload} --method {case.method} --size {exact_size(case.size_bytes)}"]
-    words += [f"--page-size {case.page_kind} --threads {threads} --policy {case.policy}"]
-    words += [f"--min-chunk {exact_size(case.min_chunk_bytes)}"]
-    words += [f"--set {name}={value}" for name, value in case.options]
-    return " ".join(words)
+def _command(case: Case, threads: int) -> list[str]:
+    """Return the lines of the `ktask run` for a case."""
+    what = f"ktask run {case.workload} --method {case.method} --size {exact_size(case.size_bytes)}"
+    how = f"--threads {threads} --policy {case.policy} --min-chunk {exact_size(case.min_chunk_bytes)}"
+    options = "".join(f" --set {name}={value}" for name, value in case.options)
+    return [f"{what} --page-size {case.page_kind} \\", f"\t{how}{options}"]
 
 
 def _head(case: Case, state: State, plan: Plan) -> list[str]:

@@ -6,7 +6,11 @@
  *	cc -O2 -fopenmp case.c -o case
  *	OMP_PLACES='{{ places }}' ./case	# a CPU for each thread
  *
- * In ktask: {{ command }}
+ * The same case in ktask:
+ *
+{% for line in command %}
+ *	{{ line }}
+{% endfor %}
  */
 #define _GNU_SOURCE
 {% for name in headers %}
@@ -41,22 +45,15 @@ static double run(int count, long chunk)
 	return seconds;
 }
 
-static int ascending(const void *a, const void *b)
+static int by_time(const void *a, const void *b)
 {
-	double x = *(const double *)a, y = *(const double *)b;
-
-	return (x > y) - (x < y);
-}
-
-static double median(double *values)
-{
-	qsort(values, ROUNDS, sizeof(*values), ascending);
-	return (values[(ROUNDS - 1) / 2] + values[ROUNDS / 2]) / 2;
+	return *(const double *)a < *(const double *)b ? -1 : 1;
 }
 
 int main(void)
 {
-	double walls[2][WARMUPS + ROUNDS], serial, parallel, operations = {{ operations }}; /* {{ rate_name }} */
+	const double operations = {{ operations }}; /* {{ rate_name }} */
+	double walls[2][WARMUPS + ROUNDS], serial, parallel;
 
 	if (omp_get_num_places() < THREADS)
 		errx(1, "OMP_PLACES has to name %d CPUs", THREADS);
@@ -66,10 +63,12 @@ int main(void)
 
 		walls[many][k / 2] = many ? run(THREADS, CHUNK) : run(1, {{ total }});
 	}
-	serial = median(walls[0] + WARMUPS);
-	parallel = median(walls[1] + WARMUPS);
+	qsort(walls[0] + WARMUPS, ROUNDS, sizeof(double), by_time);
+	qsort(walls[1] + WARMUPS, ROUNDS, sizeof(double), by_time);
+	serial = walls[0][WARMUPS + ROUNDS / 2];
+	parallel = walls[1][WARMUPS + ROUNDS / 2];
 	printf("1 thread   %9.3f ms  %8.2f {{ rate_name }}/s\n", 1e3 * serial, operations / serial);
-	printf("%d threads  %9.3f ms  %8.2f {{ rate_name }}/s\n", THREADS, 1e3 * parallel, operations / parallel);
+	printf("{{ threads_text }}  %9.3f ms  %8.2f {{ rate_name }}/s\n", 1e3 * parallel, operations / parallel);
 	printf("speedup    %9.2f     verified, medians of %d rounds\n", serial / parallel, ROUNDS);
 	return 0;
 }

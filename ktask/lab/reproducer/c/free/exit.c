@@ -39,6 +39,9 @@ static void hold(long bytes)
 {
 {% if fill != "one" %}
 	int own = omp_get_place_num();
+{% if fill == "each" %}
+	long part = bytes / FILLERS & -ALIGN;
+{% endif %}
 
 {% endif %}
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -48,7 +51,7 @@ static void hold(long bytes)
 {% elif fill == "each" %}
 	for (long k = 0; k < FILLERS; k++) {
 		move_to(k);
-		populate(bytes * k / FILLERS & -ALIGN, k + 1 < FILLERS ? bytes * (k + 1) / FILLERS & -ALIGN : bytes);
+		populate(part * k, k + 1 < FILLERS ? part * (k + 1) : bytes);
 	}
 	move_to(own);
 {% else %}
@@ -70,7 +73,8 @@ static void prepare(void)
 {
 #pragma omp parallel num_threads(threads)
 	{
-		long k = omp_get_thread_num(), pages = SIZE / PAGE, start = pages * k / threads * PAGE;
+		long k = omp_get_thread_num(), pages = SIZE / PAGE;
+		long start = pages * k / threads * PAGE;
 		struct child *own = &child[k];
 
 		own->end = pages * (k + 1) / threads * PAGE;
@@ -86,11 +90,11 @@ static void prepare(void)
 /* Kill the children whose part ends in the chunk, and reap them. */
 static void work(long start, long end)
 {
-	for (int k = 0; k < threads; k++)
-		if (start < child[k].end && child[k].end <= end && kill(child[k].pid, SIGKILL))
+	for (struct child *one = child; one < child + threads; one++)
+		if (start < one->end && one->end <= end && kill(one->pid, SIGKILL))
 			err(1, "kill");
-	for (int k = 0; k < threads; k++)
-		if (start < child[k].end && child[k].end <= end && waitpid(child[k].pid, &child[k].status, 0) < 0)
+	for (struct child *one = child; one < child + threads; one++)
+		if (start < one->end && one->end <= end && waitpid(one->pid, &one->status, 0) < 0)
 			err(1, "waitpid");
 }
 

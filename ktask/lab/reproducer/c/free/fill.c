@@ -6,7 +6,7 @@ static void populate(long start, long end)
 }
 
 {% if fill == "one" %}
-/* One thread, the caller, fills the range: page tables and descriptors lie in the caches of its CPU. */
+/* One thread, the caller, fills the range: so its CPU has the page tables in its caches. */
 static void fill(void)
 {
 	populate(0, SIZE);

@@ -54,13 +54,18 @@ static void work(long start, long end)
 	while (start < end) {
 		struct iovec piece = { base + start, end - start < BUFFER ? end - start : BUFFER };
 		uint64_t tag = 0;
-		struct io_uring_rsrc_update2 arg = { .data = (uintptr_t)&piece, .tags = (uintptr_t)&tag, .nr = 1 };
-		int number;
+		struct io_uring_rsrc_update2 arg = {
+			.data = (uintptr_t)&piece,
+			.tags = (uintptr_t)&tag,
+			.nr = 1,
+		};
+		int number, fd;
 
 #pragma omp atomic capture
 		number = taken++;
 		arg.offset = number / RINGS;
-		if (ring_register(rings[number % RINGS], IORING_REGISTER_BUFFERS_UPDATE, &arg, sizeof(arg)) == 1)
+		fd = rings[number % RINGS];
+		if (ring_register(fd, IORING_REGISTER_BUFFERS_UPDATE, &arg, sizeof(arg)) == 1)
 			start += piece.iov_len;
 		else if (errno != EAGAIN)
 			err(1, "IORING_REGISTER_BUFFERS_UPDATE");
