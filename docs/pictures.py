@@ -6,7 +6,6 @@ from ktask.common import figures
 from ktask.lab.records import load_run
 from ktask.report.figures import speedup_figure
 from ktask.report.study import Study
-from ktask.report.tables import floor_of
 
 DOCS = Path(__file__).parent
 TRACED = "zeroing-populate-THP-1GiB"
@@ -14,7 +13,7 @@ TRACED = "zeroing-populate-THP-1GiB"
 
 def speedup(study: Study, path: Path) -> None:
     """Draw the first speedup figure of the report."""
-    figure = speedup_figure(study.scaling, "zeroing", "speedup", floor_of(study.floors, "zeroing"))
+    figure = speedup_figure(study.scaling, "zeroing", "speedup")
     figures.save(figure.drawing, path)
 
 

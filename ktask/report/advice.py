@@ -1,8 +1,11 @@
 """What to do on this machine: threads and minimum chunk per path, from which size on, or why not."""
 
-from collections.abc import Callable
-from typing import Any
+from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
@@ -10,57 +13,90 @@ from ktask.common import units
 from ktask.report import markup
 from ktask.report import sentences as words
 from ktask.report.sentences import Row
-from ktask.report.study import Study
-from ktask.report.tables import PATH, crossover_table, pick_threads, sort_cases
+from ktask.report.tables import (
+    PATH,
+    VERDICTS,
+    at_largest_size,
+    crossover_table,
+    in_varied_chunks,
+    parallel,
+    pick_threads,
+    sort_cases,
+)
+
+if TYPE_CHECKING:
+    from ktask.report.study import Study
 
 
-def recommendation_table(scaling: pd.DataFrame, skipped: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per path: how many threads, from which size on, and what to expect.
+def recommendation_table(
+    scaling: pd.DataFrame, skipped: pd.DataFrame, chunks: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """Return one row per path: how many threads, from which size on, in which chunks, and what to expect.
 
-    Among the thread counts that win up to the largest size, the fewest whose speedup there reaches the
-    interval of the best one. `outcome` is "threads", or why not: "slower", "noise" (no change beyond it),
-    "mixed" (wins, but not at the largest sizes), "single" (no count above one was measured), "few" (too few
-    repetitions for a verdict), "cold" (nothing warm was measured) or "skipped". The estimate columns
-    belong to the largest size.
+    Advice follows from decided cells only: the fewest threads within noise of the fastest of those that are
+    faster at the largest size. `outcome` is "threads", or why not: "slower", "same", "mixed" (faster at some
+    sizes, but not at the largest), "undecided", "single" (no count above one was measured), "cold" (nothing
+    warm was measured) or "skipped". The estimate columns belong to the largest size.
+
+    `min_chunk` is the smallest chunk, in bytes, whose time is within noise of that of the best, from `chunks`
+    (`chunk_table`); NaN if that is undecided. `least_chunk` is the smallest that was measured; NaN if chunk
+    sizes were not varied.
     """
     crossover = crossover_table(scaling)
     rows = []
     for key, part in scaling.groupby(PATH):
         path = dict(zip(PATH, key, strict=True))
         mine = crossover[(crossover[PATH] == list(key)).all(axis=1)] if len(crossover) else crossover
-        rows.append(path | _advice(part, mine))
+        found = _advice(part, mine)
+        if found["outcome"] == "threads" and chunks is not None:
+            found |= _smallest_chunk(_chunks_of(path, chunks), found["threads"])
+        rows.append(path | found)
     rows += [path | {"outcome": "skipped"} for path in _only_skipped(scaling, skipped)]
-    columns = [*PATH, "outcome", "threads", "from_size_bytes", "largest_bytes"]
+    columns = [*PATH, "outcome", "threads", "from_size_bytes", "size_bytes", "min_chunk", "least_chunk"]
     table = pd.DataFrame(rows)
     return sort_cases(table.reindex(columns=[*columns, *(c for c in table.columns if c not in columns)]))
 
 
 def _advice(part: pd.DataFrame, crossover: pd.DataFrame) -> dict[str, Any]:
+    """Return the advice on one path, from its rows and its crossovers."""
     if not (part["n"] > 0).any():
         return {"outcome": "cold"}
-    if crossover.empty:
+    several = parallel(part)
+    if several.empty:
         return {"outcome": "single"}
-    winners = crossover[crossover["from_size_bytes"].notna()]
-    chosen = pick_threads(winners if len(winners) else crossover)
-    expected = _expectation(part, chosen)
-    outcome = "threads" if len(winners) else _why_not(crossover, expected["verdict"])
-    return {"outcome": outcome, "smallest_bytes": int(part["size_bytes"].min())} | expected
+    if crossover.empty:  # no speedup is known
+        return {"outcome": "cold"}
+    chosen = pick_threads(at_largest_size(several[several["speedup"].notna()]))
+    mine = crossover[crossover["threads"] == chosen["threads"]].iloc[0]
+    sizes = mine[["from_size_bytes", *(f"{verdict}_sizes" for verdict in VERDICTS)]].to_dict()
+    return chosen.drop(PATH).to_dict() | sizes | {"outcome": _outcome(chosen, crossover)}
 
 
-def _why_not(crossover: pd.DataFrame, at_largest: str) -> str:
-    if crossover["faster_sizes"].map(bool).any():
-        return "mixed"
-    if not (crossover["sizes"] > 0).any():
-        return "few" if (crossover["n"] > 0).any() else "cold"
-    return "slower" if at_largest == "slower" else "noise"
+def _outcome(chosen: pd.Series, crossover: pd.DataFrame) -> str:
+    if chosen["verdict"] == "faster":
+        return "threads"
+    won = crossover["faster_sizes"].map(bool).any()
+    return "mixed" if won and chosen["verdict"] != "undecided" else str(chosen["verdict"])
 
 
-def _expectation(part: pd.DataFrame, chosen: pd.Series) -> dict[str, Any]:
-    """Return what the chosen thread count did at the largest size that has a verdict."""
-    names = ["threads", "size_bytes", "baseline"]
-    wanted = [chosen["threads"], chosen["largest_bytes"], False]
-    row = part[(part[names] == wanted).all(axis=1)].iloc[0].drop(PATH)
-    return row.to_dict() | chosen[["from_size_bytes", "largest_bytes", "slower_sizes"]].to_dict()
+def _chunks_of(path: dict[str, str], chunks: pd.DataFrame) -> pd.DataFrame:
+    """Return the chunk sizes of a path: those under its policy, else those under another."""
+    names = PATH[:-1]
+    varied = in_varied_chunks(chunks)
+    mine = varied[(varied[names] == [path[name] for name in names]).all(axis=1)]
+    same = mine[mine["policy"] == path["policy"]]
+    return same if len(same) else mine
+
+
+def _smallest_chunk(chunks: pd.DataFrame, threads: int) -> dict[str, float]:
+    """Return the smallest chunk that is within noise of the best, at the largest size, of decided ones."""
+    rows = at_largest_size(chunks[chunks["threads"] == threads])
+    if rows.empty:
+        return {}
+    best = rows.sort_values("wall").iloc[0]
+    good = rows[(rows["verdict"] == "faster") & (rows["wall_low"] <= best["wall_high"])]
+    smallest = good["chunk_size"].min() if best["verdict"] == "faster" else np.nan
+    return {"min_chunk": smallest, "least_chunk": rows["chunk_size"].min()}
 
 
 def _only_skipped(scaling: pd.DataFrame, skipped: pd.DataFrame) -> list[dict[str, str]]:
@@ -74,32 +110,41 @@ def _only_skipped(scaling: pd.DataFrame, skipped: pd.DataFrame) -> list[dict[str
 def reason(row: Row, skipped: pd.DataFrame) -> str:
     """Return what to expect of the advised threads, or why none are advised."""
     outcome = row["outcome"]
-    if outcome == "threads":
-        return f"yes: {words.value(row, 'speedup')} times as fast at {units.fmt_size(row['largest_bytes'])}"
     if outcome == "skipped":
         mine = skipped[(skipped[PATH[:-1]] == [row[name] for name in PATH[:-1]]).all(axis=1)]
         return f"unknown: not measured, {'; '.join(dict.fromkeys(mine['reason'].astype(str)))}"
     if outcome in ("single", "cold"):
-        return WHY_NOT[outcome]
-    where = f"{words.count(int(row['threads']), 'thread')}, {units.fmt_size(row['largest_bytes'])}"
-    slower = words.listed([units.fmt_size(size) for size in row["slower_sizes"]])
-    tail = f", slower at {slower}" if outcome == "noise" and slower else ""
-    return f"{WHY_NOT[outcome]} ({words.value(row, 'speedup')} with {where}){tail}"
+        return REASONS[outcome]
+    size = units.fmt_size(row["size_bytes"])
+    if outcome == "threads":
+        return f"yes: {words.speedup(row)} times as fast at {size}{_elsewhere(row)}"
+    where = f"{words.count(int(row['threads']), 'thread')}, {size}"
+    return f"{REASONS[outcome]} ({words.speedup(row)} with {where}){_elsewhere(row)}"
 
 
-WHY_NOT = {
+def _elsewhere(row: Row) -> str:
+    """Return at which other sizes the verdict is another one; what is advised is faster from its size on."""
+    parts = []
+    for verdict in VERDICTS:
+        sizes = [units.fmt_size(size) for size in row[f"{verdict}_sizes"] if size != row["size_bytes"]]
+        if sizes and verdict != row["verdict"]:
+            parts.append(f"{verdict} at {words.listed(sizes)}")
+    return f"; {', '.join(parts)}" if parts else ""
+
+
+REASONS = {
     "slower": "no: slower than the serial call",
-    "noise": "no: no change beyond the noise floor",
-    "mixed": "no: faster at some sizes, but not up to the largest",
+    "same": "no: as fast as the serial call",
+    "mixed": "no: faster at some sizes, but not at the largest",
+    "undecided": "undecided",
     "single": "unknown: no thread count above one was measured",
-    "few": "unknown: too few repetitions for a verdict",
     "cold": "unknown: no warm repetition",
 }
 
 
 def recommendations(study: Study) -> Markup:
     """Return the advice per path, as a patch author would use it."""
-    found = recommendation_table(study.scaling, study.run.skipped)
+    found = study.advice
     if found.empty:
         return markup.paragraph(
             study.title, "Nothing was measured and nothing was skipped, so there is no advice."
@@ -117,55 +162,62 @@ def recommendations(study: Study) -> Markup:
         "Does it pay?": lambda row: reason(row, study.run.skipped),
     }
     caption = Markup("{}{}").format(study.title, headline(found))
-    return markup.table(columns, found, caption=caption, key=study.key("advice"), text=["Does it pay?"])
+    return markup.table(
+        columns, found, caption=caption, key=study.key("advice"), text=["Minimum chunk", "Does it pay?"]
+    )
 
 
 def _threads(row: Row) -> str:
     if row["outcome"] == "threads":
         return str(int(row["threads"]))
-    return "1" if row["outcome"] in WITH_VERDICT else units.NO_VALUE
+    return (
+        "1" if row["outcome"] in DECIDED else "undecided" if row["outcome"] == "undecided" else units.NO_VALUE
+    )
+
+
+DECIDED = ("threads", "slower", "same", "mixed")
 
 
 def headline(found: pd.DataFrame) -> str:
-    """Return on how many paths threads pay, in one sentence."""
-    pays, known = int((found["outcome"] == "threads").sum()), int(found["outcome"].isin(WITH_VERDICT).sum())
+    """Return on how many paths threads pay, in one sentence or two."""
+    pays, known = int((found["outcome"] == "threads").sum()), int(found["outcome"].isin(DECIDED).sum())
+    undecided = int((found["outcome"] == "undecided").sum())
+    tail = f" {words.count(undecided, 'path')} {'is' if undecided == 1 else 'are'} undecided: no advice."
     if not known:
-        return "No path has a verdict, so there is no advice."
+        return f"No path is decided, so there is no advice.{tail * bool(undecided)}"
     if known == 1:
-        return f"Threads {'pay' if pays else 'do not pay'} on the one path with a verdict."
-    return f"Threads pay on {pays if pays < known else 'all'} of the {known} paths with a verdict."
-
-
-WITH_VERDICT = ("threads", "slower", "noise", "mixed")
-MOST_NAMED = 3
+        head = f"Threads {'pay' if pays else 'do not pay'} on the one decided path."
+    else:
+        head = f"Threads pay on {pays if pays < known else 'all'} of the {known} decided paths."
+    return f"{head}{tail * bool(undecided)}"
 
 
 def in_short(found: pd.DataFrame) -> str:
-    """Return the advice on all paths in a sentence or two, for the head of the page."""
-    known = found[found["outcome"].isin(WITH_VERDICT)]
+    """Return the advice on all paths in a few sentences, for the head of the page."""
+    known = found[found["outcome"].isin(DECIDED)]
     pays, rest = known[known["outcome"] == "threads"], known[known["outcome"] != "threads"]
+    undecided = _named("Undecided, so no advice: {}.", found[found["outcome"] == "undecided"])
     if known.empty:
-        return "None: no path has a verdict."
+        return "None: no path is decided."
     if pays.empty:
-        paths = "the one measured path" if len(known) == 1 else f"any of {len(known)} measured paths"
-        return f"One thread everywhere: more do not pay on {paths}."
+        paths = "the one decided path" if len(known) == 1 else f"any of {len(known)} decided paths"
+        return f"One thread there: more do not pay on {paths}.{undecided}"
     threads = words.thread_range(pays["threads"].astype(int))
-    share = f"{len(pays)} of {words.count(len(known), 'path')}" if len(rest) else "every measured path"
-    return f"{threads} on {share}, from the size and with the minimum chunk listed for each.{_leave(rest)}"
+    share = f"{len(pays)} of {words.count(len(known), 'decided path')}" if len(rest) else "every decided path"
+    return (
+        f"{threads} on {share}, from the size listed for each.{_named('One thread for {}.', rest)}{undecided}"
+    )
 
 
-def _leave(rows: pd.DataFrame) -> str:
-    names = words.each(rows, words.name_of)
-    if len(names) > MOST_NAMED:
-        return f" One thread on the other {len(names)}."
-    return f" One thread for {words.listed(names)}." if names else ""
+def _named(text: str, rows: pd.DataFrame) -> str:
+    return f" {text.format(words.listed(words.each(rows, words.name_of)))}" if len(rows) else ""
 
 
 def minimum_chunk(row: Row) -> str:
-    """Return the share of one thread at the smallest size that pays, which is what one more helper is worth.
-
-    Helpers are started for every minimum chunk there is work for, so with this one the advised threads start
-    from the advised size on. Where that is the smallest size measured, the truth may be less.
-    """
-    share = units.fmt_size(int(row["from_size_bytes"]) // int(row["threads"]))
-    return f"≤ {share}" if row["from_size_bytes"] <= row["smallest_bytes"] else share
+    """Return the smallest chunk within noise of the best, where chunk sizes were varied."""
+    if pd.isna(row["least_chunk"]):
+        return "not varied"
+    if pd.isna(row["min_chunk"]):
+        return "undecided"
+    size = units.fmt_size(row["min_chunk"])
+    return f"≤ {size}" if row["min_chunk"] <= row["least_chunk"] else size

@@ -18,7 +18,7 @@ from ktask.report.tables import CASE, PATH, parallel, sort_cases
 GOOD_EFFICIENCY = 0.9  # this much of the ideal speedup counts as "scales"
 NEAR_ROOF = 0.85  # this share of the highest user-space rate leaves nothing to gain
 LOSSES = ("start", "gaps", "end", "slower")
-TRACED = ("chunks", "spread", "traced_imbalance", "traced_s")
+TRACED = ("chunks", "traced_imbalance", "traced_s")
 ALONE = ("alone", "alone_low", "alone_high")
 TYPICAL_WITHIN = 1.25  # a trace further from the median than this factor is no evidence
 NAMED_FROM_SHARE = 0.5  # a cause that explains this share of a loss is named
@@ -46,9 +46,8 @@ def trace_losses(trace: pd.DataFrame) -> dict[str, float]:
     """Return where the thread time of one traced repetition went, as shares of threads times wall time.
 
     `start`: before the first chunk of each thread, all of it for a thread that got none; `gaps`: between
-    chunks; `end`: after the last one; `chunks`: inside chunks. They add up to 1. `spread` is the longest
-    time inside chunks of any thread over the mean, and `traced_imbalance` the share of the wall time between
-    the first and the last thread to end.
+    chunks; `end`: after the last one; `chunks`: inside chunks. They add up to 1. `traced_imbalance` is the
+    share of the wall time between the first and the last thread to end.
     """
     threads, wall_s = int(trace["threads"].iloc[0]), float(trace["wall_s"].iloc[0])
     found = trace.groupby("helper").agg(first=("t0_s", "min"), last=("t1_s", "max"))
@@ -58,8 +57,7 @@ def trace_losses(trace: pd.DataFrame) -> dict[str, float]:
     gaps = ((found["last"] - found["first"]) - spent).sum()
     parts = {"start": start, "gaps": gaps, "end": end, "chunks": spent.sum()}
     shares = {name: float(part / total_s) for name, part in parts.items()}
-    imbalance = float(np.ptp(found["last"]) / wall_s)
-    return shares | {"spread": float(spent.max() / (spent.sum() / threads)), "traced_imbalance": imbalance}
+    return shares | {"traced_imbalance": float(np.ptp(found["last"]) / wall_s)}
 
 
 def bottleneck_table(scaling: pd.DataFrame, traces: pd.DataFrame | None = None) -> pd.DataFrame:

@@ -34,7 +34,10 @@ from ktask.report.reproduction import PUBLISHED_KEY
 from ktask.report.study import FIGURE_KINDS, Study, completed, data_hash, split_hosts
 
 # Figures in the order of the page; "" stands for those of the workloads.
-LAST = (kernels.KERNELS_KEY, MODEL_KEY, RESIDUALS_KEY, words.CROSSOVER_KEY, PUBLISHED_KEY, PREDICTION_KEY)
+LAST = (
+    *(kernels.KERNELS_KEY, MODEL_KEY, RESIDUALS_KEY, words.CROSSOVER_KEY, PUBLISHED_KEY, PREDICTION_KEY),
+    words.CHUNKS_KEY,
+)
 PAGE_ORDER = (words.NOISE_KEY, "", *LAST)
 CELL = "cell.ipynb"
 
@@ -94,18 +97,20 @@ class Report:
         return Html(render("title.html.j2", runs=[sections.identity(run) for run in self.runs]))
 
     def summary(self) -> Html:
-        """Return the claims, each with its scope and figure, and one caveat."""
+        """Return what is known of processes, the claims, each with scope and figure, and one caveat."""
         return self._each(self._summary)
 
     def _summary(self, study: Study) -> Markup:
         run = study.run
         claims = summary.claims(study.scaling, machine.scope(run.machine))
+        notes = [*summary.passes_known(run, study.scaling), words.above_note(study.scaling)]
         linked = [(claim, self._link(study.key(claim.figure))) for claim in claims]
         missing = int(run.skipped["missing"].sum())
-        facts = (len(run.skipped), run.machine, missing)
-        caveat = summary.caveat(study.scaling, study.floors, study.findings, *facts)
-        advised = advice.in_short(advice.recommendation_table(study.scaling, run.skipped))
-        return render("summary.html.j2", study=study, claims=linked, advice=advised, caveat=caveat)
+        facts = (int((tables.skipped_table(run)["passes_with"] == 0).sum()), run.machine, missing)
+        caveat = summary.caveat(study.scaling, study.aa, study.findings, *facts)
+        pieces = {"claims": linked, "advice": advice.in_short(study.advice), "caveat": caveat}
+        shown = [with_code(note) for note in notes if note]
+        return render("summary.html.j2", study=study, notes=shown, **pieces)
 
     # --- what and where --------------------------------------------------------------------------------
 
@@ -147,7 +152,7 @@ class Report:
 
     def noise(self) -> Html:
         """Return the A/A comparison."""
-        missing = paragraph("No cell measured its baseline twice: no noise floor, verdicts compare with 1.")
+        missing = paragraph("No cell measured its baseline twice, so there is no A/A check.")
         return self._each(lambda study: self._figure(study.key(words.NOISE_KEY)) or missing)
 
     # --- results ---------------------------------------------------------------------------------------
@@ -174,8 +179,10 @@ class Report:
         return join([heading, words.workload_finding(rows), numbers, speedup, *why, throughput, distribution])
 
     def recommendations(self) -> Html:
-        """Return how many threads, from which size on, or why not."""
-        return self._each(advice.recommendations)
+        """Return how many threads, from which size on, in which chunks, or why not."""
+        return self._each(
+            lambda study: join([advice.recommendations(study), self._figure(study.key(words.CHUNKS_KEY))])
+        )
 
     def model(self) -> Html:
         """Return the roof, and the law fitted to each path with its residuals."""

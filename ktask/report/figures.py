@@ -9,25 +9,25 @@ from matplotlib.axes import Axes
 
 from ktask.common import figures as draw
 from ktask.common import units
-from ktask.lab.measure.stats import NoiseFloor
 from ktask.lab.records import Run
 from ktask.report import sentences as words
 from ktask.report.bottlenecks import Roof, memory_roof
 from ktask.report.figure import Figure
 from ktask.report.tables import (
+    CASE,
     PATH,
-    aa_table,
     at_best,
     at_largest_size,
     case_of,
     compared,
+    in_varied_chunks,
+    is_of_path,
     parallel,
     repetitions,
     sort_cases,
 )
 
 KIND = ["page_kind", "options", "policy"]  # what distinguishes the curves of one method
-BAND: dict[str, Any] = {"color": draw.FAINT, "alpha": 0.6, "linewidth": 0}
 STRIPS = 3  # panels of repetitions beside each other: their labels are wide
 LOG_FROM_RATIO = 3  # repetitions this many times slower than the median need a logarithmic axis
 
@@ -39,7 +39,7 @@ def _with_several(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _columns_of(scaling: pd.DataFrame, *names: str) -> pd.DataFrame:
-    kept = [*PATH, "size_bytes", "threads", "baseline", "n"]
+    kept = [*PATH, "size_bytes", "threads", "baseline", "processes", "n"]
     ends = [f"{name}{end}" for name in names for end in ("", "_low", "_high")]
     return scaling[[*kept, *ends]].reset_index(drop=True)
 
@@ -47,7 +47,8 @@ def _columns_of(scaling: pd.DataFrame, *names: str) -> pd.DataFrame:
 def speedup_data(last: pd.DataFrame) -> pd.DataFrame:
     """Return speedup by thread count, of a scaling table with one size per path."""
     has_both = last.groupby(PATH)["threads"].transform("nunique") > 1
-    return _columns_of(compared(last[has_both & last["speedup"].notna()]), "speedup")
+    rows = compared(last[has_both & last["speedup"].notna()])
+    return _columns_of(rows, "speedup").assign(above_threads=rows["above_threads"].to_numpy())
 
 
 ROOF_IN_SIGHT = 1.05  # of the ideal speedup: a roof above that stands outside the panel
@@ -61,7 +62,7 @@ def roof_speedups(last: pd.DataFrame, roof: Roof | None) -> pd.Series:
 
 @draw.theme()
 def speedup_figure(
-    scaling: pd.DataFrame, workload: str, key: str, floor: float, borders: dict[int, str] | None = None
+    scaling: pd.DataFrame, workload: str, key: str, borders: dict[int, str] | None = None
 ) -> Figure | None:
     """Draw speedup against threads with the ideal line; None if no count above one was measured.
 
@@ -79,7 +80,6 @@ def speedup_figure(
     drawing, axes = draw.panels(len(groups), sharex=True, sharey=True)
     for axis, ((backend, method), part) in zip(axes, groups, strict=True):
         counts = sorted(set(part["threads"]))
-        _noise_band(axis, floor)
         draw.ideal(axis, counts)
         draw.curves(axis, part, "threads", "speedup", "curve", order=list(dict.fromkeys(drawn["curve"])))
         lowest = allowed.loc[(slice(None), backend, method)].min() if len(allowed) else np.inf
@@ -99,12 +99,6 @@ def _from_zero(axis: Axes) -> None:
     """Let a linear vertical axis begin at zero; the panels share it, and everything is drawn."""
     if axis.get_yscale() == "linear":
         axis.set_ylim(bottom=0)
-
-
-def _noise_band(axis: Axes, floor: float) -> None:
-    """Shade the ratios that the noise floor reaches."""
-    if np.isfinite(floor):
-        axis.axhspan(1 / (1 + floor), 1 + floor, label="noise floor", **BAND)
 
 
 def _mark_borders(axis: Axes, borders: dict[int, str], most: int) -> None:
@@ -161,16 +155,17 @@ def throughput_figure(scaling: pd.DataFrame, workload: str, key: str) -> Figure 
 def distribution_data(run: Run, workload: str) -> pd.DataFrame:
     """Return every repetition of the largest size of each path, cold ones marked; warm-ups are left out."""
     table = repetitions(run)
+    table = table[is_of_path(table)]
     table = compared(table[(table["workload"] == workload) & (table["wall_s"] > 0)])
     # The policy is no part of the path here: the serial call has none.
     names = [*PATH[:-1], "size_bytes", "threads", "baseline", "aa", "cold", "flagged"]
-    rows = table[[*names, "round", "order", "wall_s"]]
+    rows = table[[*names, "boot_id", "pass", "round", "order", "wall_s"]]
     return sort_cases(_with_several(rows)) if len(rows) else rows
 
 
 @draw.theme()
 def distribution_figure(run: Run, workload: str, key: str) -> Figure | None:
-    """Draw every repetition as a point, in the order of the rounds; cold ones are crossed."""
+    """Draw every repetition as a point, in the order of passes and rounds; cold ones are crossed."""
     data = distribution_data(run, workload)
     if data.empty:
         return None
@@ -189,7 +184,7 @@ def _strip(axis: Axes, part: pd.DataFrame, threads: list[int]) -> None:
     """Draw the repetitions of one path, each over the median of the warm ones with as many threads."""
     middles = part["wall_s"].where(~part["cold"]).groupby(part["threads"]).median()
     middles = middles.fillna(part.groupby("threads")["wall_s"].median())
-    rows = part.sort_values(["round", "order"])
+    rows = part.sort_values(["pass", "round", "order"])
     rank, size = (getattr(rows.groupby("threads")["wall_s"], name) for name in ("cumcount", "transform"))
     points = pd.DataFrame(
         {
@@ -219,9 +214,8 @@ def _strip(axis: Axes, part: pd.DataFrame, threads: list[int]) -> None:
 
 
 @draw.theme()
-def aa_figure(run: Run, floors: dict[str, NoiseFloor], key: str) -> Figure | None:
+def aa_figure(data: pd.DataFrame, key: str) -> Figure | None:
     """Draw the ratio of the two equal measurements of each A/A cell; None if there are none."""
-    data = aa_table(run)
     data = data[data["n"] > 0].reset_index(drop=True)
     if data.empty:
         return None
@@ -229,8 +223,6 @@ def aa_figure(run: Run, floors: dict[str, NoiseFloor], key: str) -> Figure | Non
     most = max(len(rows) for _, rows in groups)
     drawing, axes = draw.panels(len(groups), 1.9, sharex=True)
     for axis, (workload, rows) in zip(axes, groups, strict=True):
-        band = 1 + floors[str(workload)].floor
-        axis.axvspan(1 / band, band, **BAND)
         axis.axvline(1, **draw.DOTTED)
         ordered = rows.sort_values("ratio", ascending=False, ignore_index=True)
         draw.intervals(axis, ordered.assign(cell=ordered.index.astype(str)), "ratio", "cell")
@@ -239,7 +231,7 @@ def aa_figure(run: Run, floors: dict[str, NoiseFloor], key: str) -> Figure | Non
         axis.set(xlabel="first call over second", yticks=[], ylim=(most, -1))
         axis.set_title(words.workload_label(workload))
     draw.label_left(axes, "cells, by ratio")
-    return Figure(key, drawing, data, words.aa_caption(data, floors), words.aa_alt(data))
+    return Figure(key, drawing, data, words.aa_caption(data), words.aa_alt(data))
 
 
 def crossover_data(scaling: pd.DataFrame) -> pd.DataFrame:
@@ -248,13 +240,12 @@ def crossover_data(scaling: pd.DataFrame) -> pd.DataFrame:
     if several.empty:
         return several
     kept = several[several["threads"] == several.groupby(PATH)["threads"].transform("max")]
-    more = {name: kept[name].to_numpy() for name in ("verdict", "noise_floor")}
-    return _columns_of(kept, "speedup").assign(**more)
+    return _columns_of(kept, "speedup").assign(verdict=kept["verdict"].to_numpy())
 
 
 @draw.theme()
 def crossover_figure(scaling: pd.DataFrame, key: str) -> Figure | None:
-    """Draw speedup against size, one panel per workload; below the band threads make it worse."""
+    """Draw speedup against size, one panel per workload; below 1 threads make it worse."""
     data = crossover_data(scaling)
     if data.empty:
         return None
@@ -263,7 +254,7 @@ def crossover_figure(scaling: pd.DataFrame, key: str) -> Figure | None:
     groups = list(data.assign(path=labels).groupby("workload", sort=False))
     drawing, axes = draw.panels(len(groups), 1.8, most=1, width_in=draw.FULL_WIDTH_IN)
     for axis, (workload, part) in zip(axes, groups, strict=True):
-        _noise_band(axis, part["noise_floor"].iloc[0])
+        axis.axhline(1, **draw.DOTTED)
         draw.curves(axis, part, "size_bytes", "speedup", "path")
         axis.set_title(words.workload_label(workload))
         axis.set_ylabel(f"speedup, {words.thread_range(data['threads'])}" if alike else "speedup")
@@ -271,3 +262,34 @@ def crossover_figure(scaling: pd.DataFrame, key: str) -> Figure | None:
         axis.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), handlelength=2.6)
         _from_zero(axis)
     return Figure(key, drawing, data, words.crossover_caption(data), words.crossover_alt(data))
+
+
+def chunks_data(chunks: pd.DataFrame) -> pd.DataFrame:
+    """Return wall time by chunk size and thread count, of `chunk_table`; `base_wall` is the serial call."""
+    chunked = in_varied_chunks(chunks)
+    more = {name: chunked[name].to_numpy() for name in ("chunk_size", "min_chunk_size", "base_wall")}
+    return _columns_of(chunked, "wall").assign(**more)
+
+
+@draw.theme()
+def chunks_figure(chunks: pd.DataFrame, key: str) -> Figure | None:
+    """Draw time against chunk size, one panel per case; None if no case varied its chunks."""
+    data = chunks_data(chunks)
+    if data.empty:
+        return None
+    ends = ["wall", "wall_low", "wall_high"]
+    drawn = data.assign(
+        **1e3 * data[ends], count=[words.count(int(n), "thread") + " in chunks" for n in data["threads"]]
+    )
+    order = list(dict.fromkeys(drawn.sort_values("threads")["count"]))
+    groups = list(drawn.groupby(CASE, sort=False))
+    drawing, axes = draw.panels(len(groups), 2.0, sharex=True)
+    for axis, (case, part) in zip(axes, groups, strict=True):
+        draw.curves(axis, part, "chunk_size", "wall", "count", order=order)
+        axis.axhline(1e3 * part["base_wall"].median(), label="serial call", **draw.DOTTED)
+        draw.set_title(axis, f"{words.full_label(case_of(case))}, {words.size_label(case_of(case))}")
+        _from_zero(axis)
+    draw.label_left(axes, "wall time (ms)")
+    draw.size_axis(axes, data["chunk_size"], label="chunk")
+    draw.legend(drawing, axes)
+    return Figure(key, drawing, data, words.chunks_caption(data), words.chunks_alt(data))

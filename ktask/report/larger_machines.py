@@ -85,7 +85,8 @@ def _below(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
 def _asked(run: Run) -> pd.DataFrame:
     """Return one row per path and size: the kind of work, policy and least chunk that were measured."""
     rows = tables.repetitions(run)
-    rows["label"] = tables.policy_labels(rows)
+    rows = rows[tables.is_of_path(rows)]
+    rows = rows.assign(label=tables.policy_labels(rows))
     rows = rows[~rows["baseline"]].assign(policy_name=lambda table: table["policy"])
     rows = rows.assign(policy=rows["label"]).drop_duplicates([*PATH, "size_bytes"])
     work = rows[["workload", "method", "page_kind", "options"]].itertuples(index=False)
@@ -146,7 +147,7 @@ def _warn(axis: Axes, rows: pd.DataFrame) -> None:
 def _caption(found: LargerMachines) -> Markup:
     """Return how far law and simulation agree, and what is drawn."""
     rest = (
-        "Points: measured medians with 95 % intervals, {} repetitions per point. Dotted: ideal. Shaded in "
+        "Points: measured, with 95 % intervals, {} per point. Dotted: ideal. Shaded in "
         "the colour of warnings: more than twice the measured threads away."
     )
     n = words.n_range(found.table.dropna(subset="measured_s"))

@@ -41,7 +41,7 @@ class Fitted:
         ahead = {most << i for i in range(1, FARTHEST.bit_length())}
         table = self.predicted.table({*self.measured["threads"], *ahead})
         measured = self.measured.set_index("threads").reindex(table["threads"]).set_axis(table.index)
-        table["n"] = measured["n"]
+        table[["processes", "n"]] = measured[["processes", "n"]]
         table["fitted"] = table["threads"].isin(self.fit_threads)
         base = self.measured["wall"].iloc[0]
         for end, other in (("", ""), ("_low", "_high"), ("_high", "_low")):
@@ -76,7 +76,7 @@ def fits(scaling: pd.DataFrame) -> list[Fitted]:
 
 def _fit(case: dict[str, Any], rows: pd.DataFrame) -> Fitted:
     (curve,) = curves_of(rows, list(case))
-    measured = rows[["threads", "n", "wall", "wall_low", "wall_high"]].reset_index(drop=True)
+    measured = rows[["threads", "processes", "n", "wall", "wall_low", "wall_high"]].reset_index(drop=True)
     return Fitted(case, measured, predict_curve(curve, Options(fit_threads=calibration(list(curve.threads)))))
 
 

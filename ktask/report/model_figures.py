@@ -78,7 +78,7 @@ def model_caption(found: Sequence[Fitted], data: pd.DataFrame) -> Markup:
         ahead = f" With {counts} threads, which were not measured, they say a speedup of {reach}."
     n = words.n_range(pd.concat([one.measured for one in found]))
     return Markup(
-        "The most probable law is {}.{} Points: medians with 95 % intervals, {} repetitions per point. "
+        "The most probable law is {}.{} Points: measured, with 95 % intervals, {} per point. "
         "Lines: all laws weighted by their probability, with a band of {} %. Dotted: ideal line."
     ).format(listed, ahead, n, LEVEL_PERCENT)
 
@@ -108,6 +108,6 @@ def residuals_caption(data: pd.DataFrame) -> Markup:
         if len(tested)
         else "All points were fitted on: too few thread counts to keep some out, so this tests nothing."
     )
-    return Markup("{}. {} Bars: 95 % order-statistic interval of the measured median, {} per point.").format(
+    return Markup("{}. {} Bars: 95 % interval of the measured time, {} per point.").format(
         _residual_words(data), kept, words.n_range(data)
     )

@@ -8,6 +8,7 @@ from markupsafe import Markup
 from ktask.common import units
 from ktask.host.counters import MEANINGS
 from ktask.lab.measure.flags import flag_effects
+from ktask.lab.measure.levels import PROCESS
 from ktask.lab.records import Run, time_measuring
 from ktask.report import machine, tables
 from ktask.report import sentences as words
@@ -33,6 +34,7 @@ def identity(run: Run) -> dict[str, Any]:
         "took": _took(run),
         "largest": units.fmt_size(int(run.records["size_bytes"].max())) if len(run.records) else "no bytes",
         "grid": str(run.grid.get("name") or machine.UNKNOWN),
+        "passes": int(run.records["pass"].max()) if len(run.records) else 1,
         "seed": str(run.grid.get("seed", machine.UNKNOWN)),
         "commit": commit if commit == machine.UNKNOWN else commit[:COMMIT_DIGITS],
         "changed": bool(run.machine.get("git_changed")),
@@ -145,18 +147,35 @@ def design(study: Study) -> Markup:
         return paragraph(study.title, "No repetition was recorded.")
     protocol = study.run.grid.get("protocol")
     seed = study.run.grid.get("seed", machine.UNKNOWN)
-    counts = rows.groupby("cell_id")["round"].nunique()
-    rounds = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
+    rounds = rows.groupby(["cell_id", *PROCESS])["round"].nunique()
+    passes = rounds.groupby("cell_id").size()
     texts = [
-        Markup("Run {}: {} in as many processes, {} rounds each, {} without warm-ups.").format(
-            study.run.name, words.count(len(counts), "cell"), rounds, words.count(len(rows), "repetition")
+        Markup("Run {}: {}, each measured by {} with {} rounds, {} without warm-ups.").format(
+            study.run.name,
+            words.count(len(passes), "cell"),
+            "one process" if passes.max() == 1 else f"{words.span(passes)} processes, one per pass,",
+            words.span(rounds),
+            words.count(len(rows), "repetition"),
         ),
+        _spread(study.scaling),
         _time(study),
         Markup("The order within rounds was random, from seed {}.").format(seed),
         _stopping(protocol) if isinstance(protocol, dict) else "",
         Markup("Policy for threads and chunks: {}.").format(words.listed(sorted(set(rows["policy"])))),
     ]
     return paragraph(*texts)
+
+
+def _spread(scaling: pd.DataFrame) -> str:
+    """Return by how much processes of one cell differ; empty of one process."""
+    known = scaling["spread"].dropna()
+    if known.empty:
+        return ""
+    ends = words.reach(known, words.percent)
+    return (
+        f"The times of processes that measured the same differ by {words.percent(known.median())} in the "
+        f"median over cells and threads ({ends}; standard deviation)."
+    )
 
 
 def _time(study: Study) -> str:
@@ -190,12 +209,13 @@ def results(rows: pd.DataFrame, key: str) -> Markup:
         "Speedup": _speedup,
         "Verdict": "verdict",
     }
-    caption = "The largest size of each path; median [95 % interval]. All sizes are in appendix B."
+    note = words.above_note(last)
+    caption = f"The largest size of each path; middle [95 % interval]. All sizes are in appendix B. {note}"
     return table(columns, last, caption=caption, key=key, text=["Verdict"]) if len(last) else Markup("")
 
 
 def _speedup(row: pd.Series) -> str:
-    return "1" if row["baseline"] else words.value(row, "speedup")
+    return "1" if row["baseline"] else words.speedup(row)
 
 
 def crossover(study: Study, crossover: pd.DataFrame) -> Markup:
@@ -208,27 +228,35 @@ def crossover(study: Study, crossover: pd.DataFrame) -> Markup:
         "Path": words.full_label,
         "Threads": "threads",
         "Faster from": size,
-        "Slower at": lambda row: ", ".join(map(units.fmt_size, row["slower_sizes"])) or "none",
-        "Sizes with a verdict": "sizes",
+        "Slower at": _sizes("slower_sizes"),
+        "Same at": _sizes("same_sizes"),
+        "Undecided at": _sizes("undecided_sizes"),
         "Smallest": lambda row: units.fmt_size(row["smallest_bytes"]),
         "Overhead there": lambda row: words.value(row, "price", units.time_scale(abs(row["price"]))),
     }
     caption = Markup(
-        "{}Crossover: the smallest size from which threads win at every larger one, beyond the noise floor. "
+        "{}Crossover: the smallest size from which threads are faster at every larger one. "
         "Overhead there: wall time minus that of an ideal split, at the smallest size [95 % interval]."
     ).format(study.title)
-    return table(columns, crossover, caption=caption, key=study.key("crossovers"), text=["Slower at"])
+    text = ["Slower at", "Same at", "Undecided at"]
+    return table(columns, crossover, caption=caption, key=study.key("crossovers"), text=text)
+
+
+def _sizes(name: str) -> Cell:
+    return lambda row: ", ".join(map(units.fmt_size, row[name])) or "none"
 
 
 NUMBERS: dict[str, Cell] = {
     "Path": words.path_label,
     "Size": words.size_label,
     "Threads": words.threads_label,
+    "Processes": "processes",
     "n": "n",
     "Cold": "n_cold",
     "Flagged": "n_flagged",
     "Serial wall": lambda row: words.wall(row, "base_wall"),
     "Wall": words.wall,
+    "Spread": lambda row: words.percent(row["spread"]),
     "Rate": words.rate,
     "Speedup": _speedup,
     "Efficiency": lambda row: "100 %" if row["baseline"] else words.value(row, "efficiency", units.PERCENT),
@@ -239,32 +267,63 @@ NUMBERS: dict[str, Cell] = {
 
 
 def all_numbers(study: Study) -> Markup:
-    """Return every case and thread count, and everything that was skipped."""
+    """Return every case and thread count, every chunk size, and everything that was skipped."""
     groups = study.scaling.groupby("workload", sort=False)
-    return join([*(_numbers_of(study, str(workload), part) for workload, part in groups), _skipped(study)])
+    numbers = [_numbers_of(study, str(workload), part) for workload, part in groups]
+    return join([*numbers, _chunk_numbers(study), _skipped(study)])
 
 
 def _numbers_of(study: Study, workload: str, part: pd.DataFrame) -> Markup:
-    caption = Markup("{}{}: every case and thread count; median [95 % interval].").format(
-        study.title, words.workload_label(workload)
+    caption = Markup("{}{}: every case and thread count; middle [95 % interval]. {}").format(
+        study.title, words.workload_label(workload), words.above_note(part)
     )
     key = study.key(words.figure_key("numbers", workload))
     return table(NUMBERS, part, caption=caption, key=key, text=["Verdict"])
+
+
+CHUNK_NUMBERS: dict[str, Cell] = {
+    "Path": words.full_label,
+    "Size": words.size_label,
+    "Threads": words.threads_label,
+    "Chunk": lambda row: units.fmt_size(row["chunk_size"]),
+    "Processes": "processes",
+    "n": "n",
+    "Wall": words.wall,
+    "Speedup": _speedup,
+    "Verdict": "verdict",
+}
+
+
+def _chunk_numbers(study: Study) -> Markup:
+    rows = study.chunks[~study.chunks["baseline"].astype(bool)]
+    if rows.empty:
+        return Markup("")
+    caption = Markup("{}Cases that were measured with several chunk sizes. {}").format(
+        study.title, words.above_note(rows)
+    )
+    return table(CHUNK_NUMBERS, rows, caption=caption, key=study.key("chunk-numbers"), text=["Verdict"])
+
+
+def _state(row: pd.Series) -> str:
+    state = "missing" if row["missing"] else "failed" if row["failed"] else "skipped"
+    if not row["passes_with"]:
+        return state
+    return f"{state} in {row['passes_without']} of {row['passes_without'] + row['passes_with']} passes"
 
 
 SKIPPED: dict[str, Cell] = {
     "Workload": lambda row: words.workload_label(str(row["workload"])),
     "Path": lambda row: words.path_label({name: str(row[name]) for name in PATH[:-1]}),
     "Size": words.size_label,
-    "State": lambda row: "missing" if row["missing"] else "failed" if row.get("failed") else "skipped",
+    "State": _state,
     "Reason": lambda row: str(row["reason"]),
 }
 
 
 def _skipped(study: Study) -> Markup:
-    skipped = study.run.skipped
+    skipped = tables.skipped_table(study.run)
     if skipped.empty:
         return paragraph(study.title, "No case of the grid was skipped.")
-    caption = Markup("{}Cases of the grid without numbers.").format(study.title)
+    caption = Markup("{}Cases of the grid that were not measured, or not in every pass.").format(study.title)
     text = ["Path", "State", "Reason"]
     return table(SKIPPED, skipped, caption=caption, key=study.key("skipped"), text=text)

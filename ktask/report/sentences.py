@@ -12,8 +12,8 @@ from markupsafe import Markup
 from scipy.stats import spearmanr
 
 from ktask.common import units
-from ktask.lab.measure import stats
-from ktask.lab.measure.stats import NoiseFloor
+from ktask.lab.measure import levels, stats
+from ktask.lab.measure.flags import ABOVE_THREADS
 from ktask.report import markup
 from ktask.report.tables import CASE, PATH, as_estimate, at_best, at_largest_size, bimodal, case_of
 from ktask.workloads import Method, registry
@@ -117,18 +117,40 @@ def rate(row: Row) -> str:
     return value(row, "rate", units.rate_scale(row["rate"], row["unit"]))
 
 
+ABOVE = "†"
+
+
+def speedup(row: Row) -> str:
+    """Return a speedup with its interval, marked if all of it lies above the number of threads."""
+    mark = f" {ABOVE}" if row.get("above_threads") else ""
+    return f"{value(row, 'speedup')}{mark}"
+
+
+def above_note(rows: pd.DataFrame) -> str:
+    """Return what the mark means, empty if no row has it."""
+    return f"{ABOVE} {ABOVE_THREADS[:1].upper()}{ABOVE_THREADS[1:]}." if rows["above_threads"].any() else ""
+
+
+def span(values: Iterable[float]) -> str:
+    """Return "7" or "5 to 7" of whole numbers."""
+    return reach(values, lambda number: str(int(number)))
+
+
 def n_range(data: pd.DataFrame) -> str:
-    """Return "n = 7" or "n = 5 to 7"."""
-    low, high = int(data["n"].min()), int(data["n"].max())
-    return f"n = {low}" if low == high else f"n = {low} to {high}"
+    """Return the sample behind each point: "5 processes, n = 35 to 40"."""
+    noun = "process" if data["processes"].max() == 1 else "processes"
+    return f"{span(data['processes'])} {noun}, n = {span(data['n'])}"
 
 
-def interval_note(data: pd.DataFrame, kind: str = stats.INTERVAL_KIND) -> str:
-    """Return what points and bars are: kind of interval, n, and the level of repetition."""
-    few = data["n"].min() < stats.ENOUGH
-    tail = f" Below n = {stats.ENOUGH} they are ranges, and there is no verdict." if few else ""
-    noun = "repetition" if data["n"].max() == 1 else "repetitions"
-    return f"Bars: {kind}, {n_range(data)} {noun} per point, all inside the process of their case.{tail}"
+def interval_note(data: pd.DataFrame) -> str:
+    """Return what points and bars are: kind of interval, processes and repetitions."""
+    if (data["processes"] < 2).all():
+        kind = "95 % interval inside one process, which does not hold for the next"
+    elif (data["processes"] < 2).any():
+        kind = f"{levels.INTERVAL_KIND}; of one process, inside it, which does not hold for the next"
+    else:
+        kind = levels.INTERVAL_KIND
+    return f"Bars: {kind}; {n_range(data)} per point."
 
 
 def duration(seconds: float) -> str:
@@ -142,13 +164,13 @@ def duration(seconds: float) -> str:
 VERDICT_WORDS = {
     "faster": "faster than {}",
     "slower": "slower than {}",
-    "no change": "undecided against {}",
-    "unknown": "without a verdict for lack of repetitions",
+    "same": "as fast as {}",
+    "undecided": "undecided",
 }
 
 
 def tally(rows: pd.DataFrame, kind: str = "") -> str:
-    """Return how many rows are faster, slower or neither, in words; the verdict counts, not the median.
+    """Return how many rows are faster, slower, the same or undecided; the verdict counts, not the median.
 
     `kind` and a blank may stand before "path".
     """
@@ -167,6 +189,19 @@ def tally(rows: pd.DataFrame, kind: str = "") -> str:
     return f"of {count(len(rows), f'{kind}path')}, {listed(parts)}"
 
 
+def verdict_counts(rows: pd.DataFrame) -> str:
+    """Return "of 10 points, 7 are faster, 1 is slower and 2 are undecided"."""
+    counts = rows["verdict"].value_counts()
+    found = [name for name in VERDICT_WORDS if name in counts]
+    names = {"same": "the same"}
+    if len(found) == 1 and len(rows) > 1:
+        return f"all {len(rows)} points are {names.get(found[0], found[0])}"
+    parts = [
+        f"{counts[name]} {'is' if counts[name] == 1 else 'are'} {names.get(name, name)}" for name in found
+    ]
+    return f"of {count(len(rows), 'point')}, {listed(parts)}"
+
+
 def extremes(rows: pd.DataFrame, *, with_serial: bool = False) -> str:
     """Return the highest and, if it differs, the lowest speedup, maybe with the serial time it is over."""
     known = rows[rows["speedup"].notna()].sort_values("speedup")
@@ -174,7 +209,7 @@ def extremes(rows: pd.DataFrame, *, with_serial: bool = False) -> str:
     for verb, i in (("has a speedup", -1), ("one", 0))[: len(known)]:
         row = known.iloc[i]
         serial = f" over {wall(row, 'base_wall')} serial" if with_serial else ""
-        parts.append(f"{path_label(row)} {verb} of {value(row, 'speedup')}{serial}")
+        parts.append(f"{path_label(row)} {verb} of {speedup(row)}{serial}")
     return ", ".join(parts)
 
 
@@ -201,7 +236,7 @@ def threads_of(rows: pd.DataFrame) -> str:
 def speedup_caption(data: pd.DataFrame, best: pd.DataFrame) -> Markup:
     """Return the finding on speedup at the best thread count of each path, and how to read the bars."""
     return Markup("With {}, {}; {}. Size: {}. Dotted: ideal line. {}").format(
-        threads_of(best), tally(best), extremes(best), sizes_of(data), interval_note(data, stats.RATIO_KIND)
+        threads_of(best), tally(best), extremes(best), sizes_of(data), interval_note(data)
     )
 
 
@@ -221,7 +256,7 @@ def speedup_alt(data: pd.DataFrame, workload: str) -> str:
     """Return the curves in words."""
     ends = each(
         data[data["threads"] > 1],
-        lambda row: f"{path_label(row)}: {value(row, 'speedup')} with {count(row['threads'], 'thread')}",
+        lambda row: f"{path_label(row)}: {speedup(row)} with {count(row['threads'], 'thread')}",
     )
     return f"Speedup against threads for {workload_label(workload)}, all starting at 1. {'; '.join(ends)}."
 
@@ -298,8 +333,9 @@ def distribution_caption(data: pd.DataFrame) -> Markup:
     shape += f" Drift with the rounds: {'; '.join(drift)}." if drift else ""
     crossed = f"Cold, crossed and in no rate: {cold} of {len(data)}." if cold else "None was cold."
     return Markup(
-        "{} {} All repetitions at the largest size of each path, later ones higher; times are over the "
-        "median of the warm ones, given beside them. One thread: the two equal serial calls together."
+        "{} {} All repetitions at the largest size of each path, process after process, later ones higher; "
+        "times are over the median of the warm ones, given beside them. One thread: the two equal serial "
+        "calls together."
     ).format(shape, crossed)
 
 
@@ -313,27 +349,19 @@ def distribution_alt(data: pd.DataFrame, workload: str) -> str:
     return f"Wall times of single repetitions for {workload_label(workload)}. {'; '.join(parts)}."
 
 
-def _noise(workload: str, floor: NoiseFloor) -> str:
-    one = stats.Estimate(floor.floor, floor.low, floor.high, floor.floor, floor.cells)
-    text = units.fmt_estimate(one, units.PERCENT, digits=2)
-    return f"{workload_label(workload)} {text} from {count(floor.cells, 'cell')}"
-
-
-def aa_caption(data: pd.DataFrame, floors: dict[str, NoiseFloor]) -> Markup:
-    """Return how far equal measurements differ, and whether any pair is not equal."""
-    unequal = sum(floor.unequal for floor in floors.values())
+def aa_caption(data: pd.DataFrame) -> Markup:
+    """Return whether equal measurements give equal times, and which cells do not."""
+    unequal = data[data["unequal"]]
     pairs = count(len(data), "interval")
-    if data["n"].min() < stats.ENOUGH:
-        finding = "Too few repetitions for a verdict on equal measurements."
-    elif unequal:
-        verb = "excludes" if unequal == 1 else "exclude"
-        finding = f"{unequal} of {pairs} {verb} 1 (chance alone: about 1 in 20)."
-    else:
+    if data["n"].min() < stats.ENOUGH and unequal.empty:
+        finding = "Too few repetitions to tell whether equal measurements differ."
+    elif unequal.empty:
         finding = f"Equal measurements give equal times: all {pairs} include 1."
-    floor_text = "; ".join(_noise(name, floor) for name, floor in floors.items())
-    return Markup("{} Noise floor (grey): {}. {}").format(
-        finding, floor_text, interval_note(data, stats.RATIO_KIND)
-    )
+    else:
+        verb = "excludes" if len(unequal) == 1 else "exclude"
+        names = listed(each(unequal, case_label))
+        finding = f"{len(unequal)} of {pairs} {verb} 1 (chance alone: about 1 in 20): {names}."
+    return Markup("{} A check of each cell; no verdict rests on it. {}").format(finding, interval_note(data))
 
 
 def aa_alt(data: pd.DataFrame) -> str:
@@ -343,18 +371,14 @@ def aa_alt(data: pd.DataFrame) -> str:
 
 
 def crossover_caption(data: pd.DataFrame) -> Markup:
-    """Return at how many points threads make it worse, and where; points without a verdict do not count."""
+    """Return how many points are faster, slower, the same or undecided, and where threads make it worse."""
     worse = data[data["verdict"] == "slower"]
-    judged = int((data["verdict"] != "unknown").sum())
-    points = count(judged, "point")
-    if not judged:
-        finding = "No point has repetitions enough for a verdict."
-    elif worse.empty:
-        finding = f"At none of {points} do threads make a path slower than the serial call."
-    else:
+    counts = verdict_counts(data)
+    finding = f"{counts[:1].upper()}{counts[1:]}."
+    if len(worse):
         names = listed(list(dict.fromkeys(each(worse, path_label))))
-        finding = f"At {len(worse)} of {points} threads make it slower: {names}, at {sizes_of(worse)}."
-    return Markup("{} Grey: noise floor around 1. {}").format(finding, interval_note(data, stats.RATIO_KIND))
+        finding += f" Slower: {names}, at {sizes_of(worse)}."
+    return Markup("{} {}").format(finding, interval_note(data))
 
 
 def crossover_alt(data: pd.DataFrame) -> str:
@@ -366,6 +390,33 @@ def crossover_alt(data: pd.DataFrame) -> str:
         )
         parts.append(f"{name_of(rows.iloc[0])}: {' to '.join(dict.fromkeys(ends))}")
     return f"Speedup against size at the most threads measured. {'; '.join(parts)}."
+
+
+def chunks_caption(data: pd.DataFrame) -> Markup:
+    """Return at which chunk size each path is fastest with the most threads, and how to read the curves."""
+    parts = []
+    for _, rows in data.groupby(CASE, sort=False):
+        most = rows[rows["threads"] == rows["threads"].max()].sort_values("wall")
+        best, worst = most.iloc[0], most.iloc[-1]
+        parts.append(
+            f"{name_of(best)} takes {wall(best)} in chunks of {units.fmt_size(best['chunk_size'])} and "
+            f"{wall(worst)} in chunks of {units.fmt_size(worst['chunk_size'])}"
+        )
+    return Markup("With the most threads, {}. Dotted: the serial call in one piece. {}").format(
+        "; ".join(parts), interval_note(data)
+    )
+
+
+def chunks_alt(data: pd.DataFrame) -> str:
+    """Return every point in words."""
+    points = each(
+        data,
+        lambda row: (
+            f"{case_label(row)}, {count(int(row['threads']), 'thread')}, chunks of "
+            f"{units.fmt_size(row['chunk_size'])}: {units.fmt_time(row['wall'])}"
+        ),
+    )
+    return f"Wall time against chunk size. {'; '.join(points)}."
 
 
 # --- findings per workload -----------------------------------------------------------------------------
@@ -395,8 +446,9 @@ def workload_finding(rows: pd.DataFrame) -> Markup:
         return markup.paragraph("Only one thread was measured, so nothing is said about more.")
     if best["speedup"].isna().all():
         return markup.paragraph("The serial call has no warm repetition, so no speedup is known.")
-    where = "At the largest size" + (" with a verdict" if (best["verdict"] != "unknown").any() else "")
-    head = Markup("{}, with {}, {}: {}.").format(where, threads_of(best), tally(best), extremes(best))
+    head = Markup("At the largest size, with {}, {}: {}.").format(
+        threads_of(best), tally(best), extremes(best)
+    )
     return markup.paragraph(head, _past_the_best(usable, best), _cost_of_method(best))
 
 
@@ -408,7 +460,7 @@ def _past_the_best(rows: pd.DataFrame, best: pd.DataFrame) -> str:
         more = same[(same["threads"] > chosen["threads"]) & (same["speedup_high"] < chosen["speedup_low"])]
         if len(more):
             last = more.sort_values("threads").iloc[-1]
-            parts.append(f"{path_label(last)} to {value(last, 'speedup')} with {last['threads']}")
+            parts.append(f"{path_label(last)} to {speedup(last)} with {last['threads']}")
     return f"More threads make it worse again: {listed(parts)}." if parts else ""
 
 
@@ -433,6 +485,7 @@ def percent(share: float) -> str:
 
 
 CROSSOVER_KEY = "crossover"
+CHUNKS_KEY = "chunks"
 NOISE_KEY = "noise"
 
 

@@ -32,12 +32,12 @@ def speedups(studies: Sequence[Study]) -> Markup:
     parts = []
     for study in studies:
         rows = parallel(study.scaling)
-        texts = words.each(rows, lambda row: f"{words.value(row, 'speedup')} {row['verdict']}")
+        texts = words.each(rows, lambda row: f"{words.speedup(row)} {row['verdict']}")
         parts.append(pd.Series(texts, pd.MultiIndex.from_frame(rows[[*CASE, "threads"]]), dtype=object))
     joined = pd.concat(parts, axis=1, keys=range(len(parts))).fillna("not measured").reset_index()
     labels: dict[str, markup.Cell] = {study.label: i for i, study in enumerate(studies)}
     columns = {"Path": words.full_label, "Size": words.size_label, "Threads": "threads", **labels}
-    caption = "Speedup over the serial call of the same run; median [95 % interval] and verdict."
+    caption = "Speedup over the serial call of the same run; middle [95 % interval] and verdict."
     return markup.table(columns, sort_cases(joined), caption=caption, key="several-runs", text=labels)
 
 
@@ -46,17 +46,17 @@ def finding(studies: Sequence[Study]) -> Markup:
     verdicts = [_verdicts(study) for study in studies]
     common = set.intersection(*map(set, verdicts))
     if not common:
-        return markup.paragraph("The runs have no path with a verdict in common.")
+        return markup.paragraph("The runs have no path in common that is decided in each.")
     agree = sum(len({one[path] for one in verdicts}) == 1 for path in common)
     return markup.paragraph(
-        f"Of {words.count(len(common), 'path')} with a verdict in every run, {agree} "
-        f"{'has' if agree == 1 else 'have'} the same one everywhere."
+        f"Of {words.count(len(common), 'path')} decided in every run, {agree} "
+        f"{'has' if agree == 1 else 'have'} the same verdict everywhere."
     )
 
 
 def _verdicts(study: Study) -> dict[tuple[str, ...], str]:
     best = at_best(study.scaling)
-    known = best[best["verdict"] != "unknown"] if len(best) else best
+    known = best[best["verdict"] != "undecided"] if len(best) else best
     return {tuple(row[name] for name in PATH): row["verdict"] for _, row in known.iterrows()}
 
 

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from ktask.lab.records import Run
 from ktask.lab.traces import read_traces
 from ktask.report import (
+    advice,
     bottlenecks,
     figures,
     larger_machines,
@@ -41,21 +42,29 @@ class Study:
         return tables.repetitions(self.run)
 
     @cached_property
-    def floors(self) -> dict[str, Any]:
-        """Noise floor per workload."""
-        return tables.noise_floors(tables.aa_table(self.run))
+    def aa(self) -> pd.DataFrame:
+        """One row per cell that measured its baseline twice."""
+        return tables.aa_table(self.run)
 
     @cached_property
     def scaling(self) -> pd.DataFrame:
         """One row per case and thread count."""
-        return tables.scaling_table(self.run, self.floors)
+        return tables.scaling_table(self.run)
+
+    @cached_property
+    def chunks(self) -> pd.DataFrame:
+        """The cases that were measured with several chunk sizes."""
+        return tables.chunk_table(self.run)
+
+    @cached_property
+    def advice(self) -> pd.DataFrame:
+        """One row per path: how many threads, or why not."""
+        return advice.recommendation_table(self.scaling, self.run.skipped, self.chunks)
 
     @cached_property
     def traces(self) -> pd.DataFrame:
-        """One row per chunk of each cell's first traced repetition; empty if the run has none."""
-        found = read_traces(self.run.path)
-        found = found[found["pass"] == found.groupby("cell_id")["pass"].transform("min")]
-        return found[found["cell_id"].isin(self.run.records["cell_id"])].reset_index(drop=True)
+        """One row per chunk of one traced repetition of each cell; empty if the run has none."""
+        return tables.typical_traces(read_traces(self.run.path), self.scaling)
 
     @cached_property
     def bottlenecks(self) -> pd.DataFrame:
@@ -94,15 +103,14 @@ class Study:
 
     def drawings(self) -> list[Callable[[], Figure | None]]:
         """Return one function per figure, in the order of the page; it gives None without data."""
-        run, scaling, floors = self.run, self.scaling, self.floors
+        run, scaling = self.run, self.scaling
         borders = machine.thread_borders(run.machine)
-        found = [partial(figures.aa_figure, run, floors, self.key(words.NOISE_KEY))]
+        found = [partial(figures.aa_figure, self.aa, self.key(words.NOISE_KEY))]
         for one in self.workloads:
             keys = (self.key(words.figure_key(kind, one)) for kind in FIGURE_KINDS)
             speedup, lanes, throughput, distribution = keys
-            floor = tables.floor_of(floors, one)
             found += [
-                partial(figures.speedup_figure, scaling, one, speedup, floor, borders),
+                partial(figures.speedup_figure, scaling, one, speedup, borders),
                 partial(timeline.timeline_figure, self.bottlenecks, self.traces, one, lanes),
                 partial(figures.throughput_figure, scaling, one, throughput),
                 partial(figures.distribution_figure, run, one, distribution),
@@ -111,6 +119,7 @@ class Study:
             partial(model_figures.model_figure, self.fits, self.key(model_figures.MODEL_KEY)),
             partial(model_figures.residuals_figure, self.fits, self.key(model_figures.RESIDUALS_KEY)),
             partial(figures.crossover_figure, scaling, self.key(words.CROSSOVER_KEY)),
+            partial(figures.chunks_figure, self.chunks, self.key(words.CHUNKS_KEY)),
             partial(larger_machines.prediction_figure, self.larger, self.key(larger_machines.PREDICTION_KEY)),
         ]
         return [partial(self._named, draw) for draw in found]

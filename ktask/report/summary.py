@@ -1,4 +1,4 @@
-"""The head of the report: three claims, each with number, interval, scope and figure, and one caveat."""
+"""The head of the report: claims, each with number, interval, scope and figure, and one caveat."""
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 import pandas as pd
 from markupsafe import Markup
 
-from ktask.lab.measure import stats
-from ktask.lab.measure.stats import NoiseFloor
+from ktask.lab.records import Run
 from ktask.report import sentences as words
-from ktask.report.tables import at_best, parallel
+from ktask.report.tables import PATH, at_best, parallel
+
+NOISY = 0.2  # processes that differ by more than this in the median are the caveat
+BY_HAND = "by-hand"  # the grid of a saved session, which no sweep can go on with
 
 
 class Claim(NamedTuple):
@@ -22,14 +24,14 @@ class Claim(NamedTuple):
 
 
 def claims(scaling: pd.DataFrame, machine: str) -> list[Claim]:
-    """Return up to three claims: one per workload, then on CPU cost and on where it starts to pay."""
+    """Return the claims: on kernel paths, all and by workload, on losses, CPU time and user stores."""
     usable = scaling[scaling["n"] > 0]
-    found = [_workload_claim(part, machine) for _, part in usable.groupby("workload", sort=False)]
-    found += [_worst_claim(usable, machine), _cost_claim(usable, machine)]
-    return [claim for claim in found if claim][:3]
-
-
-NOISY = 0.2  # a noise floor above this is the caveat
+    is_kernel = usable["backend"] == "kernel"
+    kernel, user = usable[is_kernel], usable[~is_kernel]
+    workloads = [_workload_claim(part, machine) for _, part in kernel.groupby("workload", sort=False)]
+    found = [_overall_claim(kernel, machine), *workloads] if len(workloads) > 1 else workloads
+    found += [_worst_claim(kernel, machine), _cost_claim(kernel, machine), _user_claim(user, machine)]
+    return [claim for claim in found if claim]
 
 
 def _scope(rows: pd.DataFrame, machine: str) -> str:
@@ -37,20 +39,40 @@ def _scope(rows: pd.DataFrame, machine: str) -> str:
     return f"{words.sizes_of(rows)}, {threads}, {words.n_range(rows)} per point; {machine}"
 
 
-def _kernel_first(rows: pd.DataFrame) -> pd.DataFrame:
-    kernel = rows[rows["backend"] == "kernel"]
-    return kernel if len(kernel) else rows
+def _overall_claim(kernel: pd.DataFrame, machine: str) -> Claim | None:
+    """Return how many kernel paths are faster, slower, the same and undecided, and which are undecided."""
+    last = at_best(kernel)
+    last = last[last["speedup"].notna()]
+    if last.empty:
+        return None
+    open_ones = last[last["verdict"] == "undecided"]
+    names = words.listed(words.each(open_ones, words.name_of)) if 0 < len(open_ones) < len(last) else ""
+    text = Markup("<b>All kernel paths:</b> with {}, {}.{}").format(
+        words.threads_of(last), words.tally(last, "kernel "), f" Undecided: {names}." if names else ""
+    )
+    return Claim(text, _scope(last, machine), words.CROSSOVER_KEY)
 
 
 def _workload_claim(part: pd.DataFrame, machine: str) -> Claim | None:
     name = words.workload_label(part["workload"].iloc[0])
-    last = _kernel_first(at_best(part))
+    last = at_best(part)
     if last["speedup"].isna().all():
-        return _serial_claim(_kernel_first(part[part["baseline"]]), machine)
+        return _serial_claim(part[part["baseline"]], machine)
     best = last.sort_values("speedup", na_position="first").iloc[-1]
-    kind = "kernel " if (last["backend"] == "kernel").all() else ""
     text = Markup("<b>{}:</b> with {}, {}. {}.").format(
-        name, words.threads_of(last), words.tally(last, kind), words.extremes(last, with_serial=True)
+        name, words.threads_of(last), words.tally(last, "kernel "), words.extremes(last, with_serial=True)
+    )
+    return Claim(text, _scope(last, machine), words.figure_key("speedup", best["workload"]))
+
+
+def _user_claim(user: pd.DataFrame, machine: str) -> Claim | None:
+    """Return the same of code that runs in user space, which says nothing about the kernel."""
+    last = at_best(user)
+    if last["speedup"].isna().all():
+        return _serial_claim(user[user["baseline"]], machine) if len(user) else None
+    best = last.sort_values("speedup", na_position="first").iloc[-1]
+    text = Markup("<b>In user space</b>, for comparison: with {}, {}. {}.").format(
+        words.threads_of(last), words.tally(last), words.extremes(last, with_serial=True)
     )
     return Claim(text, _scope(last, machine), words.figure_key("speedup", best["workload"]))
 
@@ -67,14 +89,20 @@ def _serial_claim(serial: pd.DataFrame, machine: str) -> Claim | None:
 
 
 def _worst_claim(scaling: pd.DataFrame, machine: str) -> Claim | None:
-    worse = scaling[(scaling["verdict"] == "slower") & (scaling["threads"] > 1)]
+    """Return every path that is slower somewhere, each at its worst point, the worst first."""
+    worse = scaling[(scaling["verdict"] == "slower") & (scaling["threads"] > 1)].sort_values("speedup")
     if worse.empty:
         return None
-    worst = worse.sort_values("speedup").iloc[0]
-    what = f"{words.path_label(worst)} at {words.size_label(worst)} runs at {words.value(worst, 'speedup')}"
-    times = f"{words.wall(worst, 'base_wall')} serial, {words.wall(worst)}"
-    text = Markup("<b>Where it gets worse:</b> {} of the serial speed ({}).").format(what, times)
-    return Claim(text, _scope(worse.loc[[worst.name]], machine), words.CROSSOVER_KEY)
+    worst = worse.drop_duplicates(PATH)
+    parts = words.each(
+        worst,
+        lambda row: (
+            f"{words.with_threads(row)} at {words.size_label(row)} {words.value(row, 'speedup')} "
+            f"({words.wall(row, 'base_wall')} serial, {words.wall(row)})"
+        ),
+    )
+    text = Markup("<b>Slower than serial:</b> {}.").format(words.listed(parts))
+    return Claim(text, _scope(worst, machine), words.CROSSOVER_KEY)
 
 
 def _cost_claim(scaling: pd.DataFrame, machine: str) -> Claim | None:
@@ -91,16 +119,50 @@ def _cost_claim(scaling: pd.DataFrame, machine: str) -> Claim | None:
     return Claim(text + ".", _scope(last, machine), words.figure_key("speedup", high["workload"]))
 
 
+def passes_known(run: Run, scaling: pd.DataFrame) -> list[str]:
+    """Return what the intervals know of other processes and boots, where that is not plain."""
+    known = scaling[scaling["n"] > 0]
+    if known.empty:
+        return []
+    processes = known.groupby("cell_id")["processes"].max()
+    few = int((processes < 2).sum())
+    texts = []
+    if few == len(processes):
+        texts.append(
+            f"One pass: each interval knows one process only, so every path is undecided. {_more(run, 5)}"
+        )
+    elif few:
+        cells = words.count(few, "cell")
+        most = int(processes.max())
+        texts.append(
+            f"{cells} of {len(processes)} had one process so far and stay undecided. {_more(run, most)}"
+        )
+    if known["boots"].max() > 1:
+        texts.append(
+            f"Measured in {known['boots'].max()} boots: where boots differ by more than their processes do, "
+            "the interval is over boots."
+        )
+    return texts
+
+
+def _more(run: Run, passes: int) -> str:
+    """Return how to get more passes."""
+    grid = str(run.grid.get("name", ""))
+    if grid in ("", BY_HAND):
+        return f"`ktask.measure(..., passes={passes})` narrows it."
+    return f"`ktask sweep {grid} --run {run.name} --resume --passes {passes}` narrows it."
+
+
 def caveat(
     scaling: pd.DataFrame,
-    floors: dict[str, NoiseFloor],
+    aa: pd.DataFrame,
     findings: Sequence[dict[str, Any]],
     skipped: int,
     facts: dict[str, Any] | None = None,
     missing: int = 0,
 ) -> str:
     """Return the one caveat that matters most for the claims."""
-    checks = chain(_of_the_run(scaling, findings, skipped, missing), _of_the_numbers(scaling, floors))
+    checks = chain(_of_the_run(scaling, findings, skipped, missing), _of_the_numbers(scaling, aa))
     return next((text for holds, text in checks if holds), f"{losses(scaling)}{_reach(scaling, facts or {})}")
 
 
@@ -119,22 +181,19 @@ def _of_the_run(
     yield is_one, "Only one thread was measured: this says nothing about splitting."
 
 
-def _of_the_numbers(scaling: pd.DataFrame, floors: dict[str, NoiseFloor]) -> Iterator[tuple[bool, str]]:
+def _of_the_numbers(scaling: pd.DataFrame, aa: pd.DataFrame) -> Iterator[tuple[bool, str]]:
     """Give each reason to doubt what was measured, the most severe first, and whether it holds."""
     cold, kept = int(scaling["n_cold"].sum()), int(scaling["n"].sum())
     yield cold > 0.1 * (cold + kept), f"{cold} of {cold + kept} repetitions were cold and are in no rate."
-    yield not floors, "No A/A comparison was measured, so the noise of this machine is unknown."
-    unequal = sum(floor.unequal for floor in floors.values())
+    yield aa.empty, "No A/A comparison was measured, so nothing shows that equal calls take equal times."
+    unequal = int(aa["unequal"].sum())
     pairs = words.count(unequal, "A/A comparison")
-    is_unequal = unequal > 0.2 * sum(floor.cells for floor in floors.values())
-    yield is_unequal, f"{pairs} differed; small effects may be drift."
-    few = words.count(int(scaling["n"].min()), "repetition")
-    yield scaling["n"].min() < stats.ENOUGH, f"Some points rest on {few} only: no verdict there."
-    loudest, floor = max(((name, one.floor) for name, one in floors.items()), key=lambda one: one[1])
+    yield unequal > 0.2 * len(aa), f"{pairs} of {len(aa)} differed; small effects may be drift."
+    spread = scaling["spread"].median()
     yield (
-        floor > NOISY,
-        f"The machine is noisy: equal calls of {words.workload_label(loudest).lower()} differ by up to "
-        f"{words.percent(floor)}, and smaller effects are not seen.",
+        bool(spread > NOISY),
+        f"The machine is noisy: processes that measure the same differ by {words.percent(spread)} "
+        "(standard deviation, median over cells).",
     )
 
 
@@ -150,13 +209,8 @@ def _reach(scaling: pd.DataFrame, facts: dict[str, Any]) -> str:
 
 def losses(scaling: pd.DataFrame) -> str:
     """Return at how many points threads do not help, with a blank after it; empty if they always do."""
-    several = parallel(scaling)
-    slower, same = (int((several["verdict"] == name).sum()) for name in ("slower", "no change"))
-    if not slower + same:
+    several = parallel(scaling[scaling["n"] > 0])
+    counts = several["verdict"].value_counts()
+    if not set(counts.index) - {"faster"}:
         return ""
-    parts = [f"{slower} slower"] * bool(slower) + [f"{same} undecided"] * bool(same)
-    total = words.count(len(several), "point")
-    head = f"Threads do not help at {slower + same} of {total}"
-    if slower + same == len(several):
-        head = f"Threads help at none of {total}"
-    return f"{head}: {words.listed(parts)}. "
+    return f"With several threads, {words.verdict_counts(several)}. "

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ktask.common import units
 from ktask.engine.task import CPU_TIME_FROM_S
-from ktask.lab.measure import stats
-from ktask.lab.measure.stats import Estimate, NoiseFloor
+from ktask.lab.measure import levels, stats
+from ktask.lab.measure.flags import superlinear
+from ktask.lab.measure.stats import Estimate
 from ktask.lab.records import Run
 
 PATH = ["workload", "backend", "method", "page_kind", "options", "policy"]
@@ -55,7 +55,8 @@ def at_largest_size(rows: pd.DataFrame, among: pd.DataFrame | None = None) -> pd
 def as_estimate(row: pd.Series | dict[str, Any], name: str) -> Estimate:
     """Return the estimate in the columns `name`, `name`_low, `name`_high and maybe `name`_best of a row."""
     middle, low, high = (float(row[f"{name}{end}"]) for end in ("", "_low", "_high"))
-    return Estimate(middle, low, high, float(row.get(f"{name}_best", np.nan)), int(row["n"]))
+    best, processes = float(row.get(f"{name}_best", np.nan)), int(row["processes"])
+    return Estimate(middle, low, high, best, int(row["n"]), processes)
 
 
 def _columns(name: str, one: Estimate) -> dict[str, float]:
@@ -65,11 +66,12 @@ def _columns(name: str, one: Estimate) -> dict[str, float]:
 def _mapped(one: Estimate, numerator: float) -> Estimate:
     """Return `numerator` over an estimate; the ends change places."""
     low, high, best = (numerator / part for part in (one.high, one.low, one.best))
-    return Estimate(numerator / one.median, low, high, best, one.n)
+    return one._replace(median=numerator / one.median, low=low, high=high, best=best)
 
 
 def _scaled(one: Estimate, factor: float) -> Estimate:
-    return Estimate(factor * one.median, factor * one.low, factor * one.high, factor * one.best, one.n)
+    ends = {name: factor * getattr(one, name) for name in ("median", "low", "high", "best")}
+    return one._replace(**ends)
 
 
 def has_flag(flags: pd.Series, flag: str) -> pd.Series:
@@ -96,49 +98,41 @@ def repetitions(run: Run) -> pd.DataFrame:
     table["cpu_s"] = table["cpu_user_s"] + table["cpu_system_s"]
     table["in_rates"] = ~table["cold"] & (table["wall_s"] > 0)
     table["imbalance"] = table.get("apart_s", np.nan) / table["wall_s"]
+    table["busy"] = table["cpu_s"] / (table["wall_s"] * table["threads"])
     return table
 
 
-def _samples(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows that enter a rate, one after the other by cell and round."""
-    return rows[rows["in_rates"]].set_index(["cell_id", "round"]).sort_index()
+def usable(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that enter a rate."""
+    return rows[rows["in_rates"]]
 
 
-def ratio_of(base: pd.DataFrame, new: pd.DataFrame, column: str) -> Estimate:
-    """Return base over new, paired where both sides have the same rounds."""
-    first, second = base[column], new[column]
-    if (first <= 0).any() or (second <= 0).any():
-        return stats.NOTHING
-    paired = first.index.is_unique and first.index.equals(second.index)
-    return stats.ratio(first.to_numpy(), second.to_numpy(), paired=paired)
+def share_of(rows: pd.DataFrame, column: str) -> Estimate:
+    """Return the estimate of a share, which may be zero, over the processes that rows come from."""
+    known = rows.dropna(subset=column)
+    found = [
+        (boot, stats.estimate(part[column].to_numpy())) for (boot, _), part in levels.processes_of(known)
+    ]
+    one = levels.across([share for _, share in found], [boot for boot, _ in found], scale="linear")
+    return one._replace(low=max(one.low, 0.0)) if one.low < 0 else one
 
 
 def aa_table(run: Run) -> pd.DataFrame:
-    """Return one row per cell that measured its baseline twice: the ratio of the two, with interval."""
+    """Return one row per cell that measured its baseline twice: the ratio of the two, with interval.
+
+    `unequal` says whether the interval excludes 1, as chance alone makes one in twenty do.
+    """
     names = ["cell_id", *PATH[:-1], "size_bytes"]
     table = repetitions(run)
     rows = []
     for key, part in table[table["baseline"]].groupby(names):
         if part["aa"].any():
-            one = ratio_of(_samples(part[~part["aa"]]), _samples(part[part["aa"]]), "wall_s")
-            rows.append(dict(zip(names, key, strict=True)) | _columns("ratio", one) | {"n": one.n})
-    return sort_cases(pd.DataFrame(rows, columns=[*names, *_columns("ratio", stats.NOTHING), "n"]))
-
-
-def noise_floors(aa: pd.DataFrame) -> dict[str, NoiseFloor]:
-    """Return the noise floor of each workload that has an A/A comparison."""
-    return {
-        str(workload): stats.noise_floor([as_estimate(row, "ratio") for _, row in part.iterrows()])
-        for workload, part in aa.groupby("workload", sort=False)
-    }
-
-
-def floor_of(floors: dict[str, NoiseFloor], workload: str) -> float:
-    """Return the noise floor of a workload, else the worst of the others, else NaN."""
-    if workload in floors:
-        return floors[workload].floor
-    known = [floor.floor for floor in floors.values() if np.isfinite(floor.floor)]
-    return max(known, default=np.nan)
+            one = levels.ratio_of(usable(part[~part["aa"]]), usable(part[part["aa"]]))
+            unequal = one.n >= stats.ENOUGH and (one.low > 1 or one.high < 1)
+            counts = {"n": one.n, "processes": one.processes, "unequal": unequal}
+            rows.append(dict(zip(names, key, strict=True)) | _columns("ratio", one) | counts)
+    columns = [*names, *_columns("ratio", stats.NOTHING), "n", "processes", "unequal"]
+    return sort_cases(pd.DataFrame(rows, columns=columns))
 
 
 def sort_cases(table: pd.DataFrame) -> pd.DataFrame:
@@ -154,11 +148,13 @@ def sort_cases(table: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values(keys, key=rank, ascending=directions, kind="stable").reset_index(drop=True)
 
 
-def scaling_table(run: Run, floors: dict[str, NoiseFloor] | None = None) -> pd.DataFrame:
+def scaling_table(run: Run) -> pd.DataFrame:
     """Return one row per case and thread count.
 
     The row with `baseline` true is the serial call of one thread; all others are chunked. `policy` is empty
-    if the run has only one. Estimates have columns for median, `_low`, `_high` and `_best`:
+    if the run has only one. Of a case that was measured with several least chunks, the one of its path is
+    here, and all are in `chunk_table`. Estimates are over processes, with columns for the middle, `_low`,
+    `_high` and `_best`:
 
     * `wall`, `base_wall`: seconds; `rate`: operations, and `bandwidth`: bytes covered per second;
     * `speedup`: serial wall over wall; `efficiency`: speedup over threads; `vs_best`: speedup over the
@@ -168,55 +164,95 @@ def scaling_table(run: Run, floors: dict[str, NoiseFloor] | None = None) -> pd.D
     * `imbalance`: share of the wall time from the first thread to end to the last; NaN for one thread.
 
     `n`, `n_cold` and `n_flagged` count repetitions: in the estimates, left out as cold, kept with another
-    warning. `verdict` is against the noise floor of the workload, by default that of the run's own A/A
-    comparisons.
+    warning. `processes` and `boots` are what they come from, and `spread` is by how much processes differ:
+    the standard deviation of the logarithm of `wall`. `verdict` is that of `levels.verdict`.
     """
+    table = _without_second_baseline(run)
+    return _estimates(table[is_of_path(table)])
+
+
+def chunk_table(run: Run) -> pd.DataFrame:
+    """Return the cases that were measured with several chunk sizes: one row per thread count and least chunk.
+
+    The columns are those of `scaling_table`.
+    """
+    table = _without_second_baseline(run)
+    return _estimates(table[_has_several_chunks(table)])
+
+
+def in_varied_chunks(chunks: pd.DataFrame) -> pd.DataFrame:
+    """Return the chunked rows of a `chunk_table` where the least chunk did change the chunks."""
+    chunked = chunks[~chunks["baseline"].astype(bool) & (chunks["n"] > 0)]
+    return chunked[chunked.groupby([*CASE, "threads"])["chunk_size"].transform("nunique") > 1]
+
+
+def _without_second_baseline(run: Run) -> pd.DataFrame:
     table = repetitions(run)
-    table = table[~table["aa"]].copy()
-    known = noise_floors(aa_table(run)) if floors is None else floors
-    table["policy"] = policy_labels(table)
-    rows = [row for _, case in table.groupby(CASE) for row in _case_rows(case, known)]
-    result = pd.DataFrame(rows, columns=None if rows else _SCALING_COLUMNS)
-    return sort_cases(_against_best(result)) if rows else result
+    return table[~table["aa"]].copy()
+
+
+def _has_several_chunks(table: pd.DataFrame) -> pd.Series:
+    return table.groupby(CASE)["min_chunk_size"].transform("nunique") > 1
+
+
+def is_of_path(table: pd.DataFrame) -> pd.Series:
+    """Return which rows are not of a mere series of chunk sizes.
+
+    Of a case with several least chunks, the one that most sizes of the path have belongs to the path; of
+    equals, the smallest. A policy under which a path has nothing but such cases, while another has more, was
+    there to set chunk sizes.
+    """
+    sizes = table.groupby([*PATH, "min_chunk_size"])["size_bytes"].transform("nunique")
+    cases = table.assign(sizes=sizes)[[*CASE, "min_chunk_size", "sizes"]].drop_duplicates()
+    ordered = cases.sort_values(["sizes", "min_chunk_size"], ascending=[False, True])
+    usual = ordered.drop_duplicates(CASE).set_index(CASE)["min_chunk_size"]
+    is_usual = usual.reindex(pd.MultiIndex.from_frame(table[CASE])).to_numpy() == table["min_chunk_size"]
+    series = _has_several_chunks(table).groupby([table[name] for name in PATH]).transform("all")
+    has_other = (~series).groupby([table[name] for name in PATH[:-1]]).transform("any")
+    return is_usual & ~(series & has_other)
+
+
+_USED = [
+    *(*CASE, "min_chunk_size", "chunk_size", "threads", "baseline", "cell_id", "unit", "operations"),
+    *("boot_id", "pass", "round", "wall_s", "cpu_s", "busy", "imbalance", "ctx_involuntary"),
+    *("cold", "flagged", "verified", "in_rates"),
+]
+
+
+def _estimates(table: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per case, least chunk and thread count."""
+    labelled = table.assign(policy=policy_labels(table))[_USED]
+    cases = labelled.groupby([*CASE, "min_chunk_size"])
+    rows = [row for _, case in cases for row in _case_rows(case)]
+    return sort_cases(_against_best(pd.DataFrame(rows))) if rows else pd.DataFrame(columns=_SCALING_COLUMNS)
 
 
 def policy_labels(table: pd.DataFrame) -> pd.Series | str:
-    """Return the policy of each row, with the minimum chunk where it varies; empty if there is only one."""
-    chunks = table.groupby([*CASE])["min_chunk_size"].nunique()
-    labels = table["policy"]
-    if (chunks > 1).any():
-        labels = labels + ", chunks of " + table["min_chunk_size"].map(units.fmt_size)
-    return labels if labels.nunique() > 1 else ""
+    """Return the policy of each row; empty if there is only one."""
+    return table["policy"] if table["policy"].nunique() > 1 else ""
 
 
-def _case_rows(case: pd.DataFrame, floors: dict[str, NoiseFloor]) -> Iterable[dict[str, Any]]:
+def _case_rows(case: pd.DataFrame) -> Iterable[dict[str, Any]]:
     """Yield the rows of one case: the serial call, then the chunked ones."""
     serial = case[case["baseline"]]
-    base = _samples(serial)
+    base = usable(serial)
     if len(serial):
-        yield _row(serial, base, floors)
+        yield _row(serial, base)
     for _, group in case[~case["baseline"]].groupby("threads"):
-        yield _row(group, base, floors)
+        yield _row(group, base)
 
 
-def _row(group: pd.DataFrame, base: pd.DataFrame, floors: dict[str, NoiseFloor]) -> dict[str, Any]:
-    first = group.iloc[0]
-    rows = _samples(group)
-    threads = int(first["threads"])
-    wall = stats.estimate(rows["wall_s"].to_numpy())
-    baseline = bool(first["baseline"])
-    same = Estimate(1.0, 1.0, 1.0, 1.0, len(base)) if len(base) else stats.NOTHING
-    speedup = same if baseline else ratio_of(base, rows, "wall_s")
-    has_cpu = (
-        base["cpu_s"].sum() >= LEAST_CPU_SHARE * base["wall_s"].sum()
-        and not wall.median < NO_CPU_TIME_BELOW_S
-    )
-    cpu_cost = same if baseline else ratio_of(rows, base, "cpu_s") if has_cpu else stats.NOTHING
-    floor = floor_of(floors, str(first["workload"]))
+def _row(group: pd.DataFrame, base: pd.DataFrame) -> dict[str, Any]:
+    first, rows = group.iloc[0], usable(group)
+    threads, baseline = int(first["threads"]), bool(first["baseline"])
+    wall = levels.time_of(rows)
+    unity = Estimate(1.0, 1.0, 1.0, 1.0, wall.n, wall.processes) if len(base) else stats.NOTHING
+    speedup = unity if baseline else levels.ratio_of(base, rows)
+    has_cpu = _has_cpu_time(base, wall)
+    cpu_cost = stats.NOTHING
+    if has_cpu:
+        cpu_cost = unity if baseline else levels.ratio_of(_with_cpu(rows), _with_cpu(base), "cpu_s")
     operations = float(group["operations"].median())
-    shares = rows["cpu_s"] / (rows["wall_s"] * threads)
-    busy = stats.estimate(shares.to_numpy()) if has_cpu else stats.NOTHING
-    imbalance = rows["imbalance"].dropna().to_numpy() if threads > 1 else []
     return {
         **{name: first[name] for name in PATH},
         "size_bytes": int(first["size_bytes"]),
@@ -225,24 +261,39 @@ def _row(group: pd.DataFrame, base: pd.DataFrame, floors: dict[str, NoiseFloor])
         "cell_id": first["cell_id"],
         "unit": first["unit"],
         "operations": operations,
+        "min_chunk_size": int(first["min_chunk_size"]),
+        "chunk_size": int(group["chunk_size"].median()),
+        "processes": wall.processes,
+        "boots": rows["boot_id"].nunique(),
+        "spread": wall.spread,
         "n": wall.n,
         "n_base": len(base),
         "n_cold": int(group["cold"].sum()),
-        "n_flagged": int((group["flagged"] & group["in_rates"]).sum()),
-        "n_verified": int((group["verified"].astype(bool) & group["in_rates"]).sum()),
+        "n_flagged": int(rows["flagged"].sum()),
+        "n_verified": int(rows["verified"].astype(bool).sum()),
         **_columns("wall", wall),
-        **_columns("base_wall", stats.estimate(base["wall_s"].to_numpy())),
+        **_columns("base_wall", levels.time_of(base)),
         **_columns("rate", _mapped(wall, operations)),
         **_columns("bandwidth", _mapped(wall, float(first["size_bytes"]))),
         **_columns("speedup", speedup),
         **_columns("efficiency", _scaled(speedup, 1 / threads)),
         **_columns("cpu_cost", cpu_cost),
-        **_columns("busy", busy),
-        **_columns("imbalance", stats.estimate(imbalance)),
+        **_columns("busy", share_of(rows, "busy") if has_cpu else stats.NOTHING),
+        **_columns("imbalance", share_of(rows, "imbalance") if threads > 1 else stats.NOTHING),
         "involuntary": float(rows["ctx_involuntary"].mean()) if len(rows) else np.nan,
-        "noise_floor": floor,
-        "verdict": "baseline" if baseline else stats.verdict(speedup, floor),
+        "above_threads": not baseline and superlinear(speedup.low, threads),
+        "verdict": "baseline" if baseline else levels.verdict(speedup),
     }
+
+
+def _has_cpu_time(base: pd.DataFrame, wall: Estimate) -> bool:
+    """Return whether the CPU time is known well enough, and is that of the work."""
+    enough = base["cpu_s"].sum() >= LEAST_CPU_SHARE * base["wall_s"].sum()
+    return bool(enough and not wall.median < NO_CPU_TIME_BELOW_S)
+
+
+def _with_cpu(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows[rows["cpu_s"] > 0]
 
 
 def _against_best(table: pd.DataFrame) -> pd.DataFrame:
@@ -266,39 +317,42 @@ def _quotient(base: Estimate, row: pd.Series) -> Estimate:
     down = np.hypot(np.log(base.median / base.low), np.log(wall.high / wall.median))
     up = np.hypot(np.log(base.high / base.median), np.log(wall.median / wall.low))
     middle = base.median / wall.median
-    return Estimate(
-        middle, middle * np.exp(-down), middle * np.exp(up), base.best / wall.best, min(base.n, wall.n)
-    )
+    low, high = middle * np.exp(-down), middle * np.exp(up)
+    return Estimate(middle, low, high, base.best / wall.best, min(base.n, wall.n), wall.processes)
 
 
-_COUNTS = ("n", "n_base", "n_cold", "n_flagged", "n_verified")
+_COUNTS = ("processes", "boots", "spread", "n", "n_base", "n_cold", "n_flagged", "n_verified")
 _SCALING_COLUMNS = [
-    *(*CASE, "threads", "baseline", "cell_id", "unit", "operations", *_COUNTS),
+    *(*CASE, "threads", "baseline", "cell_id", "unit", "operations", "min_chunk_size", "chunk_size"),
+    *_COUNTS,
     *(column for name in ESTIMATES for column in _columns(name, stats.NOTHING)),
-    *("involuntary", "noise_floor", "verdict"),
+    *("involuntary", "above_threads", "verdict"),
 ]
+
+
+VERDICTS = ("faster", "slower", "same", "undecided")
 
 
 def crossover_table(scaling: pd.DataFrame) -> pd.DataFrame:
     """Return one row per path and thread count above one: the size from which these threads win.
 
     `from_size_bytes` is the smallest size at which, and at all larger ones, the verdict is "faster"; NaN if
-    there is none. The speedup is that of the largest size with a verdict; `sizes` counts those. `price` is
-    the overhead at the smallest size (`smallest_bytes`), in seconds.
+    there is none. `faster_sizes`, `slower_sizes`, `same_sizes` and `undecided_sizes` are the sizes of each
+    verdict. The speedup is that of the largest size. `price` is the overhead at the smallest size
+    (`smallest_bytes`), in seconds.
     """
     rows = []
-    for key, part in parallel(scaling).groupby([*PATH, "threads"]):
+    for key, part in parallel(scaling[scaling["speedup"].notna()]).groupby([*PATH, "threads"]):
         ordered = part.sort_values("size_bytes")
-        judged = ordered[ordered["verdict"] != "unknown"]
-        largest = (judged if len(judged) else ordered).iloc[-1]
+        largest = ordered.iloc[-1]
         sizes = {
-            f"{verdict}_sizes": judged.loc[judged["verdict"] == verdict, "size_bytes"].tolist()
-            for verdict in ("faster", "slower")
+            f"{verdict}_sizes": ordered.loc[ordered["verdict"] == verdict, "size_bytes"].tolist()
+            for verdict in VERDICTS
         }
         rows.append(
             dict(zip([*PATH, "threads"], key, strict=True))
-            | {"from_size_bytes": _wins_from(judged), **sizes, "sizes": len(judged)}
-            | {"largest_bytes": largest["size_bytes"], "n": largest["n"]}
+            | {"from_size_bytes": _wins_from(ordered), **sizes}
+            | {"largest_bytes": largest["size_bytes"], "n": largest["n"], "processes": largest["processes"]}
             | {f"speedup{end}": largest[f"speedup{end}"] for end in ("", "_low", "_high", "_best")}
             | _price(ordered.iloc[0])
         )
@@ -323,20 +377,52 @@ def _wins_from(judged: pd.DataFrame) -> float:
 
 
 def pick_threads(rows: pd.DataFrame) -> pd.Series:
-    """Return the row with the fewest threads whose speedup reaches the interval of the best one."""
+    """Return the row with the fewest threads within noise of the fastest.
+
+    Of those that are decided to be faster than the serial call, else of the undecided ones, else of all.
+    """
+    for verdict in ("faster", "undecided"):
+        if (rows["verdict"] == verdict).any():
+            rows = rows[rows["verdict"] == verdict]
+            break
     best = rows.sort_values("speedup", na_position="first").iloc[-1]
     good = rows[rows["speedup_high"] >= best["speedup_low"]]
     return (good if len(good) else rows).sort_values("threads").iloc[0]
 
 
 def at_best(scaling: pd.DataFrame) -> pd.DataFrame:
-    """Return the row of each path that `pick_threads` picks at the largest size, of those with a verdict."""
-    picked = []
-    for _, part in parallel(scaling[scaling["n"] > 0]).groupby(PATH, sort=False):
-        judged = part[part["verdict"] != "unknown"]
-        usable = judged if len(judged) else part
-        picked.append(pick_threads(usable[usable["size_bytes"] == usable["size_bytes"].max()]).name)
+    """Return the row of each path that `pick_threads` picks at the largest size."""
+    several = parallel(scaling[scaling["n"] > 0])
+    picked = [pick_threads(part).name for _, part in at_largest_size(several).groupby(PATH, sort=False)]
     return scaling.loc[picked]
+
+
+def typical_traces(traces: pd.DataFrame, scaling: pd.DataFrame) -> pd.DataFrame:
+    """Return one trace of each cell: of the process whose traced time is nearest to that of the records."""
+    known = scaling.set_index(["cell_id", "threads"])["wall"]
+    known = known[~known.index.duplicated(keep="last")]  # one thread in chunks, not the serial call
+    usual = known.reindex(pd.MultiIndex.from_frame(traces[["cell_id", "threads"]])).to_numpy()
+    distance = np.log(traces["wall_s"] / usual).abs()
+    rows = traces.assign(distance=distance).dropna(subset="distance")
+    process = ["cell_id", "distance", "pass"]
+    nearest = rows.sort_values(process, kind="stable").drop_duplicates("cell_id")[["cell_id", "pass"]]
+    return traces.merge(nearest, on=["cell_id", "pass"])
+
+
+def skipped_table(run: Run) -> pd.DataFrame:
+    """Return one line per cell that some or all passes gave no records of, with the reasons.
+
+    `passes_without` is how many passes those were, `passes_with` how many processes measured it.
+    """
+    processes = run.records.drop_duplicates(["cell_id", *levels.PROCESS]).groupby("cell_id").size()
+    lines = run.skipped.groupby("cell_id", sort=False, as_index=False).first()
+    groups = run.skipped.groupby("cell_id", sort=False)
+    reasons = groups["reason"].agg(lambda texts: "; ".join(dict.fromkeys(map(str, texts))))
+    return lines.assign(
+        reason=reasons.to_numpy(),
+        passes_without=groups.size().to_numpy(),
+        passes_with=[int(processes.get(cell, 0)) for cell in lines["cell_id"]],
+    )
 
 
 def flags_table(run: Run) -> pd.DataFrame:

@@ -20,7 +20,6 @@ from nbformat import v4
 from ktask.common import figures as drawing
 from ktask.common import units
 from ktask.lab.measure.flags import flag_effects
-from ktask.lab.measure.stats import NoiseFloor
 from ktask.lab.records import SKIPPED_COLUMNS
 from ktask.lab.traces import write_traces
 from ktask.models.simulation.machines import Machine
@@ -97,11 +96,13 @@ class Run:
 def rows_of_cell(truth, size_bytes, rng, *, n, threads, noise, aa, cold):
     """Yield the rows of one cell in rounds: serial, chunked, and the serial call again if `aa`."""
     calls = [(1, True, False), *([(1, True, True)] if aa else []), *((t, False, False) for t in threads)]
+    levels = {key: noise * rng.standard_normal() for key in {call[:2] for call in calls}}  # of this process
     for round_ in range(-1, n):
         for order, turn in enumerate(rng.permutation(len(calls))):
             count, baseline, again = calls[turn]
             is_cold = round_ in cold and not baseline
-            wall = truth.wall_s(size_bytes, 0 if baseline else count) * np.exp(noise * rng.standard_normal())
+            shift = levels[count, baseline] + noise * rng.standard_normal()
+            wall = truth.wall_s(size_bytes, 0 if baseline else count) * np.exp(shift)
             yield {
                 "round": round_,
                 "order": order,
@@ -118,8 +119,17 @@ def rows_of_cell(truth, size_bytes, rng, *, n, threads, noise, aa, cold):
             }
 
 
-def make_records(truths=TRUTHS, sizes=(4 * MIB, 64 * MIB, GIB), *, n=7, noise=0.01, aa=True, cold=(), seed=7):
+PASSES = 5
+
+
+def make_records(truths=TRUTHS, sizes=(4 * MIB, 64 * MIB, GIB), *, passes=PASSES, seed=7, **options):
+    """Return the records of processes that differ by as much as the repetitions within one."""
     rng = np.random.default_rng(seed)
+    parts = [one_pass(truths, sizes, rng, **options).assign(**{"pass": k}) for k in range(1, passes + 1)]
+    return pd.concat(parts, ignore_index=True)
+
+
+def one_pass(truths, sizes, rng, *, n=7, noise=0.01, aa=True, cold=()):
     parts = []
     for truth in truths:
         for size_bytes in sizes:
@@ -138,7 +148,6 @@ def make_records(truths=TRUTHS, sizes=(4 * MIB, 64 * MIB, GIB), *, n=7, noise=0.
                     run_id="run",
                     host_id="host",
                     boot_id="boot",
-                    **{"pass": 1},
                     cell_id=f"{truth.workload}-{truth.method}-{truth.page_kind}-{size_bytes}",
                     workload=truth.workload,
                     backend=truth.backend,
@@ -209,10 +218,10 @@ def make_run(records=None, *, skips=(NO_POOL,), **facts):
 
 
 def write_run(run, directory):
-    """Write a run directory in the format of a sweep: one Parquet file per cell."""
+    """Write a run directory in the format of a sweep: one Parquet file per process."""
     (directory / "records").mkdir(parents=True)
-    for cell, part in run.records.groupby("cell_id"):
-        part.to_parquet(directory / "records" / f"{cell}.parquet", index=False)
+    for (cell, number), part in run.records.groupby(["cell_id", "pass"]):
+        part.to_parquet(directory / "records" / f"{cell}.pass{number}.parquet", index=False)
     (directory / "machine.json").write_text(json.dumps(run.machine))
     (directory / "grid.yaml").write_text(yaml.safe_dump(run.grid))
     (directory / "skipped").mkdir()
@@ -236,8 +245,8 @@ def one_path(scaling_by_threads, *, n=7, noise=0.002, sizes=(64 * MIB, GIB), ove
     return make_run(make_records([truth], sizes, n=n, noise=noise, **options), skips=())
 
 
-def scaled(run, floors=None):
-    return tables.scaling_table(run, floors)
+def scaled(run):
+    return tables.scaling_table(run)
 
 
 def evidence_of(run):
@@ -246,7 +255,7 @@ def evidence_of(run):
 
 def advice_on(run):
     """Return the advice on the paths of a run, and what was skipped."""
-    return advice.recommendation_table(tables.scaling_table(run), run.skipped)
+    return advice.recommendation_table(tables.scaling_table(run), run.skipped, tables.chunk_table(run))
 
 
 def joined(*runs):
@@ -284,15 +293,17 @@ def test_scaling_without_noise_is_exact():
     assert len(table) == 2 * 3
 
 
-def test_scaling_is_the_ratio_of_medians(run, scaling):
+def test_scaling_is_the_mean_over_processes_of_the_ratio_of_medians(run, scaling):
     rows = run.records[
         (run.records.method == "munmap") & (run.records.size_bytes == GIB) & ~run.records.warmup
     ]
     again = rows["flags"].map(lambda flags: "aa" in flags)
-    serial = rows[rows.baseline & ~again].wall_s.median()
-    threads = rows[~rows.baseline].wall_s.median()
+    serial = rows[rows.baseline & ~again].groupby("pass").wall_s.median()
+    threads = rows[~rows.baseline].groupby("pass").wall_s.median()
     row = pick(scaling, method="munmap", size_bytes=GIB, threads=2)
-    assert row.speedup == pytest.approx(serial / threads)
+    assert row.speedup == pytest.approx(np.exp(np.log(serial / threads).mean()))
+    assert row.spread == pytest.approx(np.log(threads).std(ddof=1))
+    assert (row.processes, row.boots) == (PASSES, 1)
     assert row.speedup_low < row.speedup < row.speedup_high < 1
     assert row.verdict == "slower"
 
@@ -307,8 +318,8 @@ def test_true_speedups_are_found(scaling):
 def test_cold_repetitions_are_counted_and_enter_no_rate():
     cold, warm = (scaled(one_path({2: 1.6}, noise=0, cold=rounds)) for rounds in ((1, 4), ()))
     one, other = pick(cold, threads=2, size_bytes=GIB), pick(warm, threads=2, size_bytes=GIB)
-    assert (one.n, one.n_cold, other.n_cold) == (5, 2, 0)
-    assert one.wall == one.wall_high == other.wall
+    assert (one.n, one.n_cold, other.n_cold) == (5 * PASSES, 2 * PASSES, 0)
+    assert one.wall == one.wall_high == pytest.approx(other.wall)
 
 
 def test_warm_ups_enter_nothing():
@@ -320,17 +331,56 @@ def test_warm_ups_enter_nothing():
 
 def test_other_flags_stay_in(scaling):
     row = pick(scaling, method="munmap", size_bytes=GIB, threads=2)
-    assert (row.n, row.n_flagged) == (7, 1)
+    assert (row.n, row.n_flagged) == (7 * PASSES, PASSES)
 
 
-def test_the_second_baseline_is_only_for_the_noise_floor():
+def test_the_second_baseline_is_only_a_check():
     run = one_path({2: 1.6}, noise=0)
     again = tables.has_flag(run.records["flags"], "aa")
     run.records.loc[again, "wall_s"] *= 1.1
     assert pick(scaled(run), threads=2, size_bytes=GIB).base_wall == pytest.approx(0.1)
-    floor = tables.noise_floors(tables.aa_table(run))["free"]
-    assert floor.floor == pytest.approx(0.1)
-    assert (floor.cells, floor.unequal) == (1, 1)
+    row = tables.aa_table(run).iloc[0]
+    assert row.ratio == pytest.approx(1 / 1.1)
+    assert (row.unequal, row.processes) == (True, PASSES)
+    caption = words.aa_caption(tables.aa_table(run))
+    assert (
+        "1 of 1 interval excludes 1 (chance alone: about 1 in 20): free dontneed (4 KiB), 1 GiB." in caption
+    )
+    assert "no verdict rests on it" in caption
+
+
+def test_one_process_decides_nothing():
+    run = one_path({2: 1.6}, passes=1)
+    row = pick(scaled(run), threads=2, size_bytes=GIB)
+    assert 1.5 < row.speedup_low < row.speedup_high < 1.7
+    assert (row.verdict, row.processes) == ("undecided", 1)
+    assert np.isnan(row.spread)
+
+
+def test_processes_that_differ_widen_the_interval():
+    run = one_path({2: 1.2}, noise=0)
+    assert pick(scaled(run), threads=2, size_bytes=GIB).verdict == "faster"
+    slow = ~run.records.baseline & (run.records["pass"] == 2)
+    run.records.loc[slow, "wall_s"] *= 1.6
+    row = pick(scaled(run), threads=2, size_bytes=GIB)
+    assert row.speedup_low < 1 < row.speedup_high
+    assert (row.verdict, row.n) == ("undecided", 7 * PASSES)
+    assert row.spread == pytest.approx(np.log(1.6) / np.sqrt(PASSES))
+
+
+def test_boots_that_differ_widen_it_further():
+    run = one_path({2: 1.2}, passes=6, noise=0.001)
+    once = pick(scaled(run), threads=2, size_bytes=GIB)
+    run.records["boot_id"] = np.where(run.records["pass"] <= 3, "first", "second")
+    same = pick(scaled(run), threads=2, size_bytes=GIB)
+    run.records.loc[~run.records.baseline & (run.records["boot_id"] == "second"), "wall_s"] *= 1.1
+    row = pick(scaled(run), threads=2, size_bytes=GIB)
+    assert (once.boots, same.boots, row.verdict, once.verdict) == (1, 2, "undecided", "faster")
+    assert row.speedup_high - row.speedup_low > 0.3 > same.speedup_high - same.speedup_low
+
+
+def test_a_speedup_of_one_is_the_same():
+    assert pick(scaled(one_path({2: 1.0})), threads=2, size_bytes=GIB).verdict == "same"
 
 
 def test_the_best_serial_method_is_the_other_base(scaling):
@@ -366,10 +416,10 @@ def test_crossover_is_the_smallest_size_of_an_unbroken_win():
 
 @pytest.mark.parametrize(
     ("verdicts", "start"),
-    [("ffff", 1.0), ("sfff", 2.0), ("fsff", 3.0), ("fffs", np.nan), ("ssss", np.nan), ("fnnf", 4.0)],
+    [("ffff", 1.0), ("sfff", 2.0), ("fsff", 3.0), ("fffs", np.nan), ("ssss", np.nan), ("fuuf", 4.0)],
 )
 def test_wins_have_to_reach_the_largest_size(verdicts, start):
-    names = {"f": "faster", "s": "slower", "n": "no change"}
+    names = {"f": "faster", "s": "slower", "u": "undecided"}
     judged = pd.DataFrame({"verdict": [names[one] for one in verdicts], "size_bytes": [1, 2, 3, 4]})
     assert tables._wins_from(judged) == pytest.approx(start, nan_ok=True)
 
@@ -379,9 +429,10 @@ def test_wins_have_to_reach_the_largest_size(verdicts, start):
     [
         (lambda: one_path({2: 1.6}), "threads", "yes: 1."),
         (lambda: one_path({2: 0.7}), "slower", "no: slower than the serial call ("),
-        (lambda: one_path({2: 1.0}, noise=0.05), "noise", "no: no change beyond the noise floor"),
+        (lambda: one_path({2: 1.0}), "same", "no: as fast as the serial call ("),
+        (lambda: one_path({2: 1.0}, noise=0.05), "undecided", "undecided ("),
         (lambda: one_path({}), "single", "unknown: no thread count above one"),
-        (lambda: one_path({2: 1.6}, n=3), "few", "unknown: too few repetitions"),
+        (lambda: one_path({2: 1.6}, passes=1), "undecided", "undecided (1.5"),
         (lambda: one_path({2: 1.6}, n=2, cold=(0, 1)), "cold", "unknown: no warm repetition"),
     ],
 )
@@ -400,14 +451,34 @@ def test_advice_against_wins_that_do_not_last():
 def test_losses_at_other_sizes_are_reported():
     run = joined(one_path({2: 0.6}, sizes=[MIB]), one_path({2: 1.0}, noise=0.05, sizes=[GIB]))
     row = advice_on(run).iloc[0]
-    assert row.outcome == "noise"
-    assert advice.reason(row, run.skipped).endswith("with 2 threads, 1 GiB), slower at 1 MiB")
+    assert row.outcome == "undecided"
+    assert advice.reason(row, run.skipped).endswith("with 2 threads, 1 GiB); slower at 1 MiB")
 
 
-def test_advice_rests_on_the_largest_size_with_a_verdict():
-    run = joined(one_path({2: 1.6}, sizes=[MIB]), one_path({2: 1.2}, n=3, sizes=[GIB]))
+def test_there_is_no_advice_while_the_largest_size_is_undecided():
+    run = joined(one_path({2: 1.6}, sizes=[MIB]), one_path({2: 1.2}, passes=1, sizes=[GIB]))
+    found = advice_on(run)
+    assert (found.outcome[0], found.size_bytes[0]) == ("undecided", GIB)
+    assert advice.reason(found.iloc[0], run.skipped).endswith("1 GiB); faster at 1 MiB")
+    assert advice._threads(found.iloc[0]) == "undecided"
+    assert advice.in_short(found) == "None: no path is decided."
+    assert advice.headline(found).endswith("1 path is undecided: no advice.")
+
+
+def test_an_undecided_size_in_between_is_said():
+    parts = [one_path({2: 1.6}, sizes=[MIB]), one_path({2: 1.05}, noise=0.06, sizes=[64 * MIB])]
+    run = joined(*parts, one_path({2: 1.6}, sizes=[GIB]))
     row = advice_on(run).iloc[0]
-    assert (row.outcome, row.largest_bytes, row.n) == ("threads", MIB, 7)
+    assert (row.outcome, row.from_size_bytes) == ("threads", GIB)
+    assert advice.reason(row, run.skipped).endswith("times as fast at 1 GiB; undecided at 64 MiB")
+
+
+def test_the_decided_thread_count_is_advised_though_another_is_undecided():
+    run = one_path({2: 1.6, 4: 1.7}, noise=0.002)
+    wild = (run.records.threads == 4) & (run.records["pass"] == 2)
+    run.records.loc[wild, "wall_s"] *= 8
+    row = advice_on(run).iloc[0]
+    assert (row.outcome, row.threads) == ("threads", 2)
 
 
 def test_skipped_paths_are_advised_about_with_their_reason(run, scaling):
@@ -422,7 +493,8 @@ def test_the_fewest_threads_that_are_as_good_as_the_best_are_advised():
     found = advice_on(run).iloc[0]
     assert found.threads == 4
     text = words.workload_finding(scaled(run))
-    assert "More threads make it worse again: dontneed (4 KiB) to 1.99 [1.96, 2.01] with 16." in text
+    worse = r"More threads make it worse again: dontneed \(4 KiB\) to (1.9\d|2.0\d) \[[\d., ]+\] with 16\."
+    assert re.search(worse, text)
 
 
 @pytest.mark.parametrize(("cpu_share", "expected"), [(1.0, "busy"), (0.5, "waiting")])
@@ -463,7 +535,7 @@ def test_bimodal_samples_are_seen(values, expected):
 
 def test_flags_are_counted(run):
     counted = tables.flags_table(run).set_index("workload")
-    assert counted.loc["free", ["flag", "repetitions", "of"]].tolist() == ["steal", 14, 98]
+    assert counted.loc["free", ["flag", "repetitions", "of"]].tolist() == ["steal", 14 * PASSES, 98 * PASSES]
 
 
 def test_tables_are_in_reading_order(scaling):
@@ -526,7 +598,13 @@ def test_captions_state_interval_and_n(report):
         assert len(figure.alt) > 40
         if key.split("-")[0] not in ("distribution", "published"):
             assert "95 %" in figure.caption
-            assert "n = 7" in figure.caption
+            assert f"5 processes, n = {7 * PASSES}" in figure.caption
+
+
+def test_captions_of_one_process_say_that_they_do_not_hold_for_the_next():
+    drawn = Report([one_path({2: 1.6}, passes=1)]).figures
+    for key in ("noise", "speedup-free", "throughput-free", "crossover"):
+        assert "inside one process, which does not hold for the next; 1 process, n = 7" in drawn[key].caption
 
 
 def test_data_come_along_as_csv(report):
@@ -547,7 +625,7 @@ def test_drawing_leaves_no_trace(run, scaling):
 def test_names_are_no_formulas():
     run = one_path({2: 1.6})
     run.records["method"] = "$x^2$"
-    drawn = figures.speedup_figure(scaled(run), "free", "speedup-free", 0.01)
+    drawn = figures.speedup_figure(scaled(run), "free", "speedup-free")
     assert "$x^2$ (kernel)" in drawn.svg
 
 
@@ -569,9 +647,9 @@ def test_rates_far_apart_get_a_logarithmic_axis(report):
 def test_cold_repetitions_are_drawn():
     run = one_path({2: 1.6}, cold=(1,))
     figure = figures.distribution_figure(run, "free", "distribution-free")
-    assert figure.data.cold.sum() == 1
+    assert figure.data.cold.sum() == PASSES
     assert "cold memory" in figure.svg
-    assert "Cold, crossed and in no rate: 1 of 21." in figure.caption
+    assert f"Cold, crossed and in no rate: {PASSES} of {21 * PASSES}." in figure.caption
 
 
 def test_bimodal_samples_are_reported():
@@ -588,12 +666,28 @@ def test_bimodal_samples_are_reported():
 
 def test_claims_carry_number_interval_scope_and_figure(scaling, report):
     claims = summary.claims(scaling, "some machine")
-    assert len(claims) == 3
+    heads = ["All kernel paths", "Zeroing", "Page walk", "Free", "Slower than serial", "CPU time"]
+    assert [re.search("<b>(.*?):?</b>", one.text)[1] for one in claims] == [*heads, "In user space"]
     for claim in claims:
-        assert re.search(r"speedup of \d\.\d+ \[\d\.\d+, \d\.\d+\]", claim.text)
-        assert claim.scope.startswith("1 GiB, 2 threads, n = 7 per point")
+        assert re.search(r"\d\.\d+ \[\d\.\d+, \d\.\d+\]", claim.text) or claim == claims[0]
+        assert f"2 threads, 5 processes, n = {7 * PASSES}" in claim.scope
         assert claim.figure in report.figures
-    assert "of 2 kernel paths, 1 is faster than the serial call and 1 is slower than it" in claims[2].text
+    whole = "of 7 kernel paths, 6 are faster than the serial call and 1 is slower than it."
+    assert claims[0].text.endswith(whole)
+    assert "of 2 kernel paths, 1 is faster than the serial call and 1 is slower than it" in claims[3].text
+    assert "munmap (4 KiB) with 2 threads at 4 MiB 0.687 [" in claims[4].text  # its worst point
+    assert "both paths are faster" in claims[6].text
+
+
+def test_every_slower_path_is_named_and_undecided_ones_too():
+    truths = [replace(TRUTHS[k], scaling={2: 0.5 + 0.05 * k}) for k in (0, 1, 2, 5, 6, 7)]
+    open_one = [replace(TRUTHS[8], scaling={2: 1.02})]
+    records = [make_records(truths, (GIB,)), make_records(open_one, (GIB,), noise=0.1)]
+    table = scaled(make_run(pd.concat(records, ignore_index=True)))
+    texts = {claim.text.split("</b>")[0]: claim.text for claim in summary.claims(table, "m")}
+    assert texts["<b>Slower than serial:"].count(" serial, ") == len(truths)
+    assert texts["<b>All kernel paths:"].endswith("Undecided: free munmap (4 KiB).")
+    assert "6 are slower than the serial call and 1 is undecided" in texts["<b>All kernel paths:"]
 
 
 def test_claims_fill_up_from_cost_and_losses():
@@ -601,7 +695,7 @@ def test_claims_fill_up_from_cost_and_losses():
     texts = [str(claim.text) for claim in summary.claims(table, "m")]
     assert [text.partition("</b>")[0] for text in texts] == [
         "<b>Free:",
-        "<b>Where it gets worse:",
+        "<b>Slower than serial:",
         "<b>CPU time:",
     ]
     assert "the one measured kernel path is slower than the serial call" in texts[0]
@@ -609,25 +703,24 @@ def test_claims_fill_up_from_cost_and_losses():
 
 
 def test_noise_above_the_effect_is_no_gain():
-    run = one_path({2: 1.1}, noise=0.3, n=9)
-    table = scaled(run, {"free": NoiseFloor(0.2, 0.0, 0.3, 5, 0)})
-    assert set(table.verdict) == {"baseline", "no change"}
+    table = scaled(one_path({2: 1.1}, noise=0.3, n=9))
+    assert set(table.verdict) == {"baseline", "undecided"}
     text = summary.claims(table, "m")[0].text + words.workload_finding(table)
-    assert "undecided against the serial call" in text
+    assert "the one measured path is undecided" in text
     assert "faster" not in text
 
 
 def test_without_verdicts_nothing_is_called_no_slower():
-    caption = Report([one_path({2: 1.6}, n=2)]).figures["crossover"].caption
-    assert caption.startswith("No point has repetitions enough for a verdict.")
+    caption = Report([one_path({2: 1.6}, passes=1)]).figures["crossover"].caption
+    assert caption.startswith("All 2 points are undecided.")
     assert "do threads make" not in caption
 
 
 @pytest.mark.parametrize(
     ("speedups", "text"),
     [
-        ({2: 0.7}, "Threads help at none of 2 points: 2 slower. "),
-        ({2: 1.6, 4: 0.7}, "Threads do not help at 2 of 4 points: 2 slower. "),
+        ({2: 0.7}, "With several threads, all 2 points are slower. "),
+        ({2: 1.6, 4: 0.7}, "With several threads, of 4 points, 2 are faster and 2 are slower. "),
         ({2: 1.6}, ""),
     ],
 )
@@ -670,22 +763,27 @@ def test_all_cold_run_reports_no_rate():
     [
         ({}, "At most 2 threads on one machine, in one state of it"),
         ({"findings": [{"name": "thp", "level": "blocker"}]}, "found a blocker before the run: thp"),
-        ({"floors": {}}, "No A/A comparison was measured"),
-        ({"floors": {"free": NoiseFloor(0.1, 0.1, 0.2, 4, 3)}}, "3 A/A comparisons differed"),
-        ({"floors": {"free": NoiseFloor(0.3, 0, 0.4, 4, 0)}}, "equal calls of free differ by up to 30 %"),
+        ({"aa": pd.DataFrame({"unequal": []})}, "No A/A comparison was measured"),
+        ({"aa": pd.DataFrame({"unequal": [True] * 3 + [False]})}, "3 A/A comparisons of 4 differed"),
     ],
 )
 def test_the_caveat_that_matters_most_is_given(scaling, changes, caveat):
-    usual = {"floors": {"free": NoiseFloor(0.01, 0, 0.02, 4, 0)}, "findings": [], "skipped": 0}
+    usual = {"aa": pd.DataFrame({"unequal": [False] * 4}), "findings": [], "skipped": 0}
     assert caveat in summary.caveat(scaling, **(usual | changes))
+
+
+def test_processes_that_differ_much_are_the_caveat():
+    run = one_path({2: 1.6}, noise=0.3, aa=True)
+    report = Report([run])
+    assert "The machine is noisy: processes that measure the same differ by" in report.summary().body
 
 
 @pytest.mark.parametrize(
     ("threads", "text"),
     [
-        ({2: 1.6}, "2 threads on every measured path, from the size and with the minimum chunk"),
-        ({2: 0.7}, "One thread everywhere: more do not pay on the one measured path."),
-        ({}, "None: no path has a verdict."),
+        ({2: 1.6}, "2 threads on every decided path, from the size listed for each."),
+        ({2: 0.7}, "One thread there: more do not pay on the one decided path."),
+        ({}, "None: no path is decided."),
     ],
 )
 def test_the_head_of_the_page_recommends(threads, text):
@@ -695,7 +793,7 @@ def test_the_head_of_the_page_recommends(threads, text):
 
 def test_paths_that_should_stay_alone_are_named(run, scaling):
     text = advice.in_short(advice.recommendation_table(scaling, run.skipped))
-    assert "on 8 of 9 paths" in text
+    assert "on 8 of 9 decided paths" in text
     assert text.endswith("One thread for free munmap (4 KiB).")
 
 
@@ -854,7 +952,8 @@ def test_links_inside_the_page_lead_somewhere(parsed):
 
 def test_the_summary_has_claims_recommendation_and_caveat(html):
     head = html[html.index('class="summary"') : html.index("</section>")]
-    assert head.count("<li>") == 3
+    assert head.count("<li>") == 7
+    assert "narrows it" not in head
     assert head.index("<b>Recommendation.</b> 2\u00a0threads") < head.index("<b>Caveat.</b>")
     assert 'href="#advice"' in head
 
@@ -1041,13 +1140,13 @@ def test_chunking_overhead_is_separated_from_what_threads_cost(alone, bottleneck
 @pytest.mark.parametrize(
     ("speedup", "bottleneck", "text"),
     [
-        (1.98, "scales", "All scale: dontneed (4 KiB) 97 % of the ideal."),
-        (1.84, "near", "Undecided, as the interval holds 90 %: dontneed (4 KiB) 90.1 [88.9, 90.6] % of"),
+        (1.98, "scales", "All scale: dontneed (4 KiB) 99 % of the ideal."),
+        (1.84, "near", "Undecided, as the interval holds 90 %: dontneed (4 KiB) 91.3 [87.2, 95.7] % of"),
         (1.6, "busy", "CPU time grew"),
     ],
 )
 def test_what_scales_is_decided_by_the_whole_interval(speedup, bottleneck, text):
-    found = evidence_of(one_path({2: speedup}, noise=0.02))
+    found = evidence_of(one_path({2: speedup}, noise=0.02 if bottleneck == "near" else 0.002))
     assert found.bottleneck.tolist() == [bottleneck]
     assert text in bottlenecks.finding(found)
 
@@ -1070,7 +1169,7 @@ def test_imbalance_is_given_over_all_repetitions():
     found, trace = traced(run, (0, 0, 1), (1, 0, 0.4))
     caption = timeline.timeline_figure(found, trace, "free", "timeline-free").caption
     reach = "4.00 [4.00, 4.00] % (dontneed (4 KiB)) of the wall time."
-    assert f"Imbalance over all repetitions (n = 7): {reach}" in caption
+    assert f"Imbalance over all repetitions (5 processes, n = {7 * PASSES}): {reach}" in caption
     old, trace = traced(one_path({2: 1.2}), (0, 0, 1), (1, 0, 0.4))
     caption = timeline.timeline_figure(old, trace, "free", "timeline-free").caption
     assert "Imbalance in the trace: 60 % of the wall time." in caption
@@ -1091,9 +1190,8 @@ def test_a_trace_unlike_the_other_repetitions_is_no_evidence():
 
 
 def test_too_few_repetitions_do_not_come_out_equal():
-    run = one_path({2: 1.5}, n=2)
-    floors = tables.noise_floors(tables.aa_table(run))
-    assert "Too few repetitions for a verdict" in words.aa_caption(tables.aa_table(run), floors)
+    run = one_path({2: 1.5}, n=2, passes=1)
+    assert "Too few repetitions to tell" in words.aa_caption(tables.aa_table(run))
 
 
 def test_without_a_serial_call_there_is_no_speedup():
@@ -1152,37 +1250,160 @@ def test_traces_of_a_run_enter_its_report(tmp_path):
 # --- advice and several runs ------------------------------------------------------------------------------
 
 
-def test_the_minimum_chunk_is_the_share_of_a_thread_where_it_begins_to_pay():
-    run = one_path({2: 2.0}, sizes=(MIB, 4 * MIB, 16 * MIB, GIB), overhead_s=5e-4)
-    row = advice_on(run).iloc[0]
-    assert advice.minimum_chunk(row) == "8 MiB"
-    run = one_path({2: 2.0}, sizes=(16 * MIB, GIB))
-    row = advice_on(run).iloc[0]
-    assert advice.minimum_chunk(row) == "≤ 8 MiB"
+def in_chunks(walls_by_chunk, policy="dynamic", passes=PASSES, **changes):
+    """Return a run of one path, and of the same at 1 GiB in chunks that multiply its time with threads."""
+    usual = one_path({1: 0.95, 2: 1.8}, passes=passes).records
+    parts = [usual]
+    for chunk, slower in walls_by_chunk.items():
+        mine = usual[usual.size_bytes == GIB].assign(
+            min_chunk_size=chunk, chunk_size=chunk, policy=policy, cell_id=f"chunk-{chunk}"
+        )
+        mine["wall_s"] *= np.where(mine.baseline, 1, slower)
+        parts.append(mine.assign(**changes))
+    return make_run(pd.concat(parts, ignore_index=True), skips=())
+
+
+CHUNKS = {2 * MIB: 1.3, 8 * MIB: 1.002, 32 * MIB: 1.0, 128 * MIB: 1.1}
+
+
+def test_the_minimum_chunk_is_the_smallest_within_noise_of_the_best():
+    found = advice_on(in_chunks(CHUNKS))
+    assert (len(found), found.outcome[0]) == (1, "threads")
+    assert advice.minimum_chunk(found.iloc[0]) == "8 MiB"
+    smallest = advice_on(in_chunks(CHUNKS | {2 * MIB: 1.001})).iloc[0]
+    assert advice.minimum_chunk(smallest) == "≤ 2 MiB"
+
+
+@pytest.mark.parametrize(
+    ("run", "text"),
+    [
+        (lambda: one_path({2: 1.8}), "not varied"),
+        (lambda: in_chunks(CHUNKS, wall_s=0.01), "undecided"),  # every chunk is as fast as the serial call
+    ],
+)
+def test_without_decided_chunk_sizes_no_chunk_is_advised(run, text):
+    row = advice_on(run()).iloc[0]
+    assert row.outcome == "threads"
+    assert advice.minimum_chunk(row) == text
+
+
+@pytest.mark.parametrize("policy", ["dynamic", "ktask-v4"])
+def test_chunk_sizes_are_an_axis_and_no_paths(policy):
+    chunks = CHUNKS if policy == "dynamic" else {k: v for k, v in CHUNKS.items() if k > 2 * MIB}
+    run = in_chunks(chunks, policy)
+    assert len(scaled(run)) == 2 * 3
+    assert set(scaled(run).min_chunk_size) == {2 * MIB}
+    report = Report([run])
+    assert report.summary().body.count("the one measured kernel path") == 1
+    figure = report.figures["chunks"]
+    assert sorted(set(figure.data.min_chunk_size)) == sorted(CHUNKS)
+    assert set(figure.data.threads) == {1, 2}
+    assert "1 thread in chunks" in figure.svg
+    assert "serial call" in figure.svg
+    assert "5 processes, n = 35 per point" in figure.caption
+    best, worst = ("32 MiB", "2 MiB") if policy == "dynamic" else ("128 MiB", "128 MiB")
+    assert re.search(f"takes [^;]* in chunks of {best} and [^;]* in chunks of {worst}", figure.caption)
+    assert "Cases that were measured with several chunk sizes." in report.all_numbers().body
+
+
+def test_least_chunks_that_change_no_chunk_are_no_chunk_sizes():
+    run = in_chunks(CHUNKS)
+    run.records["chunk_size"] = 128 * MIB
+    assert "chunks" not in Report([run]).figures
+    assert advice.minimum_chunk(advice_on(run).iloc[0]) == "not varied"
+
+
+def test_without_several_chunk_sizes_there_is_no_such_figure(report):
+    assert "chunks" not in report.figures
+    assert "several chunk sizes" not in report.all_numbers().body
+
+
+def test_a_speedup_above_the_number_of_threads_is_marked_and_explained(report):
+    run = one_path({2: 2.3})
+    assert pick(scaled(run), threads=2, size_bytes=GIB).above_threads
+    marked = Report([run])
+    for part in (marked.summary(), marked.results(), marked.all_numbers(), marked.recommendations()):
+        assert re.search(r"2\.\d+ \[2\.\d+, 2\.\d+\] †", part.body)
+    for part in (marked.summary(), marked.results(), marked.all_numbers()):
+        assert "† More than the number of threads: either the serial call started" in part.body
+    assert "†" not in page_text(report)
+
+
+# --- passes -----------------------------------------------------------------------------------------------
+
+
+def test_one_pass_is_said_at_the_top_with_what_narrows_it():
+    body = Report([one_path({2: 1.6}, passes=1)]).summary().body
+    assert "One pass: each interval knows one process only, so every path is undecided." in body
+    assert "<code>ktask sweep quick --run sample --resume --passes 5</code> narrows it." in body
+    assert "faster" not in body
+    assert body.index("One pass:") < body.index("<li>")
+
+
+def test_cells_that_lack_passes_are_counted():
+    run = one_path({2: 1.6})
+    run = replace(run, records=run.records[(run.records["pass"] == 1) | (run.records.size_bytes < GIB)])
+    body = Report([run]).summary().body
+    assert "1 cell of 2 had one process so far and stay undecided." in body
+    assert "--passes 5" in body
+    assert "each measured by 1 to 5 processes" in Report([run]).design().body
+
+
+def test_several_boots_are_said():
+    run = one_path({2: 1.6})
+    assert "boots" not in Report([run]).summary().body
+    run.records["boot_id"] = np.where(run.records["pass"] < 3, "first", "second")
+    assert "Measured in 2 boots" in Report([run]).summary().body
+
+
+def test_a_session_that_was_saved_by_hand_is_measured_again_by_hand():
+    run = one_path({2: 1.6}, passes=1)
+    body = Report([replace(run, grid=run.grid | {"name": "by-hand"})]).summary().body
+    assert "<code>ktask.measure(..., passes=5)</code> narrows it." in body
+
+
+def test_a_cell_that_failed_in_some_passes_has_one_line():
+    run = one_path({2: 1.6})
+    cell = run.records.cell_id[0]
+    lines = [NO_POOL, NO_POOL, ("free", "kernel", "dontneed", "4KiB", 64 * MIB, "killed")]
+    lost = skipped(*lines).assign(failed=[False, False, True], cell_id=["pool", "pool", cell])
+    lost["pass"] = [1, 2, 3]
+    run = replace(
+        run, skipped=lost, records=run.records[~((run.records.cell_id == cell) & (run.records["pass"] == 3))]
+    )
+    report = Report([run])
+    assert tables.skipped_table(report.studies[0].run).passes_with.tolist() == [0, PASSES - 1]
+    text = report.all_numbers().body
+    assert text.count(NO_POOL[-1]) == 1
+    assert "failed in 1 of 5 passes" in text
+
+
+def test_the_trace_that_took_a_usual_time_is_shown():
+    run = one_path({2: 1.6})
+    row = pick(scaled(run), threads=2, size_bytes=GIB)
+    walls = {1: 3 * row.wall, 2: 1.01 * row.wall, 3: 0.5 * row.wall}
+    parts = [
+        chunks((0, 0, wall), (1, 0, wall), wall_s=wall).assign(cell_id=row.cell_id, **{"pass": number})
+        for number, wall in walls.items()
+    ]
+    kept = tables.typical_traces(pd.concat(parts, ignore_index=True), scaled(run))
+    assert set(kept["pass"]) == {2}
+    assert len(kept) == 2
 
 
 def test_the_advice_is_summed_up(report):
-    assert "Threads pay on 8 of the 9 paths with a verdict." in report.recommendations().body
+    assert "Threads pay on 8 of the 9 decided paths." in report.recommendations().body
 
 
 def renamed(run, name):
     return Run(name, Path("data/runs") / name, run.records, run.machine, run.grid, run.skipped)
 
 
-def in_passes(run, factors=(1.0, 1.001, 0.999)):
-    """The run with a process more for each factor, of times longer by it."""
-    parts = [
-        run.records.assign(**{"pass": k, "wall_s": run.records["wall_s"] * one})
-        for k, one in enumerate(factors, 1)
-    ]
-    return replace(run, records=pd.concat(parts, ignore_index=True))
-
-
 def test_two_runs_are_put_side_by_side_and_compared():
-    old, new = in_passes(one_path({2: 1.8})), renamed(in_passes(one_path({2: 1.8})), "after")
+    old, new = one_path({2: 1.8}), renamed(one_path({2: 1.8}), "after")
     new.records["wall_s"] *= np.where(new.records.baseline, 1, 2)
     text = page_text(Report([old, new]))
-    assert "Of 1 path with a verdict in every run, 0 have the same one everywhere." in text
+    assert "Of 1 path decided in every run, 0 have the same verdict everywhere." in text
     assert "after against sample: of 4 times, 0 better, 2 worse, 2 same and 0 undecided" in text
     assert [key for key, n in Page(text).ids.items() if n > 1] == []
 
@@ -1195,7 +1416,7 @@ def test_runs_of_different_work_are_not_compared():
     other = renamed(make_run(make_records([TRUTHS[5]]), skips=()), "other")
     text = str(Report([one_path({2: 1.8}), other]).side_by_side().body)
     assert "no case in common" in text
-    assert "The runs have no path with a verdict in common." in text
+    assert "The runs have no path in common that is decided in each." in text
 
 
 # --- model, prediction and published results --------------------------------------------------------------
@@ -1335,7 +1556,7 @@ def test_borders_of_cores_and_sockets(facts, borders):
 def test_borders_are_drawn_where_threads_go_beyond_them():
     run = one_path({2: 1.9, 4: 2.5})
     scaling = scaled(run)
-    marked = figures.speedup_figure(scaling, "free", "s", 0.01, {2: "one socket", 4: "one thread per core"})
+    marked = figures.speedup_figure(scaling, "free", "s", {2: "one socket", 4: "one thread per core"})
     assert "one socket" in marked.svg
     assert "one thread per core" not in marked.svg
 
