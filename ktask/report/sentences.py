@@ -449,7 +449,7 @@ def workload_finding(rows: pd.DataFrame) -> Markup:
     head = Markup("At the largest size, with {}, {}: {}.").format(
         threads_of(best), tally(best), extremes(best)
     )
-    return markup.paragraph(head, _past_the_best(usable, best), _cost_of_method(best))
+    return markup.paragraph(head, _past_the_best(usable, best), _cost_of_method(best), _who_filled(usable))
 
 
 def _past_the_best(rows: pd.DataFrame, best: pd.DataFrame) -> str:
@@ -462,6 +462,22 @@ def _past_the_best(rows: pd.DataFrame, best: pd.DataFrame) -> str:
             last = more.sort_values("threads").iloc[-1]
             parts.append(f"{path_label(last)} to {speedup(last)} with {last['threads']}")
     return f"More threads make it worse again: {listed(parts)}." if parts else ""
+
+
+def _who_filled(rows: pd.DataFrame) -> str:
+    """Return what it changes who filled the memory, where it was measured both ways; else empty."""
+    several = rows[(rows["threads"] > 1) & rows["speedup"].notna()]
+    parts = []
+    for _, other in several[several["options"].str.contains("fill=")].iterrows():
+        options = [one for one in other["options"].split(",") if not one.startswith("fill=")]
+        wanted = other[[*CASE, "threads"]].to_dict() | {"options": ",".join(options)}
+        for _, usual in several[(several[list(wanted)] == list(wanted.values())).all(axis=1)].iterrows():
+            parts.append(
+                f"{with_threads(other)} at {size_label(other)}: {speedup(other)} over "
+                f"{wall(other, 'base_wall')} serial; filled by one, {speedup(usual)} over "
+                f"{wall(usual, 'base_wall')}"
+            )
+    return f"Who filled the memory: {'. '.join(parts)}." if parts else ""
 
 
 def _cost_of_method(rows: pd.DataFrame) -> str:

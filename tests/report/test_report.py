@@ -1329,6 +1329,18 @@ def test_a_speedup_above_the_number_of_threads_is_marked_and_explained(report):
     assert "†" not in page_text(report)
 
 
+def test_both_are_said_where_the_memory_was_filled_in_two_ways():
+    one, each = one_path({2: 1.5}).records, one_path({2: 1.5}).records
+    each = each.assign(options="fill=each", cell_id=each["cell_id"] + "-fill-each")
+    each["wall_s"] *= np.where(each.baseline, 1.4, 1)
+    run = make_run(pd.concat([one, each], ignore_index=True), skips=())
+    said = words.workload_finding(scaled(run))
+    each_way = r"2\.\d+ \[[\d., ]+\]( †)? over 8\.7\d \[[\d., ]+\] ms serial; filled by one, 1\.\d+ \["
+    path = r"dontneed \(4 KiB, fill=each\) with 2 threads at 64 MiB"
+    assert re.search(f"Who filled the memory: {path}: {each_way}", said)
+    assert "Who filled" not in words.workload_finding(scaled(one_path({2: 1.5})))
+
+
 # --- passes -----------------------------------------------------------------------------------------------
 
 
