@@ -32,7 +32,7 @@ from ktask.host.facts import machine_facts
 from ktask.lab.measure.rounds import interleave, prepared, without_error
 from ktask.memory import region as memory
 from ktask.workloads import Case
-from ktask.workloads.populated import fill_cpu, on_cpu
+from ktask.workloads.populated import filling
 
 MOST_OTHER_LOAD, MOST_TRIES = 0.05, 3
 Do = Callable[[Any, int], float]  # takes a state and threads, returns seconds
@@ -114,16 +114,16 @@ def without_tables(state: Any, threads: int) -> float:
 
 def prepared_elsewhere(state: Any, threads: int) -> float:
     """Prepare on another CPU than the caller will run on."""
-    with on_cpu(fill_cpu("other")):
+    with filling("other"):
         state.before()
-    with on_cpu(fill_cpu("one")):
+    with filling("one"):
         pass
     return timed(state, threads)
 
 
 def prepared_here(state: Any, threads: int) -> float:
     """Prepare on the CPU of the caller."""
-    with on_cpu(fill_cpu("one")):
+    with filling("one"):
         state.before()
     return timed(state, threads)
 

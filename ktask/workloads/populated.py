@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -35,12 +35,24 @@ def no_populate() -> str | None:
     return None
 
 
-def fill_cpu(who: str) -> int:
-    """Return the CPU to fill memory on: the caller's (`one`), or another (`other`).
+@contextlib.contextmanager
+def on_cpus(cpus: Iterable[int]) -> Iterator[None]:
+    """Keep the calling thread to some CPUs for the block."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def filling(who: str) -> contextlib.AbstractContextManager[None]:
+    """Return a context in which the engine has the CPUs of those whom `fill` names, and so fills by them.
 
     Helpers are pinned from the last CPU downwards, so the first one is the caller's at any number of threads.
     """
-    return topology.allowed_cpus()[-1 if who == "other" else 0]
+    cpus = topology.allowed_cpus()
+    return on_cpus({"one": cpus[:1], "each": cpus, "other": cpus[-1:]}[who])
 
 
 def no_other_cpu(case: Case) -> str | None:
@@ -48,17 +60,6 @@ def no_other_cpu(case: Case) -> str | None:
     if dict(case.options).get("fill") == "other" and len(topology.allowed_cpus()) == 1:
         return "fill=other needs a second CPU, and this process may use one"
     return None
-
-
-@contextlib.contextmanager
-def on_cpu(cpu: int) -> Iterator[None]:
-    """Keep the calling thread to one CPU for the block."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {cpu})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 class Mapped:
@@ -87,13 +88,9 @@ class Mapped:
 
     def fill(self) -> None:
         """Fault every page in for writing, by whoever `fill` names; end on the CPU of the caller."""
-        who = self.case.option("fill")
-        if who == "each":
+        with filling(self.case.option("fill")):
             self._populate(topology.cpu_count())
-        else:
-            with on_cpu(fill_cpu(who)):
-                self._populate(threads=1)
-        with on_cpu(fill_cpu("one")):
+        with filling("one"):
             pass
 
     def _populate(self, threads: int) -> None:

@@ -18,12 +18,13 @@ from conftest import wait_for
 import ktask
 from ktask import workloads
 from ktask.engine import run as engine
+from ktask.host import topology
 from ktask.lab.measure.cell import measure_case
 from ktask.lab.measure.measurement import Protocol
 from ktask.memory import address_space, layouts, walkers
 from ktask.memory import inspect as answers
 from ktask.memory import region as memory
-from ktask.memory.filled_space import MemorySpace, ZeroSpace
+from ktask.memory.filled_space import FilledSpace, MemorySpace, ZeroSpace
 from ktask.memory.region import BASE_PAGE, GIB, KIB, MIB, UnavailableError
 from ktask.workloads import Case, CheckError
 from ktask.workloads.page_walk import page_walk, radix
@@ -628,3 +629,30 @@ def test_tables_that_cannot_be_are_refused():
     table = radix.build(far, 5)
     assert walked(table)[0] == 1
     table.close()
+
+
+@pytest.mark.cpus(2)
+@pytest.mark.parametrize("pages", ["zero", "memory"])
+@pytest.mark.parametrize("fill", ["one", "each", "other"])
+def test_page_tables_are_filled_by_whom_the_case_says(pages, fill, monkeypatch):
+    cpus, seen = topology.allowed_cpus(), []
+    made = FilledSpace.__init__
+
+    def note(space, size_bytes):
+        seen.append(topology.allowed_cpus())
+        made(space, size_bytes)
+
+    monkeypatch.setattr(FilledSpace, "__init__", note)
+    case = Case.of("page_walk", "pagemap", size="16MiB", options={"pages": pages, "fill": fill})
+    found = measure_case(case, [1, 2], Protocol(least=1, most=1))
+    assert seen == [{"one": cpus[:1], "each": cpus, "other": cpus[-1:]}[fill]]
+    assert topology.allowed_cpus() == cpus
+    assert {row["options"] for row in found.rows} == {
+        ",".join(f"{name}={value}" for name, value in case.options)
+    }
+
+
+@pytest.mark.parametrize("options", [{"pages": "file"}, {"layout": "sparse"}, {"pid": 1}])
+def test_only_a_space_that_is_filled_can_be_filled_by_others(options):
+    case = Case.of("page_walk", "pagemap", size="16MiB", options=options | {"fill": "each"})
+    assert workloads.why_not(case) == "fill is for pages=zero and pages=memory; leave it out"

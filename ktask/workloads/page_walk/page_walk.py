@@ -32,6 +32,7 @@ from ktask.workloads.page_walk.spaces import (
     open_space,
     set_to,
 )
+from ktask.workloads.populated import FILL
 
 ORDER = 2
 
@@ -165,7 +166,7 @@ WORKLOAD = Workload(
             page_kinds=("4KiB",),
             probe=no_scan,
             limit=TABLE_LOCK,
-            options=(LAYOUT, PAGES, PID, RANGE),
+            options=(LAYOUT, PAGES, FILL, PID, RANGE),
         ),
         Method(
             "pagemap",
@@ -173,14 +174,14 @@ WORKLOAD = Workload(
             page_kinds=("4KiB",),
             probe=no_pagemap,
             limit=f"{TABLE_LOCK} The page behind each entry is looked up, which takes longer if all differ.",
-            options=(LAYOUT, PAGES, PID, RANGE),
+            options=(LAYOUT, PAGES, FILL, PID, RANGE),
         ),
         Method(
             "mincore",
             "mincore over this process, one byte per entry; mmap_lock taken anew every 4096 pages",
             page_kinds=("4KiB",),
             limit=TABLE_LOCK,
-            options=(LAYOUT, PAGES),
+            options=(LAYOUT, PAGES, FILL),
         ),
         Method(
             "smaps",

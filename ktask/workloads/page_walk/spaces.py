@@ -8,6 +8,7 @@ from ktask.memory.address_space import Process, parse_range
 from ktask.memory.filled_space import FilledSpace, MemorySpace, ZeroSpace
 from ktask.memory.layouts import AliasedSpace
 from ktask.workloads import Case, Option, get
+from ktask.workloads.populated import filling, no_other_cpu
 
 Space = AliasedSpace | FilledSpace
 FILLED = {"zero": ZeroSpace, "memory": MemorySpace}
@@ -55,9 +56,10 @@ def made_of(case: Case) -> str:
 
 
 def make_space(case: Case) -> Space:
-    """Return the address space of a case."""
+    """Return the address space of a case; one of a file is made by all CPUs."""
     if kind := FILLED.get(made_of(case)):
-        return kind(case.size_bytes)
+        with filling(case.option("fill")):
+            return kind(case.size_bytes)
     return AliasedSpace(case.size_bytes, case.option("layout"))
 
 
@@ -66,7 +68,9 @@ def why_not(case: Case) -> str | None:
     pages = dict(case.options).get("pages")
     if pages in FILLED and (layout := case.option("layout")) != "dense":
         return f"pages={pages} is for layout=dense, not for {layout}; use pages=file"
-    return None
+    if "fill" in dict(case.options) and not (is_made(case) and made_of(case) in FILLED):
+        return "fill is for pages=zero and pages=memory; leave it out"
+    return no_other_cpu(case)
 
 
 def bounds_of(case: Case, space: Space | None) -> tuple[int, int]:
