@@ -120,18 +120,24 @@ def read_records(path: Path) -> pd.DataFrame:
     """
     try:
         table = pq.read_table(path)
+        is_before_fill = "pass" not in table.column_names
         for name in _SINCE.keys() - set(table.column_names):
             table = table.append_column(name, pa.array([_SINCE[name]] * len(table), SCHEMA.field(name).type))
         if missing := [name for name in SCHEMA.names if name not in table.column_names]:
             raise pa.ArrowInvalid(f"it lacks the columns {', '.join(missing)}")
-        return _plausible(
-            table.select(SCHEMA.names).cast(SCHEMA).to_pandas().astype({"helper_nice": "Int32"})
-        )
+        rows = table.select(SCHEMA.names).cast(SCHEMA).to_pandas().astype({"helper_nice": "Int32"})
+        return _plausible(_with_fill(rows) if is_before_fill else rows)
     except (pa.ArrowException, OSError, KeyError) as error:
         reason = str(error).partition("\n")[0]  # what follows is a dump of the schema
         raise ValueError(
             f"{path} is not a readable record file ({reason}); delete it and resume the run"
         ) from error
+
+
+def _with_fill(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows of before `fill` was an option, with what it was then: each CPU filled a share."""
+    freed = (rows["workload"] == "free") & ~rows["method"].isin(["buddy", "exit"])
+    return rows.assign(options=rows["options"].mask(freed, "fill=each"))
 
 
 LONGEST_S = 1e8  # three years

@@ -285,3 +285,11 @@ def test_the_types_of_the_data_package_fit_the_schema():
         "datetime": pa.types.is_timestamp,
     }
     assert all(kinds[kind](arrow) for _, kind, arrow, _ in COLUMNS)
+
+
+def test_older_records_say_that_each_cpu_filled_what_was_freed(tmp_path):
+    work = [("free", "dontneed"), ("free", "munmap"), ("free", "exit"), ("zeroing", "populate")]
+    write_records(tmp_path / "new", [row(workload=name, method=method, options="") for name, method in work])
+    pq.write_table(pq.read_table(tmp_path / "new").drop_columns(["pass", "boot_id"]), tmp_path / "older")
+    assert read_records(tmp_path / "older")["options"].tolist() == ["fill=each", "fill=each", "", ""]
+    assert read_records(tmp_path / "new")["options"].tolist() == [""] * 4
