@@ -8,8 +8,9 @@ ratio of the serial calls. To free memory, C maps and fills its own.
 Six questions. What does an empty chunk cost? What does a task of two chunks cost, from the Python call to
 its return? How well is uneven work balanced? Do paths of the kernel scale as when C enters them? Do the
 programs of `ktask reproducer` find the same? Is resident memory zeroed as fast as by C and NumPy? Every
-round runs all contestants once, in random order, so that a ratio compares neighbours in time. GCC builds
-the OpenMP peers; without it they are left out, and said so.
+round runs all contestants once, in random order, so that a ratio compares neighbours in time. Rounds beside
+which other processes used over 5 % of the CPUs are left out, if five remain. GCC builds the OpenMP peers;
+without it they are left out, and said so.
 """
 
 from __future__ import annotations
@@ -42,11 +43,11 @@ from ktask.common.files import write_json
 from ktask.common.units import fmt_size
 from ktask.engine import native
 from ktask.engine import run as engine
-from ktask.host.counters import sample_state, state_change
+from ktask.host.counters import OTHER_LOAD_LIMIT
 from ktask.host.facts import machine_facts
 from ktask.host.topology import cpu_count
 from ktask.lab.measure import stats
-from ktask.lab.measure.rounds import interleave, prepared, repeat, without_error
+from ktask.lab.measure.rounds import prepared, quiet_rounds, repeat, without_error
 from ktask.lab.reproducer import reproducer
 from ktask.memory import region as memory
 from ktask.memory.region import GIB, MIB
@@ -70,10 +71,9 @@ class Contest:
     serial: dict[str, str] = field(default_factory=dict)  # the serial call of a contestant
     close: Callable[[], None] = lambda: None
 
-    def measure(self, rounds: int) -> dict[str, np.ndarray]:
-        """Return the seconds of every contestant, one per round; two rounds to warm up are dropped."""
-        found = interleave(self.contestants, rounds, SEED, warmups=2)
-        return {name: np.array(values) for name, values in found.items()}
+    def measure(self, rounds: int) -> tuple[dict[str, np.ndarray], float]:
+        """Return the seconds of every contestant in each round that was quiet, and the load beside these."""
+        return quiet_rounds(self.contestants, rounds, SEED)
 
 
 # --- peers -----------------------------------------------------------------------------------------------
@@ -300,18 +300,21 @@ PEERS: dict[tuple[str, str], Peer] = {
     ("collapse", "collapse"): ranged(MADVISE, memory.MADV_COLLAPSE),
     ("collapse", "collapse_shared"): ranged(MADVISE, memory.MADV_COLLAPSE),
 }
+SIZE = GIB // 4
 PATHS: list[tuple[str, str, str, int, dict[str, str]]] = [
-    *(("zeroing", "populate", kind, GIB, {}) for kind in ("THP", "4KiB", "2MiB")),
+    *(("zeroing", "populate", kind, SIZE, {}) for kind in ("THP", "4KiB", "2MiB")),
     ("zeroing", "populate", "1GiB", 2 * GIB, {}),
-    *(("free", "dontneed", kind, GIB, {"fill": who}) for kind in ("4KiB", "THP") for who in ("one", "each")),
-    *(("free", "munmap", kind, GIB, {}) for kind in ("4KiB", "THP")),
-    ("free", "lazyfree", "4KiB", GIB, {}),
-    ("free", "exit", "4KiB", GIB, {}),
-    *(("protect", method, "4KiB", GIB, {}) for method in ("mprotect", "uffd_wp")),
-    *(("fork", method, "4KiB", GIB, {}) for method in ("one_process", "many_processes")),
-    *(("pin", method, "4KiB", GIB, {}) for method in ("mlock", "io_uring")),
-    *(("truncate", method, "4KiB", GIB, {}) for method in ("punch_hole", "ftruncate_files")),
-    *(("collapse", method, "THP", GIB // 4, {}) for method in ("collapse", "collapse_shared")),
+    *(("free", "dontneed", "4KiB", SIZE, {"fill": who}) for who in ("one", "each")),
+    *(("free", "dontneed", "THP", GIB, {"fill": who}) for who in ("one", "each")),
+    ("free", "munmap", "4KiB", SIZE, {}),
+    ("free", "munmap", "THP", GIB, {}),
+    ("free", "lazyfree", "4KiB", SIZE, {}),
+    ("free", "exit", "4KiB", SIZE, {}),
+    *(("protect", method, "4KiB", SIZE, {}) for method in ("mprotect", "uffd_wp")),
+    *(("fork", method, "4KiB", SIZE, {}) for method in ("one_process", "many_processes")),
+    *(("pin", method, "4KiB", SIZE, {}) for method in ("mlock", "io_uring")),
+    *(("truncate", method, "4KiB", SIZE, {}) for method in ("punch_hole", "ftruncate_files")),
+    *(("collapse", method, "THP", SIZE, {}) for method in ("collapse", "collapse_shared")),
 ]
 
 
@@ -535,10 +538,8 @@ def zeroing_contests(short: bool, c_peers: ctypes.CDLL | None) -> Named:
 
 
 def result_of(contest: Contest, rounds: int) -> dict:
-    """Return medians and ratios of one contest, and the share of the CPUs that others used meanwhile."""
-    before = sample_state()
-    seconds = contest.measure(rounds)
-    change = state_change(before, sample_state())
+    """Return medians and ratios of one contest, and the largest share of the CPUs that others used."""
+    seconds, other_load = contest.measure(rounds)
     base = seconds[contest.reference]
     rows = {
         name: {
@@ -548,7 +549,7 @@ def result_of(contest: Contest, rounds: int) -> dict:
         for name, values in seconds.items()
     }
     found = {"name": contest.name, "unit": contest.unit, "reference": contest.reference, "rows": rows}
-    found["other_load"] = change["other_s"] / change["capacity_s"]
+    found["other_load"] = other_load
     return found | ({"beside_c": beside_c(contest.serial, seconds)} if contest.serial else {})
 
 
@@ -567,6 +568,8 @@ def beside_c(serial: dict[str, str], seconds: dict[str, np.ndarray]) -> dict:
 def render(result: dict) -> str:
     """Return one contest as a table of text."""
     lines = [f"{result['name']} ({result['unit']}; ratio to {result['reference']})"]
+    if result["other_load"] > OTHER_LOAD_LIMIT:
+        lines.append(f"  other processes used up to {result['other_load']:.0%} of the CPUs beside it")
     for name, row in sorted(result["rows"].items(), key=lambda item: item[1]["median"]["median"]):
         m, r = row["median"], row["ratio"]
         lines.append(

@@ -3,7 +3,7 @@
     python benchmarks/start_states.py [--processes N] [--rounds N] [--only TEXT] [--json FILE]
 
 Each line is the time from one state over the time from another, as the mean over processes with its 95 %
-interval. A process beside which others used over 5 % of the CPUs is measured again, and kept if it stays so.
+interval. Rounds beside which others used over 5 % of the CPUs are left out, if five remain.
 """
 
 from __future__ import annotations
@@ -27,14 +27,12 @@ import ktask
 from ktask.common.files import write_json
 from ktask.engine import run as engine
 from ktask.engine.placement import wait_for_helpers
-from ktask.host.counters import sample_state, state_change
 from ktask.host.facts import machine_facts
-from ktask.lab.measure.rounds import interleave, prepared, without_error
+from ktask.lab.measure.rounds import prepared, quiet_rounds, without_error
 from ktask.memory import region as memory
 from ktask.workloads import Case
 from ktask.workloads.populated import filling
 
-MOST_OTHER_LOAD, MOST_TRIES = 0.05, 3
 Do = Callable[[Any, int], float]  # takes a state and threads, returns seconds
 
 
@@ -148,7 +146,7 @@ def by_sleeping_helpers(state: Any, threads: int) -> float:
 def effects() -> Iterator[Effect]:
     """Yield what is looked at."""
     for method, kind, size in (
-        ("dontneed", "4KiB", "1GiB"),
+        ("dontneed", "4KiB", "256MiB"),
         ("dontneed", "THP", "1GiB"),
         ("munmap", "4KiB", "256MiB"),
         ("exit", "4KiB", "256MiB"),
@@ -207,23 +205,18 @@ def measure(effect: Effect, rounds: int) -> dict[str, Any]:
         for threads in effect.threads:
             calls[threads, True] = partial(effect.changed, other, threads)
             calls[threads, False] = partial(effect.usual, state, threads)
-        before = sample_state()
-        found = interleave(calls, rounds, os.getpid(), warmups=2)
-        change = state_change(before, sample_state())
+        found, load = quiet_rounds(calls, rounds, os.getpid())
     medians = {key: float(np.median(values)) for key, values in found.items()}
     ratios = {title(effect, n): medians[n, True] / medians[n, False] for n in effect.threads}
     times = {title(effect, n): medians[n, False] for n in effect.threads}
-    return {"ratios": ratios, "times_s": times, "other": change["other_s"] / change["capacity_s"]}
+    return {"ratios": ratios, "times_s": times, "other": load}
 
 
 def in_a_process(number: int, rounds: int) -> dict[str, Any]:
-    """Return what a fresh process measures of an effect, with the least load beside it of some tries."""
+    """Return what a fresh process measures of an effect."""
     command = [sys.executable, __file__, "--effect", str(number), "--rounds", str(rounds)]
-    tries: list[dict[str, Any]] = []
-    while len(tries) < MOST_TRIES and not any(one["other"] < MOST_OTHER_LOAD for one in tries):
-        done = subprocess.run(command, capture_output=True, check=True)  # noqa: S603
-        tries.append(json.loads(done.stdout))
-    return min(tries, key=lambda one: one["other"])
+    done = subprocess.run(command, capture_output=True, check=True)  # noqa: S603
+    return json.loads(done.stdout)
 
 
 def over_processes(ratios: list[float]) -> dict[str, float]:

@@ -190,3 +190,21 @@ def test_a_repetition_starts_from_the_control_block_of_its_case():
         core.repeat(state, 1)
     assert [(ctl.max_threads, ctl.min_chunk_size) for ctl in calls] == [(2, 7), (1, 2)]
     assert (first.max_threads, first.min_chunk_size) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("busy", "kept", "load"), [((3, 4), [0, 1, 2, 5, 6, 7], 0.0), (range(7), [0, 1, 2, 3, 7], 0.5)]
+)
+def test_rounds_beside_which_others_ran_are_left_out_if_enough_remain(busy, kept, load, monkeypatch):
+    """Round k is busy if others use half of the two CPUs in it; five remain in any case."""
+    number = iter(range(100))
+
+    def change(before, after):
+        return {"capacity_s": 2.0, "other_s": 1.0 if before in busy else 0.0}
+
+    monkeypatch.setattr(core, "sample_state", lambda: next(number))
+    monkeypatch.setattr(core, "state_change", change)
+    values = iter(range(-2, 8))
+    found, most = core.quiet_rounds({"a": lambda: next(values)}, 8)
+    assert found["a"].tolist() == kept
+    assert most == load

@@ -8,6 +8,7 @@ repetition with an error never becomes a number.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import replace
@@ -19,6 +20,7 @@ from ktask import workloads
 from ktask.engine import run as engine
 from ktask.engine.placement import wait_for_helpers
 from ktask.engine.task import Result
+from ktask.host.counters import MIN_EVIDENCE_S, OTHER_LOAD_LIMIT, sample_state, state_change
 from ktask.lab.measure.failures import as_check_errors
 from ktask.memory import region as memory
 from ktask.workloads import Case, State
@@ -69,6 +71,29 @@ def interleave(
         if number >= 0 and on_round and on_round(number + 1):
             break
     return found
+
+
+def quiet_rounds(
+    variants: Mapping[Name, Callable[[], float]], rounds: int, seed: int = SEED, *, least: int = 5
+) -> tuple[dict[Name, np.ndarray], float]:
+    """Interleave variants, and keep the rounds beside which other processes used up to 5 % of the CPUs.
+
+    For comparisons of two times on a machine that is not ours alone. Two rounds to warm up are dropped.
+
+    Returns
+    -------
+    dict, float
+        The values by name, of `least` rounds in any case, those with the least load; and the largest share of
+        the CPUs that others used beside one of them.
+    """
+    samples = [sample_state()]
+    found = interleave(variants, rounds, seed, warmups=2, on_round=lambda _: samples.append(sample_state()))
+    changes = [state_change(*pair) for pair in itertools.pairwise(samples)]
+    loads = np.array([change["other_s"] / change["capacity_s"] for change in changes])
+    loads[[change["other_s"] < MIN_EVIDENCE_S for change in changes]] = 0.0
+    n_kept = max(least, np.count_nonzero(loads <= OTHER_LOAD_LIMIT))
+    kept = np.sort(np.argsort(loads, kind="stable")[:n_kept])
+    return {name: np.array(values)[kept] for name, values in found.items()}, float(loads[kept].max())
 
 
 @contextlib.contextmanager
