@@ -8,20 +8,19 @@ import pandas as pd
 from markupsafe import Markup
 
 from ktask.common import units
-from ktask.lab.measure import stats
+from ktask.lab.measure import states, stats
 from ktask.report import markup
 from ktask.report import sentences as words
 from ktask.report.markup import Cell
-from ktask.report.tables import CASE, PATH, parallel, sort_cases
+from ktask.report.tables import CASE, PATH, as_estimate, parallel, quotient, sort_cases
 
 # A path is above or below these only if its whole interval is.
 GOOD_EFFICIENCY = 0.9  # this much of the ideal speedup counts as "scales"
 NEAR_ROOF = 0.85  # this share of the highest user-space rate leaves nothing to gain
-LOSSES = ("start", "gaps", "end", "slower")
-TRACED = ("chunks", "traced_imbalance", "traced_s")
+LOSSES = ("start", "gaps", "end", "slower", "chunking")
+TRACED = ("chunks", "traced_imbalance", "traced_s", "typical")
 ALONE = ("alone", "alone_low", "alone_high")
-TYPICAL_WITHIN = 1.25  # a trace further from the median than this factor is no evidence
-NAMED_FROM_SHARE = 0.5  # a cause that explains this share of a loss is named
+BEYOND = ("beyond", "beyond_low", "beyond_high")
 
 
 @dataclass(frozen=True)
@@ -60,17 +59,21 @@ def trace_losses(trace: pd.DataFrame) -> dict[str, float]:
     return shares | {"traced_imbalance": float(np.ptp(found["last"]) / wall_s)}
 
 
-def bottleneck_table(scaling: pd.DataFrame, traces: pd.DataFrame | None = None) -> pd.DataFrame:
+def bottleneck_table(
+    scaling: pd.DataFrame, traces: pd.DataFrame | None = None, rows: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """Return, per path at the largest size and the most threads, the evidence on why it is not n times.
 
-    With a trace of the cell, the columns of `trace_losses`, and `slower`: how much of the thread time inside
-    chunks is more than the serial call took for the same work. `roof_share` is the share of `memory_roof`,
-    for zeroing only. `alone` is the time of one thread in the same chunks over that of the serial call, and
-    `chunking` what that is of the thread time, at the least that its interval allows. `bottleneck` is one of
-    `LABELS`.
+    Chunking overhead is taken out before threads are blamed: `alone` is the time of one thread in the same
+    chunks over that of the serial call, `chunking` what that costs of the thread time (0 if its interval
+    holds 1), and `beyond` the speedup over one thread in the same chunks. With a trace of the cell, the columns of
+    `trace_losses`, and `slower`: how much of the thread time inside chunks is more than one thread took for
+    the same chunks. Losses are NaN unless the trace is `typical` of the cell's repetitions, which are `rows`
+    (`tables.repetitions`). `roof_share` is the share of `memory_roof`, for zeroing only. `bottleneck` is one
+    of `LABELS`.
     """
     several = parallel(scaling[scaling["n"] > 0])
-    columns = ["roof_share", *LOSSES, *TRACED, "chunking", *ALONE]
+    columns = ["roof_share", *LOSSES, *TRACED, *ALONE, *BEYOND]
     if several.empty:
         return several.assign(bottleneck=[], **{name: [] for name in columns})
     last = several.sort_values(["size_bytes", "threads"]).groupby(PATH, as_index=False).tail(1).copy()
@@ -78,20 +81,32 @@ def bottleneck_table(scaling: pd.DataFrame, traces: pd.DataFrame | None = None) 
     share = last["bandwidth"] / roof.bytes_per_s if roof else np.nan
     last["roof_share"] = np.where(last["workload"] == "zeroing", share, np.nan)
     last["roof_share_low"] = last["roof_share"] * last["bandwidth_low"] / last["bandwidth"]
-    found = pd.DataFrame([_losses(row, traces) for _, row in last.iterrows()], index=last.index)
-    last = last.join(found.reindex(columns=[*LOSSES, *TRACED]))
     last = last.join(pd.DataFrame([_alone(row, scaling) for _, row in last.iterrows()], index=last.index))
+    found = pd.DataFrame([_losses(row, traces, rows) for _, row in last.iterrows()], index=last.index)
+    last = last.join(found.reindex(columns=[*LOSSES[:-1], *TRACED]))
+    last["typical"] = last["typical"] == True  # noqa: E712 - without a trace it is not known, so no evidence
     last["bottleneck"] = [_bottleneck(row) for _, row in last.iterrows()]
     return sort_cases(last)
 
 
-def _losses(row: pd.Series, traces: pd.DataFrame | None) -> dict[str, float]:
+def _losses(row: pd.Series, traces: pd.DataFrame | None, rows: pd.DataFrame | None) -> dict[str, float]:
     mine = None if traces is None else traces[traces["cell_id"] == row["cell_id"]]
     if mine is None or mine.empty or int(mine["threads"].iloc[0]) != row["threads"]:
         return {}
     found, wall_s = trace_losses(mine), float(mine["wall_s"].iloc[0])
     serial = row["base_wall"] / (row["threads"] * wall_s)
-    return found | {"slower": found["chunks"] - serial, "traced_s": wall_s}
+    found |= {"slower": found["chunks"] - serial * (1 + _overhead(row))}
+    typical = states.is_typical(wall_s, _walls(row, rows))
+    kept = found if typical else dict.fromkeys(found, np.nan)
+    return kept | {"traced_imbalance": found["traced_imbalance"], "traced_s": wall_s, "typical": typical}
+
+
+def _walls(row: pd.Series, rows: pd.DataFrame | None) -> pd.Series | list[float]:
+    """Return the times of a case and thread count that enter its rate."""
+    if rows is None:
+        return []
+    same = (rows["cell_id"] == row["cell_id"]) & (rows["threads"] == row["threads"])
+    return rows.loc[same & ~rows["baseline"].astype(bool) & rows["in_rates"], "wall_s"]
 
 
 def _alone(row: pd.Series, scaling: pd.DataFrame) -> dict[str, float]:
@@ -99,12 +114,19 @@ def _alone(row: pd.Series, scaling: pd.DataFrame) -> dict[str, float]:
     alone = ~scaling["baseline"].astype(bool) & (scaling["threads"] == 1) & (scaling["n"] > 0)
     chunked = scaling[alone & (scaling[CASE] == row[CASE]).all(axis=1)]
     if chunked.empty:
-        return dict.fromkeys(["chunking", *ALONE], np.nan)
+        return dict.fromkeys(["chunking", "alone_cpu", *ALONE, *BEYOND], np.nan)
     one = chunked.iloc[0]
     inverse = ("speedup", "speedup_high", "speedup_low")
     found = {name: 1 / one[end] for name, end in zip(ALONE, inverse, strict=True)}
-    least = (found["alone_low"] - 1) * row["base_wall"] / (row["threads"] * row["wall"])
-    return found | {"chunking": least}
+    beyond = quotient(as_estimate(one, "wall"), row)
+    found |= dict(zip(BEYOND, (beyond.median, beyond.low, beyond.high), strict=True))
+    overhead = _overhead(found) * row["base_wall"] / (row["threads"] * row["wall"])
+    return found | {"alone_cpu": one["cpu_cost"], "chunking": overhead}
+
+
+def _overhead(row: pd.Series | dict[str, float]) -> float:
+    """Return how much longer one thread takes in chunks than in one call; 0 if that is not decided."""
+    return row["alone"] - 1 if row["alone_low"] > 1 else 0.0
 
 
 LABELS = {
@@ -126,7 +148,7 @@ REASONS = {
     "end": "the largest loss is after a thread's last chunk: imbalance, which smaller chunks may help",
     "roof": "the rate is that of plain user-space stores: the memory takes no more",
     "chunking": "one thread already takes longer in chunks than in one call: a system call for each chunk, "
-    "and what it ends with",
+    "and what it ends with; the threads are not to blame for that",
     "busy": "CPU time grew: a lock they spin on, the fault path, or memory and caches that they share",
     "waiting": "the threads were off the CPU part of the time: a lock they sleep on, or scheduling",
     "both": "CPU time grew, and the threads were off the CPU part of the time; which of them costs more is "
@@ -140,23 +162,16 @@ def _bottleneck(row: pd.Series) -> str:
         return "unknown"
     if row["efficiency_high"] >= GOOD_EFFICIENCY:
         return "scales" if row["efficiency_low"] >= GOOD_EFFICIENCY else "near"
-    losses = {name: row[name] for name in LOSSES if _has_typical_trace(row)}
-    largest = max(losses, key=lambda name: losses[name], default="slower")
+    losses = {name: row[name] for name in LOSSES if np.isfinite(row[name])}
+    losses.setdefault("slower", 1 - row["efficiency"] - losses.get("chunking", 0.0))  # without a trace: all
+    largest = max(losses, key=lambda name: losses[name])
+    if largest in ("chunking", "slower") and row["roof_share_low"] >= NEAR_ROOF:
+        return "roof"
     return largest if largest != "slower" else _inside_chunks(row)
 
 
-def _has_typical_trace(row: pd.Series) -> bool:
-    """Return whether there is a traced repetition that took about as long as the others."""
-    return bool(1 / TYPICAL_WITHIN < row["traced_s"] / row["wall"] < TYPICAL_WITHIN)
-
-
 def _inside_chunks(row: pd.Series) -> str:
-    """Return why the threads are slower inside chunks."""
-    lost = row["slower"] if _has_typical_trace(row) else 1 - row["efficiency"]
-    if row["roof_share_low"] >= NEAR_ROOF:
-        return "roof"
-    if row["chunking"] >= NAMED_FROM_SHARE * lost:
-        return "chunking"
+    """Return why the threads are slower inside chunks than one thread in the same chunks."""
     if np.isnan(row["busy"]) or np.isnan(row["cpu_cost"]):
         return "unknown"
     if _more_cpu(row, "_low") >= 1 - row["busy_low"]:
@@ -165,8 +180,9 @@ def _inside_chunks(row: pd.Series) -> str:
 
 
 def _more_cpu(row: pd.Series, end: str) -> float:
-    """Return how much of the thread time is more CPU time than the serial call took."""
-    return row[f"busy{end}"] * (1 - 1 / row[f"cpu_cost{end}"])
+    """Return how much of the thread time is more CPU time than one thread took for the same chunks."""
+    alone = row["alone_cpu"] if row["alone_cpu"] > 1 and _overhead(row) else 1.0
+    return row[f"busy{end}"] * (1 - alone / row[f"cpu_cost{end}"])
 
 
 def finding(evidence: pd.DataFrame) -> Markup:
@@ -240,16 +256,18 @@ def _reason(row: pd.Series) -> Markup:
 def _evidence(row: pd.Series) -> str:
     """Return the numbers behind a verdict: the share lost there, the CPU time, the share of the roof."""
     bottleneck, parts = row["bottleneck"], []
-    if bottleneck in LOSSES:
+    if bottleneck in ("start", "gaps", "end"):
         parts.append(f"{words.percent(row[bottleneck])} of the thread time in the traced repetition")
     elif bottleneck in ("busy", "waiting", "both"):
-        if _has_typical_trace(row) and row["slower"] > 0:
+        if row["slower"] > 0:
             parts.append(f"{words.percent(row['slower'])} of the thread time inside chunks")
         parts.append(f"CPU time {words.value(row, 'cpu_cost')} times that of the serial call")
+        parts += [f"in the same chunks, one thread takes {words.value(row, 'alone')}"] * bool(_overhead(row))
         parts.append(f"on the CPU {words.value(row, 'busy', units.PERCENT)} of the time")
     elif bottleneck == "chunking":
         alone = words.value(row, "alone")
         parts.append(f"one thread in the same chunks takes {alone} times as long as in one piece")
+        parts.append(f"{row['threads']} threads are {words.value(row, 'beyond')} times as fast as that")
     if np.isfinite(row["roof_share"]):
         parts.append(f"{words.percent(row['roof_share'])} of the highest user-space rate")
     return f" ({', '.join(parts)})" if parts else ""
@@ -260,7 +278,8 @@ COLUMNS = {
     "start": "Before first chunk",
     "gaps": "Between chunks",
     "end": "After last chunk",
-    "slower": "Slower in chunks",
+    "slower": "Slower with threads",
+    "chunking": "Chunking",
     "roof_share": "Of user-space rate",
 }
 
@@ -284,6 +303,7 @@ def _columns(evidence: pd.DataFrame) -> dict[str, Cell]:
         "Threads": evidence["threads"].nunique() == 1,
         "Imbalance": evidence["imbalance"].isna().all(),
         "Chunks, 1 thread": evidence["alone"].isna().all(),
+        "Speedup over that": evidence["alone"].isna().all(),
         **{title: not (evidence[name].abs() >= WORTH_SHOWING).any() for name, title in COLUMNS.items()},
     }
     columns: dict[str, Cell] = {
@@ -296,6 +316,7 @@ def _columns(evidence: pd.DataFrame) -> dict[str, Cell]:
         "On CPU": percent_of("busy"),
         "Imbalance": percent_of("imbalance"),
         "Chunks, 1 thread": lambda row: words.value(row, "alone"),
+        "Speedup over that": lambda row: words.value(row, "beyond"),
         **{title: percent_of(name) for name, title in COLUMNS.items()},
     }
     return {title: cell for title, cell in columns.items() if not empty.get(title)}
@@ -305,6 +326,7 @@ CAPTIONS = {
     "CPU time ratio": "of all threads over that of the serial call.",
     "Imbalance": "the time from the first thread that is done to the last, over the wall time.",
     "Chunks, 1 thread": "the time of one thread in the same chunks over that of the serial call.",
+    "Speedup over that": "of the threads over one thread in the same chunks.",
 }
 
 
@@ -314,5 +336,12 @@ def _caption(evidence: pd.DataFrame, columns: Collection[str]) -> str:
     head = ", ".join(["Evidence on what keeps the speedup below the number of threads", *same])
     notes = [f"{name}: {text}" for name, text in CAPTIONS.items() if name in columns]
     if evidence["traced_s"].notna().any():
-        notes.append("Losses are shares of thread time in one traced repetition; 0 % is left out.")
+        notes.append(
+            "Losses are shares of thread time in one traced repetition of typical time; 0 % is left out."
+        )
+    if len(odd := evidence[evidence["traced_s"].notna() & ~evidence["typical"]]):
+        notes.append(
+            "No trace took a typical time, so no loss is given: "
+            f"{words.listed(words.each(odd, words.path_label))}."
+        )
     return f"{head}; median [95 % interval]. {' '.join(notes)}"

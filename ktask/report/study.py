@@ -69,7 +69,7 @@ class Study:
     @cached_property
     def bottlenecks(self) -> pd.DataFrame:
         """The evidence, per path, on what keeps the speedup below the number of threads."""
-        return bottlenecks.bottleneck_table(self.scaling, self.traces)
+        return bottlenecks.bottleneck_table(self.scaling, self.traces, self.repetitions)
 
     @cached_property
     def fits(self) -> list[model.Fitted]:

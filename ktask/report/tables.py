@@ -304,12 +304,12 @@ def _against_best(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for _, row in table.iterrows():
         key = tuple(row[name] for name in same_work)
-        one = _quotient(as_estimate(best.loc[key], "wall"), row) if key in best.index else stats.NOTHING
+        one = quotient(as_estimate(best.loc[key], "wall"), row) if key in best.index else stats.NOTHING
         rows.append(_columns("vs_best", one))
     return table.join(pd.DataFrame(rows, index=table.index))
 
 
-def _quotient(base: Estimate, row: pd.Series) -> Estimate:
+def quotient(base: Estimate, row: pd.Series) -> Estimate:
     """Return base over the wall time of a row; intervals combined on a logarithmic scale."""
     wall = as_estimate(row, "wall")
     if wall.n == 0:

@@ -17,8 +17,10 @@ LOSS_WORDS = {
     "start": "before the first chunk",
     "gaps": "between chunks",
     "end": "after the last chunk",
-    "slower": "inside chunks, beyond what the serial call needs",
+    "slower": "inside chunks, beyond what one thread needs for them",
+    "chunking": "the chunking overhead, which one thread has too",
     "": "not visible",
+    "odd": "not known",
 }
 COLUMNS = ["threads", "wall_s", "helper", "cpu", "start_bytes", "end_bytes", "t0_s", "t1_s"]
 
@@ -45,6 +47,8 @@ def timeline_figure(evidence: pd.DataFrame, traces: pd.DataFrame, workload: str,
 
 
 def _largest_loss(row: pd.Series) -> str:
+    if not row["typical"]:
+        return "odd"
     name = row[list(LOSSES)].astype(float).idxmax()
     return name if row[name] > 0 else ""
 
@@ -53,14 +57,17 @@ def _caption(rows: pd.DataFrame, left_out: int) -> Markup:
     """Return where the thread time of each path went, and how typical its trace is."""
     parts = []
     for loss, mine in rows.groupby(rows.apply(_largest_loss, axis=1), sort=False):
-        shares = [f" {words.percent(share)}" for share in mine[loss]] if loss else [""] * len(mine)
+        known = loss in LOSSES
+        shares = [f" {words.percent(share)}" for share in mine[loss]] if known else [""] * len(mine)
         names = zip(words.each(mine, words.path_label), shares, strict=True)
         parts.append(f"{LOSS_WORDS[loss]} ({words.listed([f'{name}{share}' for name, share in names])})")
     typical = words.reach(rows["traced_s"] / rows["wall"], lambda ratio: units.fmt_number(ratio, 2))
+    odd = words.listed(words.each(rows[~rows["typical"]], words.path_label))
+    typical += f" (no try took a typical time: {odd})" if odd else ""
     more = f" {words.count(left_out, 'path')} with a trace not drawn." if left_out else ""
     return Markup(
         "The largest loss of thread time is {}. {} One extra repetition each, n = 1, hence no interval; it "
-        "took {} times the median of the repetitions without a trace. Bars are chunks, the dotted line the "
+        "took {} times the median of those without a trace. Bars are chunks, the dotted line the "
         "end.{}"
     ).format("; ".join(parts), _imbalance(rows), typical, more)
 

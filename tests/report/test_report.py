@@ -1092,7 +1092,7 @@ def traced(run, *spans):
     row = scaling[scaling.size_bytes == scaling.size_bytes.max()].sort_values("threads").iloc[-1]
     spent = [(helper, start * row.wall, end * row.wall) for helper, start, end in spans]
     trace = chunks(*spent, wall_s=row.wall).assign(cell_id=row.cell_id, run_id="r", host_id="h")
-    return bottlenecks.bottleneck_table(scaling, trace), trace
+    return bottlenecks.bottleneck_table(scaling, trace, tables.repetitions(run)), trace
 
 
 @pytest.mark.parametrize(
@@ -1183,10 +1183,37 @@ def test_a_drift_with_the_rounds_is_reported():
     assert "Drift with the rounds: dontneed (4 KiB) with 1 thread, faster." in caption
 
 
-def test_a_trace_unlike_the_other_repetitions_is_no_evidence():
-    found, _ = traced(one_path({2: 1.2}), (0, 0, 1), (1, 0, 0.4))
-    slow = found.assign(traced_s=1.3 * found["wall"]).iloc[0]
-    assert (bottlenecks._bottleneck(found.iloc[0]), bottlenecks._bottleneck(slow)) == ("end", "busy")
+@pytest.mark.parametrize("factor", [0.74, 1.3])
+def test_a_trace_that_took_no_typical_time_is_no_evidence(factor):
+    run = one_path({2: 1.2})
+    found, trace = traced(run, (0, 0, 1), (1, 0, 0.4))
+    assert (found.bottleneck.tolist(), found.typical.tolist()) == (["end"], [True])
+    odd = trace.assign(wall_s=factor * trace.wall_s)
+    found = bottlenecks.bottleneck_table(scaled(run), odd, tables.repetitions(run))
+    assert (found.bottleneck.tolist(), found.typical.tolist()) == (["busy"], [False])
+    assert found[["start", "gaps", "end", "slower"]].isna().all(axis=None)
+    table = bottlenecks.table(found, "key")
+    assert "After last chunk" not in table
+    assert "No trace took a typical time, so no loss is given: dontneed (4 KiB)." in table
+    figure = timeline.timeline_figure(found, odd, "free", "timeline-free")
+    assert "no try took a typical time: dontneed (4 KiB)" in figure.caption
+
+
+def test_chunking_is_taken_out_before_threads_are_blamed():
+    """As memset of 64 MiB: slower with two threads, because the chunks cost more than they win."""
+    run = one_path({1: 0.5, 2: 0.9})
+    found, _ = traced(run, (0, 0, 1), (1, 0, 1))
+    row = found.iloc[0]
+    assert row.bottleneck == "chunking"
+    assert row.alone == pytest.approx(2, rel=0.02)
+    assert row.beyond == pytest.approx(1.8, rel=0.02)
+    parts = row[["start", "gaps", "end", "slower", "chunking"]]
+    assert parts.sum() + row.efficiency == pytest.approx(1, abs=0.02)
+    assert row.slower == pytest.approx(0.1, abs=0.02)
+    said = bottlenecks.finding(found)
+    assert "the threads are not to blame for that" in said
+    assert "2 threads are 1.8" in said
+    assert "Speedup over that" in bottlenecks.table(found, "key")
 
 
 def test_too_few_repetitions_do_not_come_out_equal():
