@@ -66,11 +66,11 @@ def bottleneck_table(
 
     Chunking overhead is taken out before threads are blamed: `alone` is the time of one thread in the same
     chunks over that of the serial call, `chunking` what that costs of the thread time (0 if its interval
-    holds 1), and `beyond` the speedup over one thread in the same chunks. With a trace of the cell, the columns of
-    `trace_losses`, and `slower`: how much of the thread time inside chunks is more than one thread took for
-    the same chunks. Losses are NaN unless the trace is `typical` of the cell's repetitions, which are `rows`
-    (`tables.repetitions`). `roof_share` is the share of `memory_roof`, for zeroing only. `bottleneck` is one
-    of `LABELS`.
+    holds 1), and `beyond` the speedup over one thread in the same chunks. With a trace of the cell, there are
+    the columns of `trace_losses`, and `slower`: how much of the thread time inside chunks is more than one
+    thread took for the same chunks. Losses are NaN unless the trace is `typical` of the cell's repetitions,
+    which are `rows` (`tables.repetitions`). `roof_share` is the share of `memory_roof`, for zeroing only.
+    `bottleneck` is one of `LABELS`.
     """
     several = parallel(scaling[scaling["n"] > 0])
     columns = ["roof_share", *LOSSES, *TRACED, *ALONE, *BEYOND]

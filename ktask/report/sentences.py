@@ -15,7 +15,7 @@ from ktask.common import units
 from ktask.lab.measure import levels, stats
 from ktask.lab.measure.flags import ABOVE_THREADS
 from ktask.report import markup
-from ktask.report.tables import CASE, PATH, as_estimate, at_best, at_largest_size, bimodal, case_of
+from ktask.report.tables import CASE, PATH, as_estimate, at_best, at_largest_size, case_of
 from ktask.workloads import Method, registry
 
 Row: TypeAlias = "pd.Series | dict[str, Any]"
@@ -297,40 +297,24 @@ def throughput_alt(data: pd.DataFrame, workload: str) -> str:
     return f"{title}. At the largest size: {'; '.join(ends)}."
 
 
-BIMODAL = "a gap wider than either group, and than 5 % of the median"
-LARGEST_P = 0.001  # of a drift that is reported
-
-
 def _samples(data: pd.DataFrame, *names: str) -> Iterable[pd.DataFrame]:
     """Give the warm repetitions of each path and thread count."""
     groups = data[~data["cold"]].groupby([*PATH[:-1], "threads", *names], sort=False)
     return (rows for _, rows in groups)
 
 
-def bimodal_samples(data: pd.DataFrame) -> list[str]:
-    """Return the labels of the bimodal samples of a distribution."""
-    samples = _samples(data, "baseline")
-    return [with_threads(rows.iloc[0]) for rows in samples if bimodal(rows["wall_s"].to_numpy())]
-
-
-def drifting(data: pd.DataFrame) -> list[str]:
-    """Return the labels of the samples of a distribution whose times rise or fall with the rounds."""
-    labels = []
-    for rows in _samples(data, "baseline", "aa"):
-        if len(rows) >= stats.ENOUGH and rows["wall_s"].nunique() > 1:
-            found = spearmanr(rows["round"], rows["wall_s"])
-            if found.pvalue < LARGEST_P:
-                labels.append(
-                    f"{with_threads(rows.iloc[0])}, {'slower' if found.statistic > 0 else 'faster'}"
-                )
-    return list(dict.fromkeys(labels))
+def states_of(data: pd.DataFrame) -> list[str]:
+    """Return which samples of a distribution have two states, drift or settle."""
+    found = [
+        (rows.iloc[0], find(rows["wall_s"], rows["round"], rows["process"])) for rows in _samples(data, "baseline")
+    ]
+    return [f"{with_threads(row)}: {states}" for row, states in found if states]
 
 
 def distribution_caption(data: pd.DataFrame) -> Markup:
-    """Return whether the repetitions form one group, how many were cold, and how to read the strip."""
-    split, drift, cold = bimodal_samples(data), drifting(data), int(data["cold"].sum())
-    shape = f"Bimodal: {'; '.join(split)}." if split else f"No bimodal samples ({BIMODAL})."
-    shape += f" Drift with the rounds: {'; '.join(drift)}." if drift else ""
+    """Return what the median of the repetitions hides, how many were cold, and how to read the strip."""
+    hidden, cold = states_of(data), int(data["cold"].sum())
+    shape = f"{'. '.join(hidden)}." if hidden else "No sample has two states or a trend."
     crossed = f"Cold, crossed and in no rate: {cold} of {len(data)}." if cold else "None was cold."
     return Markup(
         "{} {} All repetitions at the largest size of each path, process after process, later ones higher; "

@@ -435,18 +435,3 @@ def flags_table(run: Run) -> pd.DataFrame:
         for flag in sorted({flag for flags in part["flags"] for flag in _as_list(flags)} - {"aa"})
     ]
     return sort_cases(pd.DataFrame(rows, columns=["workload", "flag", "repetitions", "of"]))
-
-
-def bimodal(values: np.ndarray) -> bool:
-    """Return whether there are two groups with a gap wider than both, and than 5 % of the median.
-
-    Each group needs three values and 15 % of them.
-    """
-    ordered = np.sort(np.asarray(values, dtype=float))
-    least = max(3, int(np.ceil(0.15 * ordered.size)))
-    if ordered.size < 2 * least:
-        return False
-    gaps = np.diff(ordered)[least - 1 : ordered.size - least]
-    cut = int(np.argmax(gaps)) + least
-    spread = max(np.ptp(ordered[:cut]), np.ptp(ordered[cut:]), 0.05 * float(np.median(ordered)))
-    return bool(gaps.max() > spread)
