@@ -22,6 +22,7 @@ from ktask.report import (
     reproduction,
     sections,
     several_runs,
+    states,
     summary,
     tables,
 )
@@ -35,8 +36,8 @@ from ktask.report.study import FIGURE_KINDS, Study, completed, data_hash, split_
 
 # Figures in the order of the page; "" stands for those of the workloads.
 LAST = (
-    *(kernels.KERNELS_KEY, MODEL_KEY, RESIDUALS_KEY, words.CROSSOVER_KEY, PUBLISHED_KEY, PREDICTION_KEY),
-    words.CHUNKS_KEY,
+    *(states.FIGURE_KEY, kernels.KERNELS_KEY, MODEL_KEY, RESIDUALS_KEY, words.CROSSOVER_KEY),
+    *(PUBLISHED_KEY, PREDICTION_KEY, words.CHUNKS_KEY),
 )
 PAGE_ORDER = (words.NOISE_KEY, "", *LAST)
 CELL = "cell.ipynb"
@@ -158,13 +159,22 @@ class Report:
     # --- results ---------------------------------------------------------------------------------------
 
     def results(self) -> Html:
-        """Return a subsection per workload: finding, speedup, bottlenecks, throughput, distribution."""
+        """Return a subsection per workload, and one on what medians hide."""
         found = [(study, workload) for study in self.studies for workload in study.workloads]
         if not found:
             return Html(paragraph("Nothing was measured; appendix B lists the cases of the grid, and why."))
-        return Html(join(self._result(study, one, i) for i, (study, one) in enumerate(found, start=1)))
+        parts = [self._result(study, one, i) for i, (study, one) in enumerate(found, start=1)]
+        parts.append(Markup('<h3 id="hidden">5.{} What medians hide</h3>').format(len(found) + 1))
+        return Html(join([*parts, *map(self._hidden, self.studies)]))
+
+    def _hidden(self, study: Study) -> Markup:
+        """Return two states, drift and settling at every size, and results with cold repetitions."""
+        figure = self._figure(study.key(states.FIGURE_KEY))
+        return join([states.states_section(study), figure, states.cold_section(study)])
 
     def _result(self, study: Study, workload: str, number: int) -> Markup:
+        """Return finding, speedup, bottlenecks, throughput and distribution of a workload."""
+
         def key(kind: str) -> str:
             return study.key(words.figure_key(kind, workload))
 

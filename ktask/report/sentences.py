@@ -9,11 +9,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
-from scipy.stats import spearmanr
 
 from ktask.common import units
 from ktask.lab.measure import levels, stats
 from ktask.lab.measure.flags import ABOVE_THREADS
+from ktask.lab.measure.states import find
 from ktask.report import markup
 from ktask.report.tables import CASE, PATH, as_estimate, at_best, at_largest_size, case_of
 from ktask.workloads import Method, registry
@@ -305,8 +305,10 @@ def _samples(data: pd.DataFrame, *names: str) -> Iterable[pd.DataFrame]:
 
 def states_of(data: pd.DataFrame) -> list[str]:
     """Return which samples of a distribution have two states, drift or settle."""
+    process = data.groupby(levels.PROCESS, dropna=False).ngroup()
     found = [
-        (rows.iloc[0], find(rows["wall_s"], rows["round"], rows["process"])) for rows in _samples(data, "baseline")
+        (rows.iloc[0], find(rows["wall_s"], rows["round"], process[rows.index]))
+        for rows in _samples(data, "baseline")
     ]
     return [f"{with_threads(row)}: {states}" for row, states in found if states]
 

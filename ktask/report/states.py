@@ -22,7 +22,7 @@ from ktask.report.tables import CASE
 if TYPE_CHECKING:
     from ktask.report.study import Study
 
-STATES_KEY, COLD_KEY = "states", "cold"
+FIGURE_KEY, TABLE_KEY, COLD_KEY = "states", "states-and-drift", "with-cold"
 CELL = [*CASE, "min_chunk_size"]
 SAMPLE = [*CELL, "threads", "baseline"]  # both serial calls together: they are the same
 
@@ -81,6 +81,7 @@ STATES: dict[str, Cell] = {
     "Path": words.full_label,
     "Size": words.size_label,
     "Threads": words.threads_label,
+    "Least chunk": lambda row: units.fmt_size(row["min_chunk_size"]),
     "n": "n",
     "Fast state": lambda row: _state(row, 0),
     "Slow state": lambda row: _state(row, 1),
@@ -92,6 +93,12 @@ COLUMN_OF = {"two_states": ("Fast state", "Slow state", "They change"), "drift":
 COLUMN_OF["settling"] = ("Settling",)
 
 
+def _columns(columns: dict[str, Cell], rows: pd.DataFrame) -> dict[str, Cell]:
+    """Return the columns, without the least chunk where none was varied."""
+    varied = (rows.groupby(CASE)["min_chunk_size"].nunique() > 1).any()
+    return {title: cell for title, cell in columns.items() if varied or title != "Least chunk"}
+
+
 def states_section(study: Study) -> Markup:
     """Return how many samples have states or a trend, and which."""
     found, n_samples = study.states, samples(study.run).groupby(SAMPLE).ngroups
@@ -99,14 +106,14 @@ def states_section(study: Study) -> Markup:
         return markup.paragraph(study.title, f"None of {n_samples} samples has two states or a trend.")
     counts = {name: int(found[name].notna().sum()) for name in COLUMN_OF}
     empty = {title for name, titles in COLUMN_OF.items() if not counts[name] for title in titles}
-    columns = {title: cell for title, cell in STATES.items() if title not in empty}
+    columns = {title: cell for title, cell in _columns(STATES, found).items() if title not in empty}
     caption = Markup(
         "{}States and drift. Of {} samples, {} have two states, {} drift over the rounds of a process, and "
-        "{} settle: the first rounds are slower. Medians; of a drift, those of the first and of the last third. "
-        "Nothing is left out of the rates for it."
+        "{} settle: the first rounds are slower. Times are medians, for a drift those of the first and the "
+        "last third. Nothing is left out of the rates for it."
     ).format(study.title, n_samples, *counts.values())
     text = ["Fast state", "Slow state", "They change", "Drift", "Settling"]
-    return markup.table(columns, found, caption=caption, key=study.key(STATES_KEY), text=text)
+    return markup.table(columns, found, caption=caption, key=study.key(TABLE_KEY), text=text)
 
 
 @draw.theme()
@@ -184,6 +191,7 @@ COLD: dict[str, Cell] = {
     "Path": words.full_label,
     "Size": words.size_label,
     "Threads": words.threads_label,
+    "Least chunk": lambda row: units.fmt_size(row["min_chunk_size"]),
     "Cold, serial": lambda row: f"{row['cold_base']} of {row['n_base']}",
     "Cold, threads": lambda row: f"{row['cold']} of {row['n']}",
     "Speedup without": lambda row: units.fmt_estimate(row["without"]),
@@ -201,4 +209,4 @@ def cold_section(study: Study) -> Markup:
         "{}Cold repetitions waited for memory from the host, and are in no rate. Here is what the speedup "
         "would be with them, by medians and by means."
     ).format(study.title)
-    return markup.table(COLD, found, caption=caption, key=study.key(COLD_KEY))
+    return markup.table(_columns(COLD, found), found, caption=caption, key=study.key(COLD_KEY))

@@ -20,6 +20,7 @@ from ktask.report import (
     machine,
     model,
     model_figures,
+    states,
     tables,
     timeline,
 )
@@ -60,6 +61,11 @@ class Study:
     def advice(self) -> pd.DataFrame:
         """One row per path: how many threads, or why not."""
         return advice.recommendation_table(self.scaling, self.run.skipped, self.chunks)
+
+    @cached_property
+    def states(self) -> pd.DataFrame:
+        """The samples with two states, drift or settling, at every size."""
+        return states.states_table(self.run)
 
     @cached_property
     def traces(self) -> pd.DataFrame:
@@ -118,6 +124,7 @@ class Study:
         found += [
             partial(model_figures.model_figure, self.fits, self.key(model_figures.MODEL_KEY)),
             partial(model_figures.residuals_figure, self.fits, self.key(model_figures.RESIDUALS_KEY)),
+            partial(states.states_figure, run, self.states, self.key(states.FIGURE_KEY)),
             partial(figures.crossover_figure, scaling, self.key(words.CROSSOVER_KEY)),
             partial(figures.chunks_figure, self.chunks, self.key(words.CHUNKS_KEY)),
             partial(larger_machines.prediction_figure, self.larger, self.key(larger_machines.PREDICTION_KEY)),

@@ -96,7 +96,7 @@ def test_settling_of_every_process_is_found_where_one_alone_is_too_short():
 # --- how often ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("n", [7, 15, 31, 101])
+@pytest.mark.parametrize("n", [6, 7, 15, 31, 101])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_times_without_states_are_left_alone(shape, n):
     rng = np.random.default_rng(n)
@@ -142,8 +142,23 @@ def test_drift_and_settling_are_found(n, factor, least):
     assert n < 31 or settling >= least * TRIALS
 
 
+@pytest.mark.parametrize(
+    ("walls", "expected"),
+    [
+        ([1, 1.01, 1.02, 2, 2.01, 2.02], True),
+        ([1, 1.01, 1.02, 1.03, 1.04, 2], False),
+        (np.linspace(1, 2, 9), False),
+        ([1, 1, 2, 2], False),
+        ([1.0, 1.01] * 16 + [2, 2.01, 2.02], True),
+        ([1.0, 1.01] * 16 + [2, 2.01], False),
+    ],
+)
+def test_a_state_has_three_times_and_a_twelfth_of_them(walls, expected):
+    assert bool(states.find_two_states(np.log(walls), np.zeros(len(walls), int))) == expected
+
+
 def test_few_or_equal_times_have_no_states():
-    for walls in ([], [1.0], [1.0, 1.0, 2.0, 2.0, 2.0, 2.0], [1.0] * 50):
+    for walls in ([], [1.0], [1.0, 1.0, 2.0, 2.0, 2.0], [1.0] * 50):
         assert not states.find(walls)
     assert str(states.find([1.0])) == ""
 

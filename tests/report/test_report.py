@@ -35,6 +35,7 @@ from ktask.report import (
     page,
     reproduction,
     sections,
+    states,
     summary,
     tables,
     timeline,
@@ -519,20 +520,6 @@ def test_the_roof_is_the_highest_user_space_rate(scaling):
     assert bottlenecks.memory_roof(scaling[scaling.backend == "kernel"]) is None
 
 
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ([1, 1.01, 1.02, 2, 2.01, 2.02], True),
-        ([1, 1.01, 1.02, 1.03, 1.04, 2], False),
-        (np.linspace(1, 2, 9), False),
-        ([1, 1, 2, 2], False),
-        ([1.0, 1.01] * 16 + [2, 2.01, 2.02], False),
-    ],
-)
-def test_bimodal_samples_are_seen(values, expected):
-    assert tables.bimodal(np.array(values)) == expected
-
-
 def test_flags_are_counted(run):
     counted = tables.flags_table(run).set_index("workload")
     assert counted.loc["free", ["flag", "repetitions", "of"]].tolist() == ["steal", 14 * PASSES, 98 * PASSES]
@@ -652,13 +639,65 @@ def test_cold_repetitions_are_drawn():
     assert f"Cold, crossed and in no rate: {PASSES} of {21 * PASSES}." in figure.caption
 
 
-def test_bimodal_samples_are_reported():
+def test_two_states_are_reported_below_the_figure():
     run = one_path({2: 1.6}, n=12)
     slow = ~run.records.baseline & (run.records["round"] % 2 == 0)
     run.records.loc[slow, "wall_s"] *= 2
-    assert (
-        "Bimodal: dontneed (4 KiB) with 2 threads." in figures.distribution_figure(run, "free", "d").caption
-    )
+    caption = figures.distribution_figure(run, "free", "d").caption
+    assert "dontneed (4 KiB) with 2 threads: two states: " in caption
+    still = figures.distribution_figure(one_path({2: 1.6}, n=12), "free", "d").caption
+    assert "No sample has two states or a trend." in still
+
+
+# --- what medians hide ---------------------------------------------------------------------------------
+
+
+def test_states_of_every_size_are_shown():
+    run = one_path({2: 1.6}, n=30)
+    rows = run.records
+    small = (rows.size_bytes == rows.size_bytes.min()) & ~rows.baseline
+    assert states.states_table(run).empty
+    assert "None of 4 samples has two states or a trend." in states.states_section(Study(run))
+    rows.loc[small & (rows["round"] % 3 == 0), "wall_s"] *= 1.5
+    found = states.states_table(run)
+    assert found.size_bytes.tolist() == [rows.size_bytes.min()]
+    assert found.two_states[0].slow_share == pytest.approx(1 / 3)
+    assert (found.factor[0], found.n[0]) == (pytest.approx(1.5, rel=0.02), 150)
+    said = states.states_section(Study(run))
+    assert "1 have two states, 0 drift over" in said
+    assert "(67 %)" in said
+    assert "(33 %)" in said
+    assert "within a process" in said
+    assert "Settling</th>" not in said
+    assert said in Report([run]).results().body
+
+
+def test_states_of_processes_are_shown_and_drawn():
+    run = one_path({2: 1.6}, n=6)
+    rows = run.records
+    slow = rows.baseline & (rows.size_bytes == GIB) & rows["pass"].isin([2, 4])
+    rows.loc[slow, "wall_s"] *= 1.35
+    study = Study(run)
+    assert "between processes" in states.states_section(study)
+    figure = states.states_figure(run, study.states, "states")
+    assert "two states (each process in one)" in figure.caption
+    assert "60 in 5 processes. Dotted: the two states." in figure.caption
+    assert figure.data.groupby("process").size().tolist() == [12] * 5  # both serial calls of six rounds
+    assert set(figure.data["size_bytes"]) == {GIB}
+    assert Report([run]).figures["states"].number > 0
+
+
+def test_a_speedup_is_given_with_and_without_cold_repetitions():
+    assert states.cold_section(Study(one_path({2: 1.6}))) == ""
+    run = one_path({2: 1.6}, n=9, cold=(1, 2))  # 8 times as long, with threads only
+    (row,) = states.cold_table(run).query("size_bytes == @GIB").to_dict("records")
+    assert (row["cold_base"], row["cold"], row["n"]) == (0, 10, 45)  # of five processes
+    assert row["without"].median == pytest.approx(1.6, rel=0.02)
+    assert row["all"].median == pytest.approx(1.6, rel=0.02)
+    assert row["means"] == pytest.approx(1.6 * 9 / (7 + 2 * 8), rel=0.02)
+    said = states.cold_section(Study(run))
+    assert "10 of 45" in said
+    assert said in Report([run]).results().body
 
 
 # --- words ---------------------------------------------------------------------------------------------
@@ -1177,10 +1216,10 @@ def test_imbalance_is_given_over_all_repetitions():
 
 def test_a_drift_with_the_rounds_is_reported():
     run = one_path({2: 1.5}, n=20)
-    assert "Drift" not in figures.distribution_figure(run, "free", "d").caption
-    run.records.loc[run.records.baseline, "wall_s"] *= 1 - 0.002 * run.records["round"]
+    assert "drift" not in figures.distribution_figure(run, "free", "d").caption
+    run.records.loc[run.records.baseline, "wall_s"] *= 1 - 0.005 * run.records["round"]
     caption = figures.distribution_figure(run, "free", "d").caption
-    assert "Drift with the rounds: dontneed (4 KiB) with 1 thread, faster." in caption
+    assert "dontneed (4 KiB) with 1 thread: drift: " in caption
 
 
 @pytest.mark.parametrize("factor", [0.74, 1.3])

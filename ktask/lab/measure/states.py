@@ -2,7 +2,7 @@
 
 A median hides all three. They are looked for in logarithms of times, within and between processes; nothing is
 left out for them. The limits below are such that of samples with none of it (normal, uniform, skewed and
-heavy-tailed, 7 to 101 values) at most 2 % are called anything: tests/lab/test_states.py counts.
+heavy-tailed, 6 to 101 values) at most 2 % are called anything: tests/lab/test_states.py counts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from ktask.common.units import fmt_time
 
 WORTH_NAMING = np.log(1.05)  # states or ends of a drift closer than this change no conclusion
-LEAST_VALUES = 7
+LEAST_VALUES = 6
 LEAST_GROUP, LEAST_SHARE = 3, 0.08  # of the values in one of two states
 TRIMMED = 0.04  # at either end: a few slow repetitions must not widen a state
 LEAST_SPREAD = 0.01
