@@ -42,6 +42,7 @@ CONTENTS = """
 :hidden:
 :caption: Using it
 docs/measuring
+docs/kernels
 docs/workloads
 docs/models
 docs/simulator
