@@ -21,6 +21,7 @@ LOSSES = ("start", "gaps", "end", "slower", "chunking")
 TRACED = ("chunks", "traced_imbalance", "traced_s", "typical")
 ALONE = ("alone", "alone_low", "alone_high")
 BEYOND = ("beyond", "beyond_low", "beyond_high")
+ONE_THREAD = ("chunking", "alone_cpu", *ALONE, *BEYOND)
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def _alone(row: pd.Series, scaling: pd.DataFrame) -> dict[str, float]:
     alone = ~scaling["baseline"].astype(bool) & (scaling["threads"] == 1) & (scaling["n"] > 0)
     chunked = scaling[alone & (scaling[CASE] == row[CASE]).all(axis=1)]
     if chunked.empty:
-        return dict.fromkeys(["chunking", "alone_cpu", *ALONE, *BEYOND], np.nan)
+        return dict.fromkeys(ONE_THREAD, np.nan)
     one = chunked.iloc[0]
     inverse = ("speedup", "speedup_high", "speedup_low")
     found = {name: 1 / one[end] for name, end in zip(ALONE, inverse, strict=True)}
@@ -271,6 +272,31 @@ def _evidence(row: pd.Series) -> str:
     if np.isfinite(row["roof_share"]):
         parts.append(f"{words.percent(row['roof_share'])} of the highest user-space rate")
     return f" ({', '.join(parts)})" if parts else ""
+
+
+def slower_by_chunks(scaling: pd.DataFrame) -> Markup:
+    """Return which cases are slower with threads though threads win against one thread in the same chunks."""
+    slower = parallel(scaling[scaling["verdict"] == "slower"])
+    alone = [_alone(row, scaling) for _, row in slower.iterrows()]
+    found = slower.join(pd.DataFrame(alone, slower.index, columns=ONE_THREAD))
+    lines = words.each(found[(found["alone_low"] > 1) & (found["beyond_low"] > 1)], _by_chunks)
+    head = markup.paragraph("Slower for the chunking overhead, not for the threads:") if lines else ""
+    return markup.join([head, markup.items(lines)])
+
+
+def _by_chunks(row: pd.Series) -> str:
+    return (
+        f"{words.case_label(row)}: one thread in the same chunks takes {words.value(row, 'alone')} times the "
+        f"serial time; {words.count(row['threads'], 'thread')} are {words.value(row, 'beyond')} times "
+        "as fast as that."
+    )
+
+
+def chunks_alone(row: pd.Series, scaling: pd.DataFrame) -> str:
+    """Return what one thread takes in the same chunks, empty where that is not more than the serial time."""
+    found = {**row, **_alone(row, scaling)}
+    alone = words.value(found, "alone") if _overhead(found) else ""
+    return f", one thread in the same chunks {alone} times the serial time" if alone else ""
 
 
 WORTH_SHOWING = 0.005  # a loss below this on every path rounds to 0 %

@@ -227,7 +227,9 @@ class Report:
         crossover = tables.crossover_table(study.scaling)
         if crossover.empty:
             return paragraph(study.title, "No thread count above one was measured, so there is no crossover.")
-        return join([self._figure(study.key(words.CROSSOVER_KEY)), sections.crossover(study, crossover)])
+        listing = sections.crossover(study, crossover)
+        blame = bottlenecks.slower_by_chunks(study.scaling)
+        return join([self._figure(study.key(words.CROSSOVER_KEY)), listing, blame])
 
     def questions(self) -> Html:
         """Return open questions for the audience: those the data raise, and those reviewers left open."""

@@ -8,6 +8,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from ktask.lab.records import Run
+from ktask.report import bottlenecks
 from ktask.report import sentences as words
 from ktask.report.tables import PATH, at_best, parallel
 
@@ -98,7 +99,8 @@ def _worst_claim(scaling: pd.DataFrame, machine: str) -> Claim | None:
         worst,
         lambda row: (
             f"{words.with_threads(row)} at {words.size_label(row)} {words.value(row, 'speedup')} "
-            f"({words.wall(row, 'base_wall')} serial, {words.wall(row)})"
+            f"({words.wall(row, 'base_wall')} serial, {words.wall(row)}"
+            f"{bottlenecks.chunks_alone(row, scaling)})"
         ),
     )
     text = Markup("<b>Slower than serial:</b> {}.").format(words.listed(parts))

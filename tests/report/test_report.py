@@ -1253,6 +1253,13 @@ def test_chunking_is_taken_out_before_threads_are_blamed():
     assert "the threads are not to blame for that" in said
     assert "2 threads are 1.8" in said
     assert "Speedup over that" in bottlenecks.table(found, "key")
+    blame = bottlenecks.slower_by_chunks(scaled(run))
+    assert "Slower for the chunking overhead, not for the threads:" in blame
+    assert "free dontneed (4 KiB), 1 GiB: one thread in the same chunks takes 2.0" in blame
+    assert blame in Report([run]).degradations().body
+    (worst,) = [one.text for one in summary.claims(scaled(run), "here") if "Slower" in one.text]
+    assert "one thread in the same chunks 2.0" in worst
+    assert bottlenecks.slower_by_chunks(scaled(one_path({1: 0.95, 2: 0.9}))) == ""
 
 
 def test_too_few_repetitions_do_not_come_out_equal():
