@@ -44,6 +44,7 @@ CONTENTS = """
 docs/measuring
 docs/kernels
 docs/workloads
+docs/reproducer
 docs/models
 docs/simulator
 docs/cluster

@@ -39,7 +39,7 @@ COUNTED = {
     "ftruncate": "FILES",
     "ftruncate_files": "FILES",
 }
-OPTIONS = ("fill", "pages", "sharing")  # that a program follows
+OPTIONS = {"free": ("fill",), "page_walk": ("pages",), "zeroing": ("sharing",)}  # that programs follow
 # By what one operation is: how many a repetition has, in the unit of its rate, and that unit.
 OPERATIONS = {"byte": ("SIZE / (double)(1 << 30)", "GiB"), "PTE": ("SIZE / BASE_PAGE / 1e6", "M PTE")}
 HEADERS = ("err.h", "omp.h", "sched.h", "stdio.h", "stdlib.h")  # of the skeleton
@@ -77,8 +77,9 @@ def why_no_program(case: Case) -> str | None:
     methods = [path.stem for path in (PARTS / case.workload).glob("*.c") if path.stem in _methods(case)]
     if case.method not in methods:
         return f"{what}; methods of {case.workload} that have one: {', '.join(sorted(methods))}"
-    if unknown := [f"{name}={value}" for name, value in case.options if name not in OPTIONS]:
-        return f"{what} with {unknown[0]}; options that it follows: {', '.join(OPTIONS)}"
+    followed = OPTIONS.get(case.workload, ())
+    if unknown := [f"{name}={value}" for name, value in case.options if name not in followed]:
+        return f"{what} with {unknown[0]}; options that it follows: {', '.join(followed) or 'none'}"
     if case.policy == "guided":
         return f"{what} with policy guided, whose chunks shrink; use a policy with chunks of one size"
     return None
@@ -131,11 +132,13 @@ def _command(case: Case, threads: int) -> list[str]:
 def _head(case: Case, state: State, plan: Plan) -> list[str]:
     """Return the lines that say what the program does."""
     about = workloads.get(case.workload).method(case.method).about
-    chunks = f"{plan.n_chunks} chunks of {fmt_size(plan.chunk_size * state.bytes_per_unit)}"
+    size, chunk = (fmt_size(units * state.bytes_per_unit) for units in (state.size, plan.chunk_size))
+    chunks = f"{plan.n_chunks} chunk{'s' * (plan.n_chunks != 1)} of {chunk}"
+    who = f"{plan.threads} threads take" if plan.threads > 1 else "1 thread takes"
     sentences = (
-        f"{case.workload} {case.method}, {fmt_size(case.size_bytes)} of {case.page_kind} pages:",
+        f"{case.workload} {case.method}, {size} of {case.page_kind} pages:",
         f"{about}.",
-        f"One thread does it all at once; {plan.threads} take {chunks} in turn (policy {case.policy}).",
+        f"One thread does it all at once; {who} {chunks} in turn (policy {case.policy}).",
     )
     return [line for sentence in sentences for line in textwrap.wrap(sentence, 76)]
 
