@@ -192,8 +192,9 @@ def _stopping(protocol: dict[str, Any]) -> Markup:
         return Markup("")
     least, most, budget_s, precision = (protocol[name] for name in names)
     return Markup(
-        "A cell stops after at least {} rounds once every interval is within {} % of its median, "
-        "or {} have passed, and after {} rounds at the latest."
+        "A process stops after at least {} rounds once every interval is within {} % of its median, "
+        "or {} have passed, and after {} rounds at the latest; later passes move time from decided cells to "
+        "undecided ones."
     ).format(least, f"{100 * precision:g}", f"{budget_s:g} s", most)
 
 

@@ -1,4 +1,4 @@
-"""Medians, ratios and the noise floor: exact values, and how often the intervals hold the truth."""
+"""Medians and ratios: exact values, and how often the intervals hold the truth."""
 
 import time
 
@@ -164,41 +164,3 @@ def test_thousands_of_estimates_take_less_than_two_seconds(rng):
         stats.estimate(first)
         stats.ratio(first, second, paired=True)
     assert time.process_time() - start_s < 2
-
-
-def aa(median, low, high, n=7):
-    return Estimate(median, low, high, median, n)
-
-
-def test_noise_floor_is_the_farthest_of_few_ratios():
-    floor = stats.noise_floor([aa(1.01, 0.99, 1.03), aa(1 / 1.04, 0.9, 1.02), aa(1.0, 0.99, 1.01)])
-    assert floor.floor == pytest.approx(0.04)
-    assert (floor.low, floor.cells, floor.unequal) == (0.0, 3, 0)
-    assert floor.high == pytest.approx(1 / 0.9 - 1)
-
-
-def test_noise_floor_leaves_out_one_in_twenty():
-    ratios = [aa(1.01, 0.99, 1.03)] * 39 + [aa(3.0, 2.0, 4.0)]
-    assert stats.noise_floor(ratios).floor == pytest.approx(0.01)
-    assert stats.noise_floor(ratios).unequal == 1
-
-
-def test_no_comparison_has_no_noise_floor():
-    assert np.isnan(stats.noise_floor([]).floor)
-    assert stats.noise_floor([stats.NOTHING]).cells == 0
-
-
-@pytest.mark.parametrize(
-    ("change", "floor", "expected"),
-    [
-        (aa(1.9, 1.8, 2.0), 0.02, "faster"),
-        (aa(1.9, 1.8, 2.0), 0.85, "no change"),
-        (aa(0.8, 0.7, 0.9), 0.02, "slower"),
-        (aa(0.8, 0.7, 0.99), 0.02, "no change"),
-        (aa(1.01, 1.005, 1.02), np.nan, "faster"),
-        (aa(1.9, 1.8, 2.0, n=5), 0.02, "unknown"),
-        (stats.NOTHING, 0.02, "unknown"),
-    ],
-)
-def test_a_verdict_needs_the_whole_interval_outside_the_noise(change, floor, expected):
-    assert stats.verdict(change, floor) == expected

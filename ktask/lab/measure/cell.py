@@ -1,8 +1,8 @@
 """One cell: a case measured against its own one-thread baseline, in one process.
 
 Every round runs each variant once, in random order: the serial baseline, the same baseline again (the A/A
-comparison that gives the noise floor), one thread in the chunks of the most threads (the chunking overhead),
-and each thread count. So a speedup is a ratio of neighbours in time.
+comparison), one thread in the chunks of the most threads (the chunking overhead), and each thread count. So a
+speedup is a ratio of neighbours in time.
 """
 
 from __future__ import annotations

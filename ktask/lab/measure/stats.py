@@ -1,10 +1,9 @@
-"""Medians, ratios of medians and the noise floor, each with a 95 % interval.
+"""Medians and ratios of medians, each with a 95 % interval.
 
 All intervals come from closed formulas over order statistics. There is no resampling, hence no seed: the
 same values give the same interval, and thousands of intervals take a fraction of a second.
 """
 
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
@@ -13,8 +12,6 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import special  # not scipy.stats, which takes half a second to import
 
 LEVEL = 0.95
-INTERVAL_KIND = "95 % order-statistic interval of the median"
-RATIO_KIND = "95 % interval of the ratio of medians"
 
 # Below six values even the full range covers the median in less than 95 % of samples: there is an interval to
 # show, but no verdict.
@@ -64,29 +61,6 @@ class Estimate(NamedTuple):
 
 
 NOTHING = Estimate(np.nan, np.nan, np.nan, np.nan, 0, 0)
-
-
-class NoiseFloor(NamedTuple):
-    """How far the ratio of two equal measurements is from 1.
-
-    Attributes
-    ----------
-    floor : float
-        Distance from 1 that 95 % of the A/A ratios keep (all of them if there are fewer than 20), as a factor
-        minus one: 0.02 means ratios within 1/1.02 .. 1.02. NaN if nothing was compared.
-    low, high : float
-        The smallest and the largest distance that the interval of the ratio at this place allows.
-    cells : int
-        Number of A/A comparisons.
-    unequal : int
-        How many of them have at least six values and an interval that excludes 1.
-    """
-
-    floor: float
-    low: float
-    high: float
-    cells: int
-    unequal: int
 
 
 @lru_cache(maxsize=1024)
@@ -252,47 +226,3 @@ def ratio(numerator: ArrayLike, denominator: ArrayLike, *, paired: bool = False)
     return Estimate(
         float(centre), float(low), float(high), float(upper.min() / lower.min()), min(upper.size, lower.size)
     )
-
-
-def _distance(factor: float) -> float:
-    """Return how far a ratio is from 1, the same for r and 1/r."""
-    return float(np.expm1(abs(np.log(factor))))
-
-
-def noise_floor(ratios: Sequence[Estimate]) -> NoiseFloor:
-    """Return the noise floor of A/A comparisons: the ratio that is farther from 1 than 95 % of them sets it.
-
-    A real effect has to leave the band from 1/(1 + floor) to 1 + floor with its whole interval.
-
-    Parameters
-    ----------
-    ratios : sequence of Estimate
-        One ratio of two equal measurements per cell.
-    """
-    known = sorted((one for one in ratios if one.n > 0), key=lambda one: _distance(one.median))
-    if not known:
-        return NoiseFloor(np.nan, np.nan, np.nan, 0, 0)
-    place = known[int(np.ceil(LEVEL * len(known))) - 1]
-    ends = (_distance(place.low), _distance(place.high))
-    nearest = min(ends) if _excludes_1(place) else 0.0
-    return NoiseFloor(
-        _distance(place.median), nearest, max(ends), len(known), sum(_excludes_1(one) for one in known)
-    )
-
-
-def _excludes_1(one: Estimate) -> bool:
-    return one.n >= ENOUGH and (one.low > 1 or one.high < 1)
-
-
-def verdict(change: Estimate, floor: float) -> Literal["faster", "slower", "no change", "unknown"]:
-    """Return what a speedup means against the noise floor.
-
-    Only an interval wholly outside the band 1/(1 + floor) .. 1 + floor counts. Without a measured floor
-    (NaN) the band is 1 itself; with fewer than six values the answer is "unknown".
-    """
-    if change.n < ENOUGH or not np.isfinite([change.low, change.high]).all():
-        return "unknown"
-    band = 1 + (0.0 if np.isnan(floor) else floor)
-    if change.low > band:
-        return "faster"
-    return "slower" if change.high < 1 / band else "no change"
