@@ -106,11 +106,11 @@ def _write(
     to_table: Callable[[Any], Any],
     to_text: Callable[[Any], Iterable[Part]],
 ) -> None:
-    from ktask.cli.compare_mail import mail  # noqa: PLC0415
-
     if form == "csv":
         sys.stdout.write(to_table(found).to_csv(index=False, float_format="%.9g", lineterminator="\n"))
     elif form == "mail":
+        from ktask.cli.compare_mail import mail  # noqa: PLC0415
+
         sys.stdout.write(mail(found))
     else:
         emit(to_json(found) if form == "json" else found, form == "json", to_text)
