@@ -278,9 +278,7 @@ def chunks_figure(chunks: pd.DataFrame, key: str) -> Figure | None:
     if data.empty:
         return None
     ends = ["wall", "wall_low", "wall_high"]
-    drawn = data.assign(
-        **1e3 * data[ends], count=[words.count(int(n), "thread") + " in chunks" for n in data["threads"]]
-    )
+    drawn = data.assign(**1e3 * data[ends], count=[words.count(int(n), "thread") for n in data["threads"]])
     order = list(dict.fromkeys(drawn.sort_values("threads")["count"]))
     groups = list(drawn.groupby(CASE, sort=False))
     drawing, axes = draw.panels(len(groups), 2.0, sharex=True)

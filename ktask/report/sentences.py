@@ -388,7 +388,7 @@ def chunks_caption(data: pd.DataFrame) -> Markup:
             f"{name_of(best)} takes {wall(best)} in chunks of {units.fmt_size(best['chunk_size'])} and "
             f"{wall(worst)} in chunks of {units.fmt_size(worst['chunk_size'])}"
         )
-    return Markup("With the most threads, {}. Dotted: the serial call in one piece. {}").format(
+    return Markup("With the most threads, {}. Dotted: the serial call, in one piece. {}").format(
         "; ".join(parts), interval_note(data)
     )
 
