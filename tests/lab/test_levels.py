@@ -122,3 +122,32 @@ def test_times_of_several_processes():
     found = levels.time_of(pd.concat([rows([1.0, 1.1, 1.2]), rows([2.0, 2.2, 2.4], pass_number=2)]))
     assert found.median == pytest.approx(np.sqrt(1.1 * 2.2))
     assert (found.n, found.processes) == (6, 2)
+
+
+def drifting(random, drift, processes=5, spread=0.05):
+    """Return a made sweep: serial calls and twice as fast ones, in processes that share a drift."""
+    shared = random.normal(0, drift * spread)
+    tables = []
+    for number in range(1, processes + 1):
+        process = np.exp(shared + random.normal(0, spread))
+        other = process * np.exp(random.normal(0, 0.02)) / 2
+        tables.append(rows([process] * 3, pass_number=number))
+        tables.append(rows([other] * 3, pass_number=number, threads=2, baseline=False))
+    return pd.concat(tables)
+
+
+def test_intervals_of_times_hold_for_sweeps_that_drift():
+    random = np.random.default_rng(4)
+    sweeps = [drifting(random, drift=0.7) for _ in range(400)]
+    times = [levels.time_of(levels.serial(one)) for one in sweeps]
+    assert 0.92 <= np.mean([one.low <= 1 <= one.high for one in times]) <= 0.98
+    speedups = [levels.speedups(one)[2] for one in sweeps]
+    assert 0.92 <= np.mean([one.low <= 2 <= one.high for one in speedups]) <= 0.99
+
+
+def test_what_a_sweep_may_drift_has_a_limit_and_shrinks_with_boots():
+    assert levels.drift_of(0.01) == pytest.approx(0.007)
+    assert levels.drift_of(1.0) == levels.MOST_DRIFT
+    values = [one(v) for v in (1.0, 1.02, 1.01, 1.03)]
+    in_one, in_four = (levels.across(values, boots, drift=0.7) for boots in (["a"] * 4, list("abcd")))
+    assert in_four.high < in_one.high

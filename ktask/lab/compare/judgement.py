@@ -13,17 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats as distributions
 
-from ktask.lab.measure.levels import SAME, mean_over_levels
+from ktask.lab.measure.levels import MOST_DRIFT, SAME, drift_of, mean_over_levels
 from ktask.lab.measure.stats import LEVEL
 
 FALSE_ALARMS = 0.05
 MOST_PASSES = 1000
-# Processes that follow each other are alike, so two runs differ by more than their processes lead one to
-# expect. On a KVM guest with two CPUs, 52 passes of eight cells, cut into runs of five, differed beyond that
-# by 0.6 to 0.7 times the spread of the quiet variants, and by 2 to 3 % where the spread is larger. Runs that
-# take turns pass by pass share the drift, and need no such allowance (docs/measuring.md).
-DRIFT_PER_SPREAD, MOST_DRIFT = 0.7, 0.03
-
 Verdict = Literal["better", "worse", "same", "undecided"]
 
 
@@ -73,25 +67,21 @@ class Change(NamedTuple):
 def change(old: Side, new: Side) -> Change | None:
     """Return how far `new` is from `old`; None if one of them is a single process.
 
-    The degrees of freedom are Welch and Satterthwaite's. An allowance for drift that is at its limit is a
-    known number and takes none.
+    Each unbroken series of passes may have drifted as a whole; runs that take turns pass by pass share the
+    drift, so it counts the less the more turns there are. The degrees of freedom are those of Welch and
+    Satterthwaite. An allowance for drift that is at its limit is a known number and takes none.
     """
     if min(old.logs.size, new.logs.size) < 2:
         return None
     means, total, squares = [], 0.0, 0.0
     for side in (old, new):
         mean, error, freedom = mean_over_levels(side.logs, [boot for boot, _ in side.processes])
-        drift = _drift(side.spread) ** 2 / side.turns
-        measured = error**2 + (drift if side.spread * DRIFT_PER_SPREAD < MOST_DRIFT else 0.0)
+        drift = drift_of(side.spread) ** 2 / side.turns
+        measured = error**2 + (drift if drift_of(side.spread) < MOST_DRIFT else 0.0)
         means.append(mean)
         total += error**2 + drift
         squares += measured**2 / freedom
     return Change(means[1] - means[0], float(np.sqrt(total)), total**2 / squares if squares else np.inf)
-
-
-def _drift(spread: float) -> float:
-    """Return by how much a run drifts from the next, beyond what its processes show, from their spread."""
-    return min(DRIFT_PER_SPREAD * spread, MOST_DRIFT)
 
 
 def alarms(p_values: Sequence[float]) -> list[bool]:
@@ -119,7 +109,7 @@ def passes_needed(old: Side, new: Side, threshold: float) -> int | None:
     known = [side.spread for side in (old, new) if side.logs.size > 1]
     if not known:
         return None
-    variance = np.mean([spread**2 + _drift(spread) ** 2 for spread in known])
+    variance = np.mean([spread**2 + drift_of(spread) ** 2 for spread in known])
     passes = np.arange(2, MOST_PASSES + 1)
     reach = distributions.t.ppf(0.5 + LEVEL / 2, 2 * (passes - 1)) * np.sqrt(2 * variance / passes)
     enough = passes[reach <= np.log1p(threshold)]

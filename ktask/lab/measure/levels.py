@@ -27,6 +27,11 @@ SAME = (0.95, 1.05)  # a speedup in here changes nothing that anybody would noti
 # Below this significance the boots differ, and the interval comes from them, not from the processes. Pooling
 # two levels needs a lenient test (Bancroft 1964; 0.25 is the usual choice).
 BOOTS_DIFFER = 0.25
+# Processes that follow each other are alike, so one sweep differs from the next by more than its processes
+# show: times by about 0.7 times their spread, ratios of neighbours by half of that, neither by more than this
+# much (KVM guest with two CPUs, docs/measuring.md; `ktask.lab.studies.coverage` measures it anew).
+TIME_DRIFT, RATIO_DRIFT = 0.7, 0.35
+MOST_DRIFT = 0.03
 
 Verdict = Literal["faster", "slower", "same", "undecided"]
 
@@ -60,6 +65,7 @@ def across(
     *,
     scale: Literal["log", "linear"] = "log",
     best: Literal["low", "high"] = "low",
+    drift: float = 0.0,
 ) -> Estimate:
     """Combine the estimates that several processes gave of one quantity.
 
@@ -74,6 +80,8 @@ def across(
         shares that may be zero.
     best
         Whether the best value is the smallest or the largest.
+    drift
+        By how much one sweep differs from the next beyond its processes, over the spread of these.
 
     Returns
     -------
@@ -89,6 +97,8 @@ def across(
     medians = np.array([one.median for one in known])
     values = np.log(medians) if scale == "log" else medians
     middle, error, freedom = mean_over_levels(values, boots and [boots[k] for k in kept])
+    spread = float(values.std(ddof=1))
+    error = np.hypot(error, drift_of(spread, drift) / np.sqrt(len({*(boots or [""])})))
     reach = float(special.stdtrit(freedom, 0.5 + LEVEL / 2)) * error
     ends = np.array([middle, middle - reach, middle + reach])
     centre, low, high = map(float, np.exp(ends) if scale == "log" else ends)
@@ -100,8 +110,13 @@ def across(
         min(bests) if best == "low" else max(bests),
         sum(one.n for one in known),
         len(known),
-        float(values.std(ddof=1)),
+        spread,
     )
+
+
+def drift_of(spread: float, per_spread: float = TIME_DRIFT) -> float:
+    """Return by how much a series of passes is off as a whole, from the spread between its processes."""
+    return min(per_spread * spread, MOST_DRIFT)
 
 
 def processes_of(rows: pd.DataFrame) -> Iterator[tuple[tuple[str, int], pd.DataFrame]]:
@@ -118,7 +133,7 @@ def time_of(rows: pd.DataFrame, column: str = "wall_s") -> Estimate:
         Repetitions of one variant of one case, with the columns of the records.
     """
     found = [(boot, stats.estimate(part[column].to_numpy())) for (boot, _), part in processes_of(rows)]
-    return across([one for _, one in found], [boot for boot, _ in found])
+    return across([one for _, one in found], [boot for boot, _ in found], drift=TIME_DRIFT)
 
 
 def ratios_of(base: pd.DataFrame, new: pd.DataFrame, column: str = "wall_s") -> list[tuple[str, Estimate]]:
@@ -145,7 +160,7 @@ def ratio_of(base: pd.DataFrame, new: pd.DataFrame, column: str = "wall_s") -> E
     For a speedup of times: the serial repetitions, then those with threads.
     """
     found = ratios_of(base, new, column)
-    return across([one for _, one in found], [boot for boot, _ in found], best="high")
+    return across([one for _, one in found], [boot for boot, _ in found], best="high", drift=RATIO_DRIFT)
 
 
 def in_rates(rows: pd.DataFrame) -> pd.DataFrame:

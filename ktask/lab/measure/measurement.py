@@ -175,18 +175,19 @@ class Measurement:
 
     def time(self, variant: Variant) -> Estimate:
         """Return the wall time (seconds) of a variant over the processes."""
-        return levels.across([stats.estimate(_walls(rows, variant)) for rows in self.processes])
+        found = [stats.estimate(_walls(rows, variant)) for rows in self.processes]
+        return levels.across(found, drift=levels.TIME_DRIFT)
 
     def speedup(self, variant: Variant) -> Estimate:
         """Return the speedup of a variant over the serial call, in each process and over them."""
         found = [stats.ratio(_walls(rows, SERIAL), _walls(rows, variant)) for rows in self.processes]
-        return levels.across(found, best="high")
+        return levels.across(found, best="high", drift=levels.RATIO_DRIFT)
 
     def rate(self, variant: Variant) -> Estimate:
         """Return the operations per second of a variant over the processes."""
         operations = self.rows[0]["operations"]
         found = [stats.estimate(operations / _walls(rows, variant), "high") for rows in self.processes]
-        return levels.across(found, best="high")
+        return levels.across(found, best="high", drift=levels.TIME_DRIFT)
 
     @property
     def states(self) -> dict[str, States]:

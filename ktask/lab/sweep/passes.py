@@ -22,7 +22,7 @@ from ktask.lab.sweep.grid import Grid
 from ktask.workloads import Case
 
 DECIDED_AFTER = 2  # passes before which no time is shifted: two processes may agree by chance
-MOST_TIMES_BUDGET = 3.0
+MOST_TIMES_BUDGET = 2.0
 
 
 def tasks_to_do(path: Path, grid: Grid) -> Iterator[CellTask]:
