@@ -112,7 +112,7 @@ def reason(row: Row, skipped: pd.DataFrame) -> str:
     outcome = row["outcome"]
     if outcome == "skipped":
         mine = skipped[(skipped[PATH[:-1]] == [row[name] for name in PATH[:-1]]).all(axis=1)]
-        return f"unknown: not measured, {'; '.join(dict.fromkeys(mine['reason'].astype(str)))}"
+        return f"not measured: {'; '.join(dict.fromkeys(mine['reason'].astype(str)))}"
     if outcome in ("single", "cold"):
         return REASONS[outcome]
     size = units.fmt_size(row["size_bytes"])
@@ -137,8 +137,8 @@ REASONS = {
     "same": "no: as fast as the serial call",
     "mixed": "no: faster at some sizes, but not at the largest",
     "undecided": "undecided",
-    "single": "unknown: no thread count above one was measured",
-    "cold": "unknown: no warm repetition",
+    "single": "undecided: no thread count above one was measured",
+    "cold": "undecided: no warm repetition",
 }
 
 

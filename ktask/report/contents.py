@@ -104,14 +104,13 @@ class Report:
     def _summary(self, study: Study) -> Markup:
         run = study.run
         claims = summary.claims(study.scaling, machine.scope(run.machine))
-        notes = [*summary.passes_known(run, study.scaling), words.above_note(study.scaling)]
         linked = [(claim, self._link(study.key(claim.figure))) for claim in claims]
         missing = int(run.skipped["missing"].sum())
         facts = (int((tables.skipped_table(run)["passes_with"] == 0).sum()), run.machine, missing)
         caveat = summary.caveat(study.scaling, study.aa, study.findings, *facts)
         pieces = {"claims": linked, "advice": advice.in_short(study.advice), "caveat": caveat}
-        shown = [with_code(note) for note in notes if note]
-        return render("summary.html.j2", study=study, notes=shown, **pieces)
+        pieces["notes"] = [with_code(note) for note in summary.passes_known(run, study.scaling) if note]
+        return render("summary.html.j2", study=study, footnote=words.above_note(study.scaling), **pieces)
 
     # --- what and where --------------------------------------------------------------------------------
 

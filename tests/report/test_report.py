@@ -432,9 +432,9 @@ def test_wins_have_to_reach_the_largest_size(verdicts, start):
         (lambda: one_path({2: 0.7}), "slower", "no: slower than the serial call ("),
         (lambda: one_path({2: 1.0}), "same", "no: as fast as the serial call ("),
         (lambda: one_path({2: 1.0}, noise=0.05), "undecided", "undecided ("),
-        (lambda: one_path({}), "single", "unknown: no thread count above one"),
+        (lambda: one_path({}), "single", "undecided: no thread count above one"),
         (lambda: one_path({2: 1.6}, passes=1), "undecided", "undecided (1.5"),
-        (lambda: one_path({2: 1.6}, n=2, cold=(0, 1)), "cold", "unknown: no warm repetition"),
+        (lambda: one_path({2: 1.6}, n=2, cold=(0, 1)), "cold", "undecided: no warm repetition"),
     ],
 )
 def test_advice_and_reason(make, outcome, text):
@@ -486,7 +486,7 @@ def test_skipped_paths_are_advised_about_with_their_reason(run, scaling):
     found = advice.recommendation_table(scaling, run.skipped)
     row = pick(found, page_kind="1GiB")
     assert row.outcome == "skipped"
-    assert advice.reason(row, run.skipped) == f"unknown: not measured, {NO_POOL[-1]}"
+    assert advice.reason(row, run.skipped) == f"not measured: {NO_POOL[-1]}"
 
 
 def test_the_fewest_threads_that_are_as_good_as_the_best_are_advised():
@@ -794,7 +794,7 @@ def test_a_run_where_everything_was_skipped():
 
 def test_all_cold_run_reports_no_rate():
     text = page_text(Report([one_path({2: 1.6}, n=2, cold=(0, 1))]))
-    assert "unknown: no warm repetition" in text
+    assert "undecided: no warm repetition" in text
 
 
 @pytest.mark.parametrize(
@@ -1282,7 +1282,7 @@ def test_cells_that_a_killed_run_lacks_are_reported():
     report = Report([replace(run, grid=run.grid | {"cells": cells})])
     assert "The run is not complete: 1 cell of its grid was not measured." in report.summary().body
     assert "the run ended before it" in report.all_numbers().body
-    assert "unknown: not measured, the run ended before it" in report.recommendations().body
+    assert "not measured: the run ended before it" in report.recommendations().body
 
 
 def test_a_path_at_the_roof_is_reported():

@@ -21,7 +21,7 @@ from ktask.lab.measure.stats import LEVEL, NOTHING, Estimate
 if TYPE_CHECKING:
     import pandas as pd
 
-INTERVAL_KIND = "95 % t interval over processes"
+INTERVAL_KIND = "95 % interval over processes"
 PROCESS = ["boot_id", "pass"]  # the columns of the records that tell processes of a cell apart
 SAME = (0.95, 1.05)  # a speedup in here changes nothing that anybody would notice
 # Below this significance the boots differ, and the interval comes from them, not from the processes. Pooling
