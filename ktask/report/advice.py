@@ -117,7 +117,7 @@ def reason(row: Row, skipped: pd.DataFrame) -> str:
         return REASONS[outcome]
     size = units.fmt_size(row["size_bytes"])
     if outcome == "threads":
-        return f"yes: {words.speedup(row)} times as fast at {size}{_elsewhere(row)}"
+        return f"yes: {words.speedup(row)} at {size}{_elsewhere(row)}"
     where = f"{words.count(int(row['threads']), 'thread')}, {size}"
     return f"{REASONS[outcome]} ({words.speedup(row)} with {where}){_elsewhere(row)}"
 

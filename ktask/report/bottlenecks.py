@@ -315,7 +315,12 @@ def table(evidence: pd.DataFrame, key: str) -> Markup:
     if evidence.empty:
         return Markup("")
     columns = _columns(evidence)
-    return markup.table(columns, evidence, caption=_caption(evidence, columns), key=key, text=["Bottleneck"])
+    losses = {title: columns.pop(title) for title in COLUMNS.values() if title in columns}
+    found = markup.table(columns, evidence, caption=_caption(evidence, columns), key=key, text=["Bottleneck"])
+    if not losses:
+        return found
+    shown = {"Path": words.path_label} | losses
+    return found + markup.table(shown, evidence, caption=CAPTION_OF_LOSSES, key=f"{key}-losses")
 
 
 def _columns(evidence: pd.DataFrame) -> dict[str, Cell]:
@@ -329,7 +334,7 @@ def _columns(evidence: pd.DataFrame) -> dict[str, Cell]:
         "Threads": evidence["threads"].nunique() == 1,
         "Imbalance": evidence["imbalance"].isna().all(),
         "Chunks, 1 thread": evidence["alone"].isna().all(),
-        "Speedup over that": evidence["alone"].isna().all(),
+        "Speedup over that": not (evidence["bottleneck"] == "chunking").any(),
         **{title: not (evidence[name].abs() >= WORTH_SHOWING).any() for name, title in COLUMNS.items()},
     }
     columns: dict[str, Cell] = {
@@ -348,6 +353,9 @@ def _columns(evidence: pd.DataFrame) -> dict[str, Cell]:
     return {title: cell for title, cell in columns.items() if not empty.get(title)}
 
 
+CAPTION_OF_LOSSES = (
+    "Losses, as shares of thread time in one traced repetition of typical time; 0 % is left out."
+)
 CAPTIONS = {
     "CPU time ratio": "of all threads over that of the serial call.",
     "Imbalance": "the time from the first thread that is done to the last, over the wall time.",
@@ -361,10 +369,6 @@ def _caption(evidence: pd.DataFrame, columns: Collection[str]) -> str:
     same = [threads] * ("Threads" not in columns) + [words.sizes_of(evidence)] * ("Size" not in columns)
     head = ", ".join(["Evidence on what keeps the speedup below the number of threads", *same])
     notes = [f"{name}: {text}" for name, text in CAPTIONS.items() if name in columns]
-    if evidence["traced_s"].notna().any():
-        notes.append(
-            "Losses are shares of thread time in one traced repetition of typical time; 0 % is left out."
-        )
     if len(odd := evidence[evidence["traced_s"].notna() & ~evidence["typical"]]):
         notes.append(
             "No trace took a typical time, so no loss is given: "

@@ -108,7 +108,13 @@ class Report:
         missing = int(run.skipped["missing"].sum())
         facts = (int((tables.skipped_table(run)["passes_with"] == 0).sum()), run.machine, missing)
         caveat = summary.caveat(study.scaling, study.aa, study.findings, *facts)
-        pieces = {"claims": linked, "advice": advice.in_short(study.advice), "caveat": caveat}
+        first, details = ([pair for pair in linked if pair[0].is_detail == one] for one in (False, True))
+        pieces = {
+            "claims": first,
+            "details": details,
+            "advice": advice.in_short(study.advice),
+            "caveat": caveat,
+        }
         pieces["notes"] = [with_code(note) for note in summary.passes_known(run, study.scaling) if note]
         return render("summary.html.j2", study=study, footnote=words.above_note(study.scaling), **pieces)
 

@@ -22,6 +22,7 @@ class Claim(NamedTuple):
     text: Markup
     scope: str
     figure: str  # key of the figure that shows it
+    is_detail: bool = False  # shown on request
 
 
 def claims(scaling: pd.DataFrame, machine: str) -> list[Claim]:
@@ -30,8 +31,12 @@ def claims(scaling: pd.DataFrame, machine: str) -> list[Claim]:
     is_kernel = usable["backend"] == "kernel"
     kernel, user = usable[is_kernel], usable[~is_kernel]
     workloads = [_workload_claim(part, machine) for _, part in kernel.groupby("workload", sort=False)]
-    found = [_overall_claim(kernel, machine), *workloads] if len(workloads) > 1 else workloads
-    found += [_worst_claim(kernel, machine), _cost_claim(kernel, machine), _user_claim(user, machine)]
+    found = [_overall_claim(kernel, machine)] if len(workloads) > 1 else [*workloads]
+    found += [_worst_claim(kernel, machine), _cost_claim(kernel, machine)]
+    details = [*(workloads if len(workloads) > 1 else []), _user_claim(user, machine)]
+    if not any(found):  # nothing of the kernel was measured
+        return [claim for claim in details if claim]
+    found += [claim and claim._replace(is_detail=True) for claim in details]
     return [claim for claim in found if claim]
 
 
@@ -72,8 +77,11 @@ def _user_claim(user: pd.DataFrame, machine: str) -> Claim | None:
     if last["speedup"].isna().all():
         return _serial_claim(user[user["baseline"]], machine) if len(user) else None
     best = last.sort_values("speedup", na_position="first").iloc[-1]
-    text = Markup("<b>In user space</b>, for comparison: with {}, {}. {}.").format(
-        words.threads_of(last), words.tally(last), words.extremes(last, with_serial=True)
+    text = Markup("<b>In user space</b>, for comparison ({}): with {}, {}. {}.").format(
+        words.listed([*map(words.workload_label, last["workload"].unique())]),
+        words.threads_of(last),
+        words.tally(last),
+        words.extremes(last, with_serial=True),
     )
     return Claim(text, _scope(last, machine), words.figure_key("speedup", best["workload"]))
 

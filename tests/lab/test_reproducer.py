@@ -206,7 +206,10 @@ def test_the_head_says_how_to_compile_it(typed):
         ("page_walk --set layout=sparse", "with layout=sparse; .* follows: pages"),
         ("page_walk --set fill=each", "with fill=each; .* follows: pages"),
         ("zeroing --policy guided", "policy guided, whose chunks shrink; use "),
-        ("free --method lazyfree --page-size 2MiB", "free lazyfree works on 4KiB, THP pages, not on 2MiB"),
+        (
+            "free --method lazyfree --page-size 2MiB --size 2MiB",
+            "free lazyfree works on 4KiB, THP pages, not on 2MiB",
+        ),
     ],
 )
 def test_a_case_without_a_program_is_refused_in_one_line(words, said, typed):

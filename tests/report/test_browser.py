@@ -65,7 +65,7 @@ def test_summary_machine_advice_and_caveat_fit_one_screen_each(page):
     page.resize(1000, 800)
     for wanted in (".summary", "#machine", "#advice"):
         assert page.run(f"document.querySelector('{wanted}').getBoundingClientRect().height") < 800, wanted
-    assert page.run("document.querySelectorAll('.summary li').length") == 3
+    assert page.run("document.querySelectorAll('.summary > ul > li').length") == 3
     # Claims, recommendation and caveat together, with the machine below the title, are what one sees first.
     assert (
         page.run("document.querySelector('.summary').getBoundingClientRect().bottom + window.scrollY") < 800
