@@ -160,7 +160,17 @@ def test_the_bar_shows_pass_cells_and_what_is_decided(run, monkeypatch):
         bar.update(task)
         assert bar._known(2) == "1 of 3 decided, "
     assert "measuring, pass 2 of 2" in err.getvalue()
+    assert f"0 of 3 decided, {CELLS[0]}" in err.getvalue()
     assert "6/6 cells" in err.getvalue()  # with the cell that was given up
+
+
+def test_the_bar_names_the_cell_in_the_first_pass_too(run, monkeypatch):
+    err = io.StringIO()
+    monkeypatch.setattr(progress.sys, "stderr", err)
+    (run / f"records/{CELLS[0]}.parquet").unlink()
+    with progress.Progress(GRID, run, quiet=False, title="measuring") as bar:
+        next(bar.announced(passes.tasks_to_do(run, GRID)))
+    assert f"left, {CELLS[0]}" in err.getvalue()
 
 
 def test_a_cell_that_was_given_up_is_done_for_the_passes_that_follow(swept):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ktask.lab.sweep.cells import CellTask, is_done
-from ktask.lab.sweep.grid import Grid
+from ktask.lab.sweep.grid import Grid, cell_id
 from ktask.lab.sweep.passes import is_decided
 from ktask.workloads import Case
 
@@ -39,7 +39,7 @@ class Progress:
                 self._bar.set_description_str(
                     f"{self._title}, pass {task.pass_number} of {self._grid.passes}"
                 )
-            self._bar.set_postfix_str(f"{self._known(task.pass_number)}{task.name.rpartition('.')[0]}")
+            self._bar.set_postfix_str(f"{self._known(task.pass_number)}{cell_id(task.case)}")
             yield task
 
     def _known(self, pass_number: int) -> str:
