@@ -13,7 +13,7 @@ from ktask.common.units import fmt_size
 from ktask.lab.compare.differences import Difference, differences
 from ktask.lab.compare.judgement import Change, Side, Verdict, alarms, change, passes_needed, verdict
 from ktask.lab.measure import stats
-from ktask.lab.measure.levels import PROCESS, across
+from ktask.lab.measure.levels import PROCESS, TIME_DRIFT, across, in_rates
 from ktask.lab.measure.stats import Estimate
 from ktask.lab.records import Run
 
@@ -280,19 +280,15 @@ class _Table(NamedTuple):
 
 
 def _variants(run: Run, keys: list[str], turns: int) -> Iterable[tuple[Key, _Found]]:
-    """Yield what a run found of each variant by `keys`; both baselines of a cell together.
-
-    Warm-ups and cold repetitions stay out, as everywhere.
-    """
-    rows = run.records[~run.records["warmup"].astype(bool) & (run.records["wall_s"] > 0)]
-    warm = rows[["cold_memory" not in list(flags) for flags in rows["flags"]]]
+    """Yield what a run found of each variant by `keys`; both baselines of a cell together."""
     found: dict[Key, dict[tuple[str, int], Estimate]] = {}
-    for key, times in warm.groupby([*keys, *PROCESS], dropna=False, sort=False)["wall_s"]:
+    for key, times in in_rates(run.records).groupby([*keys, *PROCESS], dropna=False, sort=False)["wall_s"]:
         *variant, boot, number = map(_plain_value, key)
         found.setdefault(tuple(variant), {})[boot, number] = stats.estimate(times.to_numpy())
     for variant_key, processes in found.items():
         side = Side(np.log([one.median for one in processes.values()]), tuple(processes), turns)
-        yield variant_key, _Found(across([*processes.values()], [boot for boot, _ in processes]), side)
+        time = across([*processes.values()], [boot for boot, _ in processes], drift=TIME_DRIFT)
+        yield variant_key, _Found(time, side)
 
 
 def _plain_value(value: Any) -> Any:
