@@ -22,7 +22,7 @@ help: ## list the verbs
 	@echo "  GRID=full make report    a longer grid (quick, full, tiny, or a YAML file)"
 	@echo "  PASSES=9 make report     more processes per cell, narrower intervals"
 
-report: $(READY) ## measure this machine (5 to 6 minutes on two CPUs) and write reports/<run>.html
+report: $(READY) ## measure this machine (about 6 minutes on two CPUs) and write reports/<run>.html
 	@runs=$$($(BIN)/ktask sweep $(GRID) $(if $(RUN),--run $(RUN)) \
 	  $(if $(PASSES),--passes $(PASSES)) $(if $(SCHEDULER),--scheduler $(SCHEDULER))); \
 	  mapfile -t runs <<<"$$runs"; $(BIN)/ktask report "$${runs[@]}"

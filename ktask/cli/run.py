@@ -54,7 +54,7 @@ def run(
     passes: Annotated[
         int,
         typer.Option(
-            help="Fresh processes that measure it; the interval over them holds for the next one, too.",
+            help="Fresh processes that measure it; the interval comes from how they differ.",
             parser=whole_number,
             metavar="INT",
         ),

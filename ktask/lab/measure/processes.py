@@ -41,7 +41,7 @@ def measure(
         How often, such as {"least": 7, "budget_s": 2.0}: the fields of `Protocol`.
     passes
         How many fresh processes measure it. One measures here and now, and its intervals say nothing about
-        the next process; several give intervals that do.
+        the next process; with several, intervals come from how the processes differ.
     quiet
         Without a progress bar.
     how
