@@ -22,7 +22,7 @@ from ktask.cli.case_options import (
 EXAMPLES = (
     "ktask reproducer zeroing --size 1GiB --threads 2 > case.c",
     "ktask reproducer free --method munmap --page-size 4KiB --min-chunk 32MiB > case.c",
-    "cc -O2 -fopenmp case.c -o case && ./case",
+    "cc -O2 -fopenmp case.c -o case && OMP_PLACES='{0},{1}' ./case",
 )
 
 
