@@ -23,7 +23,10 @@ Size = Annotated[str, typer.Option(help="Memory to cover, such as 512MiB; bare n
 Threads = Annotated[
     int | None,
     typer.Option(
-        help="Threads, the caller included; all CPUs by default.", parser=whole_number, metavar="INT"
+        help="Threads, the caller included; by default as many as a task gets: helpers on four fifths of "
+        "the CPUs, and the caller.",
+        parser=whole_number,
+        metavar="INT",
     ),
 ]
 PageSize = Annotated[
@@ -80,11 +83,20 @@ def _setting(text: str) -> tuple[str, str]:
 
 
 def thread_count(threads: int | None) -> int:
-    """Return how many threads to use, all CPUs if nothing is said; ValueError on what is not allowed."""
+    """Return how many threads to use, as many as there may be if nothing is said.
+
+    Raises
+    ------
+    ValueError
+        For more threads than CPUs, or fewer than one.
+    """
+    from ktask.engine.policy import Machine  # noqa: PLC0415
     from ktask.host import topology  # noqa: PLC0415
 
     most = topology.cpu_count()
-    threads = most if threads is None else threads
+    if threads is None:
+        return Machine(most).limit + 1
     if not 1 <= threads <= most:
-        raise ValueError(f"threads={threads} is not allowed; use 1 to {most}, the CPUs of this process")
+        why = topology.why_so_many_cpus()
+        raise ValueError(f"threads={threads} is not allowed; use 1 to {most}, {why}")
     return threads

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ktask.cli.base import AsJson, Base, emit
+from ktask.cli.base import FOUND, AsJson, Base, emit, fail
 
 
 def _progress(text: str) -> None:
@@ -29,11 +29,15 @@ def report(
 ) -> None:
     """Write one self-contained HTML file from one or several runs; print its path."""
     from ktask.common.resources import reports_folder, runs_folder  # noqa: PLC0415
+    from ktask.lab.sweep.notebooks import NotebookError  # noqa: PLC0415
     from ktask.lab.sweep.sweep import find_run  # noqa: PLC0415
     from ktask.report import write_report  # noqa: PLC0415
 
     paths = [find_run(name, runs_folder(base)) for name in runs]
     if out is None:
         out = reports_folder(base) / f"{'+'.join(path.resolve().name for path in paths)}.html"
-    written = write_report(paths, out, progress=_progress)
+    try:
+        written = write_report(paths, out, progress=_progress)
+    except NotebookError as error:
+        fail(f"no report, its notebook did not end: {error}", FOUND)
     emit({"report": str(written)}, as_json, lambda value: [value["report"]])

@@ -130,6 +130,8 @@ def render(result: dict[str, Any]) -> Iterator[Part]:
     n_chunks = result["n_chunks"]
     chunks = f"{n_chunks} chunk{'s' * (n_chunks != 1)} of {fmt_size(result['chunk_size'])}"
     yield f"{chunks}, {result['policy']}\n"
+    if result["threads_note"]:
+        yield f"{result['threads_note']}\n"
     threads = "again" if result["threads"] == 1 else f"{result['threads']} threads"
     rows = [
         ("1 thread", *_figures(result["baseline_wall_s"], fmt_time)),

@@ -130,8 +130,9 @@ def render_estimate(grid: Grid, cells: Sequence[CellEstimate], total: dict[str, 
         yield f"\n{len(skipped)} cells would be skipped:"
         yield from skipped
     threads, memory = ", ".join(map(str, grid.threads)), fmt_size(total["memory_bytes"])
+    more = " and some around the knee of each" if grid.refined and grid.threads[-1] > 2 else ""
     yield (
-        f"\ngrid {grid.name}: {len(cells) - len(skipped)} cells at {threads} threads, "
+        f"\ngrid {grid.name}: {len(cells) - len(skipped)} cells at {threads} threads{more}, "
         f"{grid.passes} pass{'es' * (grid.passes > 1)}, about "
         f"{_duration(total['time_s'])}, up to {memory} of memory; nothing measured"
     )

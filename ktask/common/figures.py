@@ -53,7 +53,8 @@ MOST_COLUMNS = 4
 LONGEST_TITLE = 20  # above this, the part in parentheses goes to a line of its own
 LABEL_IN = 0.52  # width of the longest label on an axis of sizes
 MANY_THREADS = 16  # above this, thread counts are drawn on a logarithmic axis
-MOST_COUNTS = 8  # above this, only the powers of two among thread counts are labelled
+MOST_COUNTS = 8  # above this, only the powers of two among thread counts are labelled, and the last one
+LABEL_RATIO = 1.5  # of the last count to the one before it that has a label
 DOTTED: dict[str, Any] = {"color": INK, "linewidth": 0.8, "linestyle": ":"}
 
 
@@ -301,7 +302,10 @@ def thread_axis(axes: Sequence[Axes], threads: Iterable[int], *, log: bool | Non
     Both axes become logarithmic for many threads (or as `log` says): a speedup is a slope of one then, too.
     """
     counts = sorted({int(n) for n in threads})
-    shown = [n for n in counts if n & (n - 1) == 0] if len(counts) > MOST_COUNTS else counts
+    shown = counts
+    if len(counts) > MOST_COUNTS:
+        powers = [n for n in counts if n & (n - 1) == 0 and LABEL_RATIO * n <= counts[-1]]
+        shown = [*powers, counts[-1]]
     if log or (log is None and counts[-1] > MANY_THREADS):
         log_axis(axes[0], "x", shown)
         log_axis(axes[0], "y")

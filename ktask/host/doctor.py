@@ -245,6 +245,29 @@ def smt(facts: Facts) -> Verdict:
     return f"{len(affinity)} CPUs, {len(cores)} cores", "note", means, remedy
 
 
+@check()
+def nodes(facts: Facts) -> Verdict:
+    """Name sockets and memory nodes: what lies on another one is farther away."""
+    found, sockets = facts.get("nodes", ()), facts.get("sockets")
+    counts = ((sockets, "socket"), (len(found), "memory node"))
+    value = ", ".join(f"{number} {noun}{'s' * (number != 1)}" for number, noun in counts if number)
+    if not value:
+        return None
+    if len(found) > 1:
+        means = f"{'; '.join(map(_node, found))}. Memory of another node is slower to reach."
+        return value, "note", means, "To have the memory of a case on one node, `--set node=N`."
+    if (sockets or 1) > 1:
+        means = "The kernel sees no nodes, so nothing tells which memory is near to which socket."
+        return value, "note", means, "Switch node interleaving off in the firmware to see them."
+    return value, "ok", "All memory is equally near to every CPU."
+
+
+def _node(node: Facts) -> str:
+    cpus, size_bytes = node.get("cpus"), node.get("memory_bytes")
+    memory = "no memory" if size_bytes == 0 else f"{(size_bytes or 0) / GIB:.1f} GiB"
+    return f"node {node['nid']}: {f'CPUs {format_cpu_list(cpus)}' if cpus else 'no CPUs'}, {memory}"
+
+
 @check("governor")
 def governor(facts: Facts) -> Verdict:
     """Look for a governor that lowers the clock and makes the first chunks slow."""

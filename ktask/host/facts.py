@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ktask.common.version import __version__
-from ktask.host import topology
+from ktask.host import node_memory, topology
 from ktask.host.topology import CPU_DIR, NODE_DIR, ROOT, bracketed, numbered, read_int, read_text
 
 SCHEMA_VERSION = 1
@@ -160,12 +160,22 @@ def _cpuinfo(root: Path) -> dict[str, str]:
 
 
 def collect_cpu_model(root: Path) -> Facts:
-    """Record vendor and model of the processor."""
+    """Record vendor, model, family and stepping of the processor."""
     info = _cpuinfo(root)
     if "CPU implementer" in info:
         return _arm_model(info)
     model = next((info[key] for key in ("model name", "cpu", "uarch") if key in info), None)
-    return {"cpu_vendor": info.get("vendor_id"), "cpu_model": model, "microcode": info.get("microcode")}
+    numbers = {fact: _number(info.get(name)) for fact, name in CPUID_NUMBERS.items()}
+    named = {"cpu_vendor": info.get("vendor_id"), "cpu_model": model, "microcode": info.get("microcode")}
+    return named | numbers
+
+
+# What CPUID says beside the name, which a hypervisor may choose freely.
+CPUID_NUMBERS = {"cpu_family": "cpu family", "cpu_model_number": "model", "cpu_stepping": "stepping"}
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text and re.fullmatch(r"[0-9]{1,9}", text) else None
 
 
 def _arm_model(info: dict[str, str]) -> Facts:
@@ -176,7 +186,16 @@ def _arm_model(info: dict[str, str]) -> Facts:
     return {
         "cpu_vendor": ARM_VENDORS.get(vendor, f"implementer {vendor:#04x}"),
         "cpu_model": ARM_MODELS.get((vendor, part), f"part {part:#05x}"),
+        "cpu_part": f"{part:#05x}",
+        "cpu_revision": _arm_revision(info),
     }
+
+
+def _arm_revision(info: dict[str, str]) -> str | None:
+    """Return variant and revision as Arm writes them: "r3p1"."""
+    text = f"{info.get('CPU variant')} {info.get('CPU revision')}"
+    match = re.fullmatch(r"0x([0-9a-fA-F]) ([0-9]{1,2})", text)
+    return f"r{int(match[1], 16)}p{match[2]}" if match else None
 
 
 def collect_cpu_counts(root: Path) -> Facts:
@@ -302,7 +321,7 @@ def collect_memory(root: Path) -> Facts:
     is_known = bool(topology.memory_room_bytes(root))
     return {
         "memory_total_bytes": info.get("MemTotal"),
-        "memory_available_bytes": topology.available_memory_bytes(root) if is_known else None,
+        "memory_available_bytes": node_memory.available_bytes(root) if is_known else None,
         "swap_total_bytes": swap,
         "swap_used_bytes": swap - free if swap is not None and free is not None else None,
     }

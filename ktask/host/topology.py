@@ -182,6 +182,11 @@ def recorded_affinity(root: Path = ROOT) -> tuple[int, ...]:
     return _cpus_if_valid(status_field("Cpus_allowed_list", root / "proc/self/status") or "")
 
 
+def recorded_mems(root: Path = ROOT) -> tuple[int, ...]:
+    """Return the memory nodes in ``/proc/self/status`` that the process may use; empty if there are none."""
+    return _cpus_if_valid(status_field("Mems_allowed_list", root / "proc/self/status") or "")
+
+
 def online_cpus(root: Path = ROOT) -> tuple[int, ...]:
     """Return the CPUs the kernel has online, sorted; empty if it does not say."""
     return read_cpu_list(root / CPU_DIR / "online") or _cpus_in_stat(root)
@@ -205,6 +210,14 @@ def cpu_count(root: Path = ROOT, cpus: Iterable[int] | None = None) -> int:
     count = len(allowed_cpus() if cpus is None else set(cpus))
     quota = quota_cpus(root)
     return max(1, count if quota is None else min(count, int(quota)))
+
+
+def why_so_many_cpus(root: Path = ROOT, cpus: Iterable[int] | None = None) -> str:
+    """Return in words where `cpu_count` comes from: the CPUs of the process, or its quota."""
+    count, quota = len(allowed_cpus() if cpus is None else set(cpus)), quota_cpus(root)
+    if quota is None or int(quota) >= count:
+        return "the CPUs of this process"
+    return f"the whole CPUs of this process's quota of {quota:g} (it may run on {count})"
 
 
 def quota_cpus(root: Path = ROOT) -> float | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ktask.common.units import GIB, KIB, MIB
-from ktask.host import topology
+from ktask.host import node_memory, topology
 
 BASE_PAGE = os.sysconf("SC_PAGE_SIZE")
 THP_SIZE = 2 * MIB
@@ -106,7 +106,7 @@ def unlock(address: int, size_bytes: int) -> None:
 
 def budget_bytes() -> int:
     """Return how much memory a case may take: half of what is available, cgroup limits counted."""
-    return int(topology.available_memory_bytes() * MEMORY_SHARE)
+    return int(node_memory.available_bytes() * MEMORY_SHARE)
 
 
 def require_budget(need_bytes: int, what: str) -> None:
@@ -129,6 +129,43 @@ def require_pool(size_bytes: int, page_kind: str, what: str) -> None:
         raise BudgetError(
             f"{what} needs {pages} pages of {page_kind}, but the pool has {left} of its {pool['total']} "
             "left; use a smaller size, or see `ktask doctor` for a larger pool"
+        )
+
+
+def require_room_on(nids: Sequence[int], size_bytes: int, page_kind: str, what: str) -> None:
+    """Raise BudgetError unless each node has room for its share of pages: in its memory, or in its pool.
+
+    What is bound to a node gets nothing elsewhere: without room the kernel kills a process, this one perhaps.
+    """
+    if not nids:
+        return
+    page_size = PAGE_KINDS[page_kind]
+    pages = -(-size_bytes // page_size // len(nids))
+    for nid in nids:
+        if page_kind in HUGETLB_KINDS:
+            _require_pool_on(nid, pages, page_kind, what)
+        else:
+            _require_memory_on(nid, pages * page_size, what)
+
+
+def _require_memory_on(nid: int, need_bytes: int, what: str) -> None:
+    room = node_memory.node_room_bytes(nid)
+    if room is not None and need_bytes > room * MEMORY_SHARE:
+        raise BudgetError(
+            f"{what} needs {need_bytes / GIB:.2f} GiB of node {nid}, but the budget there is "
+            f"{room * MEMORY_SHARE / GIB:.2f} GiB (half of what the node has available); use a smaller size, "
+            "or another node"
+        )
+
+
+def _require_pool_on(nid: int, pages: int, page_kind: str, what: str) -> None:
+    pool = node_memory.node_pool(nid, PAGE_KINDS[page_kind])
+    if pool and pages > pool["free"]:
+        kib = PAGE_KINDS[page_kind] // KIB
+        path = f"/sys/devices/system/node/node{nid}/hugepages/hugepages-{kib}kB/nr_hugepages"
+        raise BudgetError(
+            f"{what} needs {pages} pages of {page_kind} on node {nid}, whose pool has {pool['free']} of its "
+            f"{pool['total']} left; use a smaller size, or write a larger number to {path}"
         )
 
 
@@ -313,7 +350,14 @@ class Region(AbstractContextManager):
         self.unmap()
 
     def place(self, nids: Sequence[int]) -> None:
-        """Have the pages to come lie on one node and nowhere else, or on several in turn (mbind)."""
+        """Have the pages to come lie on one node and nowhere else, or on several in turn (mbind).
+
+        Raises
+        ------
+        BudgetError
+            If one of the nodes does not have so much left.
+        """
+        require_room_on(nids, self.size_bytes, self.page_kind, f"a region of {self.page_kind} pages")
         mask = (ctypes.c_ulong * _NODE_MASK_WORDS)()
         for nid in nids:
             mask[nid // 64] |= 1 << nid % 64

@@ -18,6 +18,7 @@ from ktask.report import (
     larger_machines,
     machine,
     model_sections,
+    numa,
     questions,
     reproduction,
     sections,
@@ -36,7 +37,7 @@ from ktask.report.study import FIGURE_KINDS, Study, completed, data_hash, split_
 
 # Figures in the order of the page; "" stands for those of the workloads.
 LAST = (
-    *(states.FIGURE_KEY, kernels.KERNELS_KEY, MODEL_KEY, RESIDUALS_KEY, words.CROSSOVER_KEY),
+    *(numa.NUMA_KEY, states.FIGURE_KEY, kernels.KERNELS_KEY, MODEL_KEY, RESIDUALS_KEY, words.CROSSOVER_KEY),
     *(PUBLISHED_KEY, PREDICTION_KEY, words.CHUNKS_KEY),
 )
 PAGE_ORDER = (words.NOISE_KEY, "", *LAST)
@@ -169,8 +170,18 @@ class Report:
         if not found:
             return Html(paragraph("Nothing was measured; appendix B lists the cases of the grid, and why."))
         parts = [self._result(study, one, i) for i, (study, one) in enumerate(found, start=1)]
-        parts.append(Markup('<h3 id="hidden">5.{} What medians hide</h3>').format(len(found) + 1))
+        far = [study for study in self.studies if len(study.numa)]
+        titles = [("far", "Near and far memory")] * bool(far) + [("hidden", "What medians hide")]
+        heads = [
+            Markup('<h3 id="{}">5.{} {}</h3>').format(anchor, number, title)
+            for number, (anchor, title) in enumerate(titles, start=len(found) + 1)
+        ]
+        parts += [*heads[:-1], *map(self._far, far), heads[-1]]
         return Html(join([*parts, *map(self._hidden, self.studies)]))
+
+    def _far(self, study: Study) -> Markup:
+        """Return what it costs that memory is far from the threads."""
+        return join([self._figure(study.key(numa.NUMA_KEY)), numa.section(study)])
 
     def _hidden(self, study: Study) -> Markup:
         """Return two states, drift and settling at every size, and results with cold repetitions."""

@@ -28,12 +28,14 @@ def plain_model(name: str) -> str:
 
 
 def thread_borders(machine: Facts) -> dict[int, str]:
-    """Return the thread counts from which a second socket, or a second thread per core, is needed."""
+    """Return the thread counts from which a second node or socket, or a second thread per core, is needed."""
     try:
         sockets, cores, threads = (int(machine[name]) for name in ("sockets", "cores", "threads"))
-    except (KeyError, TypeError, ValueError):
+        nodes = sum(bool(node.get("cpus")) for node in machine.get("nodes", ()))
+    except (KeyError, TypeError, ValueError, AttributeError):
         return {}
-    found = {cores // sockets: "one socket"} if sockets > 1 else {}
+    found = {cores // nodes: "one node"} if nodes > 1 else {}
+    found |= {cores // sockets: "one socket"} if sockets > 1 else {}
     return found | ({cores: "one thread per core"} if 0 < cores < threads else {})
 
 
@@ -81,11 +83,22 @@ def _caches(machine: Facts) -> str:
     )
 
 
+def _processor(machine: Facts) -> str:
+    names = {"family": "cpu_family", "model": "cpu_model_number", "stepping": "cpu_stepping"}
+    names |= {"part": "cpu_part", "revision": "cpu_revision"}  # of Arm
+    known = [f"{label} {machine[name]}" for label, name in names.items() if name in machine]
+    return ", ".join([str(machine["cpu_model"]), *known])
+
+
 def _nodes(machine: Facts) -> str:
-    return "; ".join(
-        f"node {node['nid']}: {len(node['cpus'])} CPUs, {_size(node.get('memory_bytes'))}"
-        for node in machine["nodes"]
-    )
+    return "; ".join(f"node {node['nid']}: {_node(node)}" for node in machine["nodes"])
+
+
+def _node(node: Facts) -> str:
+    """Return what a node has: memory alone (CXL, HBM), or CPUs alone, is a node as well."""
+    number, size_bytes = len(node.get("cpus", ())), node.get("memory_bytes")
+    cpus = f"{number or 'no'} CPU{'s' * (number != 1)}"
+    return f"{cpus}, {'no memory' if size_bytes == 0 else _size(size_bytes)}"
 
 
 def _size(size_bytes: Any) -> str:
@@ -125,8 +138,12 @@ def _virtual(machine: Facts) -> str:
 
 
 def _balloon(machine: Facts) -> str:
-    reporting = machine.get("balloon_reports_free_pages") or machine["page_reporting"]
-    return "yes, free pages are reported to the host" if reporting else "no"
+    """Return whether a host takes memory: a balloon must be there; the module alone does nothing."""
+    if not machine["balloon"]:
+        return "no"
+    if machine.get("balloon_reports_free_pages", machine.get("page_reporting")):
+        return "yes, free pages are reported to the host"
+    return "it can, by a balloon; free pages are not reported"
 
 
 def _mitigations(machine: Facts) -> str:
@@ -150,7 +167,7 @@ def _packages(machine: Facts) -> str:
 
 LINES: tuple[tuple[str, Callable[[Facts], str]], ...] = (
     ("Host", lambda m: str(m["host_name"])),
-    ("Processor", lambda m: str(m["cpu_model"])),
+    ("Processor", _processor),
     ("Topology", _topology),
     ("Caches", _caches),
     ("NUMA nodes", _nodes),

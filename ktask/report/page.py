@@ -14,7 +14,6 @@ from ktask.lab.sweep import notebooks
 from ktask.lab.sweep.kernels import Kernels
 
 REPORT_FOLDER = Path(__file__).resolve().parent
-TIMEOUT_S = 120
 PRELOADED = ("ktask.report.contents", "scipy.stats")  # what the notebook imports
 HEADING = re.compile(r'<h([23]) id="([^"]*)">(.*?)</h\1>', re.DOTALL)
 TAG = re.compile(r"<[^>]+>")
@@ -68,7 +67,8 @@ def _execute(paths: Sequence[Path], kernels: Kernels) -> dict:
         parameters = {"runs": [str(path) for path in paths]}
         executed = Path(folder) / "report.ipynb"
         try:
-            return notebooks.execute(notebooks.find("report"), executed, parameters, TIMEOUT_S, kernels)
+            # Without a limit: it computes and ends, if after minutes for a large run on a slow machine.
+            return notebooks.execute(notebooks.find("report"), executed, parameters, None, kernels)
         except notebooks.NotebookError as error:  # the notebook reads the run and finds what is wrong
             kind, _, reason = str(error).partition(": ")
             raise (ValueError(reason) if kind == "ValueError" else error) from None

@@ -20,6 +20,7 @@ from ktask.report import (
     machine,
     model,
     model_figures,
+    numa,
     states,
     tables,
     timeline,
@@ -66,6 +67,11 @@ class Study:
     def states(self) -> pd.DataFrame:
         """The samples with two states, drift or settling, at every size."""
         return states.states_table(self.run)
+
+    @cached_property
+    def numa(self) -> pd.DataFrame:
+        """The work that was measured with its memory in several places; empty on one node."""
+        return numa.numa_table(self.scaling, self.repetitions, self.run.machine)
 
     @cached_property
     def traces(self) -> pd.DataFrame:
@@ -124,6 +130,7 @@ class Study:
         found += [
             partial(model_figures.model_figure, self.fits, self.key(model_figures.MODEL_KEY)),
             partial(model_figures.residuals_figure, self.fits, self.key(model_figures.RESIDUALS_KEY)),
+            partial(numa.numa_figure, self.numa, self.key(numa.NUMA_KEY)),
             partial(states.states_figure, run, self.states, self.key(states.FIGURE_KEY)),
             partial(figures.crossover_figure, scaling, self.key(words.CROSSOVER_KEY)),
             partial(figures.chunks_figure, self.chunks, self.key(words.CHUNKS_KEY)),

@@ -10,7 +10,7 @@ import importlib
 import pkgutil
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
@@ -265,6 +265,7 @@ class Workload:
     setup: Callable[[Case], State]
     memory_need: Callable[[Case], int] = lambda case: memory.region_need(case.size_bytes, case.page_kind)
     why_not: Callable[[Case], str | None] = lambda case: None  # beyond page kind and method
+    nodes: Callable[[Case], Sequence[int]] = lambda case: ()  # that the memory has to lie on, if any
 
     def method(self, name: str) -> Method:
         """Return the method called `name`; ValueError lists the others."""
@@ -311,10 +312,11 @@ def known_page_kind(kind: Any) -> str:
 
 
 def require_memory(case: Case) -> None:
-    """Raise `memory.BudgetError` if the case needs more than its share of the memory, or of a pool."""
-    what = f"{case.workload} {case.method}"
-    memory.require_budget(get(case.workload).memory_need(case), what)
+    """Raise `memory.BudgetError` if the case needs more than its share of memory, a pool or a node."""
+    what, workload = f"{case.workload} {case.method}", get(case.workload)
+    memory.require_budget(workload.memory_need(case), what)
     memory.require_pool(case.size_bytes, case.page_kind, what)
+    memory.require_room_on(workload.nodes(case), case.size_bytes, case.page_kind, what)
 
 
 def why_not(case: Case) -> str | None:

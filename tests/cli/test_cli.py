@@ -18,17 +18,20 @@ from typer.testing import CliRunner
 
 from ktask import __main__, workloads
 from ktask.cli import app as cli
+from ktask.cli.case_options import thread_count
 from ktask.cli.workload_names import option_names, workload_names
 from ktask.engine.policy import POLICIES
 from ktask.host import topology
 from ktask.lab.records import write_records
+from ktask.lab.sweep.notebooks import NotebookError
 
 VERBS = [command.name or command.callback.__name__ for command in cli.app.registered_commands]
 VECTORS = Path(__file__).parents[1] / "data" / "ktask-vectors.csv"
 ESTIMATE = ["median", "low", "high", "best", "n"]
 # In the words and the order of the design; scripts rely on them.
 KEYS = ["workload", "backend", "method", "page_size", "size_bytes", "policy", "threads", "chunk_size"]
-KEYS += ["n_chunks", "unit", "wall_s", "baseline_wall_s", "rate", "speedup", "verdict", "passes"]
+KEYS += ["n_chunks", "unit", "threads_requested", "threads_note"]
+KEYS += ["wall_s", "baseline_wall_s", "rate", "speedup", "verdict", "passes"]
 KEYS += ["between_processes_pct", "verified", "flags"]
 KEYS += ["states", "cold", "options", "seed"]
 
@@ -127,6 +130,52 @@ def test_a_check_that_fails_is_no_traceback(monkeypatch, typed):
     monkeypatch.setattr("ktask.lab.measure.processes.measure_case", fail)
     said = "ktask: no result, the work was not done as it should: 3 pages still hold data\n"
     assert typed("run", "zeroing", "--passes", "1") == (1, "", said)
+
+
+def test_a_report_whose_notebook_does_not_end_is_no_traceback(monkeypatch, typed, tmp_path):
+    def fail(*_, **__):
+        raise NotebookError("the process of the cell died (killed, or out of memory)")
+
+    monkeypatch.setattr("ktask.report.page.notebooks.execute", fail)
+    code, out, err = typed("report", "sample", "--out", tmp_path / "r.html")
+    assert (code, out) == (1, "")
+    assert err.splitlines()[-1] == (
+        "ktask: no report, its notebook did not end: the process of the cell died (killed, or out of memory)"
+    )
+
+
+def test_a_notebook_of_a_report_has_as_long_as_it_takes(monkeypatch, typed, tmp_path):
+    limits = []
+
+    def execute(_source, _out, _parameters, timeout_s=None, _kernels=None):
+        limits.append(timeout_s)
+        raise NotebookError("enough")
+
+    monkeypatch.setattr("ktask.report.page.notebooks.execute", execute)
+    typed("report", "sample", "--out", tmp_path / "r.html")
+    assert limits == [None]
+
+
+@pytest.mark.parametrize(
+    ("cpus", "quota", "said"),
+    [
+        (8, None, "threads=9 is not allowed; use 1 to 8, the CPUs of this process"),
+        (8, 2.5, "threads=9 is not allowed; use 1 to 2, the whole CPUs of this process's quota of 2.5 "),
+        (2, 2.5, "threads=9 is not allowed; use 1 to 2, the CPUs of this process"),
+    ],
+)
+def test_a_refusal_of_threads_names_the_quota_if_that_is_the_bound(cpus, quota, said, monkeypatch, typed):
+    monkeypatch.setattr(topology, "allowed_cpus", lambda: tuple(range(cpus)))
+    monkeypatch.setattr(topology, "quota_cpus", lambda *_: quota)
+    code, out, err = typed("run", "zeroing", "--threads", "9")
+    assert (code, out) == (2, "")
+    assert err.startswith(f"ktask: {said}")
+
+
+def test_threads_left_out_are_as_many_as_a_task_gets(monkeypatch):
+    for cpus, threads in ((1, 1), (2, 2), (4, 4), (8, 7), (72, 58), (288, 231)):
+        monkeypatch.setattr(topology, "allowed_cpus", lambda cpus=cpus: tuple(range(cpus)))
+        assert thread_count(None) == threads
 
 
 # --- results ----------------------------------------------------------------------------------------------

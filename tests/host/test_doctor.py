@@ -144,6 +144,39 @@ def test_one_cpu(findings_of):
     assert "flags cold repetitions" in found["cold_memory"].remedy
 
 
+CXL = {"nid": 2, "memory_bytes": 64 << 30}  # a node of memory only: no CPUs in the facts
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected", "words"),
+    [
+        ({"sockets": 1, "nodes": [{"nid": 0}]}, ("ok", "1 socket, 1 memory node"), "equally near"),
+        ({"sockets": 2, "nodes": [{"nid": 0}]}, ("note", "2 sockets, 1 memory node"), "sees no nodes"),
+        (
+            {"sockets": 2, "nodes": [{"nid": 0, "cpus": [0, 1, 4], "memory_bytes": 3 << 30}, CXL]},
+            ("note", "2 sockets, 2 memory nodes"),
+            "node 0: CPUs 0-1,4, 3.0 GiB; node 2: no CPUs, 64.0 GiB.",
+        ),
+        (
+            {"nodes": [{"nid": 0, "cpus": [0]}, {"nid": 1, "cpus": [1], "memory_bytes": 0}]},
+            ("note", "2 memory nodes"),
+            "node 1: CPUs 1, no memory.",
+        ),
+        ({}, None, ""),
+    ],
+)
+def test_sockets_and_nodes_are_named(tmp_path, facts, expected, words):
+    finding = {found.name: found for found in diagnose(tmp_path, facts)}.get("nodes")
+    assert (finding and level_and_value(finding)) == expected
+    assert not finding or words in finding.means
+
+
+def test_nodes_of_a_foreign_machine(findings_of):
+    found = findings_of("epyc_nps4")["nodes"]
+    assert level_and_value(found) == ("note", "2 sockets, 8 memory nodes")
+    assert "node 7: CPUs 112-127,240-255, 125.9 GiB" in found.means
+
+
 @pytest.mark.parametrize(
     ("facts", "name", "level"),
     [

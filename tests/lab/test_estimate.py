@@ -1,17 +1,20 @@
 """Estimates of a sweep: exact on a scripted run, and nothing is measured."""
 
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 import yaml
+from test_threads import MACHINES
 
 from ktask.cli.sweep import render_estimate
 from ktask.cli.tables import as_text
+from ktask.lab.measure.threads import counts_between, first_counts, most_threads
 from ktask.lab.records import SCHEMA, write_records
 from ktask.lab.sweep import estimate as module
 from ktask.lab.sweep.estimate import estimate_sweep, to_json
-from ktask.lab.sweep.grid import load_grid, parse_grid
+from ktask.lab.sweep.grid import load_grid, parse_grid, read_grid
 
 PROTOCOL = {"least": 3, "most": 10, "budget_s": 4.0, "warmup_s": 2.0}
 WALK = {"workload": "page_walk", "method": "pagemap", "page_kind": "4KiB"}
@@ -19,7 +22,7 @@ WALK = {"workload": "page_walk", "method": "pagemap", "page_kind": "4KiB"}
 
 @pytest.fixture
 def earlier(tmp_path):
-    """A run with one cell of 64 MiB, whose repetitions started every 0.1 s."""
+    """A run with one cell of 64 MiB, whose repetitions of 0.06 s started every 0.1 s."""
     start = pd.Timestamp("2026-01-01", tz="UTC")
     row = {name: None for name in SCHEMA.names}
     row |= {"workload": "page_walk", "method": "pagemap", "page_kind": "4KiB", "size_bytes": 64 << 20}
@@ -28,7 +31,9 @@ def earlier(tmp_path):
         "cell_id": "c",
         "options": "",
         "flags": [],
-        "wall_s": 0.1,
+        "wall_s": 0.02,
+        "calls": 3,
+        "threads": 1,
         "cpu_user_s": 0.1,
         "cpu_system_s": 0.0,
     }
@@ -52,19 +57,46 @@ def seconds(size, earlier, **keys):
 
 
 def test_rounds_fill_the_budget_or_reach_the_most(earlier):
-    # four variants of 0.1 s: nine rounds end before 4 s; four serial warm-ups, one chunked, one of two
-    assert seconds("64MiB", earlier) == pytest.approx(0.6 + 9 * 0.4)
-    assert seconds("256MiB", earlier) == pytest.approx(2.4 + 3 * 1.6)  # 0.4 s each: three rounds
+    # Two serial calls, one in chunks, and two threads in 0.04 + 0.06 / 2 s: ten rounds end before 4 s.
+    assert seconds("64MiB", earlier) == pytest.approx(0.57 + 10 * 0.37)
+    assert seconds("256MiB", earlier) == pytest.approx(2.28 + 3 * 1.48)  # four times as long: three rounds
 
 
 def test_a_larger_size_takes_longer_and_a_smaller_one_no_longer(earlier):
-    assert seconds("640MiB", earlier) == pytest.approx(2.0 + 1.0 + 2.0 + 3 * 4.0)  # warm-up has its limit
-    assert seconds("1MiB", earlier) == seconds("64MiB", earlier)
+    assert seconds("640MiB", earlier) == pytest.approx(2.0 + 1.0 + 1.7 + 3 * 3.7)  # warm-up has its limit
+    assert seconds("8MiB", earlier) == seconds("64MiB", earlier)
+
+
+def test_counts_that_a_size_has_no_work_for_take_no_time(earlier):
+    many = seconds("8MiB", earlier, threads=[1, 2, 4, 8, 16, 231])
+    assert many == seconds("8MiB", earlier, threads=[1, 2, 4])
+    assert many < seconds("64MiB", earlier, threads=[1, 2, 4, 8, 16, 231])
+
+
+def test_thread_counts_that_later_passes_add_take_their_time(earlier):
+    five, counts = {"passes": 5}, (1, 2, 8, 64)
+    plain = replace(grid_of(WALK | {"size": "1GiB"}, **five), threads=counts)
+    times = [estimate_sweep(grid, [earlier])[0].time_s for grid in (plain, replace(plain, refined=True))]
+    rounds, around, work = 3, 0.64, 0.96 / 2
+    one = (1 + rounds) * (around + work)
+    assert times[1] - times[0] == pytest.approx((0 + 2 + 4 + 4 + 4) * one)
+
+
+@pytest.mark.parametrize(("cpus", "borders"), [pair[:2] for pair in MACHINES.values()], ids=MACHINES)
+@pytest.mark.parametrize(("name", "most_s"), [("quick", 600)])
+def test_a_shipped_grid_ends_in_time_on_every_machine(name, most_s, cpus, borders, monkeypatch):
+    """Nothing is skipped here: as on a machine with hugetlb pools, several nodes and memory enough."""
+    monkeypatch.setattr(module, "why_not", lambda _: None)
+    grid = parse_grid(*read_grid(name), nodes=2)
+    threads = first_counts(counts_between(most_threads(cpus), borders), borders)
+    cells = estimate_sweep(replace(grid, threads=threads))
+    assert all(cell.time_s > 0 for cell in cells)
+    assert sum(cell.time_s for cell in cells) <= most_s
 
 
 def test_each_pass_takes_its_time(earlier):
     (cell,) = estimate_sweep(grid_of(WALK | {"size": "64MiB"}, passes=5), [earlier])
-    assert cell.time_s == pytest.approx(5 * (module.START_S + 4.2))
+    assert cell.time_s == pytest.approx(5 * (module.START_S + 4.27))
 
 
 def test_a_cell_takes_no_longer_than_its_limit(earlier):
@@ -92,7 +124,7 @@ def test_what_cannot_be_measured_is_told_and_takes_no_time():
 def test_work_never_seen_is_guessed_by_its_size(earlier):
     work = {"workload": "zeroing", "method": "memset", "page_kind": "THP", "size": "2GiB"}
     (cell,) = estimate_sweep(grid_of(work), [earlier])
-    assert cell.time_s == pytest.approx(module.START_S + 2.0 + 1.0 + 2.0 + 3 * 4.0)
+    assert cell.time_s == pytest.approx(module.START_S + 2.0 + 1.0 + 1.5 + 3 * 3.5)
 
 
 def test_a_run_that_cannot_be_read_is_left_out(tmp_path):

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ktask.lab.measure.cell import default_threads
 from ktask.lab.measure.measurement import Protocol
+from ktask.lab.measure.threads import default_threads
 from ktask.lab.sweep.grid import Grid, cell_id, load_grid, parse_grid, shipped
 from ktask.memory import region as memory
 from ktask.workloads import Case, Method, Option, Workload

@@ -18,8 +18,8 @@ from ktask.host.counters import sample_state
 from ktask.lab.measure import cell as module
 from ktask.lab.measure import rounds as core
 from ktask.lab.measure import rows
-from ktask.lab.measure.cell import default_threads, measure_case
-from ktask.lab.measure.measurement import CHUNKED, Protocol, Variant, variants
+from ktask.lab.measure.cell import measure_case
+from ktask.lab.measure.measurement import CHUNKED, Granted, Protocol, Variant, variants
 from ktask.lab.measure.stats import Estimate
 from ktask.memory import region as memory
 from ktask.workloads import Case, CheckError, Method, Workload
@@ -57,6 +57,7 @@ class Bench:
         self.wall = lambda threads: 1.0
         self.cpu = lambda wall_s: wall_s
         self.error, self.make, self.n_chunks = 0, Toy, 2
+        self.grants = {}  # by the count that is asked for; as asked if not here
         fixed = sample_state()
         workload = Workload(
             "toy",
@@ -74,6 +75,10 @@ class Bench:
         monkeypatch.setattr(core.engine, "run", self.run)
         monkeypatch.setattr(rows.counters, "sample_state", lambda: fixed)
         monkeypatch.setattr(module, "is_virtual", lambda: True)
+        monkeypatch.setattr(module, "granted", lambda _, asked, __: self.given(asked))
+
+    def given(self, asked):
+        return self.grants.get(asked, Granted(asked))
 
     def setup(self, case):
         self.states.append(self.make(case))
@@ -91,7 +96,7 @@ class Bench:
         rows = [(0, 0, 0, 0, 100, 0.0, wall)] if trace else None
         return Result(
             self.error,
-            ctl.max_threads,
+            self.given(ctl.max_threads).threads,
             50,
             self.n_chunks,
             wall_s=wall,
@@ -151,10 +156,27 @@ def test_variants_are_two_baselines_and_each_thread_count():
     assert [v.is_aa for v in variants([2])] == [False, True, False]
 
 
-@pytest.mark.parametrize(("cpus", "counts"), [(1, [1]), (2, [1, 2]), (6, [1, 2, 4, 6]), (8, [1, 2, 4, 8])])
-def test_default_threads_are_powers_of_two_and_all_cpus(cpus, counts, monkeypatch):
-    monkeypatch.setattr(module.topology, "cpu_count", lambda: cpus)
-    assert default_threads() == counts
+def test_variants_are_named_by_the_threads_that_are_granted():
+    assert variants({8: 7, 2: 2, 4: 1})[2:] == [
+        Variant("2 threads", 2),
+        Variant("1 thread", 4),
+        Variant("7 threads", 8),
+    ]
+
+
+def test_what_is_granted_is_what_is_named_and_why(bench):
+    seven = Granted(7, "at most four fifths of the CPUs, 6 of 8, go to helpers")
+    bench.grants = {4: Granted(4), 8: seven, 16: seven}
+    cell = bench.measure(threads=(1, 4, 8, 16), least=6, most=6)
+    assert list(cell.table.index) == ["serial", "serial again (A/A)", "4 threads", "7 threads"]
+    assert list(cell.table["threads"]) == [1, 1, 4, 7]
+    assert {r["threads_requested"] for r in cell.rows} == {1, 4, 8}
+    assert cell.notes[:2] == [seven.note(8), seven.note(16)]
+    found = cell.as_dict(8)
+    assert (found["threads"], found["threads_requested"]) == (7, 8)
+    assert found["threads_note"] == f"8 threads asked for, 7 granted: {seven.why}"
+    assert f"\n{found['threads_note']}\n" in as_text(cli.render(found))
+    assert cell.as_dict(4)["threads_note"] is None
 
 
 def test_the_baseline_is_the_kernels_way_and_the_others_follow_the_case(bench):
@@ -508,7 +530,18 @@ KEYS = [
     "chunk_size",
     "n_chunks",
 ]
-KEYS += ["unit", "wall_s", "baseline_wall_s", "rate", "speedup", "verdict", "passes", "between_processes_pct"]
+KEYS += [
+    "unit",
+    "threads_requested",
+    "threads_note",
+    "wall_s",
+    "baseline_wall_s",
+    "rate",
+    "speedup",
+    "verdict",
+    "passes",
+    "between_processes_pct",
+]
 KEYS += ["verified", "flags", "states", "cold", "options", "seed"]
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
@@ -138,6 +139,41 @@ def test_later_passes_shift_their_time_to_what_is_undecided(run):
     assert rules[CELLS[0]] == replace(GRID.protocol, most=2, seed=GRID.seed + 2)
     assert rules[CELLS[1]].most == GRID.protocol.most
     assert rules[CELLS[1]].budget_s > GRID.protocol.budget_s
+
+
+def counts(run, grid, number):
+    """The thread counts of the cell that was spoilt, in a pass of a grid."""
+    case = next(case for case in grid.cases if cell_id(case) == CELLS[0])
+    return passes.thread_counts(case, number, run, grid)
+
+
+def test_early_passes_add_thread_counts_around_the_knee_of_a_cell(run):
+    grid = replace(GRID, threads=(1, 2, 4, 16, 64), passes=5, refined=True)
+    file = run / f"records/{CELLS[0]}.parquet"
+    rows = records.read_records(file)
+    several = rows[~rows["baseline"] & (rows["threads_requested"] > 1)]
+    speedups = {2: 1.9, 4: 3.7, 16: 9.0, 64: 9.1}
+    found = [several.assign(threads_requested=n, wall_s=1 / speedup) for n, speedup in speedups.items()]
+    found.append(rows[rows["baseline"]].assign(wall_s=1.0))
+    for number in (1, 2):
+        path = run / f"records/{records.process_name(CELLS[0], number)}.parquet"
+        whole = pd.concat([one.assign(**{"pass": number}) for one in found]).astype({"helper_nice": object})
+        records.write_records(path, whole.to_dict("records"))
+    assert counts(run, grid, 1) == grid.threads
+    assert counts(run, grid, 2) == (1, 2, 4, 8, 16, 32, 64)  # 16 reaches 95 % of the highest speedup
+    assert counts(run, grid, 3) == (1, 2, 4, 8, 16, 32, 64)
+    assert counts(run, grid, 4) == grid.threads  # too late to add any; what was measured stays
+    added = several.assign(threads_requested=8, wall_s=0.2, **{"pass": 2}).astype({"helper_nice": object})
+    path = run / f"records/{CELLS[0]}.pass2.parquet"
+    records.write_records(
+        path,
+        [
+            *records.read_records(path).astype({"helper_nice": object}).to_dict("records"),
+            *added.to_dict("records"),
+        ],
+    )
+    assert counts(run, grid, 4) == (1, 2, 4, 8, 16, 64)
+    assert counts(run, replace(grid, refined=False), 2) == grid.threads  # the file names them
 
 
 def test_two_passes_spend_alike(run):

@@ -888,6 +888,40 @@ def test_odd_facts_cost_their_line_only():
     assert machine.scope({}) == "CPU of unknown model, not known"
 
 
+def test_a_node_without_cpus_or_without_memory_is_a_node():
+    nodes = [
+        {"nid": 0, "cpus": [0, 1], "memory_bytes": 3 * GIB},
+        {"nid": 2, "memory_bytes": 64 * GIB},  # CXL or HBM
+        {"nid": 3, "cpus": [2], "memory_bytes": 0},
+    ]
+    assert dict(machine.describe({"nodes": nodes}))["NUMA nodes"] == (
+        "node 0: 2 CPUs, 3.00 GiB; node 2: no CPUs, 64.0 GiB; node 3: 1 CPU, no memory"
+    )
+
+
+@pytest.mark.parametrize(
+    ("facts", "text"),
+    [
+        ({"page_reporting": True, "balloon": False}, "no"),  # the module is there, a balloon is not
+        ({"page_reporting": True, "balloon": True}, "yes, free pages are reported to the host"),
+        (
+            {"page_reporting": True, "balloon": True, "balloon_reports_free_pages": False},
+            "it can, by a balloon; free pages are not reported",
+        ),
+        ({"page_reporting": True}, "not known"),
+    ],
+)
+def test_a_host_takes_memory_by_a_balloon_not_by_a_module(facts, text):
+    assert dict(machine.describe(facts))["Host takes free memory"] == text
+
+
+def test_the_processor_is_named_with_family_model_and_stepping():
+    intel = {"cpu_model": "Virtual", "cpu_family": 6, "cpu_model_number": 60, "cpu_stepping": 4}
+    assert dict(machine.describe(intel))["Processor"] == "Virtual, family 6, model 60, stepping 4"
+    arm = {"cpu_model": "Neoverse-N1", "cpu_part": "0xd0c", "cpu_revision": "r3p1"}
+    assert dict(machine.describe(arm))["Processor"] == "Neoverse-N1, part 0xd0c, revision r3p1"
+
+
 def test_nested_facts_are_listed_by_name():
     facts = machine.other_facts({"b": {"x": 1}, "a": [1, 2], "c": [{"y": 2}], "doctor": [{"name": "n"}]})
     assert facts == [("a", "1, 2"), ("b.x", "1"), ("c.0.y", "2")]

@@ -93,7 +93,7 @@ def test_a_limit_on_address_space_is_a_reason():
         from ktask.host import topology
         from ktask.lab.measure.cell import measure_case
         from ktask.workloads import Case
-        topology.available_memory_bytes = lambda: 1 << 50
+        topology.available_memory_bytes = lambda *_: 1 << 50
         try:
             measure_case(Case("free", "dontneed", "4KiB", 8 << 30), [1])
         except memory.UnavailableError as error:

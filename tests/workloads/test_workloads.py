@@ -231,7 +231,7 @@ def test_hugetlb_pool_that_does_not_do_is_a_reason(monkeypatch, pools, size, wor
 
 
 def test_more_than_half_of_the_memory_is_refused_with_the_numbers(monkeypatch):
-    monkeypatch.setattr(topology, "available_memory_bytes", lambda: 64 * MIB)
+    monkeypatch.setattr(topology, "available_memory_bytes", lambda *_: 64 * MIB)
     with pytest.raises(memory.BudgetError, match=r"needs 0.06 GiB, but the budget is 0.03 GiB"):
         workloads.require_memory(Case("zeroing", "populate", "4KiB", 64 * MIB))
     with pytest.raises(memory.BudgetError):

@@ -11,9 +11,10 @@ from test_workloads import set_up
 
 from ktask import workloads
 from ktask.engine import run as engine
-from ktask.host import topology
+from ktask.host import node_memory, topology
+from ktask.lab.sweep.cells import why_not
 from ktask.memory import region as memory
-from ktask.memory.region import MIB
+from ktask.memory.region import GIB, MIB
 from ktask.workloads import Case, CheckError
 from ktask.workloads.zeroing import resident, stores
 
@@ -159,7 +160,7 @@ def test_memory_is_placed_on_the_node_asked_for_and_looked_for_there():
 def test_memory_is_spread_over_all_nodes_and_counted_on_each(monkeypatch, placed):
     """On a machine that is made up, because this one may have a single node."""
     asked = []
-    monkeypatch.setattr(topology, "memory_nodes", lambda: (0, 1))
+    monkeypatch.setattr(node_memory, "usable_nodes", lambda *_: (0, 1))
     monkeypatch.setattr(memory, "syscall", lambda name, *args: asked.append((name, args[2])))
     state = set_up(Case("zeroing", "populate", "4KiB", 4 * MIB, options=(("node", "spread"),)))
     assert asked == [("mbind", memory._MPOL_INTERLEAVE)]
@@ -179,16 +180,53 @@ def test_memory_is_spread_over_the_nodes_that_there_are():
     state.before()
     engine.run(0, state.size, state.ctl)
     state.check()
-    assert set(state.region.nodes().tolist()) == set(topology.memory_nodes())
+    assert set(state.region.nodes().tolist()) == set(node_memory.usable_nodes())
     state.close()
 
 
 def test_a_node_that_is_not_there_is_a_reason(monkeypatch):
     case = Case("zeroing", "populate", "4KiB", MIB, options=(("node", "3"),))
-    monkeypatch.setattr(topology, "memory_nodes", lambda: (0, 1))
-    assert workloads.why_not(case) == "this machine has no memory on node 3; it has some on [0, 1]"
-    monkeypatch.setattr(topology, "memory_nodes", lambda: (3,))
+    monkeypatch.setattr(node_memory, "usable_nodes", lambda *_: (0, 1))
+    assert workloads.why_not(case) == "this process may use no memory of node 3, only of [0, 1]"
+    monkeypatch.setattr(node_memory, "usable_nodes", lambda *_: (3,))
     assert workloads.why_not(case) is None
+
+
+@pytest.mark.parametrize(
+    ("node", "page_kind", "message"),
+    [
+        ("1", "4KiB", r"needs 0.38 GiB of node 1, but the budget there is 0.25 GiB \(half of what the node"),
+        ("spread", "4KiB", None),  # 192 MiB on each
+        ("0", "4KiB", None),
+        ("1", "2MiB", r"needs 192 pages of 2MiB on node 1, whose pool has 100 of its 128 left"),
+        ("spread", "2MiB", None),
+    ],
+)
+def test_what_does_not_fit_on_a_node_is_refused_with_its_numbers(node, page_kind, message, monkeypatch):
+    """The OOM killer would come otherwise: what is bound to a node gets nothing elsewhere."""
+    monkeypatch.setattr(node_memory, "usable_nodes", lambda *_: (0, 1))
+    monkeypatch.setattr(node_memory, "node_room_bytes", lambda nid, *_: [GIB, 512 * MIB][nid])
+    monkeypatch.setattr(node_memory, "node_pool", lambda nid, _: {"total": 128, "free": [256, 100][nid]})
+    monkeypatch.setattr(
+        topology, "hugetlb_pools", lambda: {2 * MIB: {"total": 400, "free": 356, "reserved": 0}}
+    )
+    case = Case("zeroing", "populate", page_kind, 384 * MIB, options=(("node", node),))
+    monkeypatch.setattr(topology, "available_memory_bytes", lambda *_: 8 * GIB)
+    if message is None:
+        workloads.require_memory(case)
+        return
+    with pytest.raises(memory.BudgetError, match=message):
+        workloads.require_memory(case)
+    assert "node 1" in why_not(case)  # a sweep skips it
+
+
+def test_a_region_on_a_node_that_is_full_is_refused(monkeypatch):
+    monkeypatch.setattr(node_memory, "node_room_bytes", lambda *_: 6 * MIB)
+    with (
+        memory.Region(4 * MIB) as region,
+        pytest.raises(memory.BudgetError, match="budget there is"),
+    ):
+        region.place([0])
 
 
 def test_nodes_of_memory_are_read_and_else_taken_from_all_nodes(tmp_path):

@@ -7,7 +7,6 @@ speedup is a ratio of neighbours in time.
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from ktask.lab.measure import flags, states, stats
 from ktask.lab.measure.measurement import CHUNKED, Measurement, Protocol, Variant, variants
 from ktask.lab.measure.rounds import SERIAL_POLICY, Repetition, interleave, prepared, repeat
 from ktask.lab.measure.rows import observed, row_of
+from ktask.lab.measure.threads import default_threads, distinct, granted
 from ktask.workloads import Case, State
 
 MOST_CALLS = 100
@@ -29,13 +29,6 @@ LONGEST_S = 1.0
 PATIENCE = 4.0
 STEADY_FACTOR = 1.2
 MOST_TRACED = 5  # attempts at a typical trace
-
-
-def default_threads() -> list[int]:
-    """Return 1, 2, 4, ... and the number of CPUs this process may use."""
-    n_cpus = topology.cpu_count()
-    powers = list(itertools.takewhile(lambda n: n < n_cpus, (2**k for k in range(20))))
-    return [*powers, n_cpus]
 
 
 def measure_case(
@@ -55,7 +48,8 @@ def measure_case(
     case
         What to run.
     threads
-        Thread counts; 1, 2, 4 and so on up to the CPUs if left out.
+        Thread counts; those of `default_threads` if left out. Of counts that give as many threads, the
+        smallest is measured.
     protocol
         How often.
     on_round
@@ -74,10 +68,13 @@ def measure_case(
     """
     threads = default_threads() if threads is None else threads
     if bad := [n for n in threads if n < 1]:
-        raise ValueError(f"threads={bad[0]} is not allowed; use 1 to {topology.cpu_count()}")
+        most, why = topology.cpu_count(), topology.why_so_many_cpus()
+        raise ValueError(f"threads={bad[0]} is not allowed; use 1 to {most}, {why}")
     found = Measurement(case, protocol or Protocol())
     with prepared(case) as state:
-        cell = _Cell(found, state, variants(threads), clock)
+        grants = {asked: granted(state, asked, case.policy) for asked in threads if asked > 1}
+        found.grants = {asked: one for asked, one in sorted(grants.items()) if one.why}
+        cell = _Cell(found, state, variants(distinct(grants)), clock)
         cell.warm_up(chunked)
         calls = {variant.name: partial(cell.repeat, variant) for variant in cell.variants}
         is_enough = cell.rule_to_stop(on_round)

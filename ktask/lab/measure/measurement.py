@@ -98,13 +98,29 @@ class Variant(NamedTuple):
 SERIAL = Variant("serial", 1, baseline=True)
 
 
-def variants(threads: Iterable[int]) -> list[Variant]:
-    """Return the variants of a round for these thread counts."""
+class Granted(NamedTuple):
+    """How many threads a count gives, and why it is another number; empty if it is not."""
+
+    threads: int
+    why: str = ""
+
+    def note(self, asked: int) -> str:
+        """Return in words that a count of `asked` gave another number of threads."""
+        return f"{asked} threads asked for, {self.threads} granted: {self.why}"
+
+
+def variants(threads: Iterable[int] | Mapping[int, int]) -> list[Variant]:
+    """Return the variants of a round for these thread counts, or counts with the threads that each gives."""
+    given = threads if isinstance(threads, Mapping) else {n: n for n in threads}
     return [
         SERIAL,
         Variant("aa", 1, baseline=True),
-        *(Variant(f"{n} threads", n) for n in sorted({n for n in threads if n > 1})),
+        *(Variant(_several(given[n]), n) for n in sorted(given) if n > 1),
     ]
+
+
+def _several(threads: int) -> str:
+    return f"{threads} thread{'s' * (threads != 1)}"
 
 
 def is_of(row: Mapping[str, Any], variant: Variant) -> bool:
@@ -118,8 +134,9 @@ def _walls(rows: Iterable[Mapping[str, Any]], variant: Variant) -> np.ndarray:
 
 
 def _variant_name(row: Mapping[str, Any]) -> str:
-    threads = row["threads_requested"]
-    return SERIAL.name if row["baseline"] else CHUNKED if threads == 1 else f"{threads} threads"
+    if row["baseline"]:
+        return SERIAL.name
+    return CHUNKED if row["threads_requested"] == 1 else _several(row["threads"])
 
 
 def cold_note(name: str, cold: Mapping[str, Any]) -> str:
@@ -153,6 +170,8 @@ class Measurement:
         One per repetition, as the schema of the records has it.
     traced
         One more repetition with the times of its chunks, if asked for, and the bytes of a unit in it.
+    grants
+        The thread counts that were asked for and gave another number of threads, with the reason.
     """
 
     case: Case
@@ -160,6 +179,7 @@ class Measurement:
     rows: list[dict[str, Any]] = field(default_factory=list)
     traced: Result | None = None
     bytes_per_unit: int = 1
+    grants: dict[int, Granted] = field(default_factory=dict)
 
     def walls(self, variant: Variant) -> np.ndarray:
         """Return the wall times (seconds) of a variant that may enter a rate."""
@@ -214,10 +234,20 @@ class Measurement:
 
     @property
     def notes(self) -> list[str]:
-        """What a median hides: states of each variant, and what cold repetitions would change."""
-        notes = [f"{name}: {found}" for name, found in self.states.items()]
-        several = variants({row["threads_requested"] for row in self.rows})[2:]
+        """Thread counts that gave fewer, and what a median hides: states, and cold repetitions."""
+        notes = [one.note(asked) for asked, one in self.grants.items()]
+        notes += [f"{name}: {found}" for name, found in self.states.items()]
+        several = variants(self._given)[2:]
         return notes + [cold_note(v.name, cold) for v in several if (cold := self.cold(v))]
+
+    @property
+    def _given(self) -> dict[int, int]:
+        """The threads that each count gave, by the count; of several numbers, the usual one."""
+        found: dict[int, Counter[int]] = {}
+        for row in self.rows:
+            if not row["baseline"]:
+                found.setdefault(row["threads_requested"], Counter())[row["threads"]] += 1
+        return {asked: counts.most_common(1)[0][0] for asked, counts in found.items()}
 
     @property
     def records(self) -> pd.DataFrame:
@@ -231,7 +261,7 @@ class Measurement:
         """One row per variant: time, rate, speedup over the serial baseline, each with its 95 % interval."""
         import pandas as pd  # noqa: PLC0415  (not needed to measure)
 
-        found = variants({row["threads_requested"] for row in self.rows})
+        found = variants(self._given)
         found.insert(2, Variant(CHUNKED, 1))
         measured = [variant for variant in found if any(is_of(row, variant) for row in self.rows)]
         return pd.DataFrame(map(self._row, measured)).set_index("variant")
@@ -278,8 +308,8 @@ class Measurement:
         return figures.repetitions(self)
 
     def as_dict(self, threads: int) -> dict[str, Any]:
-        """Return one thread count against the baseline as plain values, ready for JSON."""
-        _, again, *others = variants([threads])
+        """Return one thread count, as asked for, against the baseline as plain values, ready for JSON."""
+        _, again, *others = variants({threads: self._given.get(threads, threads)})
         variant = others[0] if others else again
         row = next(r for r in reversed(self.rows) if r["threads_requested"] == threads)
         counted = Counter(f for r in self.rows if not r["warmup"] for f in r["flags"] if f != "aa")
@@ -290,6 +320,8 @@ class Measurement:
             **_parts(row, "workload", "backend", "method"),
             "page_size": row["page_kind"],
             **_parts(row, "size_bytes", "policy", "threads", "chunk_size", "n_chunks", "unit"),
+            "threads_requested": threads,
+            "threads_note": self.grants[threads].note(threads) if threads in self.grants else None,
             "wall_s": time.as_dict(),
             "baseline_wall_s": self.time(SERIAL).as_dict(),
             "rate": self.rate(variant).as_dict(),

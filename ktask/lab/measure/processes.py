@@ -36,7 +36,8 @@ def measure(
     size
         Memory to cover, such as "256MiB".
     threads
-        Thread counts; 1, 2, 4 and so on up to the CPUs if left out.
+        Thread counts; if left out powers of two and what the machine has: the CPUs of a cache, a node, all
+        cores, and as many as a task gets.
     protocol
         How often, such as {"least": 7, "budget_s": 2.0}: the fields of `Protocol`.
     passes
@@ -97,6 +98,7 @@ def measure_processes(
             whole.rows += [{**row, "pass": number} for row in found.rows]
             if number == 1:
                 whole.traced, whole.bytes_per_unit = found.traced, found.bytes_per_unit
+                whole.grants = found.grants
             on_pass(number)
     return whole
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from ktask import workloads
 from ktask.common.resources import SAMPLE
-from ktask.lab.measure.measurement import variants
+from ktask.lab.measure.threads import CLOSE
 from ktask.lab.records import load_run
 from ktask.lab.sweep.cells import why_not
 from ktask.lab.sweep.grid import Grid, cell_id
+from ktask.lab.sweep.passes import refines
 from ktask.workloads import Case
 
 # Of a cell, beside its repetitions: its process, its figure, its files (37 cells measured: 0.36 to 2.9 s,
@@ -26,6 +28,8 @@ START_S = 0.65
 PROCESS_BYTES = 500 << 20
 WARM_UPS = 4  # serial repetitions until two are alike, and one of each other variant
 UNKNOWN_S_PER_GIB = 0.5  # for work that no earlier run has done
+GAIN = 2  # what several threads are taken to gain: more on some paths, less than nothing on others
+ADDED = 2  # thread counts that a pass adds to a cell at most, around its knee
 
 
 @dataclass(frozen=True)
@@ -66,25 +70,45 @@ def estimate_sweep(grid: Grid, runs: Sequence[Path] = ()) -> list[CellEstimate]:
 def _estimate(case: Case, grid: Grid, known: pd.DataFrame) -> CellEstimate:
     reason = why_not(case)
     need = workloads.get(case.workload).memory_need(case) + PROCESS_BYTES
-    time_s = 0.0 if reason else grid.passes * _cell_s(case, grid, known)
+    passes = range(1, grid.passes + 1)
+    time_s = 0.0 if reason else sum(_process_s(case, grid, number, known) for number in passes)
     return CellEstimate(case, time_s, need, reason)
 
 
-def _cell_s(case: Case, grid: Grid, known: pd.DataFrame) -> float:
-    """Return the seconds of a cell: its warm-ups, then rounds until the protocol has enough."""
-    protocol, n_variants = grid.protocol, len(variants(grid.threads))
-    n_variants += n_variants > 2  # one thread in chunks
-    repetition_s = _repetition_s(case, known)
-    round_s = n_variants * repetition_s
+class _Times(NamedTuple):
+    """Seconds of a repetition: of the work by one thread, and of what comes before and after it."""
+
+    work_s: float
+    around_s: float
+
+    def at(self, threads: int) -> float:
+        """Return the seconds of a repetition with some threads."""
+        return self.around_s + self.work_s / min(threads, GAIN)
+
+
+def _process_s(case: Case, grid: Grid, number: int, known: pd.DataFrame) -> float:
+    """Return the seconds of a cell in a pass: its warm-ups, then rounds until the protocol has enough."""
+    protocol, times = grid.protocol, _times(case, known)
+    counts = _counts(case, grid, number)
+    one_s = times.at(1)
+    several_s = sum(map(times.at, counts)) + one_s * bool(counts)  # one thread in chunks
+    round_s = 2 * one_s + several_s
     rounds = np.clip(protocol.budget_s // round_s, protocol.least, protocol.most)
-    warm_up_s = (
-        min(WARM_UPS * repetition_s, protocol.warmup_s + repetition_s) + (n_variants - 2) * repetition_s
-    )
-    return float(min(START_S + warm_up_s + rounds * round_s, START_S + grid.limit_s))
+    warm_up_s = min(WARM_UPS * one_s, protocol.warmup_s + one_s) + several_s
+    return float(START_S + min(warm_up_s + rounds * round_s, grid.limit_s))
 
 
-def _repetition_s(case: Case, known: pd.DataFrame) -> float:
-    """Return the seconds of one repetition with what comes before and after, from the nearest size known."""
+def _counts(case: Case, grid: Grid, number: int) -> list[int]:
+    """Return the thread counts above one of a cell in a pass, with as many more as may have been added."""
+    most = -(-case.size_bytes // max(case.min_chunk_bytes, case.page_size))
+    counts = sorted({min(n, most) for n in grid.threads if n > 1})
+    has_room = any(high >= CLOSE**2 * low and high > 2 for low, high in pairwise([1, *counts]))
+    added = ADDED * has_room * sum(refines(grid, earlier) for earlier in range(1, number + 1))
+    return counts + counts[-1:] * added
+
+
+def _times(case: Case, known: pd.DataFrame) -> _Times:
+    """Return the times of one repetition, from the nearest size known."""
     for keys in (("workload", "method", "page_kind"), ("workload", "page_kind"), ("workload",)):
         alike = known
         for key in keys:
@@ -93,21 +117,32 @@ def _repetition_s(case: Case, known: pd.DataFrame) -> float:
             distance = np.abs(np.log(alike["size_bytes"] / case.size_bytes)).to_numpy()
             nearest = alike.iloc[int(distance.argmin())]
             scale = max(1.0, case.size_bytes / nearest["size_bytes"])
-            return float(nearest["repetition_s"] * scale)
-    return UNKNOWN_S_PER_GIB * case.size_bytes / (1 << 30)
+            return _Times(float(nearest["work_s"] * scale), float(nearest["around_s"] * scale))
+    return _Times(UNKNOWN_S_PER_GIB * case.size_bytes / (1 << 30), 0.0)
+
+
+_CELL = ["cell_id", "workload", "method", "page_kind", "size_bytes"]
 
 
 def _known_repetitions(runs: Sequence[Path]) -> pd.DataFrame:
-    """Return the median time from one start to the next of every cell that was ever measured."""
-    cell = ["cell_id", "workload", "method", "page_kind", "size_bytes"]
-    found = [pd.DataFrame(columns=[*cell, "repetition_s"])]
+    """Return the times of a repetition of every cell that was ever measured."""
+    found = [pd.DataFrame(columns=[*_CELL, *_Times._fields])]
     for run in runs:
         with contextlib.suppress(ValueError, OSError):  # an estimate does without
-            records = load_run(run).records.sort_values("started_at")
-            gaps = records.groupby(["cell_id", "pass"])["started_at"].diff().dt.total_seconds()
-            medians = records.assign(repetition_s=gaps).groupby(cell)["repetition_s"].median()
-            found.append(medians[medians > 0].reset_index())
+            found.append(_times_of(load_run(run).records))
     return pd.concat([table for table in found if len(table)] or found, ignore_index=True)
+
+
+def _times_of(records: pd.DataFrame) -> pd.DataFrame:
+    """Return the medians over each cell: of the serial work, and of the time between two pieces of work."""
+    rows = records.sort_values("started_at")
+    work_s = rows["wall_s"] * rows["calls"].fillna(1)
+    processes = [rows["cell_id"], rows["pass"]]
+    gaps_s = rows["started_at"].groupby(processes).diff().dt.total_seconds()
+    around_s = (gaps_s - work_s.groupby(processes).shift()).clip(lower=0)
+    serial_s = work_s.where(rows["threads"] == 1)
+    medians = rows.assign(work_s=serial_s, around_s=around_s).groupby(_CELL)[[*_Times._fields]].median()
+    return medians.dropna()[lambda table: table["work_s"] > 0].reset_index()
 
 
 def to_json(grid: Grid, cells: Sequence[CellEstimate]) -> dict[str, Any]:

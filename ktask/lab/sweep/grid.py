@@ -14,14 +14,16 @@ from msgspec import Meta, Struct, structs
 from ktask import workloads
 from ktask.common.units import exact_size
 from ktask.common.yaml_files import Document, named_files, read_named
-from ktask.lab.measure.cell import default_threads
+from ktask.host.node_memory import usable_nodes
 from ktask.lab.measure.measurement import Protocol
+from ktask.lab.measure.threads import default_threads
 from ktask.memory import region as memory
 from ktask.workloads import Case
 
 FOLDER = Path(__file__).parent / "grids"
 MOST_CELLS = 10_000
 LIMIT_S = 600.0
+AUTO = "auto"  # thread counts that follow from the machine
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Grid:
         Longest time that a cell may take before it is given up.
     passes
         How often the grid is measured, each cell in a fresh process each time.
+    refined
+        Whether later passes add thread counts around the knee of a cell: where the file names none.
     """
 
     name: str
@@ -54,6 +58,7 @@ class Grid:
     cases: tuple[Case, ...]
     limit_s: float = LIMIT_S
     passes: int = 1
+    refined: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Return the grid with everything spelled out, as kept in the run."""
@@ -95,7 +100,7 @@ ProtocolFile = msgspec.defstruct(
 
 
 class Work(Struct, frozen=True):
-    """An entry of `work`: every combination of its values is a cell."""
+    """An entry of `work`: every combination of its values is a cell, on a machine with `nodes` nodes."""
 
     workload: Annotated[Any, Meta(extra={"allowed": "the name of a workload"})]
     size: Annotated[Any, Meta(extra={"allowed": "a size such as 512MiB, or a list of them"})]
@@ -104,6 +109,7 @@ class Work(Struct, frozen=True):
     min_chunk: Any = None
     policy: Any = None
     options: Annotated[dict[str, Any], Meta(extra={"allowed": "a mapping such as {layout: sparse}"})] = {}
+    nodes: Count = 1
 
 
 class GridFile(Struct, frozen=True):
@@ -112,7 +118,7 @@ class GridFile(Struct, frozen=True):
     work: tuple[Work, ...]
     about: str = ""
     seed: Annotated[int, Meta(ge=0, extra={"allowed": "a whole number of at least 0"})] = 1
-    threads: Any = "auto"
+    threads: Any = AUTO
     min_chunk: Any = "2MiB"
     policy: Any = "ktask-v4"
     protocol: ProtocolFile = ProtocolFile()  # type: ignore[valid-type]
@@ -151,25 +157,34 @@ def read_grid(name: str) -> tuple[str, str]:
     return read_named("grid", name, FOLDER)
 
 
-def parse_grid(text: str, name: str, where: str = "grid") -> Grid:
-    """Return the grid that a YAML text describes; ValueError says what is wrong, `where` in front."""
+def parse_grid(text: str, name: str, where: str = "grid", nodes: int | None = None) -> Grid:
+    """Return the grid that a YAML text describes; ValueError says what is wrong, `where` in front.
+
+    Entries that need more memory nodes than `nodes` are left out; by default, than this process may use.
+    """
     document = Document(text, where)
     file = document.read(GridFile, "the grid")
     with document.at(file):
         threads = _threads(file.threads)
     cases: dict[Case, None] = {}
+    have = len(usable_nodes()) if nodes is None else nodes
     for work in file.work:
         with document.at(work):
-            cases |= dict.fromkeys(_cases(work, file))
+            found = _cases(work, file)  # so that what is wrong is said on every machine
+        cases |= dict.fromkeys(found if work.nodes <= max(have, 1) else ())
+    if not cases:
+        needed = min(work.nodes for work in file.work)
+        raise ValueError(f"{where} needs {needed} memory nodes, and this process may use {have}; use another")
     if len(cases) > MOST_CELLS:
         raise ValueError(f"{where}: {len(cases)} cells are too many; use at most {MOST_CELLS}")
     protocol = Protocol(**structs.asdict(file.protocol), seed=file.seed)
-    return Grid(name, file.about, file.seed, threads, protocol, tuple(cases), file.limit_s, file.passes)
+    rules = {"limit_s": file.limit_s, "passes": file.passes, "refined": file.threads == AUTO}
+    return Grid(name, file.about, file.seed, threads, protocol, tuple(cases), **rules)
 
 
 def _threads(value: Any) -> tuple[int, ...]:
-    if value == "auto":
-        return tuple(default_threads())
+    if value == AUTO:
+        return default_threads()
     counts = value if isinstance(value, list) else [value]
     if not counts:
         raise ValueError("threads=[] is not allowed; use auto or a list such as [1, 2, 4]")

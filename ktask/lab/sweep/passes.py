@@ -2,7 +2,8 @@
 
 Each pass measures every cell once, in a fresh process and in another random order, so that the processes of a
 cell are spread over the whole sweep. All cells have the same number of processes; what later passes shift is
-the rounds within a process, from cells whose every speedup is decided to those where it is not.
+the rounds within a process, from cells whose every speedup is decided to those where it is not. On a machine
+with many CPUs the first pass measures few thread counts, and the ones that follow add some around the knee.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import pandas as pd
 from ktask.lab import records
 from ktask.lab.measure import levels
 from ktask.lab.measure.measurement import Protocol
+from ktask.lab.measure.threads import around_knee
 from ktask.lab.sweep.cells import CellTask, is_done, process_name
 from ktask.lab.sweep.grid import Grid
 from ktask.workloads import Case
@@ -35,7 +37,23 @@ def tasks_to_do(path: Path, grid: Grid) -> Iterator[CellTask]:
         cases = [case for case in in_random_order(grid, number) if not is_done(case, number, path)]
         protocols = _protocols(path, grid, number) if cases else {}
         for case in cases:
-            yield CellTask(case, grid.threads, protocols[case], path.name, host_id, grid.limit_s, number)
+            counts = thread_counts(case, number, path, grid)
+            yield CellTask(case, counts, protocols[case], path.name, host_id, grid.limit_s, number)
+
+
+def refines(grid: Grid, number: int) -> bool:
+    """Return whether a pass adds thread counts: those added late would have too few processes."""
+    return grid.refined and 1 < number <= (grid.passes + 1) // 2
+
+
+def thread_counts(case: Case, number: int, path: Path, grid: Grid) -> tuple[int, ...]:
+    """Return the thread counts of a cell in a pass: those measured before, perhaps some around its knee."""
+    rows = _rows_of(case, number - 1, path) if grid.refined else None
+    if rows is None:
+        return grid.threads
+    found = {n: one.median for n, one in levels.speedups(rows).items()}
+    added = around_knee(found) if refines(grid, number) else ()
+    return tuple(sorted({*grid.threads, *found, *added}))
 
 
 def in_random_order(grid: Grid, pass_number: int = 1) -> list[Case]:
@@ -61,10 +79,13 @@ def _protocols(path: Path, grid: Grid, number: int) -> dict[Case, Protocol]:
 
 def is_decided(case: Case, passes: int, path: Path) -> bool:
     """Return whether the first passes decide what each thread count does to a cell."""
+    rows = _rows_of(case, passes, path)
+    found = {} if rows is None else levels.speedups(rows)
+    return bool(found) and all(levels.verdict(one) != "undecided" for one in found.values())
+
+
+def _rows_of(case: Case, passes: int, path: Path) -> pd.DataFrame | None:
+    """Return the repetitions of a cell in the first passes that enter an estimate, None without records."""
     files = [path / f"records/{process_name(case, number)}.parquet" for number in range(1, passes + 1)]
     frames = [records.read_records(file) for file in files if file.exists()]
-    if not frames:
-        return False
-    rows = levels.in_rates(pd.concat(frames, ignore_index=True))
-    found = levels.speedups(rows)
-    return bool(found) and all(levels.verdict(one) != "undecided" for one in found.values())
+    return levels.in_rates(pd.concat(frames, ignore_index=True)) if frames else None

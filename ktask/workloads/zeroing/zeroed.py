@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 
-from ktask.host import topology
+from ktask.host import node_memory
 from ktask.memory import region as memory
 from ktask.workloads import Case, Option, expect
 from ktask.workloads.populated import Mapped
@@ -15,7 +15,7 @@ from ktask.workloads.populated import Mapped
 def nodes_of(node: str) -> tuple[int, ...]:
     """Return the nodes that memory is to lie on, none for anywhere; ValueError says what is allowed."""
     if node == "spread":
-        return topology.memory_nodes()
+        return node_memory.usable_nodes()
     if node != "any" and not node.isdecimal():
         raise ValueError(f"node={node!r} is not allowed; use the number of a node, spread, or any")
     return () if node == "any" else (int(node),)

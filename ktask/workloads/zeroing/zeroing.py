@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ktask.engine import run as engine
-from ktask.host import topology
+from ktask.host import node_memory
 from ktask.memory import region as memory
 from ktask.memory.calls import advise_pages
 from ktask.workloads import Case, Method, Option, State, Workload, expect
@@ -76,9 +76,9 @@ def setup(case: Case) -> State:
 def why_not(case: Case) -> str | None:
     """Return why the options of a case cannot be had here, or None."""
     options = dict(case.options)
-    have = topology.memory_nodes()
+    have = node_memory.usable_nodes()
     if any(nid not in have for nid in nodes_of(options.get("node", "any"))):
-        return f"this machine has no memory on node {options['node']}; it has some on {list(have)}"
+        return f"this process may use no memory of node {options['node']}, only of {list(have)}"
     if options.get("sharing") == "shared":
         return memory.why_not(case.page_kind, case.size_bytes, shared=True)
     return None
@@ -138,4 +138,5 @@ WORKLOAD = Workload(
     ),
     setup=setup,
     why_not=why_not,
+    nodes=lambda case: nodes_of(dict(case.options).get("node", "any")),
 )
