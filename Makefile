@@ -5,6 +5,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 GRID ?= quick
+MACHINES ?=
 RUN ?=
 PASSES ?=
 SCHEDULER ?=
@@ -14,7 +15,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help report test setup lab bench docs lint format lock clean sample
+.PHONY: help report test vm setup lab bench docs lint format lock clean sample
 
 help: ## list the verbs
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -30,13 +31,17 @@ report: $(READY) ## measure this machine (about 6 minutes on two CPUs) and write
 test: $(READY) ## run the tests, two at a time (PYTEST="..." adds options)
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST)
 
+vm: $(READY) ## run tests on emulated machines with many CPUs and nodes (needs root, QEMU; see docs/machines.md)
+	@$(BIN)/python tests/vm/lane.py $(MACHINES)
+
 setup: $(READY) ## build the environment in .venv, and nothing else
 
 lab: $(READY) ## open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab --notebook-dir=notebooks
 
-bench: $(READY) ## the engine beside its peers: a table, and build/bench.json
+bench: $(READY) ## the engine beside its peers: tables, and JSON in build
 	@mkdir -p build && $(BIN)/python benchmarks/bench.py --json build/bench.json
+	@$(BIN)/python benchmarks/threads.py --json build/threads.json
 
 docs: $(READY) ## build the documentation in build/docs, and run its examples
 	@$(BIN)/python -m sphinx -W --keep-going -q -c docs -b html . build/docs

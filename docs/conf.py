@@ -48,6 +48,7 @@ docs/reproducer
 docs/models
 docs/simulator
 docs/cluster
+docs/machines
 docs/glossary
 ```
 ```{toctree}

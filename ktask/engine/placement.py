@@ -60,7 +60,9 @@ def _topology(cpus: tuple[int, ...]) -> Topology:
 @lru_cache(maxsize=64)
 def _site(cpus: tuple[int, ...], n_cpus: int, topo: Topology, nid: int) -> Site:
     per_node = {node.nid: len(node.cpus) for node in topo.nodes}
-    return Site(cpus, topo, policy.Machine(n_cpus, per_node, caller_nid=nid))
+    # Helpers beyond the threads of numba would take turns: it has as many as CPUs when it is imported.
+    limit = min(4 * n_cpus // 5, numba.config.NUMBA_NUM_THREADS - 1)
+    return Site(cpus, topo, policy.Machine(n_cpus, per_node, limit=limit, caller_nid=nid))
 
 
 def _nid_here(topo: Topology) -> int:

@@ -209,7 +209,7 @@ def _run(where: Site, parts: tuple[Node, ...], ctl: Ctl, policy: str, trace, liv
         if ctl.iter_func:
             prepared = _with_positions(prepared.plan, parts, ctl.iter_func)
         task = Task(prepared, entry, trace=trace, live=live)
-        if 1 < prepared.plan.threads <= _MOST_THREADS:
+        if prepared.plan.threads > 1:
             task.place_helpers(where, grant, wants_low_priority(policy, low_priority))
         return task.carry_out(undo)
     finally:

@@ -1,0 +1,191 @@
+"""What has to hold on an emulated machine; `make vm` runs this there, and pytest finds it nowhere else.
+
+What a machine is like is read from the kernel and from its description, not by the code that is checked.
+"""
+
+import json
+import os
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ktask
+from ktask import workloads
+from ktask.engine import native
+from ktask.host.facts import machine_facts
+from ktask.host.topology import allowed_cpus, parse_cpu_list
+from ktask.lab.sweep import cells
+from ktask.workloads import Case
+
+MACHINE = json.loads(os.environ.get("KTASK_EMULATED", "null"))
+pytestmark = pytest.mark.skipif(not MACHINE, reason="this is no emulated machine")
+CPUS = range(MACHINE["cpus"] if MACHINE else 1)
+NODE_CPUS = dict(enumerate(MACHINE["node_cpus"])) if MACHINE else {}
+NODE_MIB = dict(enumerate(MACHINE["node_mib"])) if MACHINE else {}
+CPU = Path("/sys/devices/system/cpu")
+CORES = len(CPUS) // MACHINE["threads"] if MACHINE else 1
+NEAR = [nid for nid in NODE_CPUS if NODE_CPUS[nid] and NODE_MIB[nid]]
+
+
+def core_of(cpu):
+    """Return the CPUs that share a core with `cpu`."""
+    return parse_cpu_list((CPU / f"cpu{cpu}/topology/thread_siblings_list").read_text())
+
+
+def measured(typed, *words):
+    """Return the JSON of a case measured here, in this process."""
+    options = ("--passes", "1", "--repetitions", "3", "--json")
+    code, out, err = typed("run", "zeroing", "--page-size", "4KiB", *words, *options)
+    assert code == 0, err
+    return json.loads(out)
+
+
+# --- the machine -----------------------------------------------------------------------------------------
+
+
+def test_the_facts_are_those_of_the_machine():
+    facts = machine_facts()
+    counts = facts["sockets"], facts["cores"], facts["smt"]
+    assert counts == (MACHINE["sockets"], CORES, MACHINE["threads"] > 1)
+    assert allowed_cpus() == tuple(CPUS)
+    nodes = {node["nid"]: node for node in facts["nodes"]}
+    assert sorted(nodes) == sorted(NODE_CPUS)
+    for nid, node in nodes.items():
+        assert list(node["cpus"]) == NODE_CPUS[nid]
+        assert 0.6 * NODE_MIB[nid] <= (node.get("memory_bytes") or 0) / (1 << 20) <= NODE_MIB[nid]
+
+
+def test_doctor_names_sockets_and_nodes(typed):
+    code, out, _ = typed("doctor")
+    assert code in (0, 1)
+    assert "node" in out
+    assert "socket" in out
+
+
+# --- placement -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threads", [2, 3, 4, 6, 8, 16])
+def test_threads_share_no_core_while_one_is_empty(typed, threads):
+    if threads > 4 * len(CPUS) // 5 + 1:
+        pytest.skip("more than the slots of this machine")
+    cpus = measured(typed, "--size", "16MiB", "--min-chunk", "64KiB", "--threads", str(threads))["cpus"]
+    assert len(set(cpus)) == threads
+    assert len({core_of(cpu) for cpu in cpus}) == min(threads, CORES)
+
+
+@pytest.mark.parametrize("nid", NEAR)
+def test_helpers_run_next_to_the_memory_in_every_repetition(typed, nid):
+    threads = min(4, len(NODE_CPUS[nid]))
+    for _ in range(3):
+        words = ("--size", "16MiB", "--min-chunk", "64KiB", "--threads", str(threads), "--set", f"node={nid}")
+        cpus = measured(typed, *words)["cpus"]
+        assert len(cpus) == threads
+        assert set(cpus) <= set(NODE_CPUS[nid])
+
+
+# --- memory ----------------------------------------------------------------------------------------------
+
+
+def bound_to(nid, size_mib):
+    """Return the case of zeroing memory on a node."""
+    return Case.of("zeroing", "populate", size=size_mib << 20, page_kind="4KiB", options={"node": str(nid)})
+
+
+@pytest.mark.parametrize("nid", [nid for nid in NODE_MIB if NODE_MIB[nid]])
+def test_what_exceeds_its_node_is_skipped_with_the_numbers(nid):
+    reason = cells.why_not(bound_to(nid, NODE_MIB[nid] - 12))
+    assert reason
+    assert f"node {nid}" in reason
+    assert "GiB" in reason or "MiB" in reason
+    assert cells.why_not(bound_to(nid, 16)) is None
+
+
+def test_a_node_without_memory_is_refused():
+    for nid in (nid for nid in NODE_MIB if not NODE_MIB[nid]):
+        assert f"no memory on node {nid}" in (workloads.why_not(bound_to(nid, 16)) or "")
+
+
+# --- CPUs that go and come -------------------------------------------------------------------------------
+
+
+@ktask.thread_func(cache=True)
+def take_steps(start, end, seen, steps):
+    for unit in range(start, end):
+        native.spend(steps)
+        seen[unit] += 1
+    return 0
+
+
+def online(cpu, is_online):
+    """Switch a CPU on or off."""
+    (CPU / f"cpu{cpu}/online").write_text(str(int(is_online)))
+
+
+@pytest.mark.parametrize("low_priority", [True, False])
+def test_cpus_that_go_offline_in_the_middle_of_a_task(low_priority):
+    gone, size = CPUS[-3:], 2000
+    seen = np.zeros(size, np.int64)
+    ctl = ktask.Ctl(take_steps, (seen, 100_000), 1, max_threads=len(CPUS))
+    ktask.run(0, 1, ctl, "dynamic")
+    seen[:] = 0
+    timer = threading.Timer(0.2, lambda: [online(cpu, False) for cpu in gone])
+    timer.start()
+    start = time.monotonic()
+    try:
+        result = ktask.run(0, size, ctl, "dynamic", low_priority=low_priority)
+        timer.join()
+        assert result.done == size
+        assert seen.tolist() == [1] * size
+        assert time.monotonic() - start < 120
+        assert set(allowed_cpus()) == set(CPUS) - set(gone)
+        fewer = ktask.run(0, size, ctl, "dynamic")
+        assert fewer.threads < result.threads
+        assert not set(fewer.cpu_of_thread) & set(gone)
+    finally:
+        timer.join()
+        for cpu in gone:
+            online(cpu, True)
+    assert allowed_cpus() == tuple(CPUS)
+    assert ktask.run(0, size, ctl, "dynamic").threads == result.threads
+
+
+# --- a sweep and its report ------------------------------------------------------------------------------
+
+GRID = """
+about: one cell, to see that all of it works
+seed: 1
+threads: [1, 4]
+min_chunk: 64KiB
+policy: ktask-v4
+passes: 1
+protocol: {least: 2, most: 2, budget_s: 0.1, warmup_s: 0.1}
+work:
+  - {workload: zeroing, method: populate, page_kind: 4KiB, size: 4MiB}
+"""
+
+
+@pytest.mark.limit(1500)
+def test_a_sweep_and_its_report(typed, tmp_path, monkeypatch):
+    if len(CPUS) != 8:
+        pytest.skip("done where there are 8 CPUs")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "one.yaml").write_text(GRID)
+    code, _, err = typed("sweep", "one.yaml", "--run", "one")
+    assert code == 0, err
+    assert list((tmp_path / "data/runs/one/records").glob("*.parquet")), err
+    code, out, err = typed("report", "one")
+    assert code == 0, err
+    page = (tmp_path / "reports/one.html").read_text()
+    for nid, cpus in NODE_CPUS.items():
+        assert f"node {nid}: {len(cpus)} CPUs" in page
+
+
+@pytest.mark.parametrize("grid", ["quick", "full"])
+def test_a_plan_for_this_machine(typed, grid):
+    code, out, err = typed("sweep", grid, "--dry-run")
+    assert code == 0, err
+    assert "minutes" in out + err or " min" in out + err or " h" in out + err
