@@ -221,9 +221,9 @@ def build(warm: Callable[[], None]) -> None:
     """Make what is missing or has changed."""
     CACHE.mkdir(parents=True, exist_ok=True)
     step("debian", PACKAGES, debootstrap)
-    step("kernels", MODULES, kernels)
+    step("kernels", (PACKAGES, MODULES), kernels)
     lock = hashlib.sha256((TREE / "requirements.lock").read_bytes()).hexdigest()
-    key = sys.version, *map(str, python_folders()), lock, (HERE / "init").read_text()
+    key = PACKAGES, MODULES, sys.version, *map(str, python_folders()), lock, (HERE / "init").read_text()
     step("packages", key, packages)
     step("root", key, lambda: disk(DEBIAN, CACHE / "root.img", 500))
     step("tree", tree_digest(), lambda: tree(warm))
