@@ -146,11 +146,12 @@ def kernel(version: str) -> tuple[Path, Path]:
 
 
 def python_folders() -> list[Path]:
-    """Return the folders that this Python is made of, beside the tree itself."""
-    listed = [Path(sys.base_prefix), Path(sys.prefix), *map(Path, sys.path)]
+    """Return the folders that this Python and its packages are made of."""
+    packages = (path for path in sys.path if path.endswith("-packages"))
+    listed = [Path(sys.base_prefix), Path(sys.prefix), *map(Path, packages)]
     if Path(sys.base_prefix) == Path("/usr"):
         sys.exit("vm: needs an environment with a Python of its own, not that of /usr: PYTHON=... make setup")
-    folders = [path.resolve() for path in listed if path.is_dir() and path.resolve() not in (TREE, HERE)]
+    folders = [path.resolve() for path in listed if path.is_dir()]
     return [f for f in dict.fromkeys(folders) if not any(f != g and f.is_relative_to(g) for g in folders)]
 
 
