@@ -1,5 +1,6 @@
 """More threads than CPUs, fewer than helpers, and CPUs that come and go while a task runs."""
 
+import contextlib
 import json
 import os
 import threading
@@ -93,23 +94,30 @@ def take_steps(start, end, seen, steps):
 
 @pytest.fixture
 def cpuset():
-    """Return a function that limits this process to CPUs, by a control group, as root can."""
-    group = Path("/sys/fs/cgroup") / f"ktask-test-{uuid.uuid4().hex[:8]}"
-    own = next((line for line in Path("/proc/self/cgroup").read_text().splitlines() if "::" in line), "0::/")
-    home = Path("/sys/fs/cgroup") / own.split("::")[1].lstrip("/")
-    mask = os.sched_getaffinity(0)
-    try:
-        group.mkdir()
-        (group / "cpuset.cpus").write_text(format_cpu_list(mask))
-        (group / "cgroup.procs").write_text(str(os.getpid()))
-    except OSError as error:
-        if group.exists():
-            group.rmdir()
-        pytest.skip(f"a control group of CPUs cannot be made here: {error.strerror}")
+    """Return a function that limits this process to CPUs, by a control group of version 1 or 2, as root can."""
+    mask, group, home = os.sched_getaffinity(0), *group_of_cpus()
+    (group / "cpuset.cpus").write_text(format_cpu_list(mask))
+    if not (group / "cpuset.mems").read_text().strip():  # version 1 wants it
+        (group / "cpuset.mems").write_text((group.parent / "cpuset.mems").read_text() or "0")
+    (group / "cgroup.procs").write_text(str(os.getpid()))
     yield lambda cpus: (group / "cpuset.cpus").write_text(format_cpu_list(cpus))
     (home / "cgroup.procs").write_text(str(os.getpid()))
     os.sched_setaffinity(0, mask)
     group.rmdir()
+
+
+def group_of_cpus():
+    """Make a control group of CPUs; return it and the one that this process is in, or skip."""
+    lines = Path("/proc/self/cgroup").read_text().splitlines()
+    for parent, key in (("/sys/fs/cgroup/cpuset", ":cpuset:"), ("/sys/fs/cgroup", "::")):
+        group = Path(parent) / f"ktask-test-{uuid.uuid4().hex[:8]}"
+        with contextlib.suppress(OSError):
+            group.mkdir()
+            if (group / "cpuset.cpus").exists():
+                (own,) = (line.split(key)[1] for line in lines if key in line)
+                return group, Path(parent) / own.lstrip("/")
+            group.rmdir()
+    pytest.skip("a control group of CPUs cannot be made here")
 
 
 def run_while(change, size=400, steps=500_000, **how):

@@ -158,7 +158,9 @@ def python_folders() -> list[Path]:
 def packages() -> None:
     """Copy this Python and its packages to where they are here, and compile them."""
     for folder in python_folders():
-        run("cp", "-a", "--parents", folder, DEBIAN)
+        target = DEBIAN / folder.relative_to("/")
+        target.mkdir(parents=True, exist_ok=True)
+        run("cp", "-a", "-T", folder, target)
     shutil.copy2(HERE / "init", DEBIAN / "lane-init")
     (DEBIAN / "lane").mkdir(exist_ok=True)
     words = (*COMPILE, "-j", os.cpu_count(), *python_folders())
