@@ -2,10 +2,10 @@
 
     python benchmarks/threads.py [--threads N ...] [--processes N] [--short] [--json FILE]
 
-A region is a parallel loop with one empty chunk per thread, entered and left. `first` is the region that starts
-the threads, `memory` what they add to the resident set, each, and `after` the CPU time of the process in the half
-second after the last region: threads that spin. OpenMP is the same loop in C. Each figure is the mean over
-processes with its 95 % interval.
+A region is a parallel loop with one empty chunk per thread, entered and left. `first` is the region that
+starts the threads, `memory` what they add to the resident set, each, and `after` the CPU time of the process
+in the half second after the last region: threads that spin. OpenMP is the same loop in C. Each figure is the
+mean over processes with its 95 % interval.
 """
 
 from __future__ import annotations

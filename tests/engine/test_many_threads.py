@@ -94,7 +94,7 @@ def take_steps(start, end, seen, steps):
 
 @pytest.fixture
 def cpuset():
-    """Return a function that limits this process to CPUs, by a control group of version 1 or 2, as root can."""
+    """Return a function that limits this process to CPUs, by a control group, as root can."""
     mask, group, home = os.sched_getaffinity(0), *group_of_cpus()
     (group / "cpuset.cpus").write_text(format_cpu_list(mask))
     if not (group / "cpuset.mems").read_text().strip():  # version 1 wants it
@@ -121,7 +121,7 @@ def group_of_cpus():
 
 
 def run_while(change, size=400, steps=500_000, **how):
-    """Run a task of some hundred milliseconds, and change something in the middle; return result and seconds."""
+    """Run a task of some hundred milliseconds with a change in the middle; return result and seconds."""
     seen = np.zeros(size, np.int64)
     ctl = ktask.Ctl(take_steps, (seen, steps), 1)
     ktask.run(0, 1, ctl)
@@ -156,7 +156,9 @@ def test_a_process_follows_a_cpuset_that_grows_after_a_task(cpuset):
     assert ktask.run(0, 100, ctl, "dynamic").threads == 1
     cpuset(cpus)
     assert allowed_cpus() == cpus
-    assert ktask.run(0, 100, ctl, "dynamic").threads == engine.plan(ktask.Node(0, 100), ctl, "dynamic").threads
+    assert (
+        ktask.run(0, 100, ctl, "dynamic").threads == engine.plan(ktask.Node(0, 100), ctl, "dynamic").threads
+    )
     run_while(lambda: cpuset(cpus[:1]))
     cpuset(cpus)
     assert allowed_cpus() == cpus

@@ -77,6 +77,7 @@ def test_the_probe_for_priorities_leaves_the_priority_alone():
 
 
 @pytest.mark.cpus(2)
+@pytest.mark.timing
 def test_helpers_that_spin_after_a_task_are_waited_for():
     ctl = ktask.Ctl(nothing, (1,), 1, max_threads=2)
     found = []
@@ -89,6 +90,7 @@ def test_helpers_that_spin_after_a_task_are_waited_for():
     assert all(not runs for _, runs in found)
 
 
+@pytest.mark.timing
 def test_a_thread_that_goes_on_is_not_waited_for_without_end():
     stop = threading.Event()
     thread = threading.Thread(target=lambda: [None for _ in iter(stop.is_set, True)])

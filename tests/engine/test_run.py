@@ -111,6 +111,7 @@ def count_up(start, end, sums):
     return 0
 
 
+@pytest.mark.timing
 @two_cpus
 def test_cpu_time_of_helpers_that_have_just_ended_is_counted():
     sums = np.zeros(1, np.int64)
@@ -122,6 +123,7 @@ def test_cpu_time_of_helpers_that_have_just_ended_is_counted():
     assert np.median(used[2]) > 0.8 * min(used[1])
 
 
+@pytest.mark.timing
 @two_cpus
 def test_helpers_that_still_spin_are_no_part_of_the_next_task():
     sums = np.zeros(1, np.int64)
@@ -777,6 +779,7 @@ def test_nothing_of_the_mode_stays_with_the_helpers():
         assert os.getpriority(os.PRIO_PROCESS, tid) == nice
 
 
+@pytest.mark.timing
 def test_cpu_time_is_unknown_below_what_the_clocks_can_tell():
     steps = np.ones(1, np.int64)
     ctl = ktask.Ctl(take_steps, (steps,), 1, 1)

@@ -177,7 +177,7 @@ def test_a_sweep_and_its_report(typed, tmp_path, monkeypatch):
     code, _, err = typed("sweep", "one.yaml", "--run", "one")
     assert code == 0, err
     assert list((tmp_path / "data/runs/one/records").glob("*.parquet")), err
-    code, out, err = typed("report", "one")
+    code, _, err = typed("report", "one")
     assert code == 0, err
     page = (tmp_path / "reports/one.html").read_text()
     for nid, cpus in NODE_CPUS.items():

@@ -67,9 +67,7 @@ class Report:
         """Write what came of a test: of its call, or of what kept it from that."""
         if report.when == "call" or report.outcome != "passed":
             why = "" if report.passed else str(report.longrepr)[-3000:]
-            self.write(
-                test=report.nodeid, outcome=report.outcome, seconds=round(report.duration, 1), why=why
-            )
+            self.write(test=report.nodeid, outcome=report.outcome, seconds=round(report.duration, 1), why=why)
 
 
 def too_long(*_) -> None:

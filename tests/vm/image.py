@@ -1,8 +1,8 @@
 """The disks of the emulated machines: a small Debian with two kernels and this Python; this tree, compiled.
 
-Every step leaves a file that says what it was made from, once it is whole. So a build that was interrupted goes
-on where it was, and what has changed is made anew. All of it lies in `build/vm`; the machine that builds it is
-left as it was, which takes root for a Debian in a folder of its own.
+Every step leaves a file that says what it was made from, once it is whole. So a build that was interrupted
+goes on where it was, and what has changed is made anew. All of it lies in `build/vm`, and this machine stays
+as it is. Root is needed for a Debian in a folder of its own.
 """
 
 from __future__ import annotations
@@ -27,7 +27,15 @@ PACKAGES = (
     "libncursesw6,libreadline8,libsqlite3-0,libssl3,make,procps,udev,zlib1g"
 )
 MODULES = "virtio_pci\nvirtio_blk\next4\n"
-COMPILE = ("-m", "compileall", "-q", "-x", "/(tests?|idlelib|lib2to3)/", "--invalidation-mode", "unchecked-hash")
+COMPILE = (
+    "-m",
+    "compileall",
+    "-q",
+    "-x",
+    "/(tests?|idlelib|lib2to3)/",
+    "--invalidation-mode",
+    "unchecked-hash",
+)
 PROCESSOR = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": ""}  # of the emulated machines
 UNUSED = ("docs/", "reports/")
 NEEDED = {
@@ -113,7 +121,7 @@ def in_root(*command: object, lane: Path | None = None) -> list[str]:
     With the folder of a job, the copy of this tree is in its place there; the environment is already.
     """
     words = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-ec", IN_ROOT, "in-root"]
-    return words + [str(DEBIAN), str(lane or ""), str(COPY), *map(str, command)]
+    return [*words, str(DEBIAN), str(lane or ""), str(COPY), *map(str, command)]
 
 
 def debootstrap() -> None:
@@ -123,7 +131,7 @@ def debootstrap() -> None:
 
 
 def kernels() -> None:
-    """Install Debian's kernel and its newest backport, with initial RAM disks that find the image and no more."""
+    """Install Debian's kernel and its newest backport; their initial RAM disks find the image and no more."""
     etc = DEBIAN / "etc"
     (etc / "initramfs-tools/conf.d/lane").write_text("MODULES=list\n")
     (etc / "initramfs-tools/modules").write_text(MODULES)

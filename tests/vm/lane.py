@@ -2,8 +2,8 @@
 
     python tests/vm/lane.py [MACHINE ...] [--list] [--again]
 
-Results are kept by machine in `build/vm` and written to the table of `docs/machines.md`. A machine whose result
-is of this very tree is not booted again.
+Results are kept by machine in `build/vm` and written to the table of `docs/machines.md`. A machine whose
+result is of this very tree is not booted again.
 """
 
 from __future__ import annotations
@@ -67,7 +67,16 @@ def boot(machine: Machine) -> dict:
     command = [
         *QEMU,
         *machine.arguments(),
-        *("-kernel", vmlinuz, "-initrd", initrd, "-append", KERNEL, "-serial", f"file:{folder / 'serial.txt'}"),
+        *(
+            "-kernel",
+            vmlinuz,
+            "-initrd",
+            initrd,
+            "-append",
+            KERNEL,
+            "-serial",
+            f"file:{folder / 'serial.txt'}",
+        ),
         *disks("root", "tree"),
         *("-virtfs", f"local,path={folder},mount_tag=lane,security_model=none"),
     ]
@@ -160,8 +169,12 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     names = [machine.name for machine in MACHINES]
-    parser.add_argument("machines", nargs="*", metavar="MACHINE", help=f"of {', '.join(names)}; all if left out")
-    parser.add_argument("--again", action="store_true", help="boot machines that have a result of this tree, too")
+    parser.add_argument(
+        "machines", nargs="*", metavar="MACHINE", help=f"of {', '.join(names)}; all if left out"
+    )
+    parser.add_argument(
+        "--again", action="store_true", help="boot machines that have a result of this tree, too"
+    )
     options = parser.parse_args()
     if unknown := set(options.machines) - set(names):
         parser.error(f"{', '.join(sorted(unknown))} is not known; use some of {', '.join(names)}")
