@@ -15,7 +15,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 
 import ktask
 
@@ -43,6 +42,8 @@ class Report:
 
     def pytest_collection_modifyitems(self, items) -> None:
         """Try few examples, without a deadline."""
+        from hypothesis import settings  # not before pytest has its hooks in place
+
         for item in items:
             test = getattr(item.obj, "hypothesis", None) and item.obj
             if test:

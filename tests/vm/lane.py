@@ -30,8 +30,9 @@ KERNEL = (
     "root=/dev/vda rw init=/lane-init console=ttyS0 quiet panic=-1 hugepagesz=2M hugepages=64 "
     "tsc=reliable nowatchdog rcupdate.rcu_cpu_stall_suppress=1 mitigations=off nokaslr random.trust_cpu=on"
 )
+PROCESSOR = "Haswell-noTSX,-pcid,-x2apic,-tsc-deadline,-invpcid"  # without what emulation does not have
 QEMU = (
-    *("qemu-system-x86_64", "-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "Haswell-noTSX"),
+    *("qemu-system-x86_64", "-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", PROCESSOR),
     *("-nic", "none", "-display", "none", "-vga", "none", "-monitor", "none", "-no-reboot"),
 )
 
@@ -57,7 +58,10 @@ def warm() -> None:
         words = image.in_root(sys.executable, "tests/vm/guest.py", lane=folder)
         how = {"cwd": TREE, "env": environment, "stdout": console, "stderr": console}
         subprocess.run(words, check=False, **how)
-    say(f"compiled for the emulated processor by running the tests here: {outcomes(folder)[0]}")
+    counts = outcomes(folder)[0]
+    if not counts["passed"]:
+        sys.exit(f"vm: the tests do not run in the image; their messages are in {folder}/console.txt")
+    say(f"compiled for the emulated processor by running the tests here: {told(counts)}")
 
 
 def boot(machine: Machine) -> dict:
@@ -154,10 +158,15 @@ def version() -> str:
     return image.run(*command).strip()
 
 
+def told(counts: dict[str, Any]) -> str:
+    """Return counts as text."""
+    return ", ".join(f"{n} {what}" for what, n in counts.items())
+
+
 def tell(name: str, result: dict) -> None:
     """Say what came of a machine, and where more is to be read."""
-    counts = ", ".join(f"{n} {what}" for what, n in result["counts"].items())
-    say(f"{name}, kernel {result['kernel']}: {counts} ({CACHE / 'lanes' / name}/console.txt)")
+    log = CACHE / "lanes" / name / "console.txt"
+    say(f"{name}, kernel {result['kernel']}: {told(result['counts'])} ({log})")
     for row in result["failures"]:
         last = (row["why"].strip() or "?").splitlines()[-1]
         say(f"  failed: {row['test']}: {last[:200]}")
