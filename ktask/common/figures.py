@@ -54,7 +54,7 @@ LONGEST_TITLE = 20  # above this, the part in parentheses goes to a line of its 
 LABEL_IN = 0.52  # width of the longest label on an axis of sizes
 MANY_THREADS = 16  # above this, thread counts are drawn on a logarithmic axis
 MOST_COUNTS = 8  # above this, only the powers of two among thread counts are labelled, and the last one
-LABEL_RATIO = 1.5  # of the last count to the one before it that has a label
+LABEL_RATIO = 1.9  # between two counts that have labels on a logarithmic axis
 DOTTED: dict[str, Any] = {"color": INK, "linewidth": 0.8, "linestyle": ":"}
 
 
@@ -296,19 +296,31 @@ def time_axis(axis: Axes, which: str = "y") -> None:
     log_axis(axis, which, text=fmt_time, base=10)
 
 
-def thread_axis(axes: Sequence[Axes], threads: Iterable[int], *, log: bool | None = None) -> None:
+def _apart(counts: Sequence[int]) -> list[int]:
+    """Return the counts that labels of a logarithmic axis have room for, the last one in any case."""
+    shown = [*counts[-1:]]
+    for count in counts[-2::-1]:
+        if LABEL_RATIO * count <= shown[-1]:
+            shown.append(count)
+    return shown
+
+
+def thread_axis(
+    axes: Sequence[Axes], threads: Iterable[int], *, log: bool | None = None, slope: bool = True
+) -> None:
     """Mark the measured thread counts on panels that share their axes.
 
     Both axes become logarithmic for many threads (or as `log` says): a speedup is a slope of one then, too.
+    Without `slope` only that of the threads does.
     """
     counts = sorted({int(n) for n in threads})
     shown = counts
     if len(counts) > MOST_COUNTS:
-        powers = [n for n in counts if n & (n - 1) == 0 and LABEL_RATIO * n <= counts[-1]]
-        shown = [*powers, counts[-1]]
+        shown = [n for n in counts if n & (n - 1) == 0 or n == counts[-1]]
     if log or (log is None and counts[-1] > MANY_THREADS):
-        log_axis(axes[0], "x", shown)
-        log_axis(axes[0], "y")
+        log_axis(axes[0], "x", _apart(shown))
+        if slope:
+            log_axis(axes[0], "y")
     else:
         axes[0].set_xticks(shown)
     for axis in axes:

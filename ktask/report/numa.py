@@ -164,61 +164,49 @@ def section(study: Study) -> Markup:
 
 
 def finding(found: pd.DataFrame) -> str:
-    """Return what the farthest memory costs one thread and the most threads, at worst over all work."""
+    """Return what far memory costs one thread and several, at worst over all work."""
     parts = []
-    for name, rows in (("one thread", found[found["baseline"]]), ("several threads", _of_most(found))):
+    for name, rows in (("one thread", found[found["baseline"]]), ("", found[found["threads"] > 1])):
         if rows.empty or not (rows["cost"] != 1).any():
             continue
         worst = rows.loc[rows["cost"].idxmax()]
         far = f", {words.percent(worst['share'])} of it remote," if np.isfinite(worst["share"]) else ""
+        who = name or words.count(int(worst["threads"]), "thread")
         parts.append(
-            f"with {_threads(worst, name)} up to {words.value(worst, 'cost')} times as long "
+            f"with {who} up to {words.value(worst, 'cost')} times as long "
             f"({_work_label(worst)}, memory {worst['place']}{far} {words.wall(worst)})"
         )
     return f"The same work takes {'; '.join(parts)}." if parts else "No distance costs time."
 
 
-def _of_most(found: pd.DataFrame) -> pd.DataFrame:
-    several = found[found["threads"] > 1]
-    most = several.groupby([*PATH, "size_bytes"])["threads"].transform("max")
-    return several[several["threads"] == most]
-
-
-def _threads(row: pd.Series, name: str) -> str:
-    return name if row["baseline"] else words.count(int(row["threads"]), "thread")
-
-
 @draw.theme()
 def numa_figure(found: pd.DataFrame, key: str) -> Figure | None:
-    """Draw throughput against threads, one panel per piece of work, one curve per place of the memory."""
+    """Draw the time over that of near memory, one panel per piece of work, one curve per place."""
     if found.empty:
         return None
-    columns = [*WORK, "place", "share", "processes", "n", "bandwidth", "bandwidth_low", "bandwidth_high"]
-    data = found[[*columns, "cost", "cost_low", "cost_high"]].reset_index(drop=True)
-    scale = units.rate_scale(data["bandwidth_high"].max(), "byte")
-    ends = ["bandwidth", "bandwidth_low", "bandwidth_high"]
-    drawn = data.assign(**data[ends] / scale.factor)
-    order = list(dict.fromkeys(drawn.sort_values("share", na_position="last")["place"]))
-    groups = list(drawn.groupby([*PATH, "size_bytes"], sort=False))
+    names = [f"{name}{end}" for name in ("cost", "wall", "bandwidth") for end in ("", "_low", "_high")]
+    data = found[[*WORK, "place", "share", "processes", "n", *names]].reset_index(drop=True)
+    order = list(dict.fromkeys(data.sort_values("share", na_position="last")["place"]))
+    groups = list(data.groupby([*PATH, "size_bytes"], sort=False))
     drawing, axes = draw.panels(len(groups), sharex=True, sharey=True)
     for axis, (_, part) in zip(axes, groups, strict=True):
-        draw.curves(axis, part, "threads", "bandwidth", "place", order=order)
+        draw.curves(axis, part, "threads", "cost", "place", order=order)
         draw.set_title(axis, f"{words.path_label(part.iloc[0])}, {words.size_label(part.iloc[0])}")
-    draw.label_left(axes, scale.suffix)
-    draw.thread_axis(axes, data["threads"])
-    if axes[0].get_yscale() == "linear":
-        axes[0].set_ylim(bottom=0)
+    draw.label_left(axes, "time over near")
+    draw.thread_axis(axes, data["threads"], slope=False)
+    axes[0].set_ylim(bottom=0)
     draw.legend(drawing, axes, "memory")
-    caption = Markup("{} Curves: where the memory lies, seen from the threads. {}").format(
-        finding(found), words.interval_note(data)
-    )
+    caption = Markup(
+        "{} Each curve is a place of the memory, seen from the threads; its time is over that of the nearest "
+        "place with as many threads. {}"
+    ).format(finding(found), words.interval_note(data))
     return Figure(key, drawing, data, caption, _alt(data))
 
 
 def _alt(data: pd.DataFrame) -> str:
     parts = [
         f"{_work_label(row)}, {words.threads_label(row)}, memory {row['place']}: "
-        f"{units.fmt_rate(row['bandwidth'], 'byte')}"
+        f"{units.fmt_number(row['cost'])} ({units.fmt_rate(row['bandwidth'], 'byte')})"
         for _, row in data.iterrows()
     ]
-    return f"Throughput against threads by the place of the memory. {'; '.join(parts)}."
+    return f"Time over that of near memory, against threads. {'; '.join(parts)}."

@@ -83,7 +83,7 @@ def test_thread_counts_that_later_passes_add_take_their_time(earlier):
 
 
 @pytest.mark.parametrize(("cpus", "borders"), [pair[:2] for pair in MACHINES.values()], ids=MACHINES)
-@pytest.mark.parametrize(("name", "most_s"), [("quick", 600)])
+@pytest.mark.parametrize(("name", "most_s"), [("quick", 600), ("full", 7200)])
 def test_a_shipped_grid_ends_in_time_on_every_machine(name, most_s, cpus, borders, monkeypatch):
     """Nothing is skipped here: as on a machine with hugetlb pools, several nodes and memory enough."""
     monkeypatch.setattr(module, "why_not", lambda _: None)
