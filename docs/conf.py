@@ -42,6 +42,7 @@ CONTENTS = """
 :hidden:
 :caption: Using it
 docs/measuring
+docs/placement
 docs/kernels
 docs/workloads
 docs/reproducer

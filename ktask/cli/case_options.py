@@ -8,6 +8,7 @@ import typer
 
 from ktask.cli.base import whole_number
 from ktask.cli.workload_names import option_names, workload_names
+from ktask.engine.cpu_order import PLACEMENTS
 
 if TYPE_CHECKING:
     from ktask.workloads import Case
@@ -44,6 +45,21 @@ Settings = Annotated[
     ),
 ]
 Policy = Annotated[str, typer.Option(help="Rule for threads and chunks.")]
+Placement = Annotated[
+    str | None,
+    typer.Option(
+        metavar="|".join(PLACEMENTS),
+        help="The order in which threads take CPUs. "
+        + " ".join(f"{name}: {about}." for name, about in PLACEMENTS.items())
+        + " By default cores.",
+    ),
+]
+Cpus = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LIST", help="The CPUs to use, such as 0-15,32; all that this process may use by default."
+    ),
+]
 MinChunk = Annotated[str, typer.Option(help="The least that a helper is started for.")]
 
 
@@ -56,13 +72,14 @@ def case_of(
     backend: str | None,
     min_chunk: str,
     policy: str,
+    placement: str | None,
     settings: list[str] | None,
 ) -> Case:
     """Return the case that the options describe; ValueError says what is allowed."""
-    from ktask.workloads import Case  # noqa: PLC0415
+    from ktask.workloads import Case, require_options  # noqa: PLC0415
 
     options = dict(map(_setting, settings or ()))
-    return Case.of(
+    case = Case.of(
         workload,
         method,
         size=size,
@@ -70,8 +87,11 @@ def case_of(
         backend=backend,
         min_chunk=min_chunk,
         policy=policy,
+        placement=placement,
         options=options,
     )
+    require_options(case)
+    return case
 
 
 def _setting(text: str) -> tuple[str, str]:

@@ -7,9 +7,11 @@ import sys
 from ktask.cli.base import FOUND, fail
 from ktask.cli.case_options import (
     Backend,
+    Cpus,
     Method,
     MinChunk,
     PageSize,
+    Placement,
     Policy,
     Settings,
     Size,
@@ -36,27 +38,32 @@ def reproducer(
     settings: Settings = None,
     policy: Policy = "ktask-v4",
     min_chunk: MinChunk = "2MiB",
+    placement: Placement = None,
+    cpus: Cpus = None,
 ) -> None:
     """Print a C program that does what `ktask run` does with the same options.
 
     It makes the same calls in the same chunks, checks the work, and prints rates and speedup. Exit 1 if there
     is no program for a case, or this machine cannot run it.
     """
+    from ktask.host.topology import narrowed_to  # noqa: PLC0415
     from ktask.lab.reproducer import reproducer as program_of  # noqa: PLC0415
     from ktask.memory.region import UnavailableError  # noqa: PLC0415
 
-    case = case_of(
-        workload,
-        method,
-        size=size,
-        page_size=page_size,
-        backend=backend,
-        min_chunk=min_chunk,
-        policy=policy,
-        settings=settings,
-    )
-    try:
-        text = program_of(case, thread_count(threads))
-    except UnavailableError as error:
-        fail(f"no program: {error}", FOUND)
+    with narrowed_to(cpus):
+        case = case_of(
+            workload,
+            method,
+            size=size,
+            page_size=page_size,
+            backend=backend,
+            min_chunk=min_chunk,
+            policy=policy,
+            placement=placement,
+            settings=settings,
+        )
+        try:
+            text = program_of(case, thread_count(threads))
+        except UnavailableError as error:
+            fail(f"no program: {error}", FOUND)
     sys.stdout.write(text)

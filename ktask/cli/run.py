@@ -12,9 +12,11 @@ import typer
 from ktask.cli.base import FOUND, AsJson, emit, fail, whole_number
 from ktask.cli.case_options import (
     Backend,
+    Cpus,
     Method,
     MinChunk,
     PageSize,
+    Placement,
     Policy,
     Settings,
     Size,
@@ -34,6 +36,7 @@ EXAMPLES = (
     "ktask run zeroing --size 256MiB --passes 9",
     "ktask run page_walk --method pagemap --size 16GiB --json",
     "ktask run page_walk --method pagemap --set pages=memory --threads 2",
+    "ktask run zeroing --size 1GiB --threads 2 --set node=1 --placement siblings --cpus 0-15,32",
     "ktask run free --page-size 4KiB --size 2GiB --min-chunk 32MiB --trace free.csv",
 )
 
@@ -48,6 +51,8 @@ def run(
     settings: Settings = None,
     policy: Policy = "ktask-v4",
     min_chunk: MinChunk = "2MiB",
+    placement: Placement = None,
+    cpus: Cpus = None,
     repetitions: Annotated[
         int, typer.Option(help="Rounds; each runs every variant once.", parser=whole_number, metavar="INT")
     ] = 7,
@@ -69,33 +74,36 @@ def run(
 
     Exit 1 if this machine cannot do it, with the reason.
     """
+    from ktask.host.topology import narrowed_to  # noqa: PLC0415
     from ktask.lab.measure.measurement import Protocol, check_passes  # noqa: PLC0415
     from ktask.lab.measure.processes import measure_processes  # noqa: PLC0415
     from ktask.memory.region import UnavailableError  # noqa: PLC0415
     from ktask.workloads import CheckError  # noqa: PLC0415
 
-    case = case_of(
-        workload,
-        method,
-        size=size,
-        page_size=page_size,
-        backend=backend,
-        min_chunk=min_chunk,
-        policy=policy,
-        settings=settings,
-    )
     check_passes(passes)
-    threads = thread_count(threads)
     _check(repetitions, trace)
     rules = Protocol(least=repetitions, most=repetitions)
-    try:
-        how = {"trace": trace is not None, "chunked": False, "quiet": not sys.stderr.isatty()}
-        found = measure_processes(case, [threads], rules, passes, **how)
-    except UnavailableError as error:
-        emit({"skipped": str(error)}, as_json, render)
-        raise typer.Exit(FOUND) from None
-    except CheckError as error:
-        fail(f"no result, the work was not done as it should: {error}", FOUND)
+    how = {"trace": trace is not None, "chunked": False, "quiet": not sys.stderr.isatty()}
+    with narrowed_to(cpus):
+        case = case_of(
+            workload,
+            method,
+            size=size,
+            page_size=page_size,
+            backend=backend,
+            min_chunk=min_chunk,
+            policy=policy,
+            placement=placement,
+            settings=settings,
+        )
+        threads = thread_count(threads)
+        try:
+            found = measure_processes(case, [threads], rules, passes, **how)
+        except UnavailableError as error:
+            emit({"skipped": str(error)}, as_json, render)
+            raise typer.Exit(FOUND) from None
+        except CheckError as error:
+            fail(f"no result, the work was not done as it should: {error}", FOUND)
     if trace and found.traced:
         _write(found.traced, trace)
     emit(found.as_dict(threads), as_json, render)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ktask.cli.base import FOUND, INTERRUPTED, AsJson, Base, emit, fail, whole_number
+from ktask.cli.case_options import Cpus, Placement
 from ktask.common.units import fmt_size, fmt_time
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ EXAMPLES = (
     "ktask sweep full --run night",
     "ktask sweep full --run night --resume",
     "ktask sweep full --run night --resume --passes 9",
+    "ktask sweep quick --placement siblings --cpus 0-15",
     "ktask sweep quick --scheduler tcp://127.0.0.1:8786",
 )
 
@@ -60,6 +62,8 @@ def sweep(
             "--scheduler", metavar="ADDR", help="Measure on every host of this Dask cluster: tcp://host:8786."
         ),
     ] = None,
+    placement: Placement = None,
+    cpus: Cpus = None,
     base: Base = None,
     as_json: AsJson = False,
 ) -> None:
@@ -75,14 +79,18 @@ def sweep(
     from ktask.lab.sweep import sweep as sweeps  # noqa: PLC0415
 
     check_passes(passes)
-    loaded, root = grids.load_grid(grid), runs_folder(base)
+    if scheduler and (placement or cpus):
+        raise ValueError("--placement and --cpus are for this machine; in a grid they hold for each host")
+    if placement:
+        _require(placement, cpus)
+    loaded, root = grids.load_grid(grid, placement=placement, cpus=cpus), runs_folder(base)
     if dry_run:
         _emit_estimate(replace(loaded, passes=passes or loaded.passes), root, as_json)
         return
     if retry and not resume:
         raise ValueError("--retry needs --resume, and the --run whose failed cells to measure once more")
     run = run or sweeps.new_run_name(loaded)
-    given = {"--scheduler": scheduler, "--dir": base}
+    given = {"--scheduler": scheduler, "--placement": placement, "--cpus": cpus, "--dir": base}
     where = "".join(f" {option} {value}" for option, value in given.items() if value)
     again = f"`ktask sweep {grid} --run {run} --resume{where}`"
     try:
@@ -106,6 +114,15 @@ def sweep(
         sys.stderr.write((f"{path.name}: " if scheduler else "") + sweeps.summary(path) + "\n")
     runs = [str(path) for path in paths]
     emit({"run": runs[0], "runs": runs} if scheduler else {"run": runs[0]}, as_json, lambda _: runs)
+
+
+def _require(placement: str, cpus: str | None) -> None:
+    """Refuse a placement that this machine cannot have on these CPUs."""
+    from ktask.engine import cpu_order  # noqa: PLC0415
+    from ktask.host.topology import narrowed_to, read_topology  # noqa: PLC0415
+
+    with narrowed_to(cpus):
+        cpu_order.require(read_topology(), placement)
 
 
 def _emit_estimate(grid: Grid, root: Path, as_json: bool) -> None:

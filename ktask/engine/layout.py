@@ -37,7 +37,7 @@ HEADER_ROW = _row(
     "function args interrupt trace bounds chunk_size n_parts n_threads",
     # The mode of the run: masks are addresses, 0 to leave the affinity alone; equal nice levels leave
     # priorities alone. `quiet` stays 0: what `interrupt` points at where no signals arrive.
-    "helper_masks caller_mask own_mask mask_bytes helper_nice caller_nice quiet",
+    "helper_masks caller_mask own_mask after_mask mask_bytes helper_nice caller_nice quiet",
     # Read for every chunk, written by the first worker that fails.
     "error stop",
     # Written by the caller.

@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -18,33 +18,64 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from ktask.engine import policy, worker
+from ktask.engine import cpu_order, policy, worker
+from ktask.engine.slots import SLOTS
 from ktask.host import topology
-from ktask.host.topology import Topology
+from ktask.host.cpus import Topology
 
 HELPER_NICE = 19  # MAX_NICE: helpers get CPU time in proportion to idle time (ktask v4, 2018-11-05)
 
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """Where a caller may run: its CPUs, their layout, and what a policy may know of them."""
+    """Where a caller may run: its CPUs, their layout, and what a policy may know of them.
+
+    Attributes
+    ----------
+    cpus
+        All that the caller may use.
+    topo
+        Their layout, or that of those to be used.
+    machine
+        What a policy may know of them.
+    placement
+        One of `cpu_order.PLACEMENTS`.
+    memory_nid
+        The node of memory of which a task does not say where it lies, -1 if that is not known.
+    caller
+        The CPU that the caller is kept to, -1 if it is free to move.
+    """
 
     cpus: tuple[int, ...]
     topo: Topology
     machine: policy.Machine
+    placement: str = cpu_order.DEFAULT
+    memory_nid: int = cpu_order.ANYWHERE
+    caller: int = -1
 
 
-def site(topo: Topology | None = None) -> Site:
+_local = threading.local()
+
+
+def site(topo: Topology | None = None, placement: str | None = None) -> Site:
     """Return where the caller may run now, always the same object for the same answer.
 
-    `topo` is the layout of the CPUs if it is not to be read from the machine.
+    Parameters
+    ----------
+    topo
+        The layout of the CPUs if it is not to be read from the machine.
+    placement
+        The order in which CPUs are taken; that of `placed`, or else the usual one, if left out.
     """
     cpus = topology.allowed_cpus()
     if topo is not None and not set(topo.cpus) <= set(cpus):
         raise ValueError(f"topo has CPUs {topo.cpus}; this process may use {cpus}")
     n_cpus = _cpu_count(cpus) if topo is None else len(topo.cpus)
     topo = topo or _topology(cpus)
-    return _site(cpus, n_cpus, topo, _nid_here(topo))
+    if placement:
+        cpu_order.require(topo, placement)
+    usual, *kept = getattr(_local, "placed", (cpu_order.DEFAULT, cpu_order.ANYWHERE, -1))
+    return _site(cpus, n_cpus, topo, _nid_here(topo), placement or usual, *kept)
 
 
 @lru_cache(maxsize=64)
@@ -58,11 +89,12 @@ def _topology(cpus: tuple[int, ...]) -> Topology:
 
 
 @lru_cache(maxsize=64)
-def _site(cpus: tuple[int, ...], n_cpus: int, topo: Topology, nid: int) -> Site:
-    per_node = {node.nid: len(node.cpus) for node in topo.nodes}
+def _site(cpus: tuple[int, ...], n_cpus: int, topo: Topology, nid: int, placement: str, *kept: int) -> Site:
+    per_node = dict.fromkeys(topo.memory_nids, 0) | {node.nid: len(node.cpus) for node in topo.nodes}
     # Helpers beyond the threads of numba would take turns: it has as many as CPUs when it is imported.
     limit = min(4 * n_cpus // 5, numba.config.NUMBA_NUM_THREADS - 1)
-    return Site(cpus, topo, policy.Machine(n_cpus, per_node, limit=limit, caller_nid=nid))
+    machine = policy.Machine(n_cpus, per_node, limit=limit, caller_nid=nid)
+    return Site(cpus, topo, machine, placement, *kept)
 
 
 def _nid_here(topo: Topology) -> int:
@@ -70,14 +102,47 @@ def _nid_here(topo: Topology) -> int:
     if len(topo.nodes) == 1:
         return topo.nodes[0].nid
     here = worker.current_cpu()
-    return topo.node_of(here) if here in topo.cpus else topo.nodes[0].nid
+    return topo.node_of(here) if here in topo.by_number else topo.nodes[0].nid
 
 
-class Placement(NamedTuple):
-    """Where the workers of a task go: the CPUs left to the caller, and one CPU for each helper."""
+@contextlib.contextmanager
+def placed(placement: str = cpu_order.DEFAULT, memory_nid: int = cpu_order.ANYWHERE) -> Iterator[int]:
+    """Keep the calling thread to the first free CPU of a placement for the block, and give that CPU.
 
-    caller: tuple[int, ...]
-    helpers: tuple[int, ...]
+    Tasks that it runs in the block put their helpers on the CPUs that come next. So all of a measurement,
+    with what prepares and checks it, has one caller on one CPU, with threads or without.
+    """
+    order = cpu_order.order(site(placement=placement).topo, placement, memory_nid)
+    before = getattr(_local, "placed", None)
+    with SLOTS.cpu(order) as cpu, topology.kept_to(cpu):
+        _local.placed = placement, memory_nid, cpu
+        try:
+            yield cpu
+        finally:
+            if before is None:
+                del _local.placed
+            else:
+                _local.placed = before
+
+
+def cpus_in_order() -> tuple[int, ...]:
+    """Return all CPUs as a task of this caller takes them: its own, those of its helpers, and the others."""
+    where = site()
+    order = cpu_order.order(where.topo, where.placement, where.memory_nid, where.machine.caller_nid)
+    caller = order[0] if where.caller < 0 else where.caller
+    return tuple(dict.fromkeys((caller, *order, *where.topo.cpus)))
+
+
+@lru_cache(maxsize=256)
+def helper_orders(where: Site, nids: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """Return for each helper the CPUs that it may have, the best one first; never that of the caller.
+
+    `nids` says for each thread, the caller first, on which node the memory lies that it begins with.
+    """
+    found = {nid: cpu_order.order(where.topo, where.placement, nid, where.machine.caller_nid) for nid in nids}
+    caller = found[nids[0]][0] if where.caller < 0 else where.caller
+    others = {nid: tuple(cpu for cpu in order if cpu != caller) or order for nid, order in found.items()}
+    return tuple(others[nid] for nid in nids[1:])
 
 
 class Interrupts:
@@ -147,44 +212,38 @@ def mask_bytes(cpus: tuple[int, ...]) -> int:
 class Masks(NamedTuple):
     """Addresses of the CPU masks of a pinned run, and the arrays that have to live as long as these are used.
 
-    `helpers` is one mask after the other, `caller` the caller's meanwhile, `own` what it may use otherwise.
+    `helpers` is one mask after the other, `own` all that the caller may use. `caller` is its mask meanwhile,
+    and `after` the one that it goes back to.
     """
 
     helpers: int
     caller: int
     own: int
+    after: int
     n_bytes: int
     arrays: tuple[np.ndarray, ...]
 
 
 @lru_cache(maxsize=256)
-def masks(wanted: Placement, own: tuple[int, ...]) -> Masks:
-    """Return the masks for a placement and a caller that may use `own`."""
-    n_bytes = mask_bytes(own)
-    helpers = np.stack([mask_of((cpu,), n_bytes) for cpu in wanted.helpers])
-    arrays = helpers, mask_of(wanted.caller, n_bytes), mask_of(own, n_bytes)
-    helpers_at, caller_at, own_at = (array.ctypes.data for array in arrays)
-    return Masks(helpers_at, caller_at, own_at, n_bytes, arrays)
+def masks(where: Site, helpers: tuple[int, ...]) -> Masks:
+    """Return the masks for a caller at `where` and helpers on some CPUs."""
+    n_bytes = mask_bytes(where.cpus)
+    each, own = np.stack([mask_of((cpu,), n_bytes) for cpu in helpers]), mask_of(where.cpus, n_bytes)
+    if where.caller < 0:
+        arrays = each, mask_of(left_to_caller(where.topo, helpers), n_bytes), own, own
+    else:
+        kept = mask_of((where.caller,), n_bytes)
+        arrays = each, kept, own, kept
+    helpers_at, caller_at, own_at, after_at = (array.ctypes.data for array in arrays)
+    return Masks(helpers_at, caller_at, own_at, after_at, n_bytes, arrays)
 
 
-@lru_cache(maxsize=256)
-def place(topo: Topology, slots: tuple[int, ...], nids: tuple[int, ...]) -> Placement:
-    """Return the placement of a task whose helpers hold `slots` on nodes `nids`.
-
-    Slots are handed out from 0 upwards and CPUs from the last one downwards, so helpers of different
-    processes on one node do not share a CPU, and the CPUs left over are for callers.
-    """
-    taken: list[int] = []
-    for slot, nid in zip(slots, nids, strict=True):
-        own = topo.cpus_of(nid) if nid >= 0 else topo.cpus
-        free = [cpu for cpu in own if cpu not in taken] or list(own)
-        wished = own[-1 - slot % len(own)]
-        taken.append(wished if wished in free else free[-1])
-    left = tuple(cpu for cpu in topo.cpus if cpu not in taken)
-    return Placement(left or topo.cpus, tuple(taken))
-
-
-_local = threading.local()  # libgomp keeps one team of helpers per calling thread
+def left_to_caller(topo: Topology, helpers: Iterable[int]) -> tuple[int, ...]:
+    """Return the CPUs for a caller that is free to move: on cores without helpers, if there are any."""
+    taken = set(helpers)
+    busy = {topo.by_number[cpu].core for cpu in taken}
+    alone = tuple(cpu.number for cpu in topo.each if cpu.core not in busy)
+    return alone or tuple(cpu for cpu in topo.cpus if cpu not in taken) or topo.cpus
 
 
 def require_threads(count: int) -> None:
@@ -192,7 +251,7 @@ def require_threads(count: int) -> None:
 
     Tried with threads that do nothing: libgomp ends the whole process when it cannot start one.
     """
-    missing = count - getattr(_local, "n_helpers", 0)
+    missing = count - getattr(_local, "n_helpers", 0)  # libgomp keeps one team of helpers per calling thread
     if missing <= 0:
         return
     before, gate, tried = _n_threads(), threading.Event(), []

@@ -18,17 +18,17 @@ from typing import Any
 import numba
 import numpy as np
 
-from ktask.engine import iterators, worker
+from ktask.engine import cpu_order, iterators, worker
 from ktask.engine import policy as policies
 from ktask.engine.layout import HEADER, TRACE_ROW, State
 from ktask.engine.live import Live
 from ktask.engine.placement import (
     HELPER_NICE,
     Site,
+    helper_orders,
     interrupts,
     masks,
     numba_threads,
-    place,
     require_threads,
     site,
     wants_low_priority,
@@ -37,7 +37,7 @@ from ktask.engine.slots import SLOTS, Grant
 from ktask.engine.task import CPU_TIME_FROM_S, Ctl, Node, Result
 from ktask.engine.thread_functions import Bound, bound
 from ktask.engine.undo import undo_ranges
-from ktask.host.topology import Topology
+from ktask.host.cpus import Topology
 
 Range = tuple[int, int]
 _MOST_THREADS = numba.config.NUMBA_NUM_THREADS
@@ -48,7 +48,10 @@ _MOST_THREADS = numba.config.NUMBA_NUM_THREADS
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A plan, the state to start from, and chunk bounds where no formula gives them."""
+    """A plan, the state to start from, and chunk bounds where no formula gives them.
+
+    `nids` says for each thread on which node the memory lies that it begins with, -1 if that is not known.
+    """
 
     plan: policies.Plan
     state: State
@@ -56,14 +59,19 @@ class _Prepared:
     translate: Callable[[Range], Range]
     units: int
     n_chunks: int
+    nids: tuple[int, ...]
 
 
 def prepare_plan(
     plan: policies.Plan,
     table: np.ndarray | None = None,
     translate: Callable[[Range], Range] = lambda bounds: bounds,
+    memory_nid: int = cpu_order.ANYWHERE,
 ) -> _Prepared:
-    """Return a plan with the state of a task of which nothing is done."""
+    """Return a plan with the state of a task of which nothing is done.
+
+    `memory_nid` is the node of memory of which the plan does not say where it lies.
+    """
     if plan.shrinking and table is None:
         table = np.array([bounds for part in plan.chunks() for bounds in part], dtype=np.int64)
     state = State(len(plan.parts), plan.threads)
@@ -79,30 +87,37 @@ def prepare_plan(
     state.workers["failed_part"] = state.workers["failed_chunk"] = state.workers["cpu"] = -1
     state.workers["random"] = [0x1E3779B97F4A7C15 // (w + 3) for w in range(plan.threads)]
     units = sum(part.size for part in plan.parts)
-    return _Prepared(plan, state, table, translate, units, n_chunks=first_row)
+    begun = [plan.parts[k].nid for k in state.workers["part"].tolist()]
+    queues = cpu_order.ANYWHERE, *plan.helper_queue_nid
+    wishes = zip(begun, [memory_nid] * len(begun), queues, strict=False)
+    nids = tuple(next((nid for nid in wish if nid >= 0), cpu_order.ANYWHERE) for wish in wishes)
+    return _Prepared(plan, state, table, translate, units, first_row, nids)
 
 
 @lru_cache(maxsize=256)
 def _prepared(where: Site, policy: str, parts, min_chunk, max_threads, align, helpers=None) -> _Prepared:
-    """Return all of a task that does not change from one run to the next, with as many helpers as granted."""
-    machine = where.machine
+    """Return all of a task that does not change from one run to the next, with as many helpers as granted.
+
+    If that is not known, with those it gets where nobody else uses any. That is the policy's own answer,
+    within the slots of this machine and the CPUs of the placement: a policy without limits of its own is held
+    to 4/5 of the CPUs as well.
+    """
+    machine, nids = where.machine, [where.memory_nid if part.nid < 0 else part.nid for part in parts]
     plan = policies.make_plan(
         policy, parts, min_chunk, max_threads, machine=machine, align=align, helpers=helpers
     )
-    return prepare_plan(plan)
+    cpus = cpu_order.most_threads(where.topo, where.placement, nids, machine.caller_nid)
+    if len(plan.helpers) > (most := max(min(machine.limit, cpus - 1), 0)):
+        return _prepared(where, policy, parts, min_chunk, max_threads, align, most)
+    return prepare_plan(plan, memory_nid=where.memory_nid)
 
 
 def _wish(where: Site, parts: tuple[Node, ...], ctl: Ctl, policy: str) -> tuple[tuple, _Prepared]:
-    """Return a task's key, and the task with the helpers it gets on a machine where nobody else uses any.
-
-    That is the policy's own answer, within the slots of this machine: a policy without limits of its own is
-    held to 4/5 of the CPUs as well.
-    """
+    """Return a task's key, and the task with the helpers it gets where nobody else uses any."""
     if ctl.iter_func:
         parts = iterators.unit_parts(parts)
     key = where, policy, parts, ctl.min_chunk_size, ctl.max_threads, ctl.align
-    wish, limit = _prepared(*key), where.machine.limit
-    return key, wish if len(wish.plan.helpers) <= limit else _prepared(*key, limit)
+    return key, _prepared(*key)
 
 
 def _as_parts(nodes: Node | Sequence[Node]) -> tuple[Node, ...]:
@@ -114,13 +129,18 @@ def _as_parts(nodes: Node | Sequence[Node]) -> tuple[Node, ...]:
 
 
 def plan(
-    nodes: Node | Sequence[Node], ctl: Ctl, policy: str = "ktask-v4", *, topo: Topology | None = None
+    nodes: Node | Sequence[Node],
+    ctl: Ctl,
+    policy: str = "ktask-v4",
+    *,
+    topo: Topology | None = None,
+    placement: str | None = None,
 ) -> policies.Plan:
     """Return threads, chunk size and chunk bounds of a task, as if nobody else used helpers.
 
     Runs nothing. Parameters and errors are those of `run_numa`.
     """
-    return _wish(site(topo), _as_parts(nodes), ctl, policy)[1].plan
+    return _wish(site(topo, placement), _as_parts(nodes), ctl, policy)[1].plan
 
 
 # --- running -------------------------------------------------------------------------------------------
@@ -132,6 +152,7 @@ def run(
     ctl: Ctl,
     policy: str = "ktask-v4",
     *,
+    placement: str | None = None,
     trace: bool = False,
     live: Live | None = None,
     low_priority: bool | None = None,
@@ -146,6 +167,9 @@ def run(
         The control block.
     policy
         One of `ktask.engine.policy.POLICIES`.
+    placement
+        The order in which helpers take CPUs, one of `ktask.engine.cpu_order.PLACEMENTS`: `cores` by default.
+        The caller is free to move, off their cores as long as there are others.
     trace
         Keep one row per chunk (`Result.trace`).
     live
@@ -166,9 +190,7 @@ def run(
     KeyboardInterrupt
         On Ctrl-C, within one chunk; the exception carries the `Result` so far as `.result`.
     """
-    where = site()
-    parts = (Node(start, size, where.machine.caller_nid),)
-    return _run(where, parts, ctl, policy, trace, live, low_priority)
+    return _run(site(None, placement), (Node(start, size),), ctl, policy, trace, live, low_priority)
 
 
 def run_numa(
@@ -177,14 +199,15 @@ def run_numa(
     policy: str = "ktask-v4",
     *,
     topo: Topology | None = None,
+    placement: str | None = None,
     trace: bool = False,
     live: Live | None = None,
     low_priority: bool | None = None,
 ) -> Result:
     """Run a task whose parts lie on nodes; see `run`.
 
-    Helpers start on the parts in turn and on the CPUs of the part's node. Whoever finds its part empty goes
-    on with a random unfinished one, in place.
+    Helpers start on the parts in turn and on the CPUs of the part's node, or the nearest free ones. Whoever
+    finds its part empty goes on with a random unfinished one, in place.
 
     Parameters
     ----------
@@ -192,9 +215,9 @@ def run_numa(
         One `ktask.Node(start, size, nid)` per part; nid -1 is any node.
     topo
         CPUs by node if they are not to be read from the machine, for tests and studies:
-        `ktask.host.topology.Topology.by_hand({0: [0], 1: [1]})`.
+        `ktask.host.cpus.Topology.by_hand({0: [0], 1: [1]})`.
     """
-    return _run(site(topo), _as_parts(nodes), ctl, policy, trace, live, low_priority)
+    return _run(site(topo, placement), _as_parts(nodes), ctl, policy, trace, live, low_priority)
 
 
 def _run(where: Site, parts: tuple[Node, ...], ctl: Ctl, policy: str, trace, live, low_priority) -> Result:
@@ -203,12 +226,12 @@ def _run(where: Site, parts: tuple[Node, ...], ctl: Ctl, policy: str, trace, liv
     if wish.plan.threads == 0:
         return Result(policy=policy, wall_s=0.0)
     _warm()
-    grant = SLOTS.take(wish.plan.helper_queue_nid, where.machine.limit, where.machine.node_limits)
+    grant = SLOTS.take(helper_orders(where, wish.nids), where.machine.limit)
     try:
         prepared = wish if len(grant) == len(wish.plan.helpers) else _prepared(*key, len(grant))
         if ctl.iter_func:
             prepared = _with_positions(prepared.plan, parts, ctl.iter_func)
-        task = Task(prepared, entry, trace=trace, live=live)
+        task = Task(prepared, entry, trace=trace, live=live, caller_pinned=where.caller >= 0)
         if prepared.plan.threads > 1:
             task.place_helpers(where, grant, wants_low_priority(policy, low_priority))
         return task.carry_out(undo)
@@ -249,8 +272,17 @@ def _warm() -> None:
 class Task:
     """A running task: its state, and what it says when it stops."""
 
-    def __init__(self, prepared: _Prepared, entry: Bound, *, trace: bool = False, live: Live | None = None):
+    def __init__(
+        self,
+        prepared: _Prepared,
+        entry: Bound,
+        *,
+        trace: bool = False,
+        live: Live | None = None,
+        caller_pinned: bool = False,
+    ):
         self.prepared, self.plan, self.state = prepared, prepared.plan, prepared.state.copy()
+        self.caller_pinned = caller_pinned
         self.kept: list[Any] = [entry]  # what the state has addresses of has to live as long
         self.header, self.trace = self.state.header, None
         self.header["function"], self.header["args"] = entry[:2]
@@ -262,12 +294,13 @@ class Task:
             live.attach(self)
 
     def place_helpers(self, where: Site, grant: Grant, low_priority: bool) -> None:
-        """Have helpers kept to the CPUs that go with their slots and the caller off these, while it runs."""
+        """Have helpers kept to the CPUs granted and the caller off these, while it runs."""
         require_threads(len(grant))
-        wanted = masks(place(where.topo, tuple(grant.slots), tuple(grant.nids)), where.cpus)
+        wanted = masks(where, tuple(grant.cpus))
         self.kept.append(wanted)
         self.header["helper_masks"], self.header["caller_mask"] = wanted.helpers, wanted.caller
-        self.header["own_mask"], self.header["mask_bytes"] = wanted.own, wanted.n_bytes
+        self.header["own_mask"], self.header["after_mask"] = wanted.own, wanted.after
+        self.header["mask_bytes"] = wanted.n_bytes
         if low_priority:
             self.header["helper_nice"] = HELPER_NICE
             self.header["caller_nice"] = os.getpriority(os.PRIO_PROCESS, 0)
@@ -357,6 +390,7 @@ class Task:
             cpu_user_s=cpu_user_s,
             cpu_system_s=cpu_system_s,
             pinned=bool(header["helper_masks"]),
+            caller_pinned=self.caller_pinned,
             helper_nice=int(header["helper_nice"]) or None,
             watches_signals=int(header["interrupt"]) != self.state.address + HEADER.quiet,
             hand_overs=int(header["hand_overs"]),

@@ -1,8 +1,9 @@
-"""Helper slots shared by all processes of the machine.
+"""Helper slots and CPUs, shared out among all processes of the machine.
 
-A slot is one byte of one file, held by an open-file-description lock: the kernel itself gives it back when
-the holder dies, however it dies. Taking never waits. Byte `k` is the k-th helper of the machine; node `d` has
-its own row of bytes from `NODE_ROW * (d + 1)` on.
+Each is one byte of one file, held by an open-file-description lock: the kernel itself gives it back when the
+holder dies, however it dies. Taking never waits. Byte `k` is the k-th helper of the machine, and byte
+`CPUS + c` is CPU `c`: who pins a thread to a CPU holds it, so no two processes choose the same one while
+there are free ones.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-NODE_ROW = 1 << 16
+CPUS = 1 << 16
 TURN = 1 << 40  # the byte of the one who measures
 ENVIRONMENT = "KTASK_LIMITS_FILE"
 
@@ -47,20 +48,21 @@ def default_path() -> Path:
 
 @dataclass
 class Grant:
-    """Slots held by one task: the global ones, the node ones, and each helper's node (-1 for any)."""
+    """What one task holds: a slot per helper, the CPU of each, and those of them that nobody else holds."""
 
     slots: list[int]
-    node_slots: list[int]
-    nids: list[int]
+    cpus: list[int]
+    held_cpus: list[int]
 
     def __len__(self) -> int:
         """Return the number of helpers granted."""
         return len(self.slots)
 
     @property
-    def taken(self) -> tuple[int, ...]:
-        """The bytes of all slots."""
-        return (*self.slots, *self.node_slots)
+    def taken(self) -> Iterator[int]:
+        """The bytes of all CPUs and slots; who finds a slot free finds its CPU free as well."""
+        yield from (CPUS + cpu for cpu in self.held_cpus)
+        yield from self.slots
 
 
 class Slots:
@@ -85,58 +87,65 @@ class Slots:
         self._mutex = threading.Lock()  # for opening
         self._held: dict[int, object] = {}  # by `setdefault`, which is one step for all threads
 
-    def take(self, wanted: Sequence[int], limit: int, node_limits: Mapping[int, int]) -> Grant:
-        """Take up to one slot per entry of `wanted`, never waiting.
+    def take(self, orders: Sequence[Sequence[int]], limit: int) -> Grant:
+        """Take up to one slot per entry of `orders`, and a CPU with each, never waiting.
 
         Parameters
         ----------
-        wanted
-            For each helper the node it should run on, -1 for any.
-        limit, node_limits
-            The most helpers in use on the machine, in all and on each node.
+        orders
+            For each helper the CPUs it may have, the best one first.
+        limit
+            The most helpers in use on the machine.
 
         Returns
         -------
         Grant
-            As many helpers as there were free slots; one whose node is full is granted for any node
-            (ktask v3 and later, "spill").
+            As many helpers as there were free slots. Once all CPUs of an order are held, helpers share them.
         """
-        grant = Grant([], [], [])
-        for nid in wanted:
-            slot = self._first_free(0, limit)
+        grant, free = Grant([], [], []), range(limit)
+        left: dict[int, Iterator[int]] = {}
+        for order in orders:
+            slot = self._first_free(free)
             if slot is None:
                 break
+            free = range(slot + 1, limit)
             grant.slots.append(slot)
-            grant.nids.append(self._enter(nid, limit, node_limits, grant))
+            cpus = left.setdefault(id(order), iter(order))
+            if (cpu := self._first_free(cpus, CPUS)) is not None:
+                grant.held_cpus.append(cpu)
+            grant.cpus.append(order[len(grant) % len(order)] if cpu is None else cpu)
         return grant
 
+    @contextlib.contextmanager
+    def cpu(self, order: Sequence[int]) -> Iterator[int]:
+        """Hold the first free CPU of `order` for the block; share the first one if none is free."""
+        cpu = self._first_free(order, CPUS)
+        try:
+            yield order[0] if cpu is None else cpu
+        finally:
+            if cpu is not None:
+                self._release(CPUS + cpu)
+
     def give_back(self, grant: Grant) -> None:
-        """Release every slot of `grant`, in the file first; harmless if called twice."""
+        """Release all that `grant` holds, in the file first; harmless if called twice."""
         for byte in grant.taken:
-            if byte in self._held and self._fd is not None:
-                fcntl.fcntl(self._fd, _LOCK, _request(fcntl.F_UNLCK, byte))
-            self._held.pop(byte, None)
+            self._release(byte)
         grant.slots.clear()
-        grant.node_slots.clear()
+        grant.held_cpus.clear()
 
-    def _enter(self, nid: int, limit: int, node_limits: Mapping[int, int], grant: Grant) -> int:
-        """Take a slot of node `nid`; return the node, or -1 if it is full."""
-        room = node_limits.get(nid, 0)
-        if nid < 0 or (len(node_limits) == 1 and room >= limit):
-            return nid  # with one node its limit is the limit of the machine, held already
-        base = NODE_ROW * (nid + 1)
-        slot = self._first_free(base, base + room)
-        if slot is None:
-            return -1
-        grant.node_slots.append(slot)
-        return nid
+    def _release(self, byte: int) -> None:
+        if byte in self._held and self._fd is not None:
+            fcntl.fcntl(self._fd, _LOCK, _request(fcntl.F_UNLCK, byte))
+        self._held.pop(byte, None)
 
-    def _first_free(self, start: int, stop: int) -> int | None:
+    def _first_free(self, numbers: Iterable[int], row: int = 0) -> int | None:
+        """Take the first number that nobody holds and return it; None if all are held."""
         me = object()
-        for byte in range(start, stop):
+        for number in numbers:
+            byte = row + number
             if self._held.setdefault(byte, me) is me:
                 if self._lock(byte):
-                    return byte
+                    return number
                 del self._held[byte]
         return None
 

@@ -85,9 +85,10 @@ class Result:
     done, finished
         Units of work finished (and not undone), and the ranges they make up, in order of the parts; None
         if that is the whole task.
-    pinned, helper_nice, watches_signals
-        The mode of the run: whether each helper was kept to a CPU of its own and the caller off these; the
-        nice level that helpers ran at, None if it was the caller's; whether a signal could stop the workers.
+    pinned, caller_pinned, helper_nice, watches_signals
+        The mode of the run: whether each helper was kept to a CPU of its own and the caller off these;
+        whether the caller was kept to one, too; the nice level that helpers ran at, None if it was the
+        caller's; whether a signal could stop the workers.
     hand_overs
         How often the caller, out of chunks, raised an unfinished helper to its own nice level.
     trace
@@ -111,6 +112,7 @@ class Result:
     done: int = 0
     finished: tuple[tuple[Any, Any], ...] | None = None
     pinned: bool = False
+    caller_pinned: bool = False
     helper_nice: int | None = None
     watches_signals: bool = False
     hand_overs: int = 0
@@ -122,9 +124,11 @@ class Result:
     def run_mode(self) -> str:
         """The mode of the run as one short text, e.g. 'pinned, helpers at nice 19, signals watched'."""
         nice = "the caller's nice" if self.helper_nice is None else f"nice {self.helper_nice}"
-        helpers = f"{'pinned' if self.pinned else 'not pinned'}, helpers at {nice}"
         signals = "signals watched" if self.watches_signals else "signals not watched"
-        return f"{helpers if self.threads > 1 else 'caller alone'}, {signals}"
+        if self.threads <= 1:
+            return f"caller alone{', pinned' * self.caller_pinned}, {signals}"
+        pins = "all pinned" if self.caller_pinned else "pinned" if self.pinned else "not pinned"
+        return f"{pins}, helpers at {nice}, {signals}"
 
     @property
     def apart_s(self) -> float:

@@ -152,9 +152,9 @@ def _renice_helpers(base, nice):
 
 @compiled
 def _free_threads(base):
-    """Let caller and helpers run wherever the caller was allowed to before."""
+    """Let the caller run where it could before, and helpers wherever it may."""
     n_bytes, mask = load_plain(base + HEADER.mask_bytes), load_plain(base + HEADER.own_mask)
-    native.sched_setaffinity(0, n_bytes, mask)
+    native.sched_setaffinity(0, n_bytes, load_plain(base + HEADER.after_mask))
     for w in range(1, load_plain(base + HEADER.n_threads)):
         native.sched_setaffinity(load_plain(worker_at(base, w) + WORKER.tid), n_bytes, mask)
 
@@ -231,9 +231,11 @@ def work(base):
     n_threads = load_plain(base + HEADER.n_threads)
     pinned = load_plain(base + HEADER.helper_masks) != 0
     if pinned:
+        n_bytes, own = load_plain(base + HEADER.mask_bytes), load_plain(base + HEADER.own_mask)
+        if own != load_plain(base + HEADER.after_mask):
+            native.sched_setaffinity(0, n_bytes, own)  # threads that start now inherit it
         _place_helpers(base, n_threads)
-        mask = load_plain(base + HEADER.caller_mask)
-        native.sched_setaffinity(0, load_plain(base + HEADER.mask_bytes), mask)
+        native.sched_setaffinity(0, n_bytes, load_plain(base + HEADER.caller_mask))
     _renice_helpers(base, load_plain(base + HEADER.helper_nice))
     _add_usage(base, -1)
     if load_plain(base + HEADER.t0) == 0:  # a task that paused for a signal goes on with its first start

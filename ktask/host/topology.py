@@ -5,67 +5,24 @@ a foreign machine. A file that is missing or damaged means a missing value, neve
 standard library is used, so that the import costs next to nothing.
 """
 
+import contextlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from ktask.host.cpus import Cpu, Topology, format_cpu_list, parse_cpu_list
+
 ROOT = Path("/")
-# The kernel's largest NR_CPUS is 8192; the bound keeps a damaged list such as "0-99999999999" harmless.
-MAX_CPU = 65_535
 READ_BYTES = 64 << 10
 MAX_PIECES = 256  # 16 MiB; the mounts of a machine full of containers fit
 CPU_DIR = "sys/devices/system/cpu"
 NODE_DIR = "sys/devices/system/node"
+FASTEST = 1024  # SCHED_CAPACITY_SCALE: the capacity of the fastest core
 SIZE_SUFFIX = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-
-
-@dataclass(frozen=True)
-class Node:
-    """One memory node and the CPUs next to it."""
-
-    nid: int
-    cpus: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Topology:
-    """The memory nodes that have CPUs this process may use, in the order of their numbers.
-
-    Examples
-    --------
-    >>> Topology.by_hand({0: [0, 1], 1: [2, 3]}).node_of(3)
-    1
-    """
-
-    nodes: tuple[Node, ...]
-
-    @classmethod
-    def by_hand(cls, cpus_by_node: Mapping[int, Iterable[int]]) -> "Topology":
-        """Return the topology described by a mapping from node number to CPUs."""
-        return cls(tuple(Node(nid, tuple(sorted(cpus))) for nid, cpus in sorted(cpus_by_node.items())))
-
-    @property
-    def cpus(self) -> tuple[int, ...]:
-        """All CPUs, sorted."""
-        return tuple(sorted(cpu for node in self.nodes for cpu in node.cpus))
-
-    def node_of(self, cpu: int) -> int:
-        """Return the number of the node that `cpu` belongs to; ValueError if it is in none."""
-        for node in self.nodes:
-            if cpu in node.cpus:
-                return node.nid
-        raise ValueError(f"CPU {cpu} is in no node; use one of {format_cpu_list(self.cpus)}")
-
-    def cpus_of(self, nid: int) -> tuple[int, ...]:
-        """Return the CPUs of node `nid`; ValueError if there is no such node."""
-        for node in self.nodes:
-            if node.nid == nid:
-                return node.cpus
-        raise ValueError(f"node {nid} has no usable CPU; use one of {[node.nid for node in self.nodes]}")
 
 
 # --- files ---------------------------------------------------------------------------------------------
@@ -115,46 +72,6 @@ def numbered(directory: Path, prefix: str, suffix: str = "") -> list[tuple[int, 
     return sorted((int(match[1]), directory / match[0]) for match in found if match)
 
 
-def parse_cpu_list(text: str) -> tuple[int, ...]:
-    """Return the CPUs of a kernel list, sorted.
-
-    Raises
-    ------
-    ValueError
-        If an item is neither a number nor a range of numbers up to `MAX_CPU`.
-
-    Examples
-    --------
-    >>> parse_cpu_list("0-3,8")
-    (0, 1, 2, 3, 8)
-    """
-    cpus: set[int] = set()
-    for item in filter(None, (part.strip() for part in text.strip().split(","))):
-        match = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", item)
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if not first <= last <= MAX_CPU:
-            raise ValueError(f"CPU list item {item!r} is not allowed; write numbers up to {MAX_CPU}: 0-3,8")
-        cpus.update(range(first, last + 1))
-    return tuple(sorted(cpus))
-
-
-def format_cpu_list(cpus: Iterable[int]) -> str:
-    """Return CPUs as a kernel list, the inverse of `parse_cpu_list`.
-
-    Examples
-    --------
-    >>> format_cpu_list([0, 1, 2, 8])
-    '0-2,8'
-    """
-    runs: list[list[int]] = []
-    for cpu in sorted(set(cpus)):
-        if runs and cpu == runs[-1][-1] + 1:
-            runs[-1] = [runs[-1][0], cpu]
-        else:
-            runs.append([cpu])
-    return ",".join("-".join(map(str, run)) for run in runs)
-
-
 def read_cpu_list(path: Path) -> tuple[int, ...]:
     """Return the CPUs listed in a file; empty if it is missing or damaged."""
     return _cpus_if_valid(read_text(path) or "")
@@ -170,11 +87,70 @@ def _cpus_if_valid(text: str) -> tuple[int, ...]:
 # --- CPUs ----------------------------------------------------------------------------------------------
 
 
+_kept = threading.local()
+
+
 def allowed_cpus() -> tuple[int, ...]:
-    """Return the affinity mask of the calling thread, sorted."""
+    """Return the CPUs that the calling thread may use, sorted: its mask, within `kept_to` that of before."""
+    if known := getattr(_kept, "cpus", ()):
+        return known
     if not hasattr(os, "sched_getaffinity"):  # not Linux: the doctor says so, an import must not fail
         return tuple(range(os.cpu_count() or 1))
     return tuple(sorted(os.sched_getaffinity(0)))
+
+
+@contextlib.contextmanager
+def kept_to(cpu: int) -> Iterator[None]:
+    """Keep the calling thread to one CPU for the block; `allowed_cpus` still says what others may use."""
+    with _back_to_before():
+        _kept.cpus = allowed_cpus()
+        os.sched_setaffinity(0, {cpu})
+        yield
+
+
+@contextlib.contextmanager
+def _back_to_before() -> Iterator[None]:
+    """Give the calling thread its affinity mask back after the block."""
+    cpus, mask = getattr(_kept, "cpus", ()), os.sched_getaffinity(0)
+    try:
+        yield
+    finally:
+        _kept.cpus = cpus
+        with contextlib.suppress(OSError):  # a cpuset has changed: none of them is left to this process
+            os.sched_setaffinity(0, mask)
+
+
+@contextlib.contextmanager
+def narrowed_to(cpus: str | Iterable[int] | None) -> Iterator[None]:
+    """Have the calling thread, and what it starts, use only `cpus` for the block; None changes nothing.
+
+    Isolated CPUs (the boot option isolcpus) are in no mask by themselves: to use them, name them here.
+
+    Raises
+    ------
+    ValueError
+        If one does not exist, is offline, or is not allowed; the message names those that are.
+    """
+    with _back_to_before():
+        if cpus is not None:
+            _narrow_to(set(parse_cpu_list(cpus) if isinstance(cpus, str) else cpus))
+        yield
+
+
+def _narrow_to(wanted: set[int]) -> None:
+    before = set(allowed_cpus())
+    allowed = before if wanted <= before else before.union(set(isolated_cpus()).intersection(online_cpus()))
+    if wanted and wanted <= allowed:
+        os.sched_setaffinity(0, wanted)
+        if (granted := os.sched_getaffinity(0)) == wanted:
+            _kept.cpus = ()
+            return
+        os.sched_setaffinity(0, before)  # a cpuset left some out
+        allowed = before | granted
+    what = (
+        "no CPU is named" if not wanted else f"CPUs {format_cpu_list(wanted - allowed)} cannot be used here"
+    )
+    raise ValueError(f"{what}; use some of {format_cpu_list(allowed)}")
 
 
 def recorded_affinity(root: Path = ROOT) -> tuple[int, ...]:
@@ -190,6 +166,11 @@ def recorded_mems(root: Path = ROOT) -> tuple[int, ...]:
 def online_cpus(root: Path = ROOT) -> tuple[int, ...]:
     """Return the CPUs the kernel has online, sorted; empty if it does not say."""
     return read_cpu_list(root / CPU_DIR / "online") or _cpus_in_stat(root)
+
+
+def isolated_cpus(root: Path = ROOT) -> tuple[int, ...]:
+    """Return the CPUs that the scheduler leaves alone (boot option isolcpus, isolated cpusets), sorted."""
+    return read_cpu_list(root / CPU_DIR / "isolated")
 
 
 def _cpus_in_stat(root: Path) -> tuple[int, ...]:
@@ -293,30 +274,84 @@ def memory_nodes(root: Path = ROOT) -> tuple[int, ...]:
 
 
 def read_topology(root: Path = ROOT, cpus: Iterable[int] | None = None) -> Topology:
-    """Return the memory nodes that have CPUs in `cpus`.
+    """Return how the CPUs in `cpus` and the memory nodes lie to each other.
 
     Parameters
     ----------
     root
         Directory that holds ``proc`` and ``sys``.
     cpus
-        CPUs to keep; None is the affinity mask of the calling thread.
+        CPUs to keep; None is the affinity mask of the calling thread, which has no offline ones.
 
     Returns
     -------
     Topology
         Every CPU of `cpus` is in exactly one node. Where the kernel names no node for a CPU, node 0 takes it,
-        so a machine without node files is one node.
+        so a machine without node files is one node. A CPU of unknown core has one of its own; those of
+        unknown cache have that of their node and socket.
     """
-    left = set(allowed_cpus() if cpus is None else cpus)
-    kept: dict[int, set[int]] = {}
-    for nid, cpus_here in node_cpus(root).items():
-        if here := left.intersection(cpus_here):
-            kept[nid] = here
-            left -= here
-    if left:
-        kept.setdefault(0, set()).update(left)
-    return Topology.by_hand(kept)
+    kept = sorted(set(allowed_cpus() if cpus is None else cpus))
+    nids = {cpu: nid for nid, here in reversed(node_cpus(root).items()) for cpu in here}
+    paths = {cpu: root / CPU_DIR / f"cpu{cpu}" for cpu in kept}
+    cores = _groups(kept, lambda cpu: read_cpu_list(paths[cpu] / "topology/thread_siblings_list"))
+    sockets = {cpu: max(read_int(paths[cpu] / "topology/physical_package_id") or 0, 0) for cpu in kept}
+
+    def beside(cpu: int) -> list[int]:
+        return [one for one in kept if (nids.get(one), sockets[one]) == (nids.get(cpu), sockets[cpu])]
+
+    caches = _groups(kept, lambda cpu: _last_cache(paths[cpu]) or beside(cpu))
+    tiers = _tiers(root, paths)
+    return Topology(
+        tuple(Cpu(cpu, nids.get(cpu, 0), sockets[cpu], caches[cpu], cores[cpu], tiers[cpu]) for cpu in kept),
+        _distances(root),
+        memory_nodes(root),
+    )
+
+
+def _groups(cpus: Iterable[int], sharing: Callable[[int], Iterable[int]]) -> dict[int, int]:
+    """Return for each CPU the first of those that share something with it."""
+    first: dict[int, int] = {}
+    for cpu in cpus:
+        if cpu not in first:
+            first |= {other: cpu for other in (cpu, *sharing(cpu)) if other not in first}
+    return first
+
+
+def _last_cache(cpu: Path) -> tuple[int, ...]:
+    """Return the CPUs that share the last-level cache of a CPU; empty if it is not known."""
+    found = [
+        (read_int(index / "level") or 0, read_cpu_list(index / "shared_cpu_list"))
+        for _, index in numbered(cpu / "cache", "index")
+        if read_text(index / "type") != "Instruction"
+    ]
+    return max(found, default=(0, ()))[1]
+
+
+def _tiers(root: Path, paths: Mapping[int, Path]) -> dict[int, int]:
+    """Return how small the core of each CPU is: 0 for the fastest, by quarters of their capacity.
+
+    Arm names capacities. Intel's hybrid processors name their smaller cores by an event source of their own.
+    """
+    small = {
+        cpu: capacity
+        for name, capacity in (("cpu_atom", FASTEST // 2), ("cpu_lowpower", FASTEST // 4))
+        for cpu in read_cpu_list(root / "sys/devices" / name / "cpus")
+    }
+    found = {
+        cpu: max(read_int(path / "cpu_capacity") or small.get(cpu, FASTEST), 0) for cpu, path in paths.items()
+    }
+    most = max(found.values(), default=0) + 1
+    return {cpu: 3 - 4 * capacity // most for cpu, capacity in found.items()}
+
+
+def _distances(root: Path) -> dict[int, dict[int, int]]:
+    """Return the distances between the nodes that are online; a row has one number per such node."""
+    nodes = numbered(root / NODE_DIR, "node")
+    found = {}
+    for nid, path in nodes:
+        row = [_parse_int(text) for text in (read_text(path / "distance") or "").split()]
+        found[nid] = {other: far for (other, _), far in zip(nodes, row, strict=False) if far is not None}
+    return found
 
 
 # --- control groups ------------------------------------------------------------------------------------

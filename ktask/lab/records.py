@@ -26,7 +26,7 @@ from ktask.common.files import atomic_write, read_json, write_json
 from ktask.lab import traces
 from ktask.lab.measure import flags
 
-SCHEMA_VERSION = "1.5"
+SCHEMA_VERSION = "1.6"
 
 # name, Frictionless type, Arrow type, what it is
 COLUMNS: tuple[tuple[str, str, pa.DataType, str], ...] = (
@@ -67,6 +67,9 @@ COLUMNS: tuple[tuple[str, str, pa.DataType, str], ...] = (
     ("run_mode", "string", pa.string(), "how the engine ran: pinning, priorities, signals"),
     ("pass", "integer", pa.int32(), "which process of the cell; each pass over the grid starts a fresh one"),
     ("boot_id", "string", pa.string(), "tells the boots of a machine apart"),
+    ("cpus", "string", pa.string(), "the CPU that each thread ended on, the caller first; empty if unknown"),
+    ("nodes", "string", pa.string(), "the memory node of each of these CPUs; empty if unknown"),
+    ("shared_cores", "integer", pa.int32(), "cores that two of the threads shared, or more; none if unknown"),
 )
 SCHEMA = pa.schema([pa.field(name, kind) for name, _, kind, _ in COLUMNS])
 SKIPPED_COLUMNS = ["cell_id", "workload", "backend", "method", "page_kind", "size_bytes", "reason", "failed"]
@@ -80,7 +83,13 @@ _SINCE = {
     "apart_s": None,
     "helper_nice": None,
     "run_mode": "",
+    "cpus": "",
+    "nodes": "",
+    "shared_cores": None,
 }
+
+
+_MAY_BE_UNKNOWN = dict.fromkeys(("helper_nice", "shared_cores"), "Int32")
 
 
 @dataclass(frozen=True)
@@ -125,7 +134,7 @@ def read_records(path: Path) -> pd.DataFrame:
             table = table.append_column(name, pa.array([_SINCE[name]] * len(table), SCHEMA.field(name).type))
         if missing := [name for name in SCHEMA.names if name not in table.column_names]:
             raise pa.ArrowInvalid(f"it lacks the columns {', '.join(missing)}")
-        rows = table.select(SCHEMA.names).cast(SCHEMA).to_pandas().astype({"helper_nice": "Int32"})
+        rows = table.select(SCHEMA.names).cast(SCHEMA).to_pandas().astype(_MAY_BE_UNKNOWN)
         return _plausible(_with_fill(rows) if is_before_fill else rows)
     except (pa.ArrowException, OSError, KeyError) as error:
         reason = str(error).partition("\n")[0]  # what follows is a dump of the schema

@@ -349,21 +349,24 @@ class Region(AbstractContextManager):
     def __exit__(self, *_: object) -> None:
         self.unmap()
 
-    def place(self, nids: Sequence[int]) -> None:
+    def place(self, nids: Sequence[int], start_bytes: int = 0, size_bytes: int | None = None) -> None:
         """Have the pages to come lie on one node and nowhere else, or on several in turn (mbind).
+
+        Those of the region, or of a part of it.
 
         Raises
         ------
         BudgetError
             If one of the nodes does not have so much left.
         """
-        require_room_on(nids, self.size_bytes, self.page_kind, f"a region of {self.page_kind} pages")
+        start, size = self.address + start_bytes, self.size_bytes if size_bytes is None else size_bytes
+        require_room_on(nids, size, self.page_kind, f"a region of {self.page_kind} pages")
         mask = (ctypes.c_ulong * _NODE_MASK_WORDS)()
         for nid in nids:
             mask[nid // 64] |= 1 << nid % 64
         mode = _MPOL_BIND if len(nids) == 1 else _MPOL_INTERLEAVE
         bits = 64 * _NODE_MASK_WORDS
-        syscall("mbind", self.address, self.size_bytes, mode, ctypes.addressof(mask), bits, 0)
+        syscall("mbind", start, size, mode, ctypes.addressof(mask), bits, 0)
 
     def nodes(self) -> np.ndarray:
         """Return the node of every page (move_pages), or minus an errno."""
@@ -574,15 +577,11 @@ def drain_lru_batches() -> None:
     MADV_FREE queues small pages in a batch of the CPU, where they do not count as LazyFree yet; unmapping
     anything empties that batch.
     """
-    cpus = os.sched_getaffinity(0)
-    try:
-        for cpu in cpus:
-            os.sched_setaffinity(0, {cpu})
+    for cpu in topology.allowed_cpus():
+        with topology.kept_to(cpu):
             page = _anonymous(BASE_PAGE)
             _advise(page, BASE_PAGE, MADV_POPULATE_WRITE)
             _libc.munmap(page, BASE_PAGE)
-    finally:
-        os.sched_setaffinity(0, cpus)
 
 
 class Reservation:

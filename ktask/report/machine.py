@@ -28,7 +28,12 @@ def plain_model(name: str) -> str:
 
 
 def thread_borders(machine: Facts) -> dict[int, str]:
-    """Return the thread counts from which a second node or socket, or a second thread per core, is needed."""
+    """Return up to which thread counts threads are in one cache, node or socket, or on cores of their own.
+
+    By the function that places threads. Runs that do not have them get those of nodes, sockets and cores.
+    """
+    if isinstance(known := machine.get("thread_borders"), dict):
+        return {count: name for name, count in known.items() if isinstance(count, int)}
     try:
         sockets, cores, threads = (int(machine[name]) for name in ("sockets", "cores", "threads"))
         nodes = sum(bool(node.get("cpus")) for node in machine.get("nodes", ()))

@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 from ktask.common.units import parse_size
+from ktask.engine import cpu_order, placement
 from ktask.engine.policy import policy_named
 from ktask.engine.task import Ctl
 from ktask.memory import region as memory
@@ -64,6 +65,7 @@ class Case:
         backend: str | None = None,
         min_chunk: str | int = 2 * memory.MIB,
         policy: str = "ktask-v4",
+        placement: str | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> Case:
         """Return the case that these words describe; what is left out is filled in.
@@ -78,6 +80,8 @@ class Case:
             THP if left out, or what the method can do.
         backend
             `kernel`, `user` or `model`.
+        placement
+            One of `ktask.engine.cpu_order.PLACEMENTS`; short for an option of that name.
 
         Raises
         ------
@@ -86,6 +90,7 @@ class Case:
         """
         found = get(workload)
         policy_named(policy)
+        settings = {**(options or {}), **({"placement": placement} if placement else {})}
         chosen = found.method(method) if method else found.first_method(backend)
         if backend and chosen.backend != backend:
             raise ValueError(f"{workload} {chosen.name} has backend {chosen.backend}, not {backend!r}")
@@ -96,7 +101,7 @@ class Case:
             parse_size(size),
             parse_size(min_chunk),
             policy,
-            chosen.parse_options(options or {}),
+            chosen.parse_options(settings),
         )
 
     def _repr_html_(self) -> str:
@@ -139,7 +144,8 @@ class Case:
 class State(Protocol):
     """One case set up: what the measuring code calls, in this order, per repetition."""
 
-    size: int  # of the task, in units of `bytes_per_unit`
+    # Of the task, in units of `bytes_per_unit`. `parts`, if a state has them, say near which nodes they lie.
+    size: int
     bytes_per_unit: int
     operations: int  # per repetition
     ctl: Ctl  # its cap on threads is set by the caller
@@ -173,6 +179,8 @@ class Option:
         The smallest number allowed.
     form
         For texts of a form of their own: raises ValueError, with what is allowed, if a text does not have it.
+    why_not
+        Returns why this machine cannot have a value, or None.
     """
 
     name: str
@@ -181,6 +189,7 @@ class Option:
     values: tuple[str, ...] = ()
     least: int = 0
     form: Callable[[str], Any] | None = None
+    why_not: Callable[[str], str | None] = lambda text: None
 
     def parse(self, value: Any) -> str:
         """Return `value` as text; ValueError if it is not allowed."""
@@ -195,6 +204,25 @@ class Option:
         if not _VALUE.fullmatch(text):
             raise ValueError(f"{self.name}={text[:50]!r} is not allowed; use up to 40 letters and digits")
         return text
+
+
+def _no_placement(text: str) -> str | None:
+    """Return why this machine cannot place threads so, or None."""
+    try:
+        cpu_order.require(placement.site().topo, text)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+PLACEMENT = Option(
+    "placement",
+    "the order in which threads take CPUs",
+    cpu_order.DEFAULT,
+    tuple(cpu_order.PLACEMENTS),
+    why_not=_no_placement,
+)
+OF_EVERY_METHOD = (PLACEMENT,)
 
 
 @dataclass(frozen=True)
@@ -215,7 +243,8 @@ class Method:
         Whether the timed part takes memory from the kernel, so that memory which the host has taken away
         ("cold") would be measured with it.
     options
-        What else can be set, by `ktask run --set name=value` or by `options:` in a grid.
+        What else can be set, by `ktask run --set name=value` or by `options:` in a grid; each method has
+        `OF_EVERY_METHOD`, too.
     limit
         A sentence for the report: its bottleneck, a lock or resource.
     """
@@ -235,11 +264,12 @@ class Method:
         return next((kind for kind in ("THP", "4KiB") if kind in self.page_kinds), self.page_kinds[0])
 
     def named_option(self, name: str) -> Option:
-        """Return the option called `name`; ValueError lists the others."""
-        for option in self.options:
+        """Return the option called `name`, of this method or of all; ValueError lists the others."""
+        options = (*self.options, *OF_EVERY_METHOD)
+        for option in options:
             if option.name == name:
                 return option
-        known = ", ".join(option.name for option in self.options) or "none, it has no options"
+        known = ", ".join(option.name for option in options)
         raise ValueError(f"method {self.name} has no option {name!r}; use {known}")
 
     def parse_options(self, values: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
@@ -332,8 +362,17 @@ def why_not(case: Case) -> str | None:
     if case.page_kind not in method.page_kinds:
         kinds = ", ".join(method.page_kinds)
         return f"{case.workload} {method.name} works on {kinds} pages, not on {case.page_kind}"
-    reason = method.probe() or get(case.workload).why_not(case)
+    reasons = (method.named_option(name).why_not(value) for name, value in case.options)
+    reason = next(filter(None, reasons), None) or method.probe() or get(case.workload).why_not(case)
     return reason or memory.why_not(case.page_kind, case.size_bytes)
+
+
+def require_options(case: Case) -> None:
+    """Raise ValueError if an option asks for what this machine does not have: a node, a placement."""
+    method = get(case.workload).method(case.method)
+    for name, value in case.options:
+        if reason := method.named_option(name).why_not(value):
+            raise ValueError(reason)
 
 
 def expect(condition: bool, message: str) -> None:

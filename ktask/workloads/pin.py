@@ -15,6 +15,7 @@ from ktask.host import topology
 from ktask.host.topology import status_bytes
 from ktask.memory import region as memory
 from ktask.workloads import Case, Method, Workload, expect
+from ktask.workloads.nodes import NODE, nodes_of
 from ktask.workloads.populated import Populated, no_populate
 
 ORDER = 6
@@ -199,6 +200,7 @@ WORKLOAD = Workload(
             "io_uring",
             "registered buffers of io_uring: long-term page pins as VFIO takes them",
             probe=no_io_uring,
+            options=(NODE,),
             limit="The lock of a ring, held for each call; there are several rings per CPU.",
         ),
         Method(
@@ -206,10 +208,12 @@ WORKLOAD = Workload(
             "mlock by range: the mapping is split and marked, every page goes to the unevictable list",
             page_kinds=("4KiB", "THP"),  # hugetlb pages cannot be swapped out; mlock passes over them
             probe=no_populate,
+            options=(NODE,),
             limit="mlock takes mmap_lock for writing while it marks the mapping and moves its pages, so "
             "threads take turns.",
         ),
     ),
     setup=setup,
     why_not=why_not,
+    nodes=lambda case: nodes_of(case).memory,
 )

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections import Counter
 from functools import lru_cache
 from typing import Any
 
+from ktask.engine import placement
 from ktask.engine import run as engine
-from ktask.engine.task import Ctl
+from ktask.engine.task import Ctl, Node
 from ktask.host import topology
 from ktask.memory import region as memory
 from ktask.memory.calls import advise_pages
-from ktask.workloads import Case, Option, expect
+from ktask.workloads import Case, Option, expect, nodes
 
 FILL = Option(
     "fill",
@@ -35,24 +36,13 @@ def no_populate() -> str | None:
     return None
 
 
-@contextlib.contextmanager
-def on_cpus(cpus: Iterable[int]) -> Iterator[None]:
-    """Keep the calling thread to some CPUs for the block."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cpus)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
-
-
 def filling(who: str) -> contextlib.AbstractContextManager[None]:
     """Return a context in which the engine has the CPUs of those whom `fill` names, and so fills by them.
 
-    Helpers are pinned from the last CPU downwards, so the first one is the caller's at any number of threads.
+    The other CPU is that of the first helper.
     """
-    cpus = topology.allowed_cpus()
-    return on_cpus({"one": cpus[:1], "each": cpus, "other": cpus[-1:]}[who])
+    cpus = placement.cpus_in_order()
+    return topology.narrowed_to({"one": cpus[:1], "each": None, "other": cpus[1:2]}[who])
 
 
 def no_other_cpu(case: Case) -> str | None:
@@ -80,6 +70,28 @@ class Mapped:
         self.bytes_per_unit = unit_bytes or case.page_size
         self.size = self.region.size_bytes // self.bytes_per_unit
         self.operations = self.region.size_bytes
+        self.nodes = nodes.nodes_of(case)
+        self.bind()
+
+    @property
+    def parts(self) -> tuple[Node, ...]:
+        """The task, in a part per node that its threads run near."""
+        return nodes.parts(self.nodes, self.size, max(self.region.page_size // self.bytes_per_unit, 1))
+
+    def bind(self) -> None:
+        """Have the pages to come lie where the case says."""
+        nodes.bind(self.region, self.nodes)
+
+    def expect_nodes(self) -> None:
+        """Look up where every page lies, unless that is left to the kernel."""
+        nids = self.nodes.memory
+        if not nids:
+            return
+        found = Counter(self.region.nodes().tolist())
+        fair = self.region.size_bytes // self.region.page_size // len(nids)
+        is_fair = all(found[nid] in (fair, fair + 1) for nid in nids)
+        pages = f"nodes {dict(sorted(found.items()))} have so many pages"
+        expect(is_fair and found.keys() <= set(nids), f"{pages}, not {fair} each of {list(nids)}")
 
     def task(self, function: Any, *args: int, threads: int = 0) -> Ctl:
         """Return the task of a thread function that takes the address, the bytes per unit, and `args`."""
@@ -95,7 +107,7 @@ class Mapped:
 
     def _populate(self, threads: int) -> None:
         ctl = self.task(advise_pages, memory.MADV_POPULATE_WRITE, threads=threads)
-        result = engine.run(0, self.size, ctl)
+        result = engine.run_numa(self.parts, ctl)
         expect(result.error == 0, f"populating the range failed: {os.strerror(result.error)}")
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ from ktask.engine import native
 from ktask.engine.thread_functions import thread_func
 from ktask.memory import region as memory
 from ktask.workloads import Case, Method, Workload, expect
+from ktask.workloads.nodes import NODE, nodes_of
 from ktask.workloads.populated import Populated, no_populate
 
 ORDER = 4
@@ -50,6 +51,7 @@ class Protect(Populated):
 
     def __init__(self, case: Case):
         super().__init__(case)
+        self.expect_nodes()
         self.ctl = self.task(protect)
 
     def before(self) -> None:
@@ -125,14 +127,17 @@ WORKLOAD = Workload(
             "mprotect",
             "mprotect by range: page-table entries change, and the mapping is split where chunks meet",
             probe=no_populate,
+            options=(NODE,),
             limit="mprotect takes mmap_lock for writing, so threads take turns.",
         ),
         Method(
             "uffd_wp",
             "UFFDIO_WRITEPROTECT by range: the same entries change, the mapping stays as it is",
             probe=no_userfaultfd,
+            options=(NODE,),
             limit="The TLB shootdown at the end of each call; mmap_lock is taken for reading only.",
         ),
     ),
     setup=setup,
+    nodes=lambda case: nodes_of(case).memory,
 )

@@ -32,7 +32,7 @@ ESTIMATE = ["median", "low", "high", "best", "n"]
 KEYS = ["workload", "backend", "method", "page_size", "size_bytes", "policy", "threads", "chunk_size"]
 KEYS += ["n_chunks", "unit", "threads_requested", "threads_note"]
 KEYS += ["wall_s", "baseline_wall_s", "rate", "speedup", "verdict", "passes"]
-KEYS += ["between_processes_pct", "verified", "flags"]
+KEYS += ["between_processes_pct", "verified", "cpus", "nodes", "shared_cores", "placement", "flags"]
 KEYS += ["states", "cold", "options", "seed"]
 
 # What is typed, and what the one line must hold: the value, and what is allowed or what to do.
@@ -57,6 +57,12 @@ BAD = {
     "sweep passes": ("sweep tiny --passes 0", "passes=0", "use 1 to 1000"),
     "repetitions": ("run zeroing --repetitions 0", "repetitions=0", "use 1 or more"),
     "memory": ("run zeroing --size 64TiB", "needs 65664.00 GiB", "use a smaller size"),
+    "CPUs": ("run zeroing --cpus 0,9999", "9999", "use some of 0"),
+    "list of CPUs": ("sweep tiny --cpus 3-1", "'3-1'", "numbers up to 65535"),
+    "no CPU": ("run zeroing --cpus ,", "no CPU", "use some of 0"),
+    "placement": ("run zeroing --placement near", "'near'", "use one of cores, siblings"),
+    "placement of a sweep": ("sweep tiny --placement near", "'near'", "use cores"),
+    "node": ("run zeroing --set node=99", "no memory on node 99", "only on [0"),
     "trace": ("run zeroing --size 1MiB --trace no/t.csv", "no/t.csv", "no is not a directory"),
     "no grid": ("sweep nosuch", "'nosuch'", "neither a file nor one of coverage, free, full"),
     "damaged grid": ("sweep damaged.yaml", "damaged.yaml", "cannot be read"),

@@ -325,7 +325,7 @@ def test_a_repeated_task_sees_what_has_changed():
     finally:
         os.sched_setaffinity(0, before)
     assert ktask.run(0, 10, ctl, "dynamic").threads == 2
-    others = SLOTS.take([-1] * 64, 64, {})
+    others = SLOTS.take([allowed_cpus()] * 64, 64)
     assert ktask.run(0, 10, ctl, "dynamic").threads == 1
     SLOTS.give_back(others)
     assert ktask.run(0, 10, ctl, "dynamic").threads == 2
@@ -342,11 +342,11 @@ def test_a_repeated_task_finds_the_slot_of_another_process_taken(tmp_path, monke
     ctl = ktask.Ctl(mark, (np.zeros(10, np.int64),), 1, 2)
     assert [ktask.run(0, 10, ctl, "dynamic").threads for _ in range(2)] == [2, 2]
     other = Slots(tmp_path / "slots")  # with a file description of its own, as another process has
-    taken = other.take([-1] * 64, 64, {})
+    taken = other.take([allowed_cpus()] * 64, 64)
     assert ktask.run(0, 10, ctl, "dynamic").threads == 1
     other.give_back(taken)
     assert [ktask.run(0, 10, ctl, "dynamic").threads for _ in range(2)] == [2, 2]
-    assert len(other.take([-1], 1, {})) == 1  # nothing is left locked
+    assert len(other.take([allowed_cpus()], 1)) == 1  # nothing is left locked
 
 
 def test_what_the_engine_keeps_with_a_control_block_does_not_go_into_copies():

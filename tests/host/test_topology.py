@@ -72,15 +72,15 @@ def test_nps4_is_eight_nodes(machine):
 
 def test_topology_keeps_allowed_cpus_only(machine):
     topology = tp.read_topology(machine("epyc_nps4"), cpus=[1, 130, 250])
-    assert topology == tp.Topology.by_hand({0: [130, 1], 7: [250]})
+    assert topology.nodes == tp.Topology.by_hand({0: [130, 1], 7: [250]}).nodes
 
 
 def test_without_node_files_there_is_one_node(machine):
-    assert tp.read_topology(machine("one_cpu"), cpus=[3, 2]) == tp.Topology.by_hand({0: [2, 3]})
+    assert tp.read_topology(machine("one_cpu"), cpus=[3, 2]).nodes == tp.Topology.by_hand({0: [2, 3]}).nodes
 
 
 def test_cpu_in_no_node_goes_to_node_0(machine):
-    assert tp.read_topology(machine("laptop"), cpus=[7, 9]) == tp.Topology.by_hand({0: [7, 9]})
+    assert tp.read_topology(machine("laptop"), cpus=[7, 9]).nodes == tp.Topology.by_hand({0: [7, 9]}).nodes
 
 
 def test_node_of_memory_only_is_no_place_for_helpers(machine):
@@ -96,6 +96,76 @@ def test_unknown_cpu_and_node_are_named():
         topology.node_of(2)
     with pytest.raises(ValueError, match=r"node 3 has no usable CPU; use one of \[0, 1\]"):
         topology.cpus_of(3)
+
+
+def test_cores_caches_and_sockets(machine):
+    root = machine("epyc_nps4")
+    topology = tp.read_topology(root, tp.online_cpus(root))
+    assert topology.by_number[137] == tp.Cpu(137, 0, 0, 8, 9)
+    assert topology.distance(0, 0) < topology.distance(0, 1) < topology.distance(0, 7)
+    assert len({cpu.core for cpu in topology.each}) == 128
+    assert len({cpu.cache for cpu in topology.each}) == 16
+    assert topology.memory_nids == tuple(range(8))
+
+
+def test_what_two_cpus_share_is_named_by_the_first_one_kept(machine):
+    topology = tp.read_topology(machine("epyc_nps4"), cpus=[130, 2, 131, 133])
+    assert [(cpu.number, cpu.core, cpu.cache) for cpu in topology.each] == [
+        (2, 2, 2),
+        (130, 2, 2),
+        (131, 131, 2),
+        (133, 133, 2),
+    ]
+
+
+def test_a_machine_that_names_no_core_and_no_cache(machine):
+    root = machine("one_cpu")
+    assert tp.read_topology(root, [0, 1]).each == (tp.Cpu(0, 0, 0, 0, 0), tp.Cpu(1, 0, 0, 0, 1))
+
+
+def test_instruction_caches_are_no_last_level_cache(machine):
+    root = machine("one_cpu")
+    for index, (kind, level, shared) in enumerate(
+        [("Data", 1, "0"), ("Instruction", 3, "0"), ("Unified", 2, "0-1")]
+    ):
+        for name, text in (("type", kind), ("level", str(level)), ("shared_cpu_list", shared)):
+            write(root, f"sys/devices/system/cpu/cpu0/cache/index{index}/{name}", text)
+    assert [cpu.cache for cpu in tp.read_topology(root, [0, 1, 2]).each] == [0, 0, 2]
+
+
+def test_small_cores_by_capacity_and_by_event_source(machine):
+    root = machine("laptop")
+    write(root, "sys/devices/cpu_atom/cpus", "4-7\n")
+    assert [cpu.tier for cpu in tp.read_topology(root, range(8)).each] == [0, 0, 0, 0, 2, 2, 2, 2]
+    for cpu, capacity in ((0, 1024), (1, 1000), (2, 700), (3, 250)):
+        write(root, f"sys/devices/system/cpu/cpu{cpu}/cpu_capacity", f"{capacity}\n")
+    assert [cpu.tier for cpu in tp.read_topology(root, range(4)).each] == [0, 0, 1, 3]
+
+
+def test_offline_nodes_leave_no_gap_in_the_rows_of_distances(machine):
+    root = machine("one_cpu")
+    for nid, row in ((0, "10 12 40"), (2, "12 10 41"), (9, "40 41 10")):
+        write(root, f"sys/devices/system/node/node{nid}/cpulist", f"{nid}\n")
+        write(root, f"sys/devices/system/node/node{nid}/distance", f"{row}\n")
+    topology = tp.read_topology(root, [0, 2, 9])
+    assert (topology.distance(0, 2), topology.distance(9, 0), topology.distance(0, 1)) == (12, 40, 20)
+    assert topology.nodes_from(9) == (9, 0, 2)
+
+
+def test_offline_cpus_are_no_siblings(machine):
+    root = machine("laptop")
+    write(root, "sys/devices/system/cpu/online", "0-4,6-7\n")
+    write(root, "sys/devices/system/cpu/cpu1/topology/thread_siblings_list", "1\n")
+    topology = tp.read_topology(root, tp.online_cpus(root))
+    assert topology.cpus == (0, 1, 2, 3, 4, 6, 7)
+    assert len({cpu.core for cpu in topology.each}) == 4
+
+
+def test_topologies_are_equal_if_all_is_and_keep_their_hash(machine):
+    one, same = (tp.read_topology(machine("laptop"), range(8)) for _ in range(2))
+    assert one == same
+    assert hash(one) == hash(same)
+    assert one != tp.read_topology(machine("laptop"), range(7))
 
 
 # --- CPUs ----------------------------------------------------------------------------------------------
@@ -248,6 +318,8 @@ READERS = (
     tp.hugetlb_pools,
     tp.thp_mode,
     tp.quotas,
+    tp.isolated_cpus,
+    lambda root: tp.read_topology(root, range(8)),
 )
 
 
@@ -282,6 +354,66 @@ def test_this_machine_agrees_with_itself():
     assert set(tp.allowed_cpus()) <= set(tp.online_cpus())
     assert 1 <= tp.cpu_count() <= len(tp.allowed_cpus())
     assert 0 < tp.available_memory_bytes() <= tp.meminfo()["MemTotal"]
+
+
+def test_a_thread_kept_to_a_cpu_still_knows_the_others():
+    before, cpus = os.sched_getaffinity(0), tp.allowed_cpus()
+    with pytest.raises(RuntimeError), tp.kept_to(cpus[-1]), tp.kept_to(cpus[0]):
+        assert os.sched_getaffinity(0) == {cpus[0]}
+        assert tp.allowed_cpus() == cpus
+        raise RuntimeError
+    assert os.sched_getaffinity(0) == before
+    assert tp.allowed_cpus() == cpus
+
+
+def narrow(cpus):
+    with tp.narrowed_to(cpus):
+        pass
+
+
+def test_narrowing_holds_for_a_block():
+    before = os.sched_getaffinity(0)
+    with tp.narrowed_to([min(before)]):
+        assert tp.allowed_cpus() == (min(before),)
+        assert tp.cpu_count() == 1
+    with tp.narrowed_to(str(min(before))):
+        assert os.sched_getaffinity(0) == {min(before)}
+    with tp.narrowed_to(None):
+        assert os.sched_getaffinity(0) == before
+    assert os.sched_getaffinity(0) == before
+
+
+@pytest.mark.parametrize(("cpus", "words"), [([9999], "CPUs 9999 cannot be used here"), ([], "no CPU")])
+def test_cpus_that_cannot_be_had_are_named(cpus, words):
+    allowed = tp.format_cpu_list(tp.allowed_cpus())
+    with pytest.raises(ValueError, match=f"{words}.*; use some of {allowed}"):
+        narrow(cpus)
+    with pytest.raises(ValueError, match=f"CPUs 9998 .*{allowed}"):
+        narrow([tp.allowed_cpus()[0], 9998])
+    assert tp.format_cpu_list(os.sched_getaffinity(0)) == allowed
+
+
+def test_isolated_cpus_are_used_where_they_are_named(monkeypatch):
+    taken = []
+    monkeypatch.setattr(tp, "isolated_cpus", lambda: (5, 7))
+    monkeypatch.setattr(tp, "online_cpus", lambda: (0, 1, 5))
+    monkeypatch.setattr(tp.os, "sched_setaffinity", lambda _, cpus: taken.append(cpus))
+    monkeypatch.setattr(tp.os, "sched_getaffinity", lambda _: taken[-1] if taken else {0, 1})
+    narrow([1, 5])
+    assert taken[0] == {1, 5}
+    taken.clear()
+    with pytest.raises(ValueError, match="CPUs 7 cannot be used here; use some of 0-1,5"):
+        narrow([7])
+
+
+def test_a_cpuset_that_leaves_out_what_was_named_is_said(monkeypatch):
+    masks = [{0, 1, 2, 3}]
+    monkeypatch.setattr(tp.os, "sched_setaffinity", lambda _, cpus: masks.append(set(cpus) & {0, 1}))
+    monkeypatch.setattr(tp.os, "sched_getaffinity", lambda _: masks[-1])
+    monkeypatch.setattr(tp, "isolated_cpus", lambda: (4,))
+    monkeypatch.setattr(tp, "online_cpus", lambda: (0, 1, 2, 3, 4))
+    with pytest.raises(ValueError, match="CPUs 4 cannot be used here"):
+        narrow([1, 4])
 
 
 def test_affinity_of_the_process_counts():

@@ -542,7 +542,8 @@ KEYS += [
     "passes",
     "between_processes_pct",
 ]
-KEYS += ["verified", "flags", "states", "cold", "options", "seed"]
+KEYS += ["verified", "cpus", "nodes", "shared_cores", "placement"]
+KEYS += ["flags", "states", "cold", "options", "seed"]
 
 
 def test_one_case_is_told_in_plain_values(bench):

@@ -33,6 +33,7 @@ PROMISED = [
     "flags", "started_at",
 ]
 ADDED = ["options", "calls", "apart_s", "helper_nice", "run_mode", "pass", "boot_id"]  # since 1.1, at the end
+ADDED += ["cpus", "nodes", "shared_cores"]  # since 1.6
 # fmt: on
 
 
@@ -75,6 +76,9 @@ def row(**changes):
         "run_mode": "pinned",
         "pass": 2,
         "boot_id": "5a1c",
+        "cpus": "3,1",
+        "nodes": "0,0",
+        "shared_cores": 0,
     } | changes
 
 
@@ -105,8 +109,8 @@ def test_files_from_before_options_are_read_as_having_none(tmp_path):
     pq.write_table(pq.read_table(tmp_path / "c.parquet").drop_columns(ADDED), tmp_path / "old.parquet")
     old = read_records(tmp_path / "old.parquet")
     assert (set(old["options"]), set(old["calls"])) == ({""}, {1})
-    assert old[["apart_s", "helper_nice"]].isna().all(axis=None)
-    assert set(old["run_mode"]) == {""}
+    assert old[["apart_s", "helper_nice", "shared_cores"]].isna().all(axis=None)
+    assert set(old["run_mode"]) == set(old["cpus"]) == set(old["nodes"]) == {""}
     assert (set(old["pass"]), set(old["boot_id"])) == ({1}, {""})
 
 

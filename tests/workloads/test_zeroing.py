@@ -9,13 +9,14 @@ import pytest
 from numba import njit
 from test_workloads import set_up
 
+import ktask
 from ktask import workloads
 from ktask.engine import run as engine
 from ktask.host import node_memory, topology
 from ktask.lab.sweep.cells import why_not
 from ktask.memory import region as memory
 from ktask.memory.region import GIB, MIB
-from ktask.workloads import Case, CheckError
+from ktask.workloads import Case, CheckError, nodes
 from ktask.workloads.zeroing import resident, stores
 
 
@@ -146,7 +147,7 @@ def test_memory_is_placed_on_the_node_asked_for_and_looked_for_there():
     engine.run(0, state.size, state.ctl)
     state.check()
     assert state.region.nodes().tolist() == [nid] * 1024
-    state.nids = (nid + 1,)
+    state.nodes = nodes.Nodes((nid + 1,), (nid,))
     with pytest.raises(
         CheckError, match=rf"{{{nid}: 1024}} have so many pages, not 1024 each of \[{nid + 1}\]"
     ):
@@ -165,6 +166,8 @@ def test_memory_is_spread_over_all_nodes_and_counted_on_each(monkeypatch, placed
     state = set_up(Case("zeroing", "populate", "4KiB", 4 * MIB, options=(("node", "spread"),)))
     assert asked == [("mbind", memory._MPOL_INTERLEAVE)]
     monkeypatch.setattr(state.region, "nodes", lambda: np.array(placed))
+    assert [part.nid for part in state.parts] == [0, 1]
+    monkeypatch.setattr(type(state), "parts", (ktask.Node(0, state.size),))
     state.before()
     engine.run(0, state.size, state.ctl)
     if sorted(placed) == [0] * 512 + [1] * 512:
@@ -187,7 +190,7 @@ def test_memory_is_spread_over_the_nodes_that_there_are():
 def test_a_node_that_is_not_there_is_a_reason(monkeypatch):
     case = Case("zeroing", "populate", "4KiB", MIB, options=(("node", "3"),))
     monkeypatch.setattr(node_memory, "usable_nodes", lambda *_: (0, 1))
-    assert workloads.why_not(case) == "this process may use no memory of node 3, only of [0, 1]"
+    assert workloads.why_not(case) == "this process may use no memory on node 3, only on [0, 1]"
     monkeypatch.setattr(node_memory, "usable_nodes", lambda *_: (3,))
     assert workloads.why_not(case) is None
 

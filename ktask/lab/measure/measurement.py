@@ -330,6 +330,10 @@ class Measurement:
             "passes": [_medians(rows, variant) for rows in self.processes],
             "between_processes_pct": None if np.isnan(time.spread) else 100 * float(np.expm1(time.spread)),
             "verified": all(r["verified"] for r in self.rows),
+            "cpus": [int(cpu) for cpu in row["cpus"].split(",") if cpu],
+            "nodes": [int(nid) for nid in row["nodes"].split(",") if nid],
+            "shared_cores": row["shared_cores"],
+            "placement": self.case.option("placement"),
             "flags": dict(counted),
             "states": {
                 name: found.as_dict()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import pickle
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ktask.common import children
 from ktask.common.progress import rounds_bar
+from ktask.host import topology
 from ktask.lab.measure.cell import measure_case
 from ktask.lab.measure.measurement import Measurement, Protocol, check_passes
 from ktask.workloads import Case
@@ -24,6 +25,7 @@ def measure(
     threads: Sequence[int] | None = None,
     protocol: Mapping[str, Any] | None = None,
     passes: int = 1,
+    cpus: str | Iterable[int] | None = None,
     quiet: bool = False,
     **how: Any,
 ) -> Measurement:
@@ -43,10 +45,12 @@ def measure(
     passes
         How many fresh processes measure it. One measures here and now, and its intervals say nothing about
         the next process; with several, intervals come from how the processes differ.
+    cpus
+        The CPUs to use, such as "0-15,32"; all that this process may use by default.
     quiet
         Without a progress bar.
     how
-        What else `ktask.workloads.Case.of` takes: page_kind, backend, min_chunk, policy, options.
+        What else `ktask.workloads.Case.of` takes: page_kind, backend, min_chunk, policy, placement, options.
 
     Returns
     -------
@@ -59,7 +63,8 @@ def measure(
     """
     check_passes(passes)
     case, rules = Case.of(workload, method, size=size, **how), Protocol.of(protocol or {})
-    return measure_processes(case, threads, rules, passes, trace=True, quiet=quiet)
+    with topology.narrowed_to(cpus):
+        return measure_processes(case, threads, rules, passes, trace=True, quiet=quiet)
 
 
 def measure_processes(

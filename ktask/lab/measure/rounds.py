@@ -18,7 +18,7 @@ import numpy as np
 
 from ktask import workloads
 from ktask.engine import run as engine
-from ktask.engine.placement import wait_for_helpers
+from ktask.engine.placement import placed, wait_for_helpers
 from ktask.engine.task import Result
 from ktask.host.counters import MIN_EVIDENCE_S, OTHER_LOAD_LIMIT, sample_state, state_change
 from ktask.lab.measure.failures import as_check_errors
@@ -100,6 +100,9 @@ def quiet_rounds(
 def prepared(case: Case) -> Iterator[State]:
     """Set `case` up for the block, and give everything back after it.
 
+    Meanwhile the calling thread is kept to the first CPU of the case's placement: what prepares, runs and
+    checks a repetition has the same caller there, with one thread and with many.
+
     Raises
     ------
     ktask.memory.region.UnavailableError, ktask.memory.region.BudgetError
@@ -110,7 +113,8 @@ def prepared(case: Case) -> Iterator[State]:
     workloads.require_memory(case)  # first: a smaller size is what the user can do about it
     if reason := workloads.why_not(case):
         raise memory.UnavailableError(reason)
-    with as_check_errors(case), contextlib.closing(workloads.get(case.workload).setup(case)) as state:
+    kept = placed(case.option("placement"), workloads.nodes_of(case).threads[0])
+    with kept, as_check_errors(case), contextlib.closing(workloads.get(case.workload).setup(case)) as state:
         yield state
 
 
@@ -159,7 +163,12 @@ def repeat(
     wait_for_helpers()  # of the repetition before, or of the preparation
     ctl = replace(state.ctl, min_chunk_size=chunk_size) if chunk_size else state.ctl
     before = observe()
-    result = engine.run(0, state.size, ctl, policy, trace=trace, low_priority=low_priority)
+    how: dict[str, Any] = {"trace": trace, "low_priority": low_priority}
+    parts = getattr(state, "parts", ())
+    if threads > 1 and len(parts) > 1:
+        result = engine.run_numa(parts, ctl, policy, **how)
+    else:  # one thread alone does all of it in one call
+        result = engine.run(0, state.size, ctl, policy, **how)
     after = observe()
     without_error(result)
     state.check()

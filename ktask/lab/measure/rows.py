@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ktask import workloads
+from ktask.engine import cpu_order, placement
 from ktask.host import counters
 from ktask.lab.measure.measurement import Variant
 from ktask.lab.measure.rounds import Repetition
@@ -73,6 +74,19 @@ def _plan(case: Case, state: State, variant: Variant, last: Repetition) -> dict[
         "baseline": variant.baseline,
         "helper_nice": result.helper_nice,
         "run_mode": result.run_mode,
+        **_places(result.cpu_of_thread),
+    }
+
+
+def _places(cpus: tuple[int, ...]) -> dict[str, Any]:
+    """Return where the threads ended, the caller first, and how many cores two of them shared."""
+    topo = placement.site().topo
+    nids = [topo.node_of(cpu) if cpu in topo.by_number else cpu_order.ANYWHERE for cpu in cpus]
+    known = [cpu for cpu in cpus if cpu in topo.by_number]
+    return {
+        "cpus": ",".join(map(str, cpus)),
+        "nodes": ",".join(map(str, nids)),
+        "shared_cores": cpu_order.shared_cores(topo, known),
     }
 
 

@@ -67,8 +67,8 @@ def reproducer(case: Case, threads: int) -> str:
     if reason := why_no_program(case):
         raise memory.UnavailableError(reason)
     with prepared(case) as state:
-        part = Node(0, state.size, placement.site().machine.caller_nid)
-        return program(case, state, engine.plan(part, replace(state.ctl, max_threads=threads), case.policy))
+        ctl = replace(state.ctl, max_threads=threads)
+        return program(case, state, engine.plan(Node(0, state.size), ctl, case.policy))
 
 
 def why_no_program(case: Case) -> str | None:
@@ -77,9 +77,9 @@ def why_no_program(case: Case) -> str | None:
     methods = [path.stem for path in (PARTS / case.workload).glob("*.c") if path.stem in _methods(case)]
     if case.method not in methods:
         return f"{what}; methods of {case.workload} that have one: {', '.join(sorted(methods))}"
-    followed = OPTIONS.get(case.workload, ())
+    followed = (*OPTIONS.get(case.workload, ()), "placement")
     if unknown := [f"{name}={value}" for name, value in case.options if name not in followed]:
-        return f"{what} with {unknown[0]}; options that it follows: {', '.join(followed) or 'none'}"
+        return f"{what} with {unknown[0]}; options that it follows: {', '.join(followed)}"
     if case.policy == "guided":
         return f"{what} with policy guided, whose chunks shrink; use a policy with chunks of one size"
     return None
@@ -145,10 +145,7 @@ def _head(case: Case, state: State, plan: Plan) -> list[str]:
 
 def _places(n_threads: int) -> str:
     """Return a CPU for each thread as OpenMP has it, the caller first: those that the engine would use."""
-    where = placement.site()
-    slots = tuple(range(n_threads - 1))
-    caller, helpers = placement.place(where.topo, slots, (where.machine.caller_nid,) * len(slots))
-    return ",".join(f"{{{cpu}}}" for cpu in (caller[0], *helpers))
+    return ",".join(f"{{{cpu}}}" for cpu in placement.cpus_in_order()[:n_threads])
 
 
 def _mapping_of(case: Case) -> dict[str, Any]:

@@ -43,6 +43,8 @@ class CellTask:
         Longest time that one notebook cell may take.
     pass_number
         Which process of its cell this is, from 1.
+    cpus
+        The CPUs to use; None for all that the process may use.
     """
 
     case: Case
@@ -52,6 +54,7 @@ class CellTask:
     host_id: str
     limit_s: float
     pass_number: int = 1
+    cpus: str | None = None
 
     @property
     def name(self) -> str:
@@ -90,7 +93,7 @@ def run_cell(task: CellTask, folder: Path, kernels: Kernels | None = None) -> No
     OSError
         If the disk is full: nothing is kept of this cell, and there is no point in trying the next.
     """
-    with limits.turn():
+    with limits.turn(), topology.narrowed_to(task.cpus):
         if reason := why_not(task.case):
             keep_reason(task, folder, reason, failed=False)
         else:
@@ -156,6 +159,7 @@ def _parameters(task: CellTask, folder: Path) -> dict[str, Any]:
         "min_chunk": case.min_chunk_bytes,
         "options": dict(case.options),
         "threads": list(task.threads),
+        "cpus": task.cpus,
         "protocol": asdict(task.protocol),
         "save_as": str(_unpublished(task, folder).resolve()),
         "labels": task.labels,

@@ -14,6 +14,8 @@ from msgspec import Meta, Struct, structs
 from ktask import workloads
 from ktask.common.units import exact_size
 from ktask.common.yaml_files import Document, named_files, read_named
+from ktask.host import topology
+from ktask.host.cpus import format_cpu_list, parse_cpu_list
 from ktask.host.node_memory import usable_nodes
 from ktask.lab.measure.measurement import Protocol
 from ktask.lab.measure.threads import default_threads
@@ -48,6 +50,8 @@ class Grid:
         How often the grid is measured, each cell in a fresh process each time.
     refined
         Whether later passes add thread counts around the knee of a cell: where the file names none.
+    cpus
+        The CPUs to use, such as "0-15,32"; None for all that the process may use.
     """
 
     name: str
@@ -59,6 +63,7 @@ class Grid:
     limit_s: float = LIMIT_S
     passes: int = 1
     refined: bool = False
+    cpus: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the grid with everything spelled out, as kept in the run."""
@@ -70,6 +75,7 @@ class Grid:
             "protocol": asdict(self.protocol),
             "limit_s": self.limit_s,
             "passes": self.passes,
+            **({} if self.cpus is None else {"cpus": self.cpus}),
             "cells": [{"cell_id": cell_id(c), **asdict(c), "options": dict(c.options)} for c in self.cases],
         }
 
@@ -108,6 +114,7 @@ class Work(Struct, frozen=True):
     page_kind: Any = None
     min_chunk: Any = None
     policy: Any = None
+    placement: Any = None
     options: Annotated[dict[str, Any], Meta(extra={"allowed": "a mapping such as {layout: sparse}"})] = {}
     nodes: Count = 1
 
@@ -121,6 +128,8 @@ class GridFile(Struct, frozen=True):
     threads: Any = AUTO
     min_chunk: Any = "2MiB"
     policy: Any = "ktask-v4"
+    placement: Any = None
+    cpus: Any = None
     protocol: ProtocolFile = ProtocolFile()  # type: ignore[valid-type]
     limit_s: Positive = LIMIT_S
     passes: Count = 1
@@ -140,8 +149,10 @@ def shipped() -> dict[str, Path]:
     return named_files(FOLDER)
 
 
-def load_grid(name: str) -> Grid:
+def load_grid(name: str, **instead: Any) -> Grid:
     """Return the grid called `name`, shipped or a file, as it is on this machine.
+
+    `instead` holds values of the file that these take the place of: cpus, placement.
 
     Raises
     ------
@@ -149,7 +160,7 @@ def load_grid(name: str) -> Grid:
         If there is no such grid, or the file says something that is not understood: the message names the
         file, the line, the key and what is allowed.
     """
-    return parse_grid(*read_grid(name), f"grid {name}")
+    return parse_grid(*read_grid(name), f"grid {name}", **instead)
 
 
 def read_grid(name: str) -> tuple[str, str]:
@@ -157,20 +168,22 @@ def read_grid(name: str) -> tuple[str, str]:
     return read_named("grid", name, FOLDER)
 
 
-def parse_grid(text: str, name: str, where: str = "grid", nodes: int | None = None) -> Grid:
+def parse_grid(text: str, name: str, where: str = "grid", nodes: int | None = None, **instead: Any) -> Grid:
     """Return the grid that a YAML text describes; ValueError says what is wrong, `where` in front.
 
     Entries that need more memory nodes than `nodes` are left out; by default, than this process may use.
     """
     document = Document(text, where)
     file = document.read(GridFile, "the grid")
-    with document.at(file):
+    cpus = _cpus(instead.get("cpus") or file.cpus)
+    placement = instead.get("placement") or file.placement
+    with document.at(file), topology.narrowed_to(cpus):
         threads = _threads(file.threads)
     cases: dict[Case, None] = {}
     have = len(usable_nodes()) if nodes is None else nodes
     for work in file.work:
         with document.at(work):
-            found = _cases(work, file)  # so that what is wrong is said on every machine
+            found = _cases(work, file, placement)  # so that what is wrong is said on every machine
         cases |= dict.fromkeys(found if work.nodes <= max(have, 1) else ())
     if not cases:
         needed = min(work.nodes for work in file.work)
@@ -178,8 +191,16 @@ def parse_grid(text: str, name: str, where: str = "grid", nodes: int | None = No
     if len(cases) > MOST_CELLS:
         raise ValueError(f"{where}: {len(cases)} cells are too many; use at most {MOST_CELLS}")
     protocol = Protocol(**structs.asdict(file.protocol), seed=file.seed)
-    rules = {"limit_s": file.limit_s, "passes": file.passes, "refined": file.threads == AUTO}
+    rules = {"limit_s": file.limit_s, "passes": file.passes, "refined": file.threads == AUTO, "cpus": cpus}
     return Grid(name, file.about, file.seed, threads, protocol, tuple(cases), **rules)
+
+
+def _cpus(value: Any) -> str | None:
+    """Return CPUs, a list or text, as a kernel list."""
+    if value is None:
+        return None
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return format_cpu_list(parse_cpu_list(text))
 
 
 def _threads(value: Any) -> tuple[int, ...]:
@@ -194,12 +215,13 @@ def _threads(value: Any) -> tuple[int, ...]:
     return tuple(sorted({*counts, 1}))
 
 
-def _cases(work: Work, file: GridFile) -> list[Case]:
+def _cases(work: Work, file: GridFile, usual_placement: Any) -> list[Case]:
     workload = workloads.get(str(work.workload))
     methods = [workload.method(str(name)) for name in _values("method", work.method)] or workload.methods
     min_chunks = _values("min_chunk", work.min_chunk) or [file.min_chunk]
     policy = str(work.policy or file.policy)
     kinds, sizes = _values("page_kind", work.page_kind), _values("size", work.size)
+    placements = _values("placement", work.placement or usual_placement) or [None]
     return [
         Case.of(
             workload.name,
@@ -208,11 +230,12 @@ def _cases(work: Work, file: GridFile) -> list[Case]:
             page_kind=kind,
             min_chunk=min_chunk,
             policy=policy,
+            placement=placement,
             options=options,
         )
         for method in methods
-        for kind, size, min_chunk, options in itertools.product(
-            kinds or method.page_kinds, sizes, min_chunks, _settings(work.options)
+        for kind, size, min_chunk, placement, options in itertools.product(
+            kinds or method.page_kinds, sizes, min_chunks, placements, _settings(work.options)
         )
     ]
 

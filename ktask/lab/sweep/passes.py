@@ -38,7 +38,8 @@ def tasks_to_do(path: Path, grid: Grid) -> Iterator[CellTask]:
         protocols = _protocols(path, grid, number) if cases else {}
         for case in cases:
             counts = thread_counts(case, number, path, grid)
-            yield CellTask(case, counts, protocols[case], path.name, host_id, grid.limit_s, number)
+            rules = protocols[case], path.name, host_id, grid.limit_s, number, grid.cpus
+            yield CellTask(case, counts, *rules)
 
 
 def refines(grid: Grid, number: int) -> bool:

@@ -19,7 +19,8 @@ import yaml
 
 from ktask.common.files import atomic_write, write_json
 from ktask.common.resources import SAMPLE, runs_folder
-from ktask.host import doctor
+from ktask.engine import cpu_order
+from ktask.host import doctor, topology
 from ktask.host.facts import machine_facts
 from ktask.lab import records
 from ktask.lab.measure.measurement import check_passes
@@ -118,7 +119,8 @@ def sweep(
     """
     path = run_path(name or new_run_name(grid), root)
     grid = with_passes(grid, passes, path)
-    start_run(path, grid, resume, machine)
+    with topology.narrowed_to(None if machine else grid.cpus):
+        start_run(path, grid, resume, machine)
     with _alone(path), Progress(grid, path, quiet, title) as progress:
         _tidy(path)
         if retry:
@@ -171,9 +173,10 @@ def _note_resumption(path: Path, now: Mapping[str, Any]) -> None:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Return the facts of this machine and what the doctor finds."""
-    facts = machine_facts()
-    return facts | {"doctor": doctor.to_json(doctor.diagnose(facts=facts))["findings"]}
+    """Return the facts of this machine, what the doctor finds, and up to how many threads share nothing."""
+    facts, borders = machine_facts(), cpu_order.borders(topology.read_topology())
+    found = doctor.to_json(doctor.diagnose(facts=facts))["findings"]
+    return facts | {"doctor": found, "thread_borders": borders}
 
 
 def _make(path: Path, grid_text: str, machine: Mapping[str, Any]) -> None:

@@ -14,7 +14,6 @@ is "skip merge for order-0 pages" of "Eliminate zone->lock contention" (Aaron Lu
 from __future__ import annotations
 
 import errno
-import os
 
 import numpy as np
 from numba import njit
@@ -23,6 +22,7 @@ from ktask.engine import native
 from ktask.engine.native import compare_swap, load_plain, store
 from ktask.engine.task import Ctl
 from ktask.engine.thread_functions import thread_func
+from ktask.host import topology
 from ktask.memory import region as memory
 from ktask.workloads import Case, Option, expect
 
@@ -351,7 +351,7 @@ class Allocator:
     """
 
     def __init__(self, n_pages, n_zones=1, batch=63, *, per_order=False, merge=True):
-        self.n_pages, self.n_zones, self.n_cpus = n_pages, n_zones, max(os.sched_getaffinity(0)) + 1
+        self.n_pages, self.n_zones, self.n_cpus = n_pages, n_zones, max(topology.allowed_cpus()) + 1
         words = n_words(n_pages, n_zones, batch, self.n_cpus)
         raw = np.zeros(words + 16, dtype=np.int64)
         self.words = raw[-raw.ctypes.data // 8 % 16 :][:words]  # rows begin on a cache line
@@ -423,7 +423,7 @@ def settings(case: Case) -> dict[str, int | bool]:
 def memory_need(case: Case) -> int:
     """Return what the model of a case takes: its state, the list of pages, and the census."""
     found = settings(case)
-    n_cpus = max(os.sched_getaffinity(0)) + 1
+    n_cpus = max(topology.allowed_cpus()) + 1
     words = n_words(found["n_pages"], found["n_zones"], found["batch"], n_cpus)
     return 8 * words + 12 * found["n_pages"]
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ktask.engine import native
+from ktask.engine import native, placement
 from ktask.engine import run as engine
 from ktask.engine.task import Ctl, Node
 from ktask.engine.thread_functions import thread_func
@@ -57,7 +57,7 @@ class Exit:
         self.operations = self.size * case.page_size
         memory.require_budget(memory.region_need(self.operations, case.page_kind), "the children")
         self.children: list[Any] = []  # of Popen, with pipes
-        self.cpus = sorted(os.sched_getaffinity(0))
+        self.cpus = list(placement.cpus_in_order())
         self._table = np.zeros(1 + _ROW * len(self.cpus), dtype=np.int64)
         self.ctl = Ctl(end_children, (self._table.ctypes.data,), case.min_chunk_pages)
 
@@ -80,7 +80,7 @@ class Exit:
     def _fill_cpus(self, cpu: int) -> list[int]:
         """Return the CPUs on which a child that will exit on `cpu` fills its memory."""
         others = [one for one in self.cpus if one != cpu]
-        return {"one": [cpu], "each": self.cpus, "other": others[-1:]}[self.case.option("fill")]
+        return {"one": [cpu], "each": self.cpus, "other": others[:1]}[self.case.option("fill")]
 
     @property
     def rows(self) -> np.ndarray:

@@ -13,6 +13,7 @@ from ktask.memory.calls import advise, advise_pages
 from ktask.workloads import Case, Method, State, Workload, expect, expect_pool_pages
 from ktask.workloads.free import buddy
 from ktask.workloads.free.exits import Exit
+from ktask.workloads.nodes import NODE, nodes_of
 from ktask.workloads.populated import FILL, Mapped, no_other_cpu, no_populate
 
 ORDER = 3
@@ -72,6 +73,8 @@ class Free(Mapped):
         start = int(self._random.integers((size - part) // memory.BASE_PAGE + 1)) * memory.BASE_PAGE
         missing = np.count_nonzero(~self.region.present(start, part))
         expect(missing == 0, f"{missing} pages were missing before the free")
+        if not self._looked_at_all:
+            self.expect_nodes()
         self._looked_at_all = True
 
     def check(self) -> None:
@@ -105,6 +108,7 @@ class Unmap(Free):
     def before(self) -> None:
         self.region.unmap()
         self.region.map()
+        self.bind()
         super().before()
 
     def check(self) -> None:
@@ -151,7 +155,7 @@ WORKLOAD = Workload(
             "dontneed",
             "MADV_DONTNEED by range: zap and free, the mapping stays",
             probe=no_populate,
-            options=(FILL,),
+            options=(FILL, NODE),
             limit="The TLB shootdown at the end of each call, if chunks are small; then the zone and LRU "
             "locks, which all threads take to free their pages.",
         ),
@@ -160,7 +164,7 @@ WORKLOAD = Workload(
             "MADV_FREE by range: pages are marked, and freed only when memory is short",
             page_kinds=("4KiB", "THP"),
             probe=no_populate,
-            options=(FILL,),
+            options=(FILL, NODE),
             limit="The LRU lock, taken to move each batch of pages; with THP the page-table lock, held over "
             "a TLB shootdown per huge page.",
         ),
@@ -168,14 +172,14 @@ WORKLOAD = Workload(
             "munmap",
             "munmap by range: zap and free, mapping and page tables go too",
             probe=no_populate,
-            options=(FILL,),
+            options=(FILL, NODE),
             limit="munmap takes mmap_lock for writing, so it waits for the call that is freeing under it.",
         ),
         Method(
             "munmap_at_once",
             "one munmap over all, as programs do it; helpers zap the range by MADV_DONTNEED first",
             probe=no_populate,
-            options=(FILL,),
+            options=(FILL, NODE),
             limit="As dontneed; mmap_lock is taken for writing once, for a range that is empty by then.",
         ),
         Method(
@@ -197,4 +201,5 @@ WORKLOAD = Workload(
     setup=lambda case: STATES[case.method](case),
     memory_need=need,
     why_not=no_other_cpu,
+    nodes=lambda case: nodes_of(case).memory,
 )

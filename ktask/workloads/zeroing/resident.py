@@ -70,4 +70,4 @@ class Resident(Zeroed):
 
     def check(self) -> None:
         self._expect_zero()
-        self._expect_place()
+        self.expect_nodes()

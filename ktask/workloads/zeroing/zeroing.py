@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 
 from ktask.engine import run as engine
-from ktask.host import node_memory
 from ktask.memory import region as memory
 from ktask.memory.calls import advise_pages
 from ktask.workloads import Case, Method, Option, State, Workload, expect
+from ktask.workloads.nodes import NODE, nodes_of
 from ktask.workloads.populated import no_populate
 from ktask.workloads.zeroing.allocation import FILES, Allocation
 from ktask.workloads.zeroing.resident import Resident
 from ktask.workloads.zeroing.stores import available
-from ktask.workloads.zeroing.zeroed import NODE, Zeroed, nodes_of
+from ktask.workloads.zeroing.zeroed import Zeroed
 
 ORDER = 1
 
@@ -45,13 +45,13 @@ class FirstTouch(Zeroed):
         self._touched = True
         advice = memory.MADV_REMOVE if self.region.shared else memory.MADV_DONTNEED
         ctl = self.task(advise_pages, advice, threads=self.ctl.max_threads)
-        expect(engine.run(0, self.size, ctl).error == 0, "the pages could not be given back")
+        expect(engine.run_numa(self.parts, ctl).error == 0, "the pages could not be given back")
 
     def check(self) -> None:
         present = self.region.present()
         expect(bool(present.all()), f"{np.count_nonzero(~present)} pages of 4 KiB are not present")
         self._expect_zero()
-        self._expect_place()
+        self.expect_nodes()
         if self.region.page_kind == "THP":
             huge = self.region.huge_bytes()
             expect(
@@ -76,9 +76,6 @@ def setup(case: Case) -> State:
 def why_not(case: Case) -> str | None:
     """Return why the options of a case cannot be had here, or None."""
     options = dict(case.options)
-    have = node_memory.usable_nodes()
-    if any(nid not in have for nid in nodes_of(options.get("node", "any"))):
-        return f"this process may use no memory of node {options['node']}, only of {list(have)}"
     if options.get("sharing") == "shared":
         return memory.why_not(case.page_kind, case.size_bytes, shared=True)
     return None
@@ -138,5 +135,5 @@ WORKLOAD = Workload(
     ),
     setup=setup,
     why_not=why_not,
-    nodes=lambda case: nodes_of(dict(case.options).get("node", "any")),
+    nodes=lambda case: nodes_of(case).memory,
 )
