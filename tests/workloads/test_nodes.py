@@ -27,7 +27,7 @@ def three_nodes(monkeypatch):
     """Three nodes of four cores, the third far from the others."""
     topo = machine(3, 4, distances=FAR)
     monkeypatch.setattr(nodes.placement, "site", lambda: SimpleNamespace(topo=topo))
-    monkeypatch.setattr(nodes.node_memory, "usable_nodes", lambda: (0, 1, 2))
+    monkeypatch.setattr(nodes.node_memory, "usable_nodes", lambda *_: (0, 1, 2))
 
 
 @pytest.mark.parametrize(
@@ -47,14 +47,14 @@ def test_what_each_word_means(three_nodes, word, found):
 
 
 def test_threads_run_where_there_is_memory(three_nodes, monkeypatch):
-    monkeypatch.setattr(nodes.node_memory, "usable_nodes", lambda: (1, 2))
+    monkeypatch.setattr(nodes.node_memory, "usable_nodes", lambda *_: (1, 2))
     assert nodes.nodes_of(case_with("local")) == Nodes((1,), (1,))
     assert nodes.nodes_of(case_with("remote")) == Nodes((2,), (1,))
 
 
 @pytest.mark.parametrize("word", ["local", "remote", "split"])
 def test_what_needs_two_nodes_is_not_there_with_one(monkeypatch, word):
-    monkeypatch.setattr(nodes.node_memory, "usable_nodes", lambda: (3,))
+    monkeypatch.setattr(nodes.node_memory, "usable_nodes", lambda *_: (3,))
     assert workloads.why_not(case_with(word)) == (
         f"node={word} needs memory on two nodes; this process may use that of node 3 alone"
     )
