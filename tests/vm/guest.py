@@ -50,6 +50,11 @@ class Report:
                 own = test._hypothesis_internal_use_settings
                 test._hypothesis_internal_use_settings = settings(own, max_examples=EXAMPLES, deadline=None)
 
+    def pytest_collectreport(self, report) -> None:
+        """Count a file that cannot be read as a failed test."""
+        if report.failed:
+            self.write(test=report.nodeid, outcome="failed", seconds=0, why=str(report.longrepr)[-3000:])
+
     def pytest_collection_finish(self, session) -> None:
         """Say how many there are."""
         self.write(collected=len(session.items))
@@ -96,7 +101,16 @@ def main() -> int:
     signal.signal(signal.SIGALRM, too_long)
     without_new_pythons()
     os.environ["KTASK_EMULATED"] = json.dumps(job["machine"])
-    options = ["-m", MARKS, "-p", "no:cacheprovider", "-W", "ignore::numba.core.errors.NumbaWarning", "-rfE"]
+    options = [
+        "--continue-on-collection-errors",
+        "-m",
+        MARKS,
+        "-p",
+        "no:cacheprovider",
+        "-W",
+        "ignore::numba.core.errors.NumbaWarning",
+        "-rfE",
+    ]
     return pytest.main([*options, *job["tests"]], plugins=[Report(job["limit_s"])])
 
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import image
+from emulated import EVERYTHING, MACHINES, Machine
 from image import CACHE, TREE, say
-from machines import EVERYTHING, MACHINES, Machine
 
 LIMIT_S = 300  # of one test in an emulated machine
 LIMIT_HERE_S = 120
