@@ -115,4 +115,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = int(main())
+    sys.stdout.flush()
+    os._exit(code)  # a failed test may have left a thread that waits
