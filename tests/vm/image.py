@@ -59,7 +59,8 @@ if [ -n "$lane" ]; then
   mount --bind "$root$PWD/.venv" "$root/mnt/.venv"
   mount --move "$root/mnt" "$root$PWD"
 fi
-exec chroot "$root" env -C "$folder_inside" "$@"
+chroot "$root" env -C "$folder_inside" "$@"
+exit $?  # the shell stays: the first process of a namespace has duties
 """
 
 

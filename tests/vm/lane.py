@@ -25,6 +25,7 @@ from image import CACHE, TREE, say
 
 LIMIT_S = 300  # of one test in an emulated machine
 LIMIT_HERE_S = 120
+LIMIT_ALL_HERE_S = 1800
 PAGE = TREE / "docs/machines.md"
 KERNEL = (
     "root=/dev/vda rw init=/lane-init console=ttyS0 quiet panic=-1 hugepagesz=2M hugepages=64 "
@@ -57,7 +58,7 @@ def warm() -> None:
     with (folder / "console.txt").open("w") as console:
         words = image.in_root(sys.executable, "tests/vm/guest.py", lane=folder)
         how = {"cwd": TREE, "env": environment, "stdout": console, "stderr": console}
-        subprocess.run(words, check=False, **how)
+        subprocess.run(words, check=False, timeout=LIMIT_ALL_HERE_S, **how)
     counts = outcomes(folder)[0]
     if not counts["passed"]:
         sys.exit(f"vm: the tests do not run in the image; their messages are in {folder}/console.txt")
