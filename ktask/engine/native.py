@@ -46,6 +46,7 @@ syscall4 = types.ExternalFunction("syscall", int64(int64, int64, int64, int64, i
 syscall5 = types.ExternalFunction("syscall", int64(int64, int64, int64, int64, int64, int64))
 sched_getcpu = types.ExternalFunction("sched_getcpu", int32())
 sched_setaffinity = types.ExternalFunction("sched_setaffinity", int32(int32, int64, int64))
+sched_getaffinity = types.ExternalFunction("sched_getaffinity", int32(int32, int64, int64))
 gettid = types.ExternalFunction("gettid", int32())
 setpriority = types.ExternalFunction("setpriority", int32(int32, int64, int32))
 sched_yield = types.ExternalFunction("sched_yield", int32())

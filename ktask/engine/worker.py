@@ -12,6 +12,8 @@ from ktask.engine.compiled import compiled
 from ktask.engine.layout import HEADER, PART, TRACE, WORD, WORKER
 from ktask.engine.native import call_chunk, compare_swap, fetch_add, load, load_byte, load_plain, store
 
+KIB = 1 << 10  # room for a mask of 8,192 CPUs, the most that Linux can have
+
 
 @compiled
 def part_at(base, index):
@@ -151,10 +153,32 @@ def _renice_helpers(base, nice):
 
 
 @compiled
+def _same_cpus(mask, other, n_bytes):
+    """Return whether a mask of 1 KiB has the CPUs of one of `n_bytes`."""
+    for at in range(0, KIB, WORD):
+        if load_plain(mask + at) != (load_plain(other + at) if at < n_bytes else 0):
+            return False
+    return True
+
+
+@compiled
 def _free_threads(base):
-    """Let the caller run where it could before, and helpers wherever it may."""
+    """Let the caller run where it could before, and helpers wherever it may.
+
+    A mask of just these CPUs would stay when the control group gets more, or when one comes back online. So
+    it is one of all CPUs, unless that allows more than before.
+    """
     n_bytes, mask = load_plain(base + HEADER.mask_bytes), load_plain(base + HEADER.own_mask)
-    native.sched_setaffinity(0, n_bytes, load_plain(base + HEADER.after_mask))
+    after, every, allowed = load_plain(base + HEADER.after_mask), native.stack_1k(), native.stack_1k()
+    native.memset(every, 255, KIB)
+    native.memset(allowed, 0, KIB)
+    native.sched_setaffinity(0, KIB, every)
+    native.sched_getaffinity(0, KIB, allowed)
+    is_all = n_bytes < KIB and _same_cpus(allowed, mask, n_bytes)
+    if after != mask or not is_all:
+        native.sched_setaffinity(0, n_bytes, after)
+    if is_all:
+        n_bytes, mask = KIB, every
     for w in range(1, load_plain(base + HEADER.n_threads)):
         native.sched_setaffinity(load_plain(worker_at(base, w) + WORKER.tid), n_bytes, mask)
 

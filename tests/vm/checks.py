@@ -71,7 +71,7 @@ def test_doctor_names_sockets_and_nodes(typed):
 @pytest.mark.parametrize("threads", [2, 3, 4, 6, 8, 16])
 def test_threads_share_no_core_while_one_is_empty(typed, threads):
     if threads > 4 * len(CPUS) // 5 + 1:
-        pytest.skip("more than the slots of this machine")
+        pytest.skip("more than there are slots")
     cpus = measured(typed, "--size", "16MiB", "--min-chunk", "64KiB", "--threads", str(threads))["cpus"]
     assert len(set(cpus)) == threads
     assert len({core_of(cpu) for cpu in cpus}) == min(threads, CORES)
@@ -97,10 +97,8 @@ def bound_to(nid, size_mib):
 
 @pytest.mark.parametrize("nid", [nid for nid in NODE_MIB if NODE_MIB[nid]])
 def test_what_exceeds_its_node_is_skipped_with_the_numbers(nid):
-    reason = cells.why_not(bound_to(nid, NODE_MIB[nid] - 12))
-    assert reason
-    assert f"node {nid}" in reason
-    assert "GiB" in reason or "MiB" in reason
+    assert "needs" in cells.why_not(bound_to(nid, NODE_MIB[nid] - 12))
+    assert f"of node {nid}, but the budget there is" in cells.why_not(bound_to(nid, NODE_MIB[nid] * 5 // 8))
     assert cells.why_not(bound_to(nid, 16)) is None
 
 
@@ -153,35 +151,7 @@ def test_cpus_that_go_offline_in_the_middle_of_a_task(low_priority):
     assert ktask.run(0, size, ctl, "dynamic").threads == result.threads
 
 
-# --- a sweep and its report ------------------------------------------------------------------------------
-
-GRID = """
-about: one cell, to see that all of it works
-seed: 1
-threads: [1, 4]
-min_chunk: 64KiB
-policy: ktask-v4
-passes: 1
-protocol: {least: 2, most: 2, budget_s: 0.1, warmup_s: 0.1}
-work:
-  - {workload: zeroing, method: populate, page_kind: 4KiB, size: 4MiB}
-"""
-
-
-@pytest.mark.limit(1500)
-def test_a_sweep_and_its_report(typed, tmp_path, monkeypatch):
-    if len(CPUS) != 8:
-        pytest.skip("done where there are 8 CPUs")
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "one.yaml").write_text(GRID)
-    code, _, err = typed("sweep", "one.yaml", "--run", "one")
-    assert code == 0, err
-    assert list((tmp_path / "data/runs/one/records").glob("*.parquet")), err
-    code, _, err = typed("report", "one")
-    assert code == 0, err
-    page = (tmp_path / "reports/one.html").read_text()
-    for nid, cpus in NODE_CPUS.items():
-        assert f"node {nid}: {len(cpus)} CPUs" in page
+# --- plans -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("grid", ["quick", "full"])

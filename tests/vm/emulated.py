@@ -9,7 +9,7 @@ from itertools import combinations
 from ktask.host.topology import parse_cpu_list
 
 CHECKS = "tests/vm/checks.py"
-EVERYTHING = (CHECKS, "tests/engine", "tests/workloads", "tests/host")
+EVERYTHING = (CHECKS, "tests/engine", "tests/workloads", "tests/host", "tests/vm/whole.py")
 
 
 @dataclass(frozen=True)
