@@ -6,11 +6,10 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import yaml
-from test_threads import MACHINES
+from test_threads import MACHINES, first_counts_of
 
 from ktask.cli.sweep import render_estimate
 from ktask.cli.tables import as_text
-from ktask.lab.measure.threads import counts_between, first_counts, most_threads
 from ktask.lab.records import SCHEMA, write_records
 from ktask.lab.sweep import estimate as module
 from ktask.lab.sweep.estimate import estimate_sweep, to_json
@@ -82,14 +81,13 @@ def test_thread_counts_that_later_passes_add_take_their_time(earlier):
     assert times[1] - times[0] == pytest.approx((0 + 2 + 4 + 4 + 4) * one)
 
 
-@pytest.mark.parametrize(("cpus", "borders"), [pair[:2] for pair in MACHINES.values()], ids=MACHINES)
+@pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize(("name", "most_s"), [("quick", 600), ("full", 7200)])
-def test_a_shipped_grid_ends_in_time_on_every_machine(name, most_s, cpus, borders, monkeypatch):
+def test_a_shipped_grid_ends_in_time_on_every_machine(name, most_s, machine, monkeypatch):
     """Nothing is skipped here: as on a machine with hugetlb pools, several nodes and memory enough."""
     monkeypatch.setattr(module, "why_not", lambda _: None)
     grid = parse_grid(*read_grid(name), nodes=2)
-    threads = first_counts(counts_between(most_threads(cpus), borders), borders)
-    cells = estimate_sweep(replace(grid, threads=threads))
+    cells = estimate_sweep(replace(grid, threads=first_counts_of(machine)))
     assert all(cell.time_s > 0 for cell in cells)
     assert sum(cell.time_s for cell in cells) <= most_s
 

@@ -8,7 +8,7 @@ import yaml
 
 from ktask.lab.measure.measurement import Protocol
 from ktask.lab.measure.threads import default_threads
-from ktask.lab.sweep.grid import Grid, cell_id, load_grid, parse_grid, shipped
+from ktask.lab.sweep.grid import Grid, cell_id, load_grid, parse_grid, read_grid, shipped
 from ktask.memory import region as memory
 from ktask.workloads import Case, Method, Option, Workload
 from ktask.workloads import base as workloads
@@ -28,9 +28,14 @@ def work_with(**changes):
     return grid_of({"work": [WORK | changes]})
 
 
+def shipped_grid(name, nodes=2):
+    """A shipped grid as it is on a machine with two memory nodes."""
+    return parse_grid(*read_grid(name), nodes=nodes)
+
+
 @pytest.mark.parametrize("name", shipped())
 def test_shipped_grids_are_understood(name):
-    grid = load_grid(name)
+    grid = shipped_grid(name)
     assert grid.name == name
     assert grid.about
     assert grid.cases
@@ -38,7 +43,7 @@ def test_shipped_grids_are_understood(name):
 
 
 def test_the_shipped_grids_are_the_promised_ones():
-    studies = {"zeroing", "page_walk", "free", "neighbours", "policies", "coverage"}
+    studies = {"zeroing", "page_walk", "free", "neighbours", "policies", "coverage", "numa"}
     assert set(shipped()) >= {"quick", "full", "tiny"} | studies
 
 
@@ -54,15 +59,37 @@ def test_the_full_grid_leaves_out_no_method_and_no_page_kind():
 
 
 def test_the_readme_and_the_grid_say_how_many_cells_there_are():
-    full, quick = (len(load_grid(name).cases) for name in ("full", "quick"))
+    full, quick = (len(shipped_grid(name, nodes=1).cases) for name in ("full", "quick"))
     root = Path(__file__).parents[2]
     assert f"measures {full} cells instead of {quick}" in " ".join((root / "README.md").read_text().split())
     assert f"{full} cells" in (root / "ktask/lab/sweep/grids/full.yaml").read_text().splitlines()[0]
 
 
+@pytest.mark.parametrize("name", ["quick", "full"])
+def test_near_and_far_memory_is_measured_where_there_are_two_nodes(name):
+    def places(nodes):
+        return {dict(case.options).get("node") for case in shipped_grid(name, nodes).cases} - {None}
+
+    assert places(1) == set()  # nor is it skipped: the cells are not there
+    assert places(2) >= {"local", "remote", "spread"}
+    assert places(8) == places(2)
+    placements = {dict(case.options).get("placement") for case in shipped_grid(name).cases}
+    assert placements == {None, "spread"}
+    kept = [case for case in shipped_grid(name).cases if "node" not in dict(case.options)]
+    assert kept == list(shipped_grid(name, 1).cases)
+
+
+def test_a_grid_for_several_nodes_is_refused_on_one():
+    with pytest.raises(
+        ValueError, match="grid needs 2 memory nodes, and this process may use 1; use another"
+    ):
+        shipped_grid("numa", nodes=1)
+    assert len(shipped_grid("numa").cases) > 40
+
+
 @pytest.mark.parametrize("name", shipped())
 def test_cell_ids_of_a_shipped_grid_are_unique_file_names(name):
-    ids = [cell_id(case) for case in load_grid(name).cases]
+    ids = [cell_id(case) for case in shipped_grid(name).cases]
     assert len(set(ids)) == len(ids)
     assert all(re.fullmatch(r"[A-Za-z0-9_.=-]+", one) for one in ids)
 

@@ -1,9 +1,12 @@
 """Thread counts: what is granted is what is named; large machines are measured where something happens."""
 
 import itertools
+from types import SimpleNamespace
 
 import pytest
+from topologies import TOPOLOGIES, machine
 
+from ktask.engine import cpu_order
 from ktask.engine import run as engine
 from ktask.engine.policy import Machine, make_plan
 from ktask.engine.task import Ctl
@@ -12,6 +15,7 @@ from ktask.lab.measure.measurement import Granted
 from ktask.lab.measure.threads import (
     around_knee,
     counts_between,
+    default_threads,
     distinct,
     first_counts,
     granted,
@@ -35,6 +39,8 @@ def cpus(monkeypatch):
 
     def give(count):
         monkeypatch.setattr(module.topology, "cpu_count", lambda *_: count)
+        where = SimpleNamespace(machine=Machine(count), placement="cores")
+        monkeypatch.setattr(module.placement, "site", lambda: where)
         monkeypatch.setattr(
             engine,
             "plan",
@@ -75,6 +81,19 @@ def test_a_policy_that_takes_no_cap_is_named(cpus):
     )
 
 
+@pytest.mark.parametrize(
+    ("limit", "why"),
+    [(6, "placement cores has 3 CPUs"), (2, "NUMBA_NUM_THREADS is 3")],
+)
+def test_what_else_leaves_fewer_threads_is_named(cpus, monkeypatch, limit, why):
+    cpus(8)
+    where = SimpleNamespace(machine=Machine(8, limit=limit), placement="cores")
+    monkeypatch.setattr(module.placement, "site", lambda: where)
+    plan = make_plan("ktask-v4", [module.Node(0, 1 << 20)], 1, 8, machine=Machine(8), helpers=2)
+    monkeypatch.setattr(engine, "plan", lambda *_: plan)
+    assert granted(Bare(1 << 20, 1), 8, "ktask-v4") == Granted(3, why)
+
+
 def test_counts_that_give_as_many_threads_are_one():
     given = {2: 2, 4: 4, 64: 58, 72: 58}
     assert distinct({asked: Granted(threads) for asked, threads in given.items()}) == {2: 2, 4: 4, 64: 58}
@@ -82,22 +101,43 @@ def test_counts_that_give_as_many_threads_are_one():
 
 # --- which to measure --------------------------------------------------------------------------------------
 
-# CPUs, borders of one node (its cores), all cores; what is expected of the first pass.
+# What is expected of the first pass.
 MACHINES = {
-    "1 CPU": (1, [1], (1,)),
-    "2 CPUs": (2, [2], (1, 2)),
-    "2 x 2 x 2": (8, [2, 4], (1, 2, 4, 7)),
-    "2 x 18 x 2": (72, [18, 36], (1, 2, 4, 8, 18, 36, 58)),
-    "Arm 2 x 64": (128, [64, 128], (1, 2, 8, 16, 32, 64, 103)),
-    "EPYC 2 x 64 x 2, NPS4": (256, [8, 16, 64, 128], (1, 2, 8, 16, 64, 128, 205)),
-    "8 x 18 x 2": (288, [18, 144], (1, 2, 8, 18, 64, 144, 231)),
+    "1 CPU": (1,),
+    "2 CPUs": (1, 2),
+    "2x2x2": (1, 2, 4, 7),
+    "xeon 2x24x2": (1, 2, 8, 24, 32, 48, 77),
+    "arm 128": (1, 2, 8, 16, 32, 64, 103),
+    "epyc 2x64x2 nps4": (1, 2, 8, 16, 64, 128, 205),
+    "8 sockets, 288 CPUs": (1, 2, 8, 18, 64, 144, 231),
 }
+MACHINES |= {"2 sockets, 72 CPUs": (1, 2, 4, 8, 18, 36, 58)}
 
 
-@pytest.mark.parametrize(("cpus", "borders", "expected"), MACHINES.values(), ids=MACHINES)
-def test_the_first_pass_measures_borders_and_the_most(cpus, borders, expected):
-    most = most_threads(cpus)
-    assert first_counts(counts_between(most, borders), borders) == expected
+def topology_called(name):
+    return TOPOLOGIES.get(name) or machine(2, 18, 2)
+
+
+def first_counts_of(name):
+    """The thread counts that a sweep begins with on a described machine."""
+    topo = topology_called(name)
+    borders = cpu_order.borders(topo).values()
+    return first_counts(counts_between(most_threads(len(topo.cpus)), borders), borders)
+
+
+@pytest.mark.parametrize(("name", "expected"), MACHINES.items())
+def test_the_first_pass_measures_borders_and_the_most(name, expected):
+    assert first_counts_of(name) == expected
+
+
+def test_a_machine_without_many_cpus_is_measured_at_all_counts(monkeypatch):
+    topo = topology_called("2x2x2")
+    monkeypatch.setattr(module.topology, "read_topology", lambda *_: topo)
+    monkeypatch.setattr(module.topology, "cpu_count", lambda *_: 8)
+    monkeypatch.setattr(module.config, "NUMBA_NUM_THREADS", 8)
+    assert default_threads() == (1, 2, 4, 7)
+    monkeypatch.setattr(module.config, "NUMBA_NUM_THREADS", 3)
+    assert default_threads() == (1, 2, 3)
 
 
 @pytest.mark.parametrize("cpus", range(1, 300))

@@ -8,7 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from numba import config
+
 from ktask.common.units import fmt_size
+from ktask.engine import cpu_order, placement
 from ktask.engine import run as engine
 from ktask.engine.policy import Machine, Plan
 from ktask.engine.task import Node
@@ -24,13 +27,20 @@ KNEE = 0.95  # of the highest speedup: the fewest threads that reach this are wh
 
 def granted(state: State, asked: int, policy: str) -> Granted:
     """Return what a task gets that asks for `asked` threads, on a machine where nobody else uses helpers."""
-    plan = engine.plan(Node(0, state.size), replace(state.ctl, max_threads=asked), policy)
+    parts = getattr(state, "parts", ())
+    task = parts if len(parts) > 1 else Node(0, state.size)  # as `rounds.repeat` runs it
+    plan = engine.plan(task, replace(state.ctl, max_threads=asked), policy)
     return Granted(plan.threads, "" if plan.threads == asked else _why(plan, asked, state))
 
 
 def _why(plan: Plan, asked: int, state: State) -> str:
     if plan.threads < plan.want:
-        return f"at most four fifths of the CPUs, {plan.threads - 1} of {topology.cpu_count()}, go to helpers"
+        where, helpers, cpus = placement.site(), plan.threads - 1, topology.cpu_count()
+        if helpers < where.machine.limit:
+            return f"placement {where.placement} has {plan.threads} CPUs"
+        if helpers < 4 * cpus // 5:
+            return f"NUMBA_NUM_THREADS is {plan.threads}"
+        return f"at most four fifths of the CPUs, {helpers} of {cpus}, go to helpers"
     if plan.want > asked:
         return f"{plan.policy} knows no cap per task, and its own is {plan.want}"
     size, least = (fmt_size(units * state.bytes_per_unit) for units in (state.size, plan.min_chunk))
@@ -93,45 +103,9 @@ def around_knee(speedups: Mapping[int, float]) -> tuple[int, ...]:
     return tuple(n for low, n, high in middles if n >= CLOSE * low and high >= CLOSE * n)
 
 
-def default_threads(root: Path = ROOT) -> tuple[int, ...]:
-    """Return the thread counts to begin with on this machine: `first_counts`."""
-    cpus = topology.allowed_cpus() if root == ROOT else topology.recorded_affinity(root)
-    most = most_threads(topology.cpu_count(root, cpus))
-    borders = machine_borders(root, cpus)
+def default_threads(root: Path = ROOT, cpus: Iterable[int] | None = None) -> tuple[int, ...]:
+    """Return the thread counts to begin with on this machine, or with some of its CPUs: `first_counts`."""
+    topo = topology.read_topology(root, cpus)
+    most = min(most_threads(topology.cpu_count(root, topo.cpus)), config.NUMBA_NUM_THREADS)
+    borders = cpu_order.borders(topo).values()
     return first_counts(counts_between(most, borders), borders)
-
-
-def machine_borders(root: Path, cpus: Iterable[int]) -> dict[int, str]:
-    """Return the thread counts at which a cache, a node, a socket or the cores are used up, with its name.
-
-    Threads take a core each before two share one, and the cores of one node first.
-    """
-    cores = sorted({_among(siblings, cpus) for siblings in topology.smt_siblings(root).values()} - {()})
-    first = cores[0][0] if cores else -1
-    near = {
-        "one socket": _socket_of(first, root),
-        "one node": next((here for here in topology.node_cpus(root).values() if first in here), ()),
-        "one last-level cache": _last_cache_of(first, root),
-    }
-    found = {len(cores): "one thread per core"} if cores else {}
-    for name, here in near.items():
-        if count := sum(core[0] in here for core in cores):
-            found[count] = name
-    return found
-
-
-def _among(cpus: Iterable[int], allowed: Iterable[int]) -> tuple[int, ...]:
-    return tuple(sorted({*cpus} & {*allowed}))
-
-
-def _socket_of(cpu: int, root: Path) -> tuple[int, ...]:
-    files = topology.numbered(root / topology.CPU_DIR, "cpu")
-    ids = {n: topology.read_int(path / "topology/physical_package_id") for n, path in files}
-    return tuple(n for n, package in ids.items() if package is not None and package == ids.get(cpu))
-
-
-def _last_cache_of(cpu: int, root: Path) -> tuple[int, ...]:
-    mine = [
-        one for one in topology.caches(root) if cpu in one["shared_cpus"] and one["type"] != "instruction"
-    ]
-    return max(mine, key=lambda one: one["level"])["shared_cpus"] if mine else ()
