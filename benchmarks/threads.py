@@ -55,7 +55,7 @@ def measure(threads: int, rounds: int) -> dict[str, float]:
     before = status_bytes("VmRSS")
     first_s = wall_of(lambda: engine.carry_out(region, ctl))
     grown_kib = (status_bytes("VmRSS") - before) / 1024
-    found = {"first_ms": 1e3 * first_s, "memory_kib": grown_kib / max(threads - 1, 1)}
+    found = {"first_ms": 1e3 * first_s, "memory_kib": grown_kib / (threads - 1)} if threads > 2 else {}
     found["region_us"] = 1e6 * median_of(lambda: engine.carry_out(region, ctl).wall_s, rounds)
     found["chunk_ns"] = 1e4 * median_of(lambda: engine.carry_out(many, ctl).wall_s, max(rounds // 10, 3))
     found["after_ms"] = 1e3 * spun_s()
