@@ -69,7 +69,7 @@ def warm() -> None:
 def boot(machine: Machine) -> dict:
     """Boot a machine, wait for its end, and return what came of it; again if the kernel panics at its start.
 
-    QEMU lets one CPU run what another has just changed a breakpoint in, and 6.12 patches itself while it boots.
+    6.12 patches its own code while it boots, and under emulation another CPU may run into that.
     """
     for _ in range(BOOTS):
         result = boot_once(machine)
