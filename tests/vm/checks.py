@@ -160,6 +160,8 @@ def test_cpus_that_go_offline_in_the_middle_of_a_task(low_priority):
 
 @pytest.mark.parametrize("grid", ["quick", "full"])
 def test_a_plan_for_this_machine(typed, grid):
+    if len(CPUS) < 32:
+        pytest.skip("it takes minutes, and is done where there are many CPUs")
     code, out, err = typed("sweep", grid, "--dry-run")
     assert code == 0, err
     assert "minutes" in out + err or " min" in out + err or " h" in out + err
