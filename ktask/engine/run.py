@@ -387,6 +387,7 @@ class Task:
             n_chunks=self.prepared.n_chunks,
             policy=self.plan.policy,
             wall_s=wall_s,
+            started_s=t0 / 1e9,
             cpu_user_s=cpu_user_s,
             cpu_system_s=cpu_system_s,
             pinned=bool(header["helper_masks"]),

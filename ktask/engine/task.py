@@ -76,6 +76,8 @@ class Result:
         From just before the threads are released to the return of the last one; the CPU time is that of
         the caller and its helpers over the same span, split as that of the process is. It is unknown (NaN)
         for a task of less than `CPU_TIME_FROM_S`, and where the clock of a helper cannot be read.
+    started_s
+        When the threads were released, on the monotonic clock.
     chunks_per_thread, cpu_of_thread
         Chunks run by each thread, the caller first, and the CPU each ended on.
     ended_s
@@ -102,6 +104,7 @@ class Result:
     n_chunks: int = 0
     policy: str = ""
     wall_s: float = math.nan
+    started_s: float = math.nan
     cpu_user_s: float = 0.0
     cpu_system_s: float = 0.0
     chunks_per_thread: tuple[int, ...] = ()

@@ -1,0 +1,49 @@
+"""What the kernel counts and a repetition makes grow: memory events, waiting for a CPU, pressure, steal."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from ktask.host.topology import ROOT, read_text
+
+# Of /proc/vmstat, by what they tell: faults, TLB flushes, huge pages, compaction, reclaim, nodes.
+VMSTAT = re.compile(
+    r"^(pgfault|pgmajfault|nr_tlb_\w+|thp_fault_\w+|thp_split_\w+|thp_collapse_\w+|compact_stall|compact_success|"
+    r"allocstall\w*|pgsteal_\w+|pgmigrate_\w+|numa_\w+|pswpin|pswpout) ([0-9]{1,19})$",
+    re.MULTILINE,
+)
+PRESSURE = ("cpu", "memory", "io")
+STEAL = "steal_s"
+
+
+def sample(root: Path = ROOT) -> dict[str, float]:
+    """Return the counters of this moment by name, as far as the machine has them.
+
+    Returns
+    -------
+    dict
+        Lines of ``/proc/vmstat``; `run_queue_s`, how long threads of this process waited for a CPU;
+        `switches_voluntary` and `switches_involuntary` of its threads; `pressure_cpu_s` and so on, how long
+        anybody on the machine waited (PSI); `steal_s`, CPU time that the host gave to others.
+    """
+    found = {name: float(value) for name, value in VMSTAT.findall(read_text(root / "proc/vmstat") or "")}
+    for kind in PRESSURE:
+        if match := re.search(r"^some .*total=(\d{1,19})", read_text(root / "proc/pressure" / kind) or ""):
+            found[f"pressure_{kind}_s"] = int(match[1]) / 1e6
+    if match := re.match(r"cpu(?: +\d+){7} +(\d{1,19})", read_text(root / "proc/stat") or ""):
+        found[STEAL] = int(match[1]) / os.sysconf("SC_CLK_TCK")
+    return found | _of_threads(root / "proc/self/task")
+
+
+def _of_threads(folder: Path) -> dict[str, float]:
+    """Return what the scheduler counted of the threads of this process, added up."""
+    found = {"run_queue_s": 0.0, "switches_voluntary": 0.0, "switches_involuntary": 0.0}
+    for thread in folder.iterdir() if folder.is_dir() else ():
+        times = (read_text(thread / "schedstat") or "").split()
+        found["run_queue_s"] += int(times[1]) / 1e9 if len(times) == 3 else 0.0
+        status = read_text(thread / "status") or ""
+        for kind, count in re.findall(r"^(non)?voluntary_ctxt_switches:\s+(\d{1,19})$", status, re.MULTILINE):
+            found[f"switches_{'in' if kind else ''}voluntary"] += int(count)
+    return found

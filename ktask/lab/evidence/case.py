@@ -1,0 +1,72 @@
+"""The evidence on one case: several ways to run it, looked at, or the reason why that was not possible."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ktask.host import perf
+from ktask.lab.evidence.collect import Look, look
+from ktask.lab.evidence.locks import SOURCE
+from ktask.lab.evidence.stack import by_function, speedup_stack
+from ktask.workloads import State
+
+MOST_FUNCTIONS, MOST_LOCKS = 12, 8
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was seen of one case; `skipped` is why nothing was."""
+
+    serial: Look | None = None
+    many: Look | None = None
+    alone: Look | None = None  # one thread in chunks, if there are several
+    skipped: str | None = None
+
+    @property
+    def stack(self) -> dict[str, float]:
+        """Shares of the thread time, as of `speedup_stack`; empty if nothing was seen."""
+        return speedup_stack(self.serial, self.many, self.alone) if self.serial and self.many else {}
+
+    @property
+    def functions(self) -> list[dict[str, Any]]:
+        """The functions with most CPU time with several threads: their shares of it, serial and then."""
+        if not (self.serial and self.many):
+            return []
+        before, after = by_function(self.serial), by_function(self.many)
+        return [
+            {
+                "function": name,
+                "share_serial": before[name] / self.serial.cpu_s if self.serial.cpu_s else 0.0,
+                "share_threads": seconds / self.many.cpu_s,
+                "serial_s": before[name],
+                "threads_s": seconds,
+            }
+            for name, seconds in after.most_common(MOST_FUNCTIONS)
+        ]
+
+    @property
+    def locks(self) -> list[dict[str, Any]]:
+        """The locks that threads waited for, the longest first: seconds of all threads in one repetition."""
+        waits = self.many.waits if self.many else []
+        return [asdict(one) | {"source": SOURCE} for one in waits[:MOST_LOCKS]]
+
+    @property
+    def counters(self) -> dict[str, float]:
+        """What the kernel counted in one repetition with several threads."""
+        return dict(self.many.counters) if self.many else {}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all of it as plain values, ready for JSON."""
+        names = ("functions", "locks", "stack", "counters", "skipped")
+        return {name: getattr(self, name) for name in names}
+
+
+def gather(state: State, threads: int, policy: str, chunk_size: int = 0) -> Evidence:
+    """Look at a case that is warmed up: serial, with `threads`, and alone in chunks of `chunk_size` units."""
+    try:
+        serial, many = look(state, 1, policy), look(state, threads, policy)
+        alone = look(state, 1, "dynamic", chunk_size) if chunk_size else None
+    except perf.UnavailableError as error:
+        return Evidence(skipped=str(error))
+    return Evidence(serial, many, alone)
