@@ -1,0 +1,160 @@
+"""Where the thread time goes: parts, locks and the speedup stack, from looks whose answer is known."""
+
+import pytest
+
+from ktask.engine.task import Result
+from ktask.host.perf import CLOCK, LOCKS, SAMPLES_PER_S, Event
+from ktask.lab.evidence.collect import Look, summary
+from ktask.lab.evidence.functions import USER, function_of, part_of
+from ktask.lab.evidence.locks import Wait, waits
+from ktask.lab.evidence.stack import speedup_stack
+
+ENTRY = ("do_syscall_64", "entry_SYSCALL_64_after_hwframe")
+MMAP_LOCK = (
+    "rwsem_down_write_slowpath",
+    "down_write_killable",
+    "do_mprotect_pkey",
+    "__x64_sys_mprotect",
+    *ENTRY,
+)
+
+
+@pytest.mark.parametrize(
+    ("frames", "part"),
+    [
+        (("?", "__pv_queued_spin_lock_slowpath", "_raw_spin_lock", "zap_pte_range"), "spinning"),
+        (("rwsem_spin_on_owner", "rwsem_down_write_slowpath", "down_write_killable"), "spinning"),
+        (("clear_page_erms", "get_page_from_freelist"), "memory"),
+        (("folio_zero_user", "do_huge_pmd_anonymous_page"), "memory"),
+        (("smp_call_function_many_cond", "on_each_cpu_cond_mask"), "page tables and TLB"),
+        (("native_flush_tlb_one_user",), "page tables and TLB"),
+        (("change_pte_range", "change_protection_range"), "page tables and TLB"),
+        (("try_charge_memcg", "charge_memcg"), None),
+        ((), None),
+    ],
+)
+def test_a_function_belongs_to_a_part(frames, part):
+    assert part_of(frames) == part
+
+
+def test_what_no_row_knows_keeps_its_name():
+    assert function_of(("?", "charge_memcg", *ENTRY)) == "charge_memcg"
+    assert function_of(("PyEval", "main")) == USER
+
+
+def _look(threads: int, wall_s: float, stacks: dict, **other) -> Look:
+    blank = {"idle_s": 0.0, "waits": [], "sees_locks": True, "counters": {}, "repetitions": 3}
+    return Look(threads=threads, wall_s=wall_s, stacks=stacks, **(blank | other))
+
+
+def test_every_loss_is_where_it_was_put():
+    """Four threads for 1 s: 2 s of work, 0.4 idle, 0.6 asleep, 0.5 spinning, 0.3 flushing, 0.2 in chunks."""
+    work, flush = ("clear_page_erms", *ENTRY), ("flush_tlb_func", *ENTRY)
+    spin = ("native_queued_spin_lock_slowpath", *ENTRY)
+    serial, alone = _look(1, 2.0, {work: 2.0}), _look(1, 2.2, {work: 2.2})
+    many = _look(4, 1.0, {work: 2.2, spin: 0.5, flush: 0.3}, idle_s=0.4)
+    found = speedup_stack(serial, many, alone)
+    assert sum(found.values()) == pytest.approx(1)
+    wanted = {"ideal": 2.0, "chunking overhead": 0.2, "imbalance": 0.4, "waiting": 0.6, "spinning": 0.5}
+    wanted |= {"page tables and TLB": 0.3, "unexplained": 0.0}
+    for name, seconds in wanted.items():
+        assert found[name] == pytest.approx(seconds / 4, abs=1e-9), name
+
+
+def test_memory_that_got_slower_is_the_same_function_with_more_time():
+    work = ("clear_page_erms", *ENTRY)
+    found = speedup_stack(_look(1, 1.0, {work: 1.0}), _look(2, 0.75, {work: 1.5}))
+    assert found["memory"] == pytest.approx(1 / 3)
+
+
+def test_a_lock_waited_for_with_interrupts_off_is_moved_to_spinning():
+    work, on = ("zap_pte_range", *ENTRY), ("_raw_spin_unlock_irqrestore", "folio_batch_move_lru", *ENTRY)
+    lru = Wait("LRU lock", "spinlock", "folio_lruvec_lock_irqsave", 0.3, 10)
+    serial = _look(1, 1.0, {work: 0.9, on: 0.1})
+    found = speedup_stack(serial, _look(2, 0.7, {work: 0.9, on: 0.5}, waits=[lru]))
+    assert found["spinning"] == pytest.approx(0.3 / 1.4)
+    assert found["_raw_spin_unlock_irqrestore"] == pytest.approx(0.1 / 1.4)
+
+
+def test_time_that_the_host_took_is_not_waiting():
+    work = ("clear_page_erms", *ENTRY)
+    many = _look(2, 1.0, {work: 1.0}, counters={"steal_s": 0.4})
+    found = speedup_stack(_look(1, 1.0, {work: 1.0}), many)
+    assert (found["steal"], found["waiting"]) == (pytest.approx(0.2), pytest.approx(0.3))
+
+
+def test_a_small_growth_is_unexplained():
+    stacks = {("obscure_function", *ENTRY): 0.01, ("clear_page_erms", *ENTRY): 1.0}
+    found = speedup_stack(_look(1, 1.0, {("clear_page_erms", *ENTRY): 1.0}), _look(2, 0.505, stacks))
+    assert "obscure_function" not in found
+    assert found["unexplained"] == pytest.approx(0.01 / 1.01)
+
+
+def _result(started_s: float, wall_s: float, ended_s: tuple[float, ...]) -> Result:
+    return Result(threads=2, wall_s=wall_s, started_s=started_s, ended_s=ended_s, cpu_of_thread=(0, 1))
+
+
+def test_samples_outside_of_the_clock_or_after_the_last_chunk_are_left_out():
+    results = [_result(10.0, 1.0, (1.0, 0.5)), _result(20.0, 1.0, (1.0, 1.0))]
+    times = [(0, 9.9), (0, 10.1), (1, 10.4), (1, 10.6), (0, 11.5), (1, 20.9)]
+    events = [Event(cpu, cpu, at_s, CLOCK, "", ("f", *ENTRY)) for cpu, at_s in times]
+    found = summary(events, results, {"pgfault": 10.0}, sees_locks=True)
+    assert found.cpu_s == pytest.approx(3 / SAMPLES_PER_S / 2)
+    assert found.idle_s == pytest.approx(0.25)
+    assert found.counters == {"pgfault": 5.0}
+
+
+def _lock(tid: int, at_s: float, flags: str, frames: tuple[str, ...]) -> list[Event]:
+    """Return the begin and the end of a wait of 10 ms."""
+    return [
+        Event(tid, 0, at_s, LOCKS[0], f"0xff (flags={flags})", frames),
+        Event(tid, 0, at_s + 0.01, LOCKS[1], "0xff (ret=0)", frames),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "frames", "name", "site"),
+    [
+        ("WRITE", MMAP_LOCK, "mmap_lock", "do_mprotect_pkey"),
+        (
+            "WRITE",
+            ("rwsem_down_write_slowpath", "down_write_killable", "__vm_munmap", "__x64_sys_munmap"),
+            "mmap_lock",
+            "__vm_munmap",
+        ),
+        (
+            "MUTEX",
+            ("__mutex_lock", "mutex_lock", "hugetlb_fault", "handle_mm_fault"),
+            "hugetlb fault mutex",
+            "hugetlb_fault",
+        ),
+        (
+            "SPIN",
+            ("__pv_queued_spin_lock_slowpath", "_raw_spin_lock_irqsave", "folio_lruvec_lock_irqsave"),
+            "LRU lock",
+            "folio_lruvec_lock_irqsave",
+        ),
+        (
+            "SPIN",
+            ("?", "native_queued_spin_lock_slowpath", "_raw_spin_lock", "rmqueue_bulk"),
+            "zone lock",
+            "rmqueue_bulk",
+        ),
+        ("MUTEX", ("__mutex_lock", "something_new"), "mutex", "something_new"),
+    ],
+)
+def test_a_lock_has_its_name_by_who_takes_it(flags, frames, name, site):
+    (found,) = waits([_lock(1, 5.0, flags, frames)])
+    assert (found.lock, found.site, found.count) == (name, site, 1)
+    assert found.wait_s == pytest.approx(0.01)
+
+
+def test_a_wait_without_its_end_lasts_no_longer_than_its_repetition():
+    begin, _ = _lock(1, 5.0, "WRITE", MMAP_LOCK)
+    _, end = _lock(1, 9.0, "WRITE", MMAP_LOCK)
+    assert waits([[begin], [end]]) == []
+
+
+def test_waits_of_several_threads_add_up():
+    (found,) = waits([_lock(1, 5.0, "WRITE", MMAP_LOCK) + _lock(2, 5.005, "WRITE", MMAP_LOCK)])
+    assert (found.count, found.wait_s) == (2, pytest.approx(0.02))
