@@ -31,12 +31,15 @@ if TYPE_CHECKING:
     from ktask.cli.tables import Part
     from ktask.engine.task import Result
 
+LEAST_SHARE = 0.0005  # what rounds to 0.0 % is not shown
+
 EXAMPLES = (
     "ktask run zeroing --size 1GiB --threads 2",
     "ktask run zeroing --size 256MiB --passes 9",
     "ktask run page_walk --method pagemap --size 16GiB --json",
     "ktask run page_walk --method pagemap --set pages=memory --threads 2",
     "ktask run zeroing --size 1GiB --threads 2 --set node=1 --placement siblings --cpus 0-15,32",
+    "ktask run protect --page-size 4KiB --size 256MiB --threads 2 --evidence",
     "ktask run free --page-size 4KiB --size 2GiB --min-chunk 32MiB --trace free.csv",
 )
 
@@ -68,6 +71,10 @@ def run(
         Path | None,
         typer.Option(help="Write the chunks of one more run to .csv, .json (Perfetto), .svg or .png."),
     ] = None,
+    evidence: Annotated[
+        bool,
+        typer.Option("--evidence", help="Show why it is not more: kernel functions and locks, seen by perf."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure one case against its one-thread baseline, in several fresh processes.
@@ -83,7 +90,8 @@ def run(
     check_passes(passes)
     _check(repetitions, trace)
     rules = Protocol(least=repetitions, most=repetitions)
-    how = {"trace": trace is not None, "chunked": False, "quiet": not sys.stderr.isatty()}
+    how = {"trace": trace is not None, "chunked": evidence, "evidence": evidence}
+    how["quiet"] = not sys.stderr.isatty()
     with narrowed_to(cpus):
         case = case_of(
             workload,
@@ -161,6 +169,30 @@ def render(result: dict[str, Any]) -> Iterator[Part]:
         yield f"\n{name}: {found['text']}"
     if result["cold"]:
         yield f"\n{cold_note(threads, result['cold'])}"
+    if "evidence" in result:
+        yield from _evidence(result["evidence"], result["threads"])
+
+
+def _evidence(seen: dict[str, Any], threads: int) -> Iterator[Part]:
+    """Yield why it is not as many times as fast: the stack, the functions and the locks."""
+    from ktask.cli.tables import table  # noqa: PLC0415
+
+    if seen["skipped"]:
+        yield f"\nno evidence on why it is not more: {seen['skipped']}"
+        return
+    yield f"\nWhere the time of {threads} threads goes, in untimed repetitions:\n"
+    parts = [(name, f"{share:.1%}") for name, share in seen["stack"].items() if abs(share) >= LEAST_SHARE]
+    yield table(("part", "of thread time"), parts)
+    yield ""
+    rows = [
+        (one["function"], *(f"{one[name]:.1%}" for name in ("share_serial", "share_threads")))
+        for one in seen["functions"]
+    ]
+    yield table(("kernel function", "of CPU time, 1 thread", f"{threads} threads"), rows)
+    locks = [(one["lock"], one["site"], fmt_time(one["wait_s"]), str(one["count"])) for one in seen["locks"]]
+    yield "" if locks else "\nNo thread waited for a lock."
+    if locks:
+        yield table(("lock", "taken in", "waited, all threads", "times"), locks, left=(0, 1))
 
 
 def _conclusion(result: dict[str, Any], passes: int) -> str:

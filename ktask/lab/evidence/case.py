@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from html import escape
+from typing import TYPE_CHECKING, Any
 
 from ktask.host import perf
 from ktask.lab.evidence.collect import Look, look
 from ktask.lab.evidence.locks import SOURCE
 from ktask.lab.evidence.stack import by_function, speedup_stack
 from ktask.workloads import State
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MOST_FUNCTIONS, MOST_LOCKS = 12, 8
 
@@ -61,9 +65,33 @@ class Evidence:
         names = ("functions", "locks", "stack", "counters", "skipped")
         return {name: getattr(self, name) for name in names}
 
+    def __str__(self) -> str:
+        """Return the tables as text."""
+        if self.skipped:
+            return f"no evidence: {self.skipped}"
+        return "\n\n".join(f"{title}\n{table.to_string()}" for title, table in self.tables().items())
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        if self.skipped:
+            return f"<p>{escape(str(self))}</p>"
+        return "".join(f"<h4>{title}</h4>{table.to_html()}" for title, table in self.tables().items())
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return the stack, the functions and the locks as tables, by title."""
+        import pandas as pd  # noqa: PLC0415  (not needed to look)
+
+        stack = pd.DataFrame(self.stack.items(), columns=["part", "share"]).set_index("part")
+        found = {f"Where the time of {self.many.threads if self.many else 0} threads goes": stack}
+        found["Functions of the kernel"] = pd.DataFrame(self.functions)
+        return found | ({"Locks that threads waited for": pd.DataFrame(self.locks)} if self.locks else {})
+
 
 def gather(state: State, threads: int, policy: str, chunk_size: int = 0) -> Evidence:
     """Look at a case that is warmed up: serial, with `threads`, and alone in chunks of `chunk_size` units."""
+    if threads < 2:
+        return Evidence(skipped="there is one thread, and nothing to explain; ask for more threads")
     try:
         serial, many = look(state, 1, policy), look(state, threads, policy)
         alone = look(state, 1, "dynamic", chunk_size) if chunk_size else None

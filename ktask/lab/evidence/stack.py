@@ -69,7 +69,7 @@ def by_function(one: Look) -> Counter[str]:
 def _added(one: Look, name_of: Callable[[Sequence[str]], str]) -> Counter[str]:
     found: Counter[str] = Counter()
     for frames, seconds in one.stacks.items():
-        found.update({name_of(frames): seconds})  # type: ignore[dict-item]
+        found.update({name_of(frames): seconds})
     return found
 
 

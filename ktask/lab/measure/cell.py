@@ -15,6 +15,7 @@ from functools import partial
 from ktask import workloads
 from ktask.engine.task import Result
 from ktask.host import topology
+from ktask.lab.evidence import Evidence, gather
 from ktask.lab.measure import flags, states, stats
 from ktask.lab.measure.measurement import CHUNKED, Measurement, Protocol, Variant, variants
 from ktask.lab.measure.rounds import SERIAL_POLICY, Repetition, interleave, prepared, repeat
@@ -39,6 +40,7 @@ def measure_case(
     on_round: Callable[[int], None] | None = None,
     trace: bool = False,
     chunked: bool = True,
+    evidence: bool = False,
     clock: Callable[[], float] = time.monotonic,
 ) -> Measurement:
     """Measure `case` with one thread and with each of `threads`.
@@ -58,6 +60,8 @@ def measure_case(
         Keep the chunks of one more repetition with the most threads (`Measurement.traced`).
     chunked
         Measure one thread in the chunks of the most threads, too: the chunking overhead.
+    evidence
+        Look afterwards at repetitions that are not timed (`Measurement.seen`).
 
     Raises
     ------
@@ -81,6 +85,8 @@ def measure_case(
         interleave(calls, found.protocol.most, found.protocol.seed, on_round=is_enough)
         if trace:
             found.traced, found.bytes_per_unit = cell.traced(), state.bytes_per_unit
+        if evidence:
+            found.seen = cell.evidence()
     flags.mark_all(found.rows, _may_be_cold(case), found.protocol.sample_s)
     return found
 
@@ -171,6 +177,11 @@ class _Cell:
             if states.is_typical(tries[-1].wall_s, walls):
                 return tries[-1]
         return min(tries, key=lambda one: states.distance(one.wall_s, walls))
+
+    def evidence(self) -> Evidence:
+        """Return what is seen of the serial call, of one thread in chunks and of the most threads."""
+        alone = next((one.chunk_size for one in self.variants if one.name == CHUNKED), 0)
+        return gather(self.state, self.variants[-1].threads, self.found.case.policy, alone)
 
 
 def _may_be_cold(case: Case) -> bool:

@@ -23,6 +23,8 @@ from ktask.workloads import Case
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ktask.lab.evidence import Evidence
+
 CHUNKED = "1 thread in chunks"
 
 
@@ -170,6 +172,8 @@ class Measurement:
         One per repetition, as the schema of the records has it.
     traced
         One more repetition with the times of its chunks, if asked for, and the bytes of a unit in it.
+    seen
+        What untimed repetitions showed, if asked for.
     grants
         The thread counts that were asked for and gave another number of threads, with the reason.
     """
@@ -178,6 +182,7 @@ class Measurement:
     protocol: Protocol
     rows: list[dict[str, Any]] = field(default_factory=list)
     traced: Result | None = None
+    seen: Evidence | None = None
     bytes_per_unit: int = 1
     grants: dict[int, Granted] = field(default_factory=dict)
 
@@ -307,6 +312,14 @@ class Measurement:
 
         return figures.repetitions(self)
 
+    def evidence(self) -> Evidence:
+        """Return where the time of the most threads goes; looks at a fresh process unless that was done."""
+        if self.seen is None:
+            from ktask.lab.measure.processes import look_at  # noqa: PLC0415
+
+            self.seen = look_at(self.case, max(row["threads_requested"] for row in self.rows))
+        return self.seen
+
     def as_dict(self, threads: int) -> dict[str, Any]:
         """Return one thread count, as asked for, against the baseline as plain values, ready for JSON."""
         _, again, *others = variants({threads: self._given.get(threads, threads)})
@@ -316,7 +329,7 @@ class Measurement:
         time, speedup = self.time(variant), self.speedup(variant)
         if flags.superlinear(speedup.low, threads):
             counted["above_threads"] = time.n
-        return {
+        found = {
             **_parts(row, "workload", "backend", "method"),
             "page_size": row["page_kind"],
             **_parts(row, "size_bytes", "policy", "threads", "chunk_size", "n_chunks", "unit"),
@@ -344,6 +357,7 @@ class Measurement:
             "options": dict(self.case.options),
             "seed": self.protocol.seed,
         }
+        return found | ({"evidence": self.seen.as_dict()} if self.seen else {})
 
     def save(self, name: str, root: Path | None = None) -> Path:
         """Keep this as the run `name`, for `ktask report` and `ktask compare`; return its directory."""

@@ -12,6 +12,7 @@ from typing import Any
 from ktask.common import children
 from ktask.common.progress import rounds_bar
 from ktask.host import topology
+from ktask.lab.evidence import Evidence
 from ktask.lab.measure.cell import measure_case
 from ktask.lab.measure.measurement import Measurement, Protocol, check_passes
 from ktask.workloads import Case
@@ -75,11 +76,13 @@ def measure_processes(
     *,
     trace: bool = False,
     chunked: bool = True,
+    evidence: bool = False,
     quiet: bool = False,
 ) -> Measurement:
     """Measure `case` in `passes` fresh processes, or once in this one; see `measure_case`.
 
-    Each process has another random order within its rounds. The trace, if asked for, is that of the first.
+    Each process has another random order within its rounds. The trace and the evidence, if
+    asked for, are those of the first.
 
     Raises
     ------
@@ -90,22 +93,36 @@ def measure_processes(
     """
     if passes == 1:
         with rounds_bar(protocol.most, quiet=quiet) as on_round:
-            return measure_case(case, threads, protocol, on_round=on_round, trace=trace, chunked=chunked)
+            how: dict[str, Any] = {"trace": trace, "chunked": chunked, "evidence": evidence}
+            return measure_case(case, threads, protocol, on_round=on_round, **how)
     whole = Measurement(case, protocol)
-    command = [*children.python(), "-m", "ktask.lab.measure.one_process", str(os.getpid())]
     with rounds_bar(passes, "processes", quiet) as on_pass:
         for number in range(1, passes + 1):
             rules = replace(protocol, seed=protocol.seed + number - 1)
-            task = case, threads, rules, {"trace": trace and number == 1, "chunked": chunked}
-            found = _answer(
-                subprocess.run(command, input=pickle.dumps(task), stdout=subprocess.PIPE, check=False)  # noqa: S603
-            )
+            first = {"trace": trace and number == 1, "evidence": evidence and number == 1}
+            task = case, threads, rules, {**first, "chunked": chunked}
+            found = _in_a_process(task)
             whole.rows += [{**row, "pass": number} for row in found.rows]
             if number == 1:
                 whole.traced, whole.bytes_per_unit = found.traced, found.bytes_per_unit
+                whole.seen = found.seen
                 whole.grants = found.grants
             on_pass(number)
     return whole
+
+
+def look_at(case: Case, threads: int) -> Evidence:
+    """Return what a fresh process sees of `case` with `threads`, after a few repetitions to warm up."""
+    rules = Protocol(least=1, most=1)
+    found = _in_a_process((case, [threads], rules, {"evidence": True}))
+    return found.seen or Evidence(skipped="nothing was looked at")
+
+
+def _in_a_process(task: tuple[Case, Sequence[int] | None, Protocol, dict[str, bool]]) -> Measurement:
+    command = [*children.python(), "-m", "ktask.lab.measure.one_process", str(os.getpid())]
+    return _answer(
+        subprocess.run(command, input=pickle.dumps(task), stdout=subprocess.PIPE, check=False)  # noqa: S603
+    )
 
 
 def _answer(done: subprocess.CompletedProcess) -> Measurement:

@@ -1,0 +1,108 @@
+"""Evidence on a real case: what is seen of a path whose lock is known, and what is said where nothing is."""
+
+import json
+
+import pytest
+
+import ktask
+from ktask.host import perf
+from ktask.host.kernel_counters import sample
+from ktask.host.topology import cpu_count
+from ktask.lab.evidence import Evidence, gather
+from ktask.lab.measure import processes
+from ktask.lab.measure.cell import measure_case
+from ktask.lab.measure.measurement import Protocol
+from ktask.workloads import Case
+
+QUICK = Protocol(least=1, most=1)
+MIB = 1 << 20
+
+can_see = pytest.mark.skipif(
+    perf.why_not() is not None or cpu_count() < 2, reason=perf.why_not() or "there is one CPU"
+)
+
+
+@can_see
+def test_mprotect_by_range_waits_for_mmap_lock():
+    case = Case.of("protect", "mprotect", size=256 * MIB, page_kind="4KiB")
+    seen = measure_case(case, [2], QUICK, evidence=True).evidence()
+    assert seen.skipped is None
+    assert sum(seen.stack.values()) == pytest.approx(1)
+    assert 0 < seen.stack["ideal"] < 1
+    assert "change_pte_range" in {one["function"] for one in seen.functions}
+    if seen.many.sees_locks:
+        assert ("mmap_lock", "do_mprotect_pkey") in {(one["lock"], one["site"]) for one in seen.locks}
+    json.dumps(seen.as_dict())
+    assert "mmap_lock" in str(seen)
+    assert "<table" in seen._repr_html_()
+
+
+@can_see
+def test_looking_changes_no_row_and_opens_nothing():
+    case = Case.of("zeroing", "populate", size=16 * MIB, page_kind="4KiB")
+    found = measure_case(case, [2], QUICK, evidence=True)
+    assert len(found.rows) == len(measure_case(case, [2], QUICK).rows)
+    assert found.seen.many.counters["pgfault"] >= 0
+    assert found.seen.many.repetitions >= 1
+
+
+def test_without_permission_there_is_the_reason_and_all_else(monkeypatch):
+    monkeypatch.setattr(perf, "why_not", lambda: "kernel.perf_event_paranoid is 4")
+    case = Case.of("zeroing", "memset", size=4 * MIB, page_kind="4KiB")
+    found = measure_case(case, [2], QUICK, evidence=True)
+    assert found.rows
+    assert found.seen == Evidence(skipped="kernel.perf_event_paranoid is 4")
+    assert found.as_dict(2)["evidence"]["skipped"] == "kernel.perf_event_paranoid is 4"
+    assert "paranoid is 4" in str(found.seen)
+    assert "paranoid is 4" in found.seen._repr_html_()
+
+
+def test_one_thread_needs_no_explanation():
+    assert "one thread" in gather(None, 1, "ktask-v4").skipped
+
+
+def test_a_notebook_looks_when_it_asks(monkeypatch):
+    asked = []
+    monkeypatch.setattr(processes, "look_at", lambda *which: asked.append(which) or Evidence(skipped="tried"))
+    found = ktask.measure(
+        "zeroing", "memset", size=4 * MIB, threads=[2], protocol={"least": 1, "most": 1}, quiet=True
+    )
+    assert "evidence" not in found.as_dict(2)
+    assert found.evidence() is found.evidence()
+    assert asked == [(found.case, 2)]
+
+
+def test_a_fresh_process_looks():
+    seen = processes.look_at(Case.of("zeroing", "memset", size=4 * MIB, page_kind="4KiB"), 2)
+    assert seen.skipped if perf.why_not() or cpu_count() < 2 else seen.stack
+
+
+TREE = {
+    "proc/vmstat": "nr_free_pages 7\npgfault 12\nnr_tlb_remote_flush 3\n",
+    "proc/pressure/cpu": "some avg10=0.00 avg60=0.00 avg300=0.00 total=2500000\nfull avg10=0 total=9\n",
+    "proc/stat": "cpu  1 2 3 4 5 6 7 200 0 0\n",
+    "proc/self/task/1/schedstat": "5 3000000000 2\n",
+    "proc/self/task/1/status": "voluntary_ctxt_switches:\t4\nnonvoluntary_ctxt_switches:\t1\n",
+    "proc/self/task/2/schedstat": "damaged\n",
+}
+
+
+def test_counters_of_the_kernel(tmp_path):
+    for name, text in TREE.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    found = sample(tmp_path)
+    assert found["pgfault"] == 12
+    assert found["nr_tlb_remote_flush"] == 3
+    assert "nr_free_pages" not in found
+    assert found["pressure_cpu_s"] == 2.5
+    assert found["steal_s"] > 0
+    assert (found["run_queue_s"], found["switches_voluntary"], found["switches_involuntary"]) == (
+        3.0,
+        4.0,
+        1.0,
+    )
+
+
+def test_counters_that_are_not_there(tmp_path):
+    assert sample(tmp_path)["run_queue_s"] == 0.0
