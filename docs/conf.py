@@ -45,6 +45,7 @@ docs/measuring
 docs/placement
 docs/kernels
 docs/workloads
+docs/evidence
 docs/reproducer
 docs/models
 docs/simulator

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ktask.common.units import GIB, MIB
+from ktask.host import perf
 from ktask.host.counters import OTHER_LOAD_LIMIT, STEAL_LIMIT, sample_state, state_change
 from ktask.host.facts import Facts, machine_facts
 from ktask.host.topology import ROOT, format_cpu_list, smt_siblings
@@ -60,6 +61,7 @@ class Probes:
     activity: Callable[[], Activity] | None = None
     populate_write: Callable[[], bool] | None = None
     openmp: Callable[[], bool] | None = None
+    evidence: Callable[[], str] | None = None
 
 
 def measure_activity(interval_s: float = ACTIVITY_SAMPLE_S, root: Path = ROOT) -> Activity:
@@ -90,7 +92,7 @@ def has_openmp() -> bool:
     return any(layers) and ctypes.util.find_library("gomp") is not None
 
 
-LOCAL_PROBES = Probes(measure_activity, can_populate_write, has_openmp)
+LOCAL_PROBES = Probes(measure_activity, can_populate_write, has_openmp, lambda: perf.why_not() or "")
 
 
 def diagnose(
@@ -183,6 +185,16 @@ def openmp(facts: Facts) -> Verdict:
         return "found", "ok", "Parallel regions start through libgomp, within microseconds."
     means = "Another threading layer starts the helpers, more slowly; small tasks look worse than they are."
     return "missing", "warning", means, "Install libgomp: `sudo apt-get install libgomp1`."
+
+
+@check("evidence")
+def evidence(facts: Facts) -> Verdict:
+    """Look for what `--evidence` needs: perf, and permission to see the stacks of the kernel."""
+    if not facts["evidence"]:
+        return "works", "ok", "perf can show where the time of threads goes (`ktask run --evidence`)."
+    reason, _, remedy = facts["evidence"].partition("; ")
+    means = "There is no evidence on causes: where the time goes, and which locks are waited for."
+    return reason, "note", means, remedy
 
 
 @check("memory_available_bytes")

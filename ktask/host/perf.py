@@ -67,7 +67,7 @@ def why_not(root: Path = ROOT) -> str | None:
         return "perf is not installed; install your distribution's perf (linux-perf, linux-tools)"
     paranoid = read_int(root / "proc/sys/kernel/perf_event_paranoid")
     if paranoid is None:
-        return "the kernel was built without perf events"
+        return "the kernel has no perf events; boot one built with CONFIG_PERF_EVENTS"
     if paranoid > 1 and not _is_able():
         return (
             f"kernel.perf_event_paranoid is {paranoid}; `sudo sysctl kernel.perf_event_paranoid=1` "

@@ -241,6 +241,8 @@ def test_activity(tmp_path, activity, name, level):
         (Probes(populate_write=lambda: True), "populate_write", "ok"),
         (Probes(openmp=lambda: False), "openmp", "warning"),
         (Probes(openmp=lambda: True), "openmp", "ok"),
+        (Probes(evidence=lambda: ""), "evidence", "ok"),
+        (Probes(evidence=lambda: "perf is not installed; install it"), "evidence", "note"),
     ],
 )
 def test_probes(tmp_path, probes, name, level):

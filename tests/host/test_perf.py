@@ -54,7 +54,7 @@ def _tree(root: Path, paranoid: str | None = "1", symbols: str = "ffffffff810000
     ("paranoid", "symbols", "words"),
     [
         ("4", "ffffffff81000000 T _stext\n", "perf_event_paranoid is 4; `sudo sysctl"),
-        (None, "ffffffff81000000 T _stext\n", "built without perf events"),
+        (None, "ffffffff81000000 T _stext\n", "kernel has no perf events"),
         ("1", "0000000000000000 T _stext\n", "kptr_restrict=0"),
         ("1", "", "kptr_restrict=0"),
         ("1", "ffffffff81000000 T _stext\n", None),
