@@ -22,8 +22,6 @@ from ktask.workloads import Case
 
 SMALL = {"4KiB": 8 * MIB, "THP": 16 * MIB, "2MiB": 16 * MIB, "1GiB": 2048 * MIB}
 WITHOUT = {
-    "smaps",
-    "smaps_rollup",
     "radix",
     "plain_read",
     "buddy",
@@ -32,8 +30,13 @@ WITHOUT = {
     "rep_stosb",
     "auto",
 }
+LINES = {"exit": 100}  # of the programs with more than 80
 OPTIONS = [
     Case("zeroing", "populate", "4KiB", 8 * MIB, 64 * KIB, options=(("sharing", "shared"),)),
+    Case("zeroing", "populate", "4KiB", 8 * MIB, 64 * KIB, "guided"),
+    Case("free", "munmap_at_once", "4KiB", 8 * MIB, 64 * KIB, "guided", (("fill", "each"),)),
+    Case("page_walk", "mincore", "4KiB", 5 * MIB + 4096, 64 * KIB, "guided"),
+    Case("truncate", "ftruncate_files", "4KiB", 8 * MIB, 64 * KIB, "guided"),
     Case("zeroing", "populate", "THP", 16 * MIB, options=(("sharing", "shared"),)),
     Case("page_walk", "pagemap", "4KiB", 100 * MIB, 64 * KIB, options=(("pages", "memory"),)),
     Case("page_walk", "pagemap_scan", "4KiB", 100 * MIB, 64 * KIB, options=(("pages", "file"),)),
@@ -107,9 +110,11 @@ def number(text, name):
 
 def work_of(text):
     """Return chunk size and number of chunks, in what the program counts, and the bytes of all."""
-    (total,) = set(re.findall(r"for \(long at = 0; at < (\w+); at \+= chunk\)", text))
-    chunk = number(text, "CHUNK")
-    return chunk, -(-number(text, total) // chunk), number(text, "SIZE")
+    chunk, n_chunks = number(text, "CHUNK"), number(text, "CHUNKS")
+    if "ends[n + 1]" not in text:
+        (total,) = re.findall(r"for \(long at = 0; at < (\w+); at \+= len\)", text)
+        n_chunks = -(-number(text, total) // chunk)
+    return chunk, n_chunks, number(text, "SIZE")
 
 
 @pytest.mark.cpus(2)
@@ -127,7 +132,8 @@ def test_a_program_does_the_work_of_the_suite(case, tmp_path):
     chunk, n_chunks, size_bytes = work_of(text)
     assert number(text, "THREADS") == result.threads
     assert n_chunks == result.n_chunks
-    assert chunk in (result.chunk_size, result.chunk_size * unit)
+    least = 64 * KIB // unit if case.policy == "guided" else result.chunk_size
+    assert chunk in (max(least, 1), least * unit)
     per_operation = 1 if workloads.get(case.workload).operation == "byte" else memory.BASE_PAGE
     assert size_bytes == operations * per_operation
     done = ran(built(text, tmp_path), text)
@@ -150,12 +156,36 @@ def test_a_chunk_that_threads_leave_out_is_found(case, tmp_path):
     if reason := workloads.why_not(case):
         pytest.skip(reason)
     text = reproducer(case, 2)
-    call = re.search(r"\twork\(at, (\w+) - at < chunk", text)
-    is_serial = "threads == 1 && THREADS > 1"
-    some = f"\tif (({is_serial}) || {call[1]} - at > chunk) work(at, {call[1]} - at < chunk"
-    done = ran(built(text.replace(call[0], some), tmp_path), text)
+    loop = re.search(r"\tfor \(long at = 0; at < (\w+); at \+= len\)\n|\t\tlong at = ends\[i\];\n", text)
+    is_last = f"{loop[1]} - at <= len" if loop[1] else "i == n - 1"
+    some = f"{loop[0]}\t\tif ((threads > 1 || THREADS == 1) && {is_last}) continue; else\n"
+    done = ran(built(text.replace(loop[0], some), tmp_path), text)
     assert (done.returncode, done.stdout) == (1, "")
     assert re.fullmatch(r"case: .+\n", done.stderr)
+
+
+@pytest.mark.cpus(2)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_chunks_that_shrink_are_those_of_the_engine(threads, tmp_path):
+    case = Case("truncate", "punch_hole", "4KiB", 8 * MIB + 4096, 64 * KIB, "guided")
+    text = reproducer(case, threads)
+    loop = "\t\tlong at = ends[i];\n"
+    shown = text.replace(loop, f'{loop}\n\t\tif (threads == THREADS) warnx("%ld %ld", at, ends[i + 1]);\n')
+    assert shown != text
+    done = ran(built(shown, tmp_path), text)
+    found = {tuple(map(int, line.split()[1:])) for line in done.stderr.splitlines()}
+    plan = engine.plan(Node(0, 2049), Ctl(None, (), 16, threads), "guided")
+    assert found == {(start * 4096, end * 4096) for start, end in plan.chunks_of(0)}
+
+
+@pytest.mark.cpus(2)
+@pytest.mark.parametrize("case", all_cases())
+def test_a_program_is_short_enough_for_a_mail(case):
+    if reason := workloads.why_not(case):
+        pytest.skip(reason)
+    lines = reproducer(case, 2).expandtabs(8).splitlines()
+    assert len(lines) <= LINES.get(case.method, 80)
+    assert max(map(len, lines)) <= 80
 
 
 @pytest.mark.parametrize("case", [p for p in all_cases() if p.values[0].page_kind == "2MiB"])
@@ -205,7 +235,6 @@ def test_the_head_says_how_to_compile_it(typed):
         ("page_walk --method radix", "has no C program; .* mincore, pagemap, pagemap_scan"),
         ("page_walk --set layout=sparse", "with layout=sparse; .* follows: pages"),
         ("page_walk --set fill=each", "with fill=each; .* follows: pages"),
-        ("zeroing --policy guided", "policy guided, whose chunks shrink; use "),
         (
             "free --method lazyfree --page-size 2MiB --size 2MiB",
             "free lazyfree works on 4KiB, THP pages, not on 2MiB",

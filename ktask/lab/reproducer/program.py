@@ -1,11 +1,12 @@
-"""The text of a C program, from the skeleton `c/program.c` and the file of a method beside it.
+"""The text of a C program, from the file of a method in `c`.
 
-The files are C with a little Jinja in it, and each names the headers that it needs. A method has a program if
-it has a file.
+These files are C with a little Jinja in it. A method has a program if it has a file, which fills the blocks of
+`skeleton.c` and names the headers that it needs.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 import textwrap
 from dataclasses import replace
@@ -30,7 +31,8 @@ from ktask.workloads.page_walk import spaces
 from ktask.workloads.pin import BUFFER, n_rings
 
 PARTS = Path(__file__).with_name("c")
-WARMUPS, ROUNDS = 2, 15
+COLUMNS = 80
+ROUNDS = 15
 # What the task counts where that is not bytes.
 COUNTED = {
     "one_process": "FORKS",
@@ -40,9 +42,8 @@ COUNTED = {
     "ftruncate_files": "FILES",
 }
 OPTIONS = {"free": ("fill",), "page_walk": ("pages",), "zeroing": ("sharing",)}  # that programs follow
-# By what one operation is: how many a repetition has, in the unit of its rate, and that unit.
-OPERATIONS = {"byte": ("SIZE / (double)(1 << 30)", "GiB"), "PTE": ("SIZE / BASE_PAGE / 1e6", "M PTE")}
-HEADERS = ("err.h", "omp.h", "sched.h", "stdio.h", "stdlib.h")  # of the skeleton
+# By what one operation is: what a repetition does, in the unit of its rate, and that unit.
+WORK = {"byte": ("(SIZE / 0x1p30)", "GiB"), "PTE": (f"(SIZE / {memory.BASE_PAGE} / 1e6)", "M PTE")}
 
 
 def reproducer(case: Case, threads: int) -> str:
@@ -80,8 +81,6 @@ def why_no_program(case: Case) -> str | None:
     followed = (*OPTIONS.get(case.workload, ()), "placement")
     if unknown := [f"{name}={value}" for name, value in case.options if name not in followed]:
         return f"{what} with {unknown[0]}; options that it follows: {', '.join(followed)}"
-    if case.policy == "guided":
-        return f"{what} with policy guided, whose chunks shrink; use a policy with chunks of one size"
     return None
 
 
@@ -99,26 +98,38 @@ def program(case: Case, state: State, plan: Plan) -> str:
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701  (C, not HTML)
     )
-    body = files.get_template(f"{case.workload}/{case.method}.c").render(_mapping_of(case))
-    headers = {*HEADERS, *re.findall(r"^#include <(.+)>\n", body, re.MULTILINE)}
-    body = re.sub(r"^#include <.+>\n", "", body, flags=re.MULTILINE)
-    body = re.sub(r"\n{3,}", "\n\n", body).strip()
     total = COUNTED.get(case.method, "SIZE")
-    operations, rate_name = OPERATIONS[workloads.get(case.workload).operation]
-    used = re.findall(r"\b[A-Z_]+\b", f"{body} {total} {operations} CHUNK THREADS WARMUPS ROUNDS")
-    constants = {name: value for name, value in _constants(case, state, plan).items() if name in used}
-    return files.get_template("program.c").render(
-        head=_head(case, state, plan),
-        places=_places(max(plan.threads, _fillers(case, _fill_plan(case, state)))),
-        command=_command(case, plan.threads),
-        threads_text=f"{plan.threads} thread{'s' * (plan.threads > 1)}".ljust(9),
-        headers=sorted(headers),
-        constants=constants,
-        body=body,
+    fillers = _fillers(case, _fill_plan(case, state))
+    work, rate_name = WORK[workloads.get(case.workload).operation]
+    text = files.get_template(f"{case.workload}/{case.method}.c").render(
+        _mapping_of(case),
         total=total,
-        operations=operations,
+        guided=plan.shrinking,
+        size="ends[i + 1] - at" if plan.shrinking else f"MIN(len, {total} - at)",
+        end="ends[i + 1]" if plan.shrinking else f"MIN(at + len, {total})",
+        most_threads="FILLERS" if fillers > plan.threads else "THREADS",
+        threads_text=f"{plan.threads} thread{'s' * (plan.threads > 1)}".ljust(9),
         rate_name=rate_name,
     )
+    body, headers = _without_headers(text)
+    constants = _constants(case, state, plan) | {"WORK": work}
+    used = set(re.findall(r"\b[A-Z_]+\b", f"{body} {work}"))
+    return files.get_template("program.c").render(
+        head=_head(case, state, plan),
+        places=_places(max(plan.threads, fillers)),
+        command=_command(case, plan.threads),
+        headers=headers,
+        constants={name: value for name, value in constants.items() if name in used},
+        body=body,
+    )
+
+
+def _without_headers(text: str) -> tuple[str, list[str]]:
+    """Return the text of a program without what it includes, and with no two empty lines, and the headers."""
+    headers = sorted(set(re.findall(r"^#include <(.+)>\n", text, re.MULTILINE)))
+    body = re.sub(r"^#include <.+>\n", "", text, flags=re.MULTILINE)
+    body = re.sub(r"\n{3,}", "\n\n", body).replace("{\n\n", "{\n")
+    return re.sub(r"\n\n(\t*})", r"\n\1", body).strip(), headers
 
 
 def _command(case: Case, threads: int) -> list[str]:
@@ -126,26 +137,38 @@ def _command(case: Case, threads: int) -> list[str]:
     what = f"ktask run {case.workload} --method {case.method} --size {exact_size(case.size_bytes)}"
     how = f"--threads {threads} --policy {case.policy} --min-chunk {exact_size(case.min_chunk_bytes)}"
     options = "".join(f" --set {name}={value}" for name, value in case.options)
-    return [f"{what} --page-size {case.page_kind} \\", f"\t{how}{options}"]
+    words = f"{what} --page-size {case.page_kind} {how}{options}"
+    first, *rest = textwrap.wrap(words, COLUMNS - 18, break_on_hyphens=False)
+    return [line + " \\" for line in (first, *(f"\t{line}" for line in rest[:-1]))] + [f"\t{rest[-1]}"]
 
 
 def _head(case: Case, state: State, plan: Plan) -> list[str]:
     """Return the lines that say what the program does."""
     about = workloads.get(case.workload).method(case.method).about
     size, chunk = (fmt_size(units * state.bytes_per_unit) for units in (state.size, plan.chunk_size))
-    chunks = f"{plan.n_chunks} chunk{'s' * (plan.n_chunks != 1)} of {chunk}"
-    who = f"{plan.threads} threads take" if plan.threads > 1 else "1 thread takes"
-    sentences = (
-        f"{case.workload} {case.method}, {size} of {case.page_kind} pages:",
-        f"{about}.",
-        f"One thread does it all at once; {who} {chunks} in turn (policy {case.policy}).",
+    chunks = f"{plan.n_chunks} chunk{'s' * (plan.n_chunks != 1)} of {'up to ' * plan.shrinking}{chunk}"
+    who = f"{plan.threads} thread{'s' * (plan.threads != 1)}"
+    words = (
+        f"{case.workload} {case.method}, {size} of {case.page_kind} pages: {about}. At once by one thread, in "
+        f"{chunks} by {who} (policy {case.policy})."
     )
-    return [line for sentence in sentences for line in textwrap.wrap(sentence, 76)]
+    return textwrap.wrap(words, COLUMNS - 3, break_on_hyphens=False)
 
 
 def _places(n_threads: int) -> str:
     """Return a CPU for each thread as OpenMP has it, the caller first: those that the engine would use."""
-    return ",".join(f"{{{cpu}}}" for cpu in placement.cpus_in_order()[:n_threads])
+    return ",".join(_runs(placement.cpus_in_order()[:n_threads]))
+
+
+def _runs(cpus: Sequence[int]) -> list[str]:
+    """Return CPUs as places of OpenMP; three or more at one distance as START:COUNT:STEP."""
+    if not cpus:
+        return []
+    steps = [after - before for before, after in itertools.pairwise(cpus)]
+    same = sum(1 for _ in itertools.takewhile(lambda step: step == steps[0], steps))
+    if same < 2:
+        return [f"{{{cpus[0]}}}", *_runs(cpus[1:])]
+    return [f"{{{cpus[0]}}}:{same + 1}:{steps[0]}", *_runs(cpus[same + 1 :])]
 
 
 def _mapping_of(case: Case) -> dict[str, Any]:
@@ -153,46 +176,46 @@ def _mapping_of(case: Case) -> dict[str, Any]:
     is_shared = case.method == "collapse_shared" or dict(case.options).get("sharing") == "shared"
     pages = spaces.made_of(case) if case.workload == "page_walk" else ""
     pool = case.page_kind in memory.HUGETLB_KINDS
-    log2 = case.page_size.bit_length() - 1
-    flags = ["MAP_SHARED" if is_shared else "MAP_PRIVATE"]
-    flags += [f"MAP_HUGETLB | {log2} << 26 /* MAP_HUGE_SHIFT */"] if pool else ["MAP_NORESERVE"]
     return {
         "method": case.method,
+        "base_page": memory.BASE_PAGE,
         "page_kind": case.page_kind,
         "fill": dict(case.options).get("fill", "one"),
         "pages": pages,
-        "map_flags": " | ".join(flags),
+        "bytes": {"exit": "bytes", "one_process": "PIECE", "many_processes": "PIECE"}.get(case.method, "SIZE"),
+        "sharing": "MAP_SHARED" if is_shared else "MAP_PRIVATE",
+        "log2": case.page_size.bit_length() - 1 if pool else 0,
         "protection": "PROT_READ" if pages == "zero" else "PROT_READ | PROT_WRITE",
         "zap": "MADV_REMOVE" if is_shared else "MADV_DONTNEED",
         "huge_field": "ShmemPmdMapped:" if is_shared else "AnonHugePages:",
-        "memfd_flags": f"MFD_CLOEXEC | MFD_HUGETLB | {log2} << 26 /* MFD_HUGE_SHIFT */"
-        if pool
-        else "MFD_CLOEXEC",
     }
 
 
 def _constants(case: Case, state: State, plan: Plan) -> dict[str, str]:
     """Return the numbers that a program may use, by name."""
     unit, counted, fill = state.bytes_per_unit, case.method in COUNTED, _fill_plan(case, state)
+    pieces = layouts.pieces_of("dense", state.size * unit, np.random.default_rng(1)).size
+    per_chunk, task_unit = plan.min_chunk if plan.shrinking else plan.chunk_size, 1 if counted else unit
     sizes = {
         "SIZE": state.size * unit,
         "PAGE": case.page_size,
-        "BASE_PAGE": memory.BASE_PAGE,
         "ALIGN": max(case.page_size, memory.THP_SIZE),
         "PIECE": unit,  # of a fork
         "FILE_SIZE": unit if counted else state.size * unit,
-        "ALIAS": int(layouts.pieces_of("dense", state.size * unit, np.random.default_rng(1)).size[0]),
+        "ALIAS": int(pieces[0]),
         "BUFFER": max(BUFFER, case.page_size),
         "FILL_CHUNK": fill.chunk_size * unit,
-        "CHUNK": plan.chunk_size if counted else plan.chunk_size * unit,
+        "ROOM": (len(pieces) + 200) * 2048,  # for the text of smaps
+        "CHUNK": per_chunk * task_unit,
+        "UNIT": task_unit,  # that chunks are multiples of
     }
     counts = {
         "FORKS": state.size,
         "FILES": state.size if counted else 1,
         "RINGS": n_rings(),
         "FILLERS": _fillers(case, fill),
+        "CHUNKS": plan.n_chunks,
         "THREADS": plan.threads,
-        "WARMUPS": WARMUPS,
         "ROUNDS": ROUNDS,
     }
     return {name: _in_c(size) for name, size in sizes.items()} | {

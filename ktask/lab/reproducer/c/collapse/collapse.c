@@ -1,44 +1,28 @@
+{% extends "skeleton.c" %}
+{% block top %}
 #include <errno.h>
-{% include "region.c" %}
-{% include "populate.c" %}
+#define MADV_COLLAPSE 25
+{% include "base.c" %}
 {% include "smaps.c" %}
-#define MADV_COLLAPSE 25 /* Linux 6.1 */
-
-static long stamp; /* of the content */
-
-static void setup(void)
-{
-	map(SIZE);
-}
-
-/* Populate by base pages, with a word in each. */
-static void prepare(void)
-{
-	if (madvise(base, SIZE, {{ zap }}) || madvise(base, SIZE, MADV_NOHUGEPAGE))
-		err(1, "madvise");
-	populate(SIZE);
-	if (madvise(base, SIZE, MADV_HUGEPAGE))
-		err(1, "MADV_HUGEPAGE");
-	stamp = random();
-	for (long at = 0; at < SIZE; at += BASE_PAGE)
-		*(long *)(base + at) = stamp + at;
-	if (smaps_bytes("{{ huge_field }}"))
-		errx(1, "the range had huge pages before");
-}
-
-static void work(long start, long end)
-{
-	for (int k = 0; madvise(base + start, end - start, MADV_COLLAPSE); k++)
-		if (errno != EAGAIN || k == 100)
-			err(1, "MADV_COLLAPSE");
-}
-
-static void check(void)
-{
-	if (smaps_bytes("{{ huge_field }}") != SIZE)
-		errx(1, "not all of it is in huge pages");
-	for (long at = 0; at < SIZE; at += BASE_PAGE)
-		if (*(long *)(base + at) != stamp + at)
-			errx(1, "the page at %ld has lost its content", at);
-}
-
+{% endblock %}
+{% block setup %}
+{% include "map.c" %}
+{% endblock %}
+{% block prepare %}
+	DO(madvise(mem, SIZE, {{ zap }}));
+	DO(madvise(mem, SIZE, MADV_NOHUGEPAGE));
+	DO(madvise(mem, SIZE, MADV_POPULATE_WRITE));
+	DO(madvise(mem, SIZE, MADV_HUGEPAGE));
+	for (char *page = mem; page < mem + SIZE; page += {{ base_page }})
+		*(char **)page = page;
+	CHECK(smaps("{{ huge_field }}") == 0);
+{% endblock %}
+{% block work %}
+		while (madvise(mem + at, {{ size }}, MADV_COLLAPSE))
+			CHECK(errno == EAGAIN); /* in Linux 6.1 and later */
+{% endblock %}
+{% block check %}
+	CHECK(smaps("{{ huge_field }}") == SIZE);
+	for (char *page = mem; page < mem + SIZE; page += {{ base_page }})
+		CHECK(*(char **)page == page);
+{% endblock %}

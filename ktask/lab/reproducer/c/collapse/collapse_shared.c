@@ -1,1 +1,1 @@
-{% include "collapse/collapse.c" %}
+{% extends "collapse/collapse.c" %}

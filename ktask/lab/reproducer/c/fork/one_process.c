@@ -1,46 +1,40 @@
+{% extends "skeleton.c" %}
+{% block top %}
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
-{% include "region.c" %}
-{% include "populate.c" %}
-{% include "status.c" %}
-static pid_t pids[FORKS];
+{% include "base.c" %}
+static int pids[FORKS];
 
-static void setup(void)
+/* The system call itself: fork() of libc waits for the locks of malloc. */
+static void fork_here(int k)
 {
-	map(PIECE);
-	populate(PIECE);
-}
-
-static void prepare(void)
-{
-}
-
-/* The system call itself: fork() of libc would take turns for the locks of malloc. */
-static void work(long start, long end)
-{
-	for (long k = start; k < end; k++) {
-		pids[k] = syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
-		if (pids[k] < 0)
-			err(1, "clone");
-		if (!pids[k]) {
-			prctl(PR_SET_PDEATHSIG, SIGKILL);
-			for (;;)
-				pause();
-		}
+	DO(pids[k] = syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0));
+	if (!pids[k]) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		pause();
 	}
 }
-
-static void check(void)
-{
+{% endblock %}
+{% block variables %}
+	struct rusage usage;
+{% endblock %}
+{% block setup %}
+{% include "map.c" %}
+	DO(madvise(mem, PIECE, MADV_POPULATE_WRITE));
+{% endblock %}
+{% block work %}
+		for (long k = at; k < {{ end }}; k++)
+			fork_here(k);
+{% endblock %}
+{% block check %}
 	for (int k = 0; k < FORKS; k++) {
-		if (!pids[k] || status_bytes(pids[k], "RssAnon:") < PIECE)
-			errx(1, "child %d does not have the memory mapped", k);
-		kill(pids[k], SIGKILL);
-		waitpid(pids[k], NULL, 0);
+		CHECK(pids[k] && !kill(pids[k], SIGKILL));
+		DO(wait4(pids[k], NULL, 0, &usage));
+		CHECK(usage.ru_maxrss >= PIECE / 1024); /* it had the memory */
 		pids[k] = 0;
 	}
-}
-
+{% endblock %}

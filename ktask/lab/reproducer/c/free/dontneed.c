@@ -1,26 +1,19 @@
-#include <sys/mman.h>
-{% include "region.c" %}
+{% extends "skeleton.c" %}
+{% block top %}
+#include <string.h>
+{% include "base.c" %}
+static unsigned char in[SIZE / {{ base_page }}]; /* for mincore */
+{% endblock %}
+{% block setup %}
+{% include "map.c" %}
+{% endblock %}
+{% block prepare %}
 {% include "free/fill.c" %}
-{% include "present.c" %}
-static void setup(void)
-{
-	map(SIZE);
-}
-
-static void prepare(void)
-{
-	fill();
-}
-
-static void work(long start, long end)
-{
-	if (madvise(base + start, end - start, MADV_DONTNEED))
-		err(1, "MADV_DONTNEED");
-}
-
-static void check(void)
-{
-	if (bytes_present())
-		errx(1, "pages are still there");
-}
-
+{% endblock %}
+{% block work %}
+		DO(madvise(mem + at, {{ size }}, MADV_DONTNEED));
+{% endblock %}
+{% block check %}
+	DO(mincore(mem, SIZE, in));
+	CHECK(!memchr(in, 1, sizeof(in))); /* no page is there */
+{% endblock %}

@@ -1,29 +1,13 @@
-#include <sys/mman.h>
-static void populate(long start, long end)
-{
-	if (madvise(base + start, end - start, MADV_POPULATE_WRITE)) /* Linux 5.14 */
-		err(1, "MADV_POPULATE_WRITE");
-}
-
+{# Who fills the memory decides whose caches have the page tables. #}
 {% if fill == "one" %}
-/* One thread, the caller, fills the range: so its CPU has the page tables in its caches. */
-static void fill(void)
-{
-	populate(0, SIZE);
+	DO(madvise(mem, SIZE, MADV_POPULATE_WRITE)); /* by one thread */
 {% elif fill == "each" %}
-/* Every CPU fills chunks of the range. */
-static void fill(void)
-{
-#pragma omp parallel for schedule(dynamic, 1) num_threads(FILLERS)
+#pragma omp parallel for schedule(dynamic) num_threads(FILLERS)
 	for (long at = 0; at < SIZE; at += FILL_CHUNK)
-		populate(at, SIZE - at < FILL_CHUNK ? SIZE : at + FILL_CHUNK);
+		DO(madvise(mem + at, MIN(FILL_CHUNK, SIZE - at),
+			   MADV_POPULATE_WRITE));
 {% else %}
-/* A thread on another CPU than the caller's fills the range. */
-static void fill(void)
-{
 #pragma omp parallel num_threads(FILLERS)
-	if (omp_get_thread_num() == 1)
-		populate(0, SIZE);
+	if (omp_get_thread_num() == 1) /* on another CPU than the caller's */
+		DO(madvise(mem, SIZE, MADV_POPULATE_WRITE));
 {% endif %}
-}
-

@@ -1,31 +1,20 @@
-#include <sys/mman.h>
-{% include "region.c" %}
+{% extends "skeleton.c" %}
+{% block top %}
+{% include "base.c" %}
 {% include "smaps.c" %}
+{% endblock %}
+{% block setup %}
+{% include "map.c" %}
+{% endblock %}
+{% block prepare %}
+	DO(madvise(mem, SIZE, MADV_DONTNEED)); /* a page is marked only once */
 {% include "free/fill.c" %}
-static void setup(void)
-{
-	map(SIZE);
-}
-
-static void prepare(void)
-{
-	if (madvise(base, SIZE, MADV_DONTNEED)) /* a page is marked only once */
-		err(1, "MADV_DONTNEED");
-	fill();
-}
-
-static void work(long start, long end)
-{
-	if (madvise(base + start, end - start, MADV_FREE))
-		err(1, "MADV_FREE");
-}
-
-static void check(void)
-{
-	/* Each CPU has marked pages in a batch; unmapping anything empties that. */
-#pragma omp parallel num_threads(THREADS)
-	munmap(mmap(NULL, BASE_PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0), BASE_PAGE);
-	if (smaps_bytes("LazyFree:") != SIZE)
-		errx(1, "not all of it is marked as lazily free");
-}
-
+{% endblock %}
+{% block work %}
+		DO(madvise(mem + at, {{ size }}, MADV_FREE));
+{% endblock %}
+{% block check %}
+#pragma omp parallel num_threads(THREADS) /* unmapping empties a CPU's batch */
+	munmap(mmap(0, 1, 1, MAP_PRIVATE | MAP_ANON | MAP_POPULATE, -1, 0), 1);
+	CHECK(smaps("LazyFree:") == SIZE);
+{% endblock %}

@@ -1,30 +1,20 @@
+{% extends "skeleton.c" %}
+{% block top %}
 #include <errno.h>
-#include <unistd.h>
-{% include "region.c" %}
-{% include "populate.c" %}
+{% include "base.c" %}
 {% include "status.c" %}
-static void setup(void)
-{
-	map(SIZE);
-	populate(SIZE);
-}
-
-static void prepare(void)
-{
-	if (munlock(base, SIZE))
-		err(1, "munlock");
-}
-
-static void work(long start, long end)
-{
-	for (int k = 0; mlock(base + start, end - start); k++)
-		if (errno != EAGAIN || k == 100)
-			err(1, "mlock");
-}
-
-static void check(void)
-{
-	if (status_bytes(getpid(), "VmLck:") != SIZE)
-		errx(1, "not all of it is locked");
-}
-
+{% endblock %}
+{% block setup %}
+{% include "map.c" %}
+	DO(madvise(mem, SIZE, MADV_POPULATE_WRITE));
+{% endblock %}
+{% block prepare %}
+	DO(munlock(mem, SIZE));
+{% endblock %}
+{% block work %}
+		while (mlock(mem + at, {{ size }}))
+			CHECK(errno == EAGAIN);
+{% endblock %}
+{% block check %}
+	CHECK(status("VmLck:") == SIZE);
+{% endblock %}

@@ -1,64 +1,42 @@
+{% extends "skeleton.c" %}
+{% block top %}
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-{% include "region.c" %}
-{% include "populate.c" %}
-static int uffd;
+{% include "base.c" %}
+static long entry[SIZE / {{ base_page }}]; /* of pagemap */
+static int uffd, pagemap;
+static struct uffdio_api api = { UFFD_API, UFFD_FEATURE_PAGEFAULT_FLAG_WP |
+				 UFFD_FEATURE_WP_HUGETLBFS_SHMEM, 0 };
+static struct uffdio_register range = { { 1L << 37, SIZE }, 2 /* WP */, 0 };
 
-static void setup(void)
+static void write_protect(long at, long size, int on)
 {
-	struct uffdio_api api = {
-		.api = UFFD_API,
-		.features = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_HUGETLBFS_SHMEM,
-	};
-	struct uffdio_register range = { .mode = UFFDIO_REGISTER_MODE_WP };
-
-	map(SIZE);
-	populate(SIZE);
-	range.range = (struct uffdio_range){ .start = (uintptr_t)base, .len = SIZE };
-	uffd = syscall(SYS_userfaultfd, UFFD_USER_MODE_ONLY | O_CLOEXEC);
-	if (uffd < 0 || ioctl(uffd, UFFDIO_API, &api) || ioctl(uffd, UFFDIO_REGISTER, &range))
-		err(1, "userfaultfd that can write-protect (Linux 5.19)");
-}
-
-static void write_protect(long start, long end, int mode)
-{
-	struct uffdio_writeprotect arg = {
-		.range = { .start = (uintptr_t)base + start, .len = end - start },
-		.mode = mode,
-	};
+	struct uffdio_writeprotect arg = { { (long)mem + at, size }, on };
 
 	while (ioctl(uffd, UFFDIO_WRITEPROTECT, &arg))
-		if (errno != EAGAIN)
-			err(1, "UFFDIO_WRITEPROTECT");
+		CHECK(errno == EAGAIN);
 }
-
-static void prepare(void)
-{
+{% endblock %}
+{% block setup %}
+{% include "map.c" %}
+	DO(madvise(mem, SIZE, MADV_POPULATE_WRITE));
+	DO(pagemap = open("/proc/self/pagemap", O_RDONLY));
+	DO(uffd = syscall(SYS_userfaultfd, UFFD_USER_MODE_ONLY));
+	DO(ioctl(uffd, UFFDIO_API, &api));
+	DO(ioctl(uffd, UFFDIO_REGISTER, &range)); /* Linux 5.19 */
+{% endblock %}
+{% block prepare %}
 	write_protect(0, SIZE, 0);
-}
-
-static void work(long start, long end)
-{
-	write_protect(start, end, UFFDIO_WRITEPROTECT_MODE_WP);
-}
-
-/* Bit 57 of a pagemap entry: write-protected by userfaultfd. */
-static void check(void)
-{
-	static uint64_t entry[SIZE / BASE_PAGE];
-	FILE *pagemap = fopen("/proc/self/pagemap", "r");
-
-	if (!pagemap || fseeko(pagemap, (uintptr_t)base / BASE_PAGE * 8, SEEK_SET))
-		err(1, "pagemap");
-	if (fread(entry, 8, SIZE / BASE_PAGE, pagemap) != SIZE / BASE_PAGE)
-		err(1, "pagemap");
-	fclose(pagemap);
-	for (long k = 0; k < SIZE / BASE_PAGE; k++)
-		if (!(entry[k] >> 57 & 1))
-			errx(1, "page %ld can still be written to", k);
-}
-
+{% endblock %}
+{% block work %}
+		write_protect(at, {{ size }}, 1);
+{% endblock %}
+{% block check %}
+	DO(pread(pagemap, entry, sizeof(entry), (long)mem / {{ base_page }} * 8));
+	for (long k = 0; k < SIZE / {{ base_page }}; k++)
+		CHECK(entry[k] >> 57 & 1); /* write-protected by userfaultfd */
+{% endblock %}

@@ -1,1 +1,1 @@
-{% include "truncate/ftruncate.c" %}
+{% extends "truncate/ftruncate.c" %}

@@ -1,1 +1,1 @@
-{% include "zeroing/fallocate.c" %}
+{% extends "zeroing/fallocate.c" %}

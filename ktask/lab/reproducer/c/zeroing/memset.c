@@ -1,25 +1,15 @@
+{% extends "skeleton.c" %}
+{% block top %}
 #include <string.h>
-{% include "region.c" %}
-{% include "populate.c" %}
-{% include "words.c" %}
-static void setup(void)
-{
-	map(SIZE);
-	populate(SIZE);
-}
-
-static void prepare(void)
-{
-	leave_words();
-}
-
-static void work(long start, long end)
-{
-	memset(base + start, 0, end - start);
-}
-
-static void check(void)
-{
-	check_words();
-}
-
+{% include "base.c" %}
+{% endblock %}
+{% block setup %}
+{% include "map.c" %}
+	DO(madvise(mem, SIZE, MADV_POPULATE_WRITE));
+{% endblock %}
+{% block work %}
+		memset(mem + at, 0, {{ size }});
+{% endblock %}
+{% block check %}
+{% include "zeroing/bytes.c" %}
+{% endblock %}

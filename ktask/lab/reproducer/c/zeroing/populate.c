@@ -1,37 +1,27 @@
-#include <sys/mman.h>
-{% include "region.c" %}
-{% include "present.c" %}
-{% include "words.c" %}
+{% extends "skeleton.c" %}
+{% block top %}
+#include <string.h>
+{% include "base.c" %}
+static unsigned char in[SIZE / {{ base_page }}]; /* for mincore */
 {% if page_kind == "THP" %}{% include "smaps.c" %}{% endif %}
-static void setup(void)
-{
-	map(SIZE);
-}
-
-/* Give the pages back by as many threads as will populate: freed pages stay in the lists of a CPU. */
-static void prepare(void)
-{
-	leave_words();
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
+{% endblock %}
+{% block setup %}
+{% include "map.c" %}
+{% endblock %}
+{% block prepare %}
+	/* By as many threads as will populate: per-CPU lists of free pages. */
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
 	for (long at = 0; at < SIZE; at += CHUNK)
-		if (madvise(base + at, SIZE - at < CHUNK ? SIZE - at : CHUNK, {{ zap }}))
-			err(1, "{{ zap }}");
-}
-
-static void work(long start, long end)
-{
-	if (madvise(base + start, end - start, MADV_POPULATE_WRITE)) /* Linux 5.14 */
-		err(1, "MADV_POPULATE_WRITE");
-}
-
-static void check(void)
-{
-	if (bytes_present() != SIZE)
-		errx(1, "pages are missing");
-	check_words();
+		DO(madvise(mem + at, MIN(CHUNK, SIZE - at), {{ zap }}));
+{% endblock %}
+{% block work %}
+		DO(madvise(mem + at, {{ size }}, MADV_POPULATE_WRITE));
+{% endblock %}
+{% block check %}
+	DO(mincore(mem, SIZE, in));
+	CHECK(!memchr(in, 0, sizeof(in))); /* all pages are there */
 {% if page_kind == "THP" %}
-	if (smaps_bytes("{{ huge_field }}") != SIZE)
-		errx(1, "not all of it is in huge pages");
+	CHECK(smaps("{{ huge_field }}") == SIZE);
 {% endif %}
-}
-
+{% include "zeroing/bytes.c" %}
+{% endblock %}

@@ -1,0 +1,1 @@
+static char *const mem = (char *)(1L << 37); /* nothing else is near */

@@ -1,0 +1,1 @@
+{% extends "page_walk/smaps.c" %}

@@ -1,0 +1,4 @@
+	for (char *page = mem; page < mem + SIZE; page += {{ base_page }}) {
+		CHECK(!*page); /* zeroed since a byte was left here */
+		*page = 1;
+	}
