@@ -1,7 +1,7 @@
 """The text of a C program, from the file of a method in `c`.
 
-These files are C with a little Jinja in it. A method has a program if it has a file, which fills the blocks of
-`skeleton.c` and names the headers that it needs.
+These files are C with a little Jinja in it. A method has a program if it has a file, which fills the blocks
+of `skeleton.c` and names the headers that it needs.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 import textwrap
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -134,12 +135,25 @@ def _without_headers(text: str) -> tuple[str, list[str]]:
 
 def _command(case: Case, threads: int) -> list[str]:
     """Return the lines of the `ktask run` for a case."""
-    what = f"ktask run {case.workload} --method {case.method} --size {exact_size(case.size_bytes)}"
-    how = f"--threads {threads} --policy {case.policy} --min-chunk {exact_size(case.min_chunk_bytes)}"
-    options = "".join(f" --set {name}={value}" for name, value in case.options)
-    words = f"{what} --page-size {case.page_kind} {how}{options}"
-    first, *rest = textwrap.wrap(words, COLUMNS - 18, break_on_hyphens=False)
-    return [line + " \\" for line in (first, *(f"\t{line}" for line in rest[:-1]))] + [f"\t{rest[-1]}"]
+    options: list[tuple[str, Any]] = [
+        ("method", case.method),
+        ("size", exact_size(case.size_bytes)),
+        ("page-size", case.page_kind),
+        ("threads", threads),
+        ("policy", case.policy),
+        ("min-chunk", exact_size(case.min_chunk_bytes)),
+        *(("set", f"{name}={value}") for name, value in case.options),
+    ]
+    words = [f"ktask run {case.workload}", *(f"--{name} {value}" for name, value in options)]
+    *lines, last = _wrapped(words, COLUMNS - 10, " " * 8)
+    return [f"{line} \\" for line in lines] + [last]
+
+
+def _wrapped(words: Iterable[str], columns: int, indent: str = "") -> list[str]:
+    """Return lines of words that hold together, though there may be spaces in them; indents are tabs."""
+    text = " ".join(word.replace(" ", "~") for word in words)
+    lines = textwrap.wrap(text, columns, subsequent_indent=indent, break_on_hyphens=False)
+    return [line.replace("~", " ").replace(indent or "~", "\t") for line in lines]
 
 
 def _head(case: Case, state: State, plan: Plan) -> list[str]:
@@ -148,11 +162,10 @@ def _head(case: Case, state: State, plan: Plan) -> list[str]:
     size, chunk = (fmt_size(units * state.bytes_per_unit) for units in (state.size, plan.chunk_size))
     chunks = f"{plan.n_chunks} chunk{'s' * (plan.n_chunks != 1)} of {'up to ' * plan.shrinking}{chunk}"
     who = f"{plan.threads} thread{'s' * (plan.threads != 1)}"
-    words = (
-        f"{case.workload} {case.method}, {size} of {case.page_kind} pages: {about}. At once by one thread, in "
-        f"{chunks} by {who} (policy {case.policy})."
-    )
-    return textwrap.wrap(words, COLUMNS - 3, break_on_hyphens=False)
+    pages = f"{case.workload} {case.method}, of {case.page_kind} pages: {about}."
+    words = [*pages.split(), "At once by one", "thread, in", chunks, "by", who, f"(policy {case.policy})."]
+    words.insert(2, size)
+    return _wrapped(words, COLUMNS - 3)
 
 
 def _places(n_threads: int) -> str:
@@ -182,7 +195,9 @@ def _mapping_of(case: Case) -> dict[str, Any]:
         "page_kind": case.page_kind,
         "fill": dict(case.options).get("fill", "one"),
         "pages": pages,
-        "bytes": {"exit": "bytes", "one_process": "PIECE", "many_processes": "PIECE"}.get(case.method, "SIZE"),
+        "bytes": {"exit": "bytes", "one_process": "PIECE", "many_processes": "PIECE"}.get(
+            case.method, "SIZE"
+        ),
         "sharing": "MAP_SHARED" if is_shared else "MAP_PRIVATE",
         "log2": case.page_size.bit_length() - 1 if pool else 0,
         "protection": "PROT_READ" if pages == "zero" else "PROT_READ | PROT_WRITE",

@@ -4,8 +4,7 @@
 {% include "base.c" %}
 static long present = SIZE / PAGE, found; /* pages */
 {% if pages == "file" %}
-
-{% include "page_walk/file.c" %}
+static int file;
 {% endif %}
 {% block walk %}{% endblock %}
 {% endblock %}

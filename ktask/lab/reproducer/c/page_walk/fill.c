@@ -1,6 +1,6 @@
 {# An address space that a walk is to count; some pages are left out: a count proves a walk. #}
 {% if pages == "file" %}
-	map_file();
+{% include "page_walk/file.c" %}
 {% else %}
 {% include "map.c" %}
 {% if pages == "zero" %}

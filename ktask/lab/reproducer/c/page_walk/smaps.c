@@ -6,10 +6,8 @@
 #include <unistd.h>
 {% include "base.c" %}
 static char text[ROOM];
-static long present = SIZE / PAGE, length{{ ", before" if method == "smaps_rollup" }};
-static int fd;
-
-{% include "page_walk/file.c" %}
+static long present = SIZE / PAGE, length, before;
+static int fd, file;
 
 /* Read the text, from its start to its end. */
 static void read_text(void)
@@ -23,34 +21,21 @@ static void read_text(void)
 	text[length] = 0;
 }
 
-/* KiB that are resident{{ " from mem on" if method == "smaps" }}, by the text. */
-static long rss(void)
+/* Resident pages of the process by the text. */
+static long pages(void)
 {
-{% if method == "smaps" %}
-	long sum = 0, kib;
-	char *start = 0;
+	long kib = 0;
 
-	for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
-		sscanf(line, "%p-", (void **)&start);
-		if (mem <= start && start < mem + SIZE &&
-		    sscanf(line, "Rss: %ld", &kib) == 1)
-			sum += kib;
-	}
-	return sum;
-{% else %}
-	char *at = strstr(text, "Rss:");
-
-	return at ? atol(at + 4) : 0;
-{% endif %}
+	for (char *at = text; (at = strstr(at, "\nRss:")); at += 5)
+		kib += atol(at + 5);
+	return kib * 1024 / PAGE;
 }
 {% endblock %}
 {% block setup %}
 	DO(fd = open("/proc/self/{{ method }}", O_RDONLY));
-{% if method == "smaps_rollup" %}
 	read_text();
-	before = rss();
-{% endif %}
-	map_file();
+	before = pages();
+{% include "page_walk/file.c" %}
 {% endblock %}
 {% block prepare %}
 	length = text[0] = 0;
@@ -59,10 +44,5 @@ static long rss(void)
 		read_text();
 {% endblock %}
 {% block check %}
-{% if method == "smaps" %}
-	CHECK(rss() == present * PAGE / 1024);
-{% else %}
-	/* The rest of the process may gain and lose some pages meanwhile. */
-	CHECK(labs(rss() - before - present * PAGE / 1024) < 2048);
-{% endif %}
+	CHECK(labs(pages() - before - present) < 512); /* the rest may change */
 {% endblock %}

@@ -16,14 +16,14 @@ static struct io_uring_params params[RINGS];
 static void pin(char *at, char *end)
 {
 	for (int number; at < end;) {
-		struct iovec piece = { at, MIN(BUFFER, end - at) };
-		struct io_uring_rsrc_update2 up = { 0, 0, (long)&piece, 0, 1, 0 };
+		struct iovec v = { at, MIN(BUFFER, end - at) };
+		struct io_uring_rsrc_update2 up = { 0, 0, (long)&v, 0, 1, 0 };
 
 #pragma omp atomic capture
 		number = taken++;
 		up.offset = number / RINGS;
-		CHECK(REGISTER(rings[number % RINGS], 16 /* add */, &up) == 1);
-		at += piece.iov_len;
+		CHECK(REGISTER(rings[number % RINGS], 16 /* add */, &up) > 0);
+		at += v.iov_len;
 	}
 }
 {% endblock %}
