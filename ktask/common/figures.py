@@ -5,6 +5,7 @@ here. The intervals are those of the table, as they were measured; seaborn estim
 not pass through pyplot, so nothing global changes and nothing has to be closed.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -52,6 +53,7 @@ FULL_WIDTH_IN = 7.2
 MOST_COLUMNS = 4
 LONGEST_TITLE = 20  # above this, the part in parentheses goes to a line of its own
 LABEL_IN = 0.52  # width of the longest label on an axis of sizes
+ENTRY_IN, HANDLE_IN, LETTER_IN = 1.15, 0.6, 0.064  # of a legend: a usual entry, its line and gaps, a letter
 MANY_THREADS = 16  # above this, thread counts are drawn on a logarithmic axis
 MOST_COUNTS = 8  # above this, only the powers of two among thread counts are labelled, and the last one
 LABEL_RATIO = 1.9  # between two counts that have labels on a logarithmic axis
@@ -130,7 +132,7 @@ def legend(drawing: Figure, axes: Sequence[Axes], title: str | None = None) -> N
         handles, labels = axis.get_legend_handles_labels()
         for label, handle in zip(labels, handles, strict=True):
             entries.setdefault(label, handle)
-    columns = int(drawing.get_figwidth() / 1.15)
+    columns = _legend_columns(list(entries), drawing.get_figwidth())
     look: dict[str, Any] = {
         "loc": "outside upper left",
         "ncols": columns,
@@ -138,6 +140,22 @@ def legend(drawing: Figure, axes: Sequence[Axes], title: str | None = None) -> N
         "title": title,
     }
     drawing.legend(entries.values(), entries.keys(), alignment="left", **look)
+
+
+def _legend_columns(labels: Sequence[str], width_in: float) -> int:
+    """Return how many columns of a legend fit; matplotlib fills one column after the other."""
+    for columns in range(int(width_in / ENTRY_IN), 1, -1):
+        longest = (max(map(len, part)) for part in split_evenly(labels, columns))
+        if sum(HANDLE_IN + LETTER_IN * letters for letters in longest) <= width_in:
+            return columns
+    return 1
+
+
+def split_evenly(items: Sequence, count: int) -> list[Sequence]:
+    """Return `items` in at most `count` parts of equal length, the first ones longer by one if need be."""
+    size, more = divmod(len(items), count)
+    ends = [part * size + min(part, more) for part in range(count + 1)]
+    return [items[start:end] for start, end in itertools.pairwise(ends) if end > start]
 
 
 # --- marks ----------------------------------------------------------------------------------------------

@@ -28,6 +28,8 @@ from ktask.report.tables import (
 )
 
 KIND = ["page_kind", "options", "policy"]  # what distinguishes the curves of one method
+RIGHT_HALF = 0.55  # of a panel: from there on, the name of a border stands to the left of its line
+BORDER_LINE = 0.08  # of the height of a panel: from the name of one border down to the next
 STRIPS = 3  # panels of repetitions beside each other: their labels are wide
 LOG_FROM_RATIO = 3  # repetitions this many times slower than the median need a logarithmic axis
 
@@ -103,11 +105,13 @@ def _from_zero(axis: Axes) -> None:
 
 def _mark_borders(axis: Axes, borders: dict[int, str], most: int) -> None:
     """Draw an upright line where threads begin to share a core or leave a socket, below `most`."""
-    for count, what in borders.items():
-        if count < most:
-            axis.axvline(count, **draw.DOTTED)
-            place = axis.get_xaxis_transform()
-            axis.text(count, 1.0, f" {what}", transform=place, fontsize=6.5, va="top", ha="left")
+    for height, (count, what) in enumerate(sorted((n, text) for n, text in borders.items() if n < most)):
+        axis.axvline(count, **draw.DOTTED)
+        place = axis.get_xaxis_transform()
+        at = axis.transAxes.inverted().transform(axis.transData.transform((count, 1)))[0]
+        side = "left" if at < RIGHT_HALF else "right"
+        y = 1.0 - BORDER_LINE * height
+        axis.text(count, y, f" {what} ", transform=place, fontsize=6.5, va="top", ha=side)
 
 
 def throughput_data(scaling: pd.DataFrame, workload: str) -> pd.DataFrame:

@@ -95,3 +95,20 @@ def test_many_threads_are_on_logarithmic_axes():
     figures.thread_axis([many], [*range(1, 10), 288])
     assert (few.get_xscale(), few.get_xticks().tolist()) == ("linear", [1, 2, 3])
     assert (many.get_xscale(), many.get_xticks().tolist()) == ("log", [1, 2, 4, 8, 288])
+
+
+@pytest.mark.parametrize(
+    ("labels", "width_in", "columns"),
+    [
+        (["near", "far"], 3.8, 3),
+        (["THP, node=local", "THP, node=local,placement=spread"] * 3, 5.6, 2),
+        (["x" * 80] * 3, 3.8, 1),
+    ],
+)
+def test_a_legend_has_as_many_columns_as_fit(labels, width_in, columns):
+    assert figures._legend_columns(labels, width_in) == columns
+
+
+def test_items_are_split_as_a_legend_splits_them():
+    assert figures.split_evenly("abcdefg", 3) == ["abc", "de", "fg"]
+    assert figures.split_evenly("ab", 3) == ["a", "b"]

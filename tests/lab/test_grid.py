@@ -81,7 +81,7 @@ def test_near_and_far_memory_is_measured_where_there_are_two_nodes(name):
 
 def test_a_grid_for_several_nodes_is_refused_on_one():
     with pytest.raises(
-        ValueError, match="grid needs 2 memory nodes, and this process may use 1; use another"
+        ValueError, match="grid needs memory on 2 nodes, this process may use 1; use another grid"
     ):
         shipped_grid("numa", nodes=1)
     assert len(shipped_grid("numa").cases) > 40

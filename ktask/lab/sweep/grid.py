@@ -187,7 +187,9 @@ def parse_grid(text: str, name: str, where: str = "grid", nodes: int | None = No
         cases |= dict.fromkeys(found if work.nodes <= max(have, 1) else ())
     if not cases:
         needed = min(work.nodes for work in file.work)
-        raise ValueError(f"{where} needs {needed} memory nodes, and this process may use {have}; use another")
+        raise ValueError(
+            f"{where} needs memory on {needed} nodes, this process may use {have}; use another grid"
+        )
     if len(cases) > MOST_CELLS:
         raise ValueError(f"{where}: {len(cases)} cells are too many; use at most {MOST_CELLS}")
     protocol = Protocol(**structs.asdict(file.protocol), seed=file.seed)
