@@ -97,8 +97,9 @@ def cpuset():
     """Return a function that limits this process to CPUs, by a control group, as root can."""
     mask, group, home = os.sched_getaffinity(0), *group_of_cpus()
     (group / "cpuset.cpus").write_text(format_cpu_list(mask))
-    if not (group / "cpuset.mems").read_text().strip():  # version 1 wants it
-        (group / "cpuset.mems").write_text((group.parent / "cpuset.mems").read_text() or "0")
+    nodes = group.parent / "cpuset.mems"
+    if nodes.exists() and nodes.read_text().strip():  # version 1 wants them
+        (group / "cpuset.mems").write_text(nodes.read_text())
     (group / "cgroup.procs").write_text(str(os.getpid()))
     yield lambda cpus: (group / "cpuset.cpus").write_text(format_cpu_list(cpus))
     (home / "cgroup.procs").write_text(str(os.getpid()))

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,18 @@ def boot_once(machine: Machine) -> dict:
     return {"kernel": version, "minutes": minutes, "counts": counts, "failures": failures}
 
 
+def boot_for_failed(machine: Machine, before: dict) -> dict:
+    """Boot a machine for the tests that failed, and return what came of all."""
+    tests = tuple(row["test"] for row in before["failures"])
+    result = boot(replace(machine, tests=tests))
+    new, counts = result["counts"], dict(before["counts"])
+    if new["not run"] == "all":
+        return before
+    counts |= {name: counts[name] + new[name] for name in ("passed", "skipped")}
+    counts |= {"failed": new["failed"], "not run": counts["not run"] + new["not run"]}
+    return result | {"counts": counts, "minutes": before["minutes"] + result["minutes"]}
+
+
 def disks(*names: str) -> list[str]:
     """Return the arguments for disks that are as before when the machine is off."""
     forms = (f"file={CACHE / name}.img,format=raw,if=virtio,snapshot=on" for name in names)
@@ -198,6 +211,7 @@ def main() -> int:
     parser.add_argument(
         "--again", action="store_true", help="boot machines that have a result of this tree, too"
     )
+    parser.add_argument("--failed", action="store_true", help="only the tests that failed the last time")
     options = parser.parse_args()
     if unknown := set(options.machines) - set(names):
         parser.error(f"{', '.join(sorted(unknown))} is not known; use some of {', '.join(names)}")
@@ -210,10 +224,15 @@ def main() -> int:
         if options.machines and machine.name not in options.machines:
             continue
         result = results().get(machine.name, {})
-        if options.again or result.get("tree") != digest:
+        if options.failed and result.get("failures"):
+            tried = f"{result['version']}, {version()}"
+            result = boot_for_failed(machine, result) | {"version": tried, "tree": digest}
+        elif options.again or (result.get("tree") != digest and not options.failed):
             result = boot(machine) | {"version": version(), "tree": digest}
-            keep(machine.name, result)
-            write_page()
+        if not result:
+            continue
+        keep(machine.name, result)
+        write_page()
         tell(machine.name, result)
         ok = ok and result["counts"]["failed"] == result["counts"]["not run"] == 0
     return 0 if ok else 1
