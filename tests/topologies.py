@@ -38,6 +38,11 @@ def hybrid() -> Topology:
     return Topology((*large, *small), memory_nids=(0,))
 
 
+def little_first() -> Topology:
+    """Return 4 small cores, which have the first numbers, and 4 large ones, all behind one cache."""
+    return Topology(tuple(Cpu(n, 0, 0, 0, n, tier=2 if n < 4 else 0) for n in range(8)), memory_nids=(0,))
+
+
 def without(topo: Topology, cpus: Iterable[int], memory_nids: Iterable[int] | None = None) -> Topology:
     """Return a topology without some CPUs: offline or isolated ones, or those of a node."""
     gone = set(cpus)
@@ -61,6 +66,7 @@ TOPOLOGIES = {
     "8 sockets, 288 CPUs": machine(8, 18, 2, distances=ring(8)),
     "arm 128": machine(1, 128),
     "hybrid 8Px2+16E": hybrid(),
+    "arm 4 small + 4 large": little_first(),
     "2x2x2": machine(2, 2, 2, adjacent=True),
     "2 CPUs": machine(1, 2),
     "1 CPU": machine(),

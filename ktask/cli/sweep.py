@@ -81,8 +81,7 @@ def sweep(
     check_passes(passes)
     if scheduler and (placement or cpus):
         raise ValueError("--placement and --cpus are for this machine; in a grid they hold for each host")
-    if placement:
-        _require(placement, cpus)
+    _require(placement, cpus)
     loaded, root = grids.load_grid(grid, placement=placement, cpus=cpus), runs_folder(base)
     if dry_run:
         _emit_estimate(replace(loaded, passes=passes or loaded.passes), root, as_json)
@@ -116,13 +115,14 @@ def sweep(
     emit({"run": runs[0], "runs": runs} if scheduler else {"run": runs[0]}, as_json, lambda _: runs)
 
 
-def _require(placement: str, cpus: str | None) -> None:
-    """Refuse a placement that this machine cannot have on these CPUs."""
+def _require(placement: str | None, cpus: str | None) -> None:
+    """Refuse CPUs that this process cannot have, and a placement that cannot be on them."""
     from ktask.engine import cpu_order  # noqa: PLC0415
     from ktask.host.topology import narrowed_to, read_topology  # noqa: PLC0415
 
     with narrowed_to(cpus):
-        cpu_order.require(read_topology(), placement)
+        if placement:
+            cpu_order.require(read_topology(), placement)
 
 
 def _emit_estimate(grid: Grid, root: Path, as_json: bool) -> None:

@@ -154,6 +154,7 @@ WORKED = [
     ("8 sockets, 288 CPUs", "cores", 7, (126, 127, 128, 129)),
     ("hybrid 8Px2+16E", "cores", -1, (0, 2, 4, 6)),
     ("hybrid 8Px2+16E", "siblings", -1, (0, 1, 2, 3)),
+    ("arm 4 small + 4 large", "cores", -1, (4, 5, 6, 7)),
     ("2x2x2", "cores", -1, (0, 2, 4, 6)),
     ("2x2x2", "cores", 1, (4, 6, 5, 7)),
     ("node 1 without memory", "cores", -1, (0, 1, 2, 3)),
