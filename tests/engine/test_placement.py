@@ -61,6 +61,7 @@ def test_a_free_caller_stays_off_the_cores_of_its_helpers_while_there_are_others
     assert helpers.left_to_caller(topo, taken) == topo.cpus
 
 
+@settings(deadline=None)  # files
 @given(
     st.sampled_from([*TOPOLOGIES.values()]), st.lists(st.integers(-1, 7), min_size=1, max_size=60), st.data()
 )
