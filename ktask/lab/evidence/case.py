@@ -7,7 +7,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from ktask.host import perf
-from ktask.lab.evidence.collect import Look, look
+from ktask.lab.evidence.collect import Look, Way, look
 from ktask.lab.evidence.locks import SOURCE
 from ktask.lab.evidence.stack import by_function, speedup_stack
 from ktask.workloads import State
@@ -92,9 +92,11 @@ def gather(state: State, threads: int, policy: str, chunk_size: int = 0) -> Evid
     """Look at a case that is warmed up: serial, with `threads`, and alone in chunks of `chunk_size` units."""
     if threads < 2:
         return Evidence(skipped="there is one thread, and nothing to explain; ask for more threads")
+    ways = [Way(1, policy), Way(threads, policy)]
+    ways += [Way(1, "dynamic", chunk_size)] if chunk_size else []
     try:
-        serial, many = look(state, 1, policy), look(state, threads, policy)
-        alone = look(state, 1, "dynamic", chunk_size) if chunk_size else None
+        looks = look(state, ways)
     except perf.UnavailableError as error:
         return Evidence(skipped=str(error))
+    serial, many, alone = (*looks, None)[:3]
     return Evidence(serial, many, alone)

@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
+from typing import NamedTuple
 
 from ktask.engine.task import Result
 from ktask.host import perf
@@ -69,32 +70,49 @@ class Look:
         return max(0.0, self.threads * self.wall_s - self.idle_s - self.cpu_s)
 
 
-def look(state: State, threads: int, policy: str, chunk_size: int = 0, *, budget_s: float = BUDGET_S) -> Look:
-    """Repeat a case, warmed up, and record its threads while the task runs.
+class Way(NamedTuple):
+    """How to run a case: as of `ktask.lab.measure.rounds.repeat`."""
+
+    threads: int
+    policy: str
+    chunk_size: int = 0
+
+
+def look(state: State, ways: Sequence[Way], *, budget_s: float = BUDGET_S) -> list[Look]:
+    """Repeat a case, warmed up, in several ways, and record its threads while the task runs.
 
     Parameters
     ----------
-    state, threads, policy, chunk_size
-        As of `ktask.lab.measure.rounds.repeat`. The helpers have to exist already.
+    state
+        From `ktask.lab.measure.rounds.prepared`. The helpers have to exist already.
+    ways
+        How to run it.
     budget_s
-        How much wall time of the task to record; five times that with all that prepares and checks it.
+        How much wall time of the task to record in each way; five times that with all that prepares and
+        checks it.
 
     Raises
     ------
     ktask.host.perf.UnavailableError
         If perf cannot record here.
     """
+    tids = [int(tid) for tid in os.listdir("/proc/self/task")]  # noqa: PTH208
+    with perf.Recording(tids) as recording:
+        seen = [_repeated(state, way, _Switch(recording), budget_s) for way in ways]
+    return [summary(recording.events, *one, recording.sees_locks) for one in seen]
+
+
+def _repeated(state: State, way: Way, switch: _Switch, budget_s: float) -> tuple[list[Result], Counter[str]]:
+    """Return the results of the repetitions, and by how much the counters grew in all of them."""
     results: list[Result] = []
     counted: Counter[str] = Counter()
     end, left_s = time.monotonic() + PATIENCE * budget_s, budget_s
-    tids = [int(tid) for tid in os.listdir("/proc/self/task")]  # noqa: PTH208
-    with perf.Recording(tids) as recording:
-        while not results or (left_s > 0 and time.monotonic() < end and len(results) < MOST):
-            seen = repeat(state, threads, policy, chunk_size, observe=_Switch(recording))
-            results.append(seen.result)
-            counted.update({name: seen.after[name] - value for name, value in seen.before.items()})
-            left_s -= seen.result.wall_s
-    return summary(recording.events, results, counted, recording.sees_locks)
+    while not results or (left_s > 0 and time.monotonic() < end and len(results) < MOST):
+        seen = repeat(state, *way, observe=switch)
+        results.append(seen.result)
+        counted.update({name: seen.after[name] - value for name, value in seen.before.items()})
+        left_s -= seen.result.wall_s
+    return results, counted
 
 
 class _Switch:
