@@ -41,7 +41,7 @@ import ktask
 from ktask import workloads
 from ktask.common.files import write_json
 from ktask.common.units import fmt_size
-from ktask.engine import native
+from ktask.engine import native, placement
 from ktask.engine import run as engine
 from ktask.host.counters import OTHER_LOAD_LIMIT
 from ktask.host.facts import machine_facts
@@ -123,6 +123,7 @@ def openmp() -> ctypes.CDLL | None:
         **dict.fromkeys(("run_dynamic", "run_static"), (pointer, long, long, long, number)),
         **dict.fromkeys(("zero_memset", "zero_stream"), (pointer, long, number)),
         **dict.fromkeys(WALKS.values(), walk),
+        "set_places": (pointer, long),
         "in_chunks": (number, pointer, long, long, number, number),
         "fill_and_free": (number, long, long, number, number, number),
         "fork_here": (long, pointer, number),
@@ -322,6 +323,7 @@ def kernel_path(name: str, case: Case, threads: int, c_peers: ctypes.CDLL) -> Co
     """Return the contest for one path of the kernel, entered by the same calls in the same chunks."""
     ready, close = set_up(case)
     state: Any = ready
+    place_peers(c_peers)
     chunk, peer = chunk_of(state, threads), PEERS[case.workload, case.method]
     is_apart = (case.workload, case.method) in (("free", "dontneed"), ("free", "munmap"))
 
@@ -348,6 +350,12 @@ def set_up(case: Case) -> tuple[workloads.State, Callable[[], None]]:
     """Return a case set up, and what gives it back."""
     stack = ExitStack()
     return stack.enter_context(prepared(case)), stack.close
+
+
+def place_peers(c_peers: ctypes.CDLL) -> None:
+    """Have the threads of the peers run on the CPUs that the engine takes, in the same order."""
+    cpus = np.array(placement.cpus_in_order(), np.int64)
+    c_peers.set_places(cpus.ctypes.data, cpus.size)
 
 
 def seconds_of(state: workloads.State, count: int) -> float:
@@ -378,6 +386,7 @@ def _beside_c(name: str, threads: int, by_ktask, by_c, close) -> Contest:
 def page_walk(name: str, method: str, size_bytes: int, threads: int, c_peers: ctypes.CDLL) -> Contest:
     """Return the contest for one page walk, by the same calls in the same chunks."""
     state, close = set_up(Case.of("page_walk", method, size=size_bytes, page_kind="4KiB"))
+    place_peers(c_peers)
     chunk, found = chunk_of(state, threads), np.zeros(1, np.int64)
 
     def by_c(count: int) -> float:
@@ -407,12 +416,13 @@ def c_program(name: str, case: Case, threads: int) -> Contest:
     (folder / "case.c").write_text(re.sub(r"#define ROUNDS \d+", "#define ROUNDS 3", text))
     subprocess.run(["gcc", "-O2", "-fopenmp", "case.c", "-o", "case"], cwd=folder, check=True)  # noqa: S607
     places = re.findall("OMP_PLACES='(.+)' ./case", text)[0]
+    free = partial(os.sched_setaffinity, 0, os.sched_getaffinity(0))  # of the one CPU that the suite keeps to
     state, left = stack.enter_context(prepared(case)), {}
 
     def by_c(count: int) -> float:
         if count not in left:  # one run of the program gives both
             environment = os.environ | {"OMP_PLACES": places}
-            said = subprocess.check_output([folder / "case"], env=environment, text=True)  # noqa: S603
+            said = subprocess.check_output([folder / "case"], env=environment, text=True, preexec_fn=free)  # noqa: S603
             serial, together = (float(line.split()[2]) / 1e3 for line in said.splitlines()[:2])
             left.update({1: serial, threads: together})
         return left.pop(count)

@@ -48,6 +48,29 @@ double run_static(chunk_fn fn, int64_t size, int64_t chunk, int64_t args, int th
     return now() - t0;
 }
 
+/* The CPUs of the threads, the caller first. */
+static int places[8192], n_places;
+
+double set_places(const int64_t *cpus, int64_t n)
+{
+    for (n_places = 0; n_places < n && n_places < 8192; n_places++)
+        places[n_places] = cpus[n_places];
+    return n_places;
+}
+
+/* When the clock starts; threads are awake by then, each on its CPU, as those of the engine are. */
+static double start(int threads)
+{
+#pragma omp parallel num_threads(threads)
+    if (omp_get_thread_num() < n_places) {
+        cpu_set_t one;
+        CPU_ZERO(&one);
+        CPU_SET(places[omp_get_thread_num()], &one);
+        sched_setaffinity(0, sizeof(one), &one);
+    }
+    return now();
+}
+
 /* The same kernel paths by the same calls. `arg` is the advice or protection, or the file. */
 enum { MADVISE, MUNMAP, MPROTECT, MLOCK, UFFD_WP, PUNCH_HOLE };
 
@@ -70,7 +93,7 @@ double in_chunks(int call, char *base, int64_t size, int64_t chunk, int arg, int
 {
     int64_t n = (size + chunk - 1) / chunk;
     int failed = 0;
-    double t0 = now();
+    double t0 = start(threads);
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads) reduction(| : failed)
     for (int64_t i = 0; i < n; i++) {
         int64_t rest = size - i * chunk;
@@ -103,7 +126,7 @@ double fill_and_free(int call, int64_t size, int64_t chunk, int kind, int filler
 double fork_here(int64_t n, int64_t *pids, int threads)
 {
     int failed = 0;
-    double t0 = now();
+    double t0 = start(threads);
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads) reduction(| : failed)
     for (int64_t i = 0; i < n; i++) {
         pid_t own = getpid(), pid = syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
@@ -124,7 +147,7 @@ double fork_here(int64_t n, int64_t *pids, int threads)
 double fork_there(int64_t n, int64_t *pids, int64_t *orders, int64_t *answers, int64_t *holders, int threads)
 {
     int failed = 0;
-    double t0 = now();
+    double t0 = start(threads);
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads) reduction(| : failed)
     for (int64_t i = 0; i < n; i++) {
         cpu_set_t here;
@@ -141,7 +164,7 @@ double fork_there(int64_t n, int64_t *pids, int64_t *orders, int64_t *answers, i
 double end_children(int64_t n, int64_t *rows, int threads)
 {
     int failed = 0;
-    double t0 = now();
+    double t0 = start(threads);
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads) reduction(| : failed)
     for (int64_t i = 0; i < n; i++) {
         int64_t *row = rows + 4 * i;
@@ -155,7 +178,7 @@ double end_children(int64_t n, int64_t *rows, int threads)
 double cut_files(int64_t n, int64_t *fds, int threads)
 {
     int failed = 0;
-    double t0 = now();
+    double t0 = start(threads);
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads) reduction(| : failed)
     for (int64_t i = 0; i < n; i++)
         failed |= ftruncate(fds[i], 0) != 0;
@@ -169,7 +192,7 @@ double register_buffers(char *base, int64_t size, int64_t chunk, int64_t most, i
 {
     int64_t n = (size + chunk - 1) / chunk, taken = 0;
     int failed = 0;
-    double t0 = now();
+    double t0 = start(threads);
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads) reduction(| : failed)
     for (int64_t i = 0; i < n; i++) {
         char *at = base + i * chunk, *end = size - i * chunk < chunk ? base + size : at + chunk;
@@ -245,7 +268,7 @@ double zero_stream(char *base, int64_t size, int threads)
     {                                                                                               \
         int64_t n = (size + chunk - 1) / chunk, found = 0;                                          \
         int failed = 0;                                                                             \
-        double t0 = now();                                                                          \
+        double t0 = start(threads);                                                                 \
         _Pragma("omp parallel for schedule(dynamic, 1) num_threads(threads) reduction(+ : found, failed)") \
         for (int64_t i = 0; i < n; i++)                                                             \
         {                                                                                           \
