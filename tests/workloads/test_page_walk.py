@@ -354,8 +354,10 @@ def test_bad_questions_are_refused(arguments, words):
 # --- other processes ------------------------------------------------------------------------------------
 
 HOLDER = """
-import mmap, sys
+import contextlib, mmap, sys
 m = mmap.mmap(-1, 8 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+with contextlib.suppress(OSError):  # a kernel without huge pages
+    m.madvise(mmap.MADV_NOHUGEPAGE)
 for k in range(0, 8 << 20, 8192):
     m[k] = 1
 print("ready", flush=True)
