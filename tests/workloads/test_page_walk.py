@@ -439,6 +439,7 @@ def ended():
     child.wait()
 
 
+@needs_scan
 def test_a_process_without_a_page_table_is_skipped_with_the_reason(ended):
     files, released = open_files(), threading.Event()
     thread = threading.Thread(target=released.wait)
@@ -479,6 +480,7 @@ def test_a_kernel_without_pidfd_walks_its_own_process_and_says_what_others_need(
         ktask.walk(os.getppid())
 
 
+@needs_scan
 @pytest.mark.parametrize("method", ["pagemap", "pagemap_scan"])
 def test_this_process_as_it_is_has_loaded_all_code_before_its_pages_are_counted(method, monkeypatch):
     """Else the first walk of a fresh process finds hundreds of pages more than were there before it."""
@@ -614,6 +616,7 @@ def test_shared_leaves_make_room_for_64_tebibytes(monkeypatch):
     assert radix.memory_need(64 << 40) < 5 * GIB
 
 
+@needs_scan
 def test_the_table_of_a_process_holds_its_pages(holder):
     with address_space.Process(holder.pid) as process:
         table = radix.build(radix.process_runs(process), pool_bytes=0)
@@ -621,10 +624,12 @@ def test_the_table_of_a_process_holds_its_pages(holder):
     table.close()
 
 
+@needs_scan
 def test_a_model_of_a_process_is_measured(holder):
     assert measured(walk_case("radix", pid=holder.pid), 2)["verified"]
 
 
+@needs_scan
 def test_huge_runs_of_a_process_become_huge_entries():
     region = memory.Region(4 * MIB, "THP")
     region.advise(memory.MADV_POPULATE_WRITE)
