@@ -159,8 +159,9 @@ def repeat(
         If the work did not happen.
     """
     state.ctl = replace(state.ctl, max_threads=threads)
+    wait_for_helpers()  # of the repetition before: to wait later would cool what the preparation leaves warm
     state.before()
-    wait_for_helpers()  # of the repetition before, or of the preparation
+    wait_for_helpers()  # of the preparation, if it has any
     ctl = replace(state.ctl, min_chunk_size=chunk_size) if chunk_size else state.ctl
     before = observe()
     how: dict[str, Any] = {"trace": trace, "low_priority": low_priority}
