@@ -27,7 +27,8 @@
 	for (int k = 0; k < FILES; k++) {
 		DO(fstat(fds[k], &stat));
 		CHECK(stat.st_blocks * 512 == FILE_SIZE);
-		DO(file = mmap(NULL, FILE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fds[k], 0));
+		DO(file = mmap(NULL, FILE_SIZE, PROT_READ | PROT_WRITE,
+			       MAP_SHARED, fds[k], 0));
 		for (char *page = file; page < file + FILE_SIZE; page += {{ base_page }}) {
 			CHECK(!*page); /* zeroed since a byte was left here */
 			*page = 1;
