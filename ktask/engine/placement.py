@@ -112,6 +112,7 @@ def placed(placement: str = cpu_order.DEFAULT, memory_nid: int = cpu_order.ANYWH
     Tasks that it runs in the block put their helpers on the CPUs that come next. So all of a measurement,
     with what prepares and checks it, has one caller on one CPU, with threads or without.
     """
+    numba.get_num_threads()  # loads libgomp, which counts the CPUs then: with one, its threads never spin
     order = cpu_order.order(site(placement=placement).topo, placement, memory_nid)
     before = getattr(_local, "placed", None)
     with SLOTS.cpu(order) as cpu, topology.kept_to(cpu):

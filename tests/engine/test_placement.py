@@ -1,6 +1,8 @@
 """Where helpers are put, and what is left to the caller."""
 
 import os
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -178,3 +180,29 @@ def test_a_thread_that_goes_on_is_not_waited_for_without_end():
     finally:
         stop.set()
         thread.join()
+
+
+PINNED_AFTER_OPENMP = """
+import os
+from pathlib import Path
+from ktask.engine import placement
+
+pin, found = os.sched_setaffinity, []
+
+def seen(pid, cpus):
+    found.append("libgomp" in Path("/proc/self/maps").read_text())
+    pin(pid, cpus)
+
+os.sched_setaffinity = seen
+with placement.placed():
+    pass
+assert found and all(found), found
+"""
+
+
+def test_libgomp_counts_the_cpus_before_the_caller_is_kept_to_one():
+    """Loaded later it sees one CPU, lets no thread spin, and a short task takes twice as long."""
+    done = subprocess.run(
+        [sys.executable, "-c", PINNED_AFTER_OPENMP], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
