@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ktask.cli.tables import Part
     from ktask.engine.task import Result
 
+NO_LOCKS = "\nLocks could not be seen: that takes Linux 5.19 and tracefs readable, as root has it."
 LEAST_SHARE = 0.0005  # what rounds to 0.0 % is not shown
 
 EXAMPLES = (
@@ -190,7 +191,8 @@ def _evidence(seen: dict[str, Any], threads: int) -> Iterator[Part]:
     ]
     yield table(("kernel function", "of CPU time, 1 thread", f"{threads} threads"), rows)
     locks = [(one["lock"], one["site"], fmt_time(one["wait_s"]), str(one["count"])) for one in seen["locks"]]
-    yield "" if locks else "\nNo thread waited for a lock."
+    none = "\nNo thread waited for a lock." if seen["sees_locks"] else NO_LOCKS
+    yield "" if locks else none
     if locks:
         yield table(("lock", "taken in", "waited, all threads", "times"), locks, left=(0, 1))
 

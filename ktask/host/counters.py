@@ -146,7 +146,7 @@ def sample_state(root: Path = ROOT) -> State:
     Where ``/proc/stat`` cannot be read, the counters of the machine are 0, so that no flag is raised.
     """
     text = read_text(root / "proc/stat") or ""
-    busy, steal = _machine_ticks(text)
+    busy, steal = machine_ticks(text)
     own = resource.getrusage(resource.RUSAGE_SELF)
     return State(
         at_s=time.monotonic(),
@@ -174,7 +174,7 @@ def _children_s(root: Path) -> float:
     return reaped.ru_utime + reaped.ru_stime + sum(int(text.split()[0]) for text in texts) / 1e9
 
 
-def _machine_ticks(text: str) -> tuple[int, int]:
+def machine_ticks(text: str) -> tuple[int, int]:
     """Return busy and stolen ticks of the first line of ``/proc/stat``."""
     match = re.match(r"cpu +((?:[0-9]{1,20} ?)+)", text)
     counts = [int(part) for part in match[1].split()] if match else []

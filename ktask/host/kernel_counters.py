@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
+from ktask.host.counters import TICKS_PER_S, machine_ticks
 from ktask.host.topology import ROOT, read_text
 
 # Of /proc/vmstat, by what they tell: faults, TLB flushes, huge pages, compaction, reclaim, nodes.
@@ -32,8 +32,7 @@ def sample(root: Path = ROOT) -> dict[str, float]:
     for kind in PRESSURE:
         if match := re.search(r"^some .*total=(\d{1,19})", read_text(root / "proc/pressure" / kind) or ""):
             found[f"pressure_{kind}_s"] = int(match[1]) / 1e6
-    if match := re.match(r"cpu(?: +\d+){7} +(\d{1,19})", read_text(root / "proc/stat") or ""):
-        found[STEAL] = int(match[1]) / os.sysconf("SC_CLK_TCK")
+    found[STEAL] = machine_ticks(read_text(root / "proc/stat") or "")[1] / TICKS_PER_S
     return found | _of_threads(root / "proc/self/task")
 
 

@@ -56,13 +56,18 @@ class Evidence:
         return [asdict(one) | {"source": SOURCE} for one in waits[:MOST_LOCKS]]
 
     @property
+    def sees_locks(self) -> bool:
+        """Whether waiting for locks would have been seen: without, no lock in the list means nothing."""
+        return bool(self.many and self.many.sees_locks)
+
+    @property
     def counters(self) -> dict[str, float]:
         """What the kernel counted in one repetition with several threads."""
         return dict(self.many.counters) if self.many else {}
 
     def as_dict(self) -> dict[str, Any]:
         """Return all of it as plain values, ready for JSON."""
-        names = ("functions", "locks", "stack", "counters", "skipped")
+        names = ("functions", "locks", "sees_locks", "stack", "counters", "skipped")
         return {name: getattr(self, name) for name in names}
 
     def __str__(self) -> str:
