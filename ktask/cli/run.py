@@ -190,11 +190,14 @@ def _evidence(seen: dict[str, Any], threads: int) -> Iterator[Part]:
         for one in seen["functions"]
     ]
     yield table(("kernel function", "of CPU time, 1 thread", f"{threads} threads"), rows)
-    locks = [(one["lock"], one["site"], fmt_time(one["wait_s"]), str(one["count"])) for one in seen["locks"]]
+    locks = [
+        (one["lock"], one["kind"], one["site"], fmt_time(one["wait_s"]), str(one["count"] or "–"))
+        for one in seen["locks"]
+    ]
     none = "\nNo thread waited for a lock." if seen["sees_locks"] else NO_LOCKS
     yield "" if locks else none
     if locks:
-        yield table(("lock", "taken in", "waited, all threads", "times"), locks, left=(0, 1))
+        yield table(("lock", "kind", "taken in", "waited, all threads", "times"), locks, left=(0, 1, 2))
 
 
 def _conclusion(result: dict[str, Any], passes: int) -> str:

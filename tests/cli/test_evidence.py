@@ -13,7 +13,13 @@ SEEN = {
     "counters": {},
     "skipped": None,
 }
-WAIT = {"lock": "mmap_lock", "site": "do_mprotect_pkey", "wait_s": 0.002, "count": 7}
+WAIT = {
+    "lock": "mmap_lock",
+    "kind": "semaphore, to write",
+    "site": "do_mprotect_pkey",
+    "wait_s": 0.002,
+    "count": 7,
+}
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ktask.host import perf
 from ktask.lab.evidence.collect import Look, Way, look
-from ktask.lab.evidence.locks import SOURCE
+from ktask.lab.evidence.locks import spun
 from ktask.lab.evidence.stack import by_function, speedup_stack
 from ktask.workloads import State
 
@@ -52,8 +52,9 @@ class Evidence:
     @property
     def locks(self) -> list[dict[str, Any]]:
         """The locks that threads waited for, the longest first: seconds of all threads in one repetition."""
-        waits = self.many.waits if self.many else []
-        return [asdict(one) | {"source": SOURCE} for one in waits[:MOST_LOCKS]]
+        waits = [*self.many.waits, *spun(self.many.stacks)] if self.many else []
+        longest = sorted(waits, key=lambda wait: -wait.wait_s)[:MOST_LOCKS]
+        return [asdict(one) for one in longest]
 
     @property
     def sees_locks(self) -> bool:

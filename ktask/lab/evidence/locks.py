@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ktask.host.perf import LOCKS, Event
+from ktask.lab.evidence.functions import DEPTH
 
-SOURCE = "lock:contention_begin and contention_end"
+TRACED = "lock:contention_begin and contention_end"
+SAMPLED = "samples of cpu-clock"
+# Spinning on the owner of a semaphore comes before the tracepoint that says a thread waits for it.
+_UNTRACED = re.compile("rwsem_(spin_on_owner|optimistic_spin)")
 # What is inside of a lock, and no site.
 _INSIDE = re.compile(
     r"""\?|.*slowpath.* | _raw_\w*lock.* | (do_raw_)?spin_lock.* | down_\w+ | __?down_\w+ | rwsem_\w+ |
     (__)?mutex_lock.* | ww_mutex.* | percpu_(down|rwsem)\w* | __percpu_\w+ | \w*rt_mutex\w* |
-    __raw_callee_save\w+ | trace_contention\w+ | __traceiter\w+ | perf_trace\w+ | bpf_trace\w+""",
+    __raw_callee_save\w+ | \w+_return_thunk | trace_contention\w+ | __traceiter\w+ | perf_trace\w+ | bpf_trace\w+""",
     re.VERBOSE,
 )
+SPINNING = "semaphore, spinning"
 KINDS = {"MUTEX": "mutex", "WRITE": "semaphore, to write", "READ": "semaphore, to read", "SPIN": "spinlock"}
 # The name by the kind and by a function that takes it, from the source of Linux 6.1 to 6.18.
 NAMES: list[tuple[str, str, str]] = [
@@ -52,13 +57,17 @@ NAMES: list[tuple[str, str, str]] = [
 
 @dataclass(frozen=True)
 class Wait:
-    """How long all threads together waited for one lock at one place in the kernel."""
+    """How long all threads together waited for one lock at one place in the kernel.
+
+    `count` is how often, 0 where only samples tell of it, and `source` how it was seen.
+    """
 
     lock: str
     kind: str
     site: str
     wait_s: float
     count: int
+    source: str = TRACED
 
     @property
     def spins(self) -> bool:
@@ -78,6 +87,16 @@ def name_of(kind: str, frames: Sequence[str]) -> tuple[str, str]:
         if kind.startswith(start) and any(re.fullmatch(pattern, frame) for frame in outside[:3]):
             return name, outside[0]
     return kind, outside[0]
+
+
+def spun(stacks: Mapping[tuple[str, ...], float]) -> list[Wait]:
+    """Return who spun for which semaphore, by the CPU seconds of each stack, the longest first."""
+    found: dict[tuple[str, str], float] = defaultdict(float)
+    for frames, seconds in stacks.items():
+        if any(_UNTRACED.fullmatch(frame) for frame in frames[:DEPTH]):
+            found[name_of(SPINNING, frames)] += seconds
+    all_waits = [Wait(lock, SPINNING, site, seconds, 0, SAMPLED) for (lock, site), seconds in found.items()]
+    return sorted(all_waits, key=lambda wait: -wait.wait_s)
 
 
 def waits(repetitions: Iterable[Sequence[Event]]) -> list[Wait]:

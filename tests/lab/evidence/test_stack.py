@@ -6,7 +6,7 @@ from ktask.engine.task import Result
 from ktask.host.perf import CLOCK, LOCKS, SAMPLES_PER_S, Event
 from ktask.lab.evidence.collect import Look, summary
 from ktask.lab.evidence.functions import USER, function_of, part_of
-from ktask.lab.evidence.locks import Wait, waits
+from ktask.lab.evidence.locks import SAMPLED, Wait, spun, waits
 from ktask.lab.evidence.stack import speedup_stack
 
 ENTRY = ("do_syscall_64", "entry_SYSCALL_64_after_hwframe")
@@ -158,3 +158,11 @@ def test_a_wait_without_its_end_lasts_no_longer_than_its_repetition():
 def test_waits_of_several_threads_add_up():
     (found,) = waits([_lock(1, 5.0, "WRITE", MMAP_LOCK) + _lock(2, 5.005, "WRITE", MMAP_LOCK)])
     assert (found.count, found.wait_s) == (2, pytest.approx(0.02))
+
+
+def test_spinning_for_a_semaphore_is_seen_in_samples_alone():
+    """The tracepoint comes after it: a lock that is spun for would look free."""
+    spin = ("__raw_callee_save___kvm_vcpu_is_preempted", "rwsem_spin_on_owner", *MMAP_LOCK)
+    (found,) = spun({spin: 0.2, ("rwsem_spin_on_owner", *MMAP_LOCK): 0.3, ("change_pte_range", *ENTRY): 1.0})
+    assert (found.lock, found.site, found.source) == ("mmap_lock", "do_mprotect_pkey", SAMPLED)
+    assert (found.wait_s, found.count) == (pytest.approx(0.5), 0)
