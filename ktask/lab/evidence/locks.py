@@ -18,7 +18,7 @@ _UNTRACED = re.compile("rwsem_(spin_on_owner|optimistic_spin)")
 _INSIDE = re.compile(
     r"""\?|.*slowpath.* | _raw_\w*lock.* | (do_raw_)?spin_lock.* | down_\w+ | __?down_\w+ | rwsem_\w+ |
     (__)?mutex_lock.* | ww_mutex.* | percpu_(down|rwsem)\w* | __percpu_\w+ | \w*rt_mutex\w* |
-    __raw_callee_save\w+ | \w+_return_thunk | trace_contention\w+ | __traceiter\w+ | perf_trace\w+ | bpf_trace\w+""",
+    __raw_callee_save\w+ | \w+_return_thunk | trace_contention\w+ | __traceiter\w+ | (perf|bpf)_trace\w+""",
     re.VERBOSE,
 )
 SPINNING = "semaphore, spinning"
