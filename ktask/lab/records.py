@@ -6,6 +6,7 @@ A pass over the grid measures each cell once, in a process of its own: <process>
 data/runs/<run>/machine.json  grid.yaml  datapackage.json
                 records/<process>.parquet  appears whole when the process is done
                 traces/<process>.parquet   the chunks of one more repetition (`ktask.lab.traces`)
+                evidence/<cell>.parquet    where the time goes, in more of them (`ktask.lab.evidence.store`)
                 cells/<process>.ipynb      the executed notebook of the process
                 skipped/<process>.json     why there are no records of it
 """
@@ -14,8 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pyarrow as pa
@@ -26,7 +28,11 @@ from ktask.common.files import atomic_write, read_json, write_json
 from ktask.lab import traces
 from ktask.lab.measure import flags
 
-SCHEMA_VERSION = "1.6"
+if TYPE_CHECKING:
+    from ktask.lab.evidence import Evidence
+    from ktask.lab.evidence.store import CaseKey
+
+SCHEMA_VERSION = "1.7"
 
 # name, Frictionless type, Arrow type, what it is
 COLUMNS: tuple[tuple[str, str, pa.DataType, str], ...] = (
@@ -105,6 +111,19 @@ class Run:
     machine: dict[str, Any]
     grid: dict[str, Any]
     skipped: pd.DataFrame
+
+    @cached_property
+    def evidence(self) -> dict[CaseKey, Evidence]:
+        """Where the time goes, by case; empty if the run has no evidence.
+
+        Raises
+        ------
+        ValueError
+            If a file of it is damaged; the message names it.
+        """
+        from ktask.lab.evidence import store  # noqa: PLC0415  (most readers of records do without)
+
+        return store.load(self.path)
 
 
 def process_name(cell_id: str, pass_number: int) -> str:
@@ -224,6 +243,8 @@ def _mapping(path: Path, value: Any) -> dict[str, Any]:
 
 def write_datapackage(path: Path, run_name: str) -> None:
     """Describe the records of a run (Frictionless Data Package, with the schema of the rows)."""
+    from ktask.lab.evidence import store  # noqa: PLC0415  (most readers of records do without)
+
     write_json(
         path / "datapackage.json",
         {
@@ -234,6 +255,7 @@ def write_datapackage(path: Path, run_name: str) -> None:
             "resources": [
                 _resource("records", "One row per repetition; warm-ups and flagged ones included.", COLUMNS),
                 _resource("traces", "One row per chunk of an extra repetition per cell.", traces.COLUMNS),
+                _resource("evidence", "What was seen of extra repetitions of a case.", store.COLUMNS),
             ],
         },
     )

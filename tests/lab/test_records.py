@@ -270,13 +270,13 @@ def test_a_run_without_its_grid_is_refused(run):
 def test_the_data_package_lists_every_column_in_order(tmp_path):
     write_datapackage(tmp_path, "Night-1")
     package = json.loads((tmp_path / "datapackage.json").read_text())
-    resource, traced = package["resources"]
+    resource, traced, seen = package["resources"]
     assert [field["name"] for field in resource["schema"]["fields"]] == PROMISED + ADDED
-    assert all(field["description"] and field["type"] for field in resource["schema"]["fields"])
     assert (package["name"], package["version"]) == ("night-1", records.SCHEMA_VERSION)
     assert resource["path"] == "records/*.parquet"
-    assert traced["path"] == "traces/*.parquet"
-    assert all(field["description"] and field["type"] for field in traced["schema"]["fields"])
+    assert (traced["path"], seen["path"]) == ("traces/*.parquet", "evidence/*.parquet")
+    for one in package["resources"]:
+        assert all(field["description"] and field["type"] for field in one["schema"]["fields"])
 
 
 def test_the_types_of_the_data_package_fit_the_schema():

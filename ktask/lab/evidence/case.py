@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import time
+from dataclasses import asdict, dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +21,13 @@ MOST_FUNCTIONS, MOST_LOCKS = 12, 8
 
 @dataclass(frozen=True)
 class Evidence:
-    """What was seen of one case; `skipped` is why nothing was."""
+    """What was seen of one case; `skipped` is why nothing was, `took_s` how long it took to look."""
 
     serial: Look | None = None
     many: Look | None = None
     alone: Look | None = None  # one thread in chunks, if there are several
     skipped: str | None = None
+    took_s: float = field(default=0.0, compare=False)
 
     @property
     def stack(self) -> dict[str, float]:
@@ -100,9 +102,10 @@ def gather(state: State, threads: int, policy: str, chunk_size: int = 0) -> Evid
         return Evidence(skipped="there is one thread, and nothing to explain; ask for more threads")
     ways = [Way(1, policy), Way(threads, policy)]
     ways += [Way(1, "dynamic", chunk_size)] if chunk_size else []
+    begun = time.monotonic()
     try:
         looks = look(state, ways)
     except perf.UnavailableError as error:
-        return Evidence(skipped=str(error))
+        return Evidence(skipped=str(error), took_s=time.monotonic() - begun)
     serial, many, alone = (*looks, None)[:3]
-    return Evidence(serial, many, alone)
+    return Evidence(serial, many, alone, took_s=time.monotonic() - begun)
