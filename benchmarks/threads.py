@@ -28,7 +28,8 @@ from ktask.common.files import write_json
 from ktask.engine import policy
 from ktask.engine import run as engine
 from ktask.host.facts import machine_facts
-from ktask.host.topology import cpu_count, status_bytes
+from ktask.host.kernel_files import status_bytes
+from ktask.host.topology import cpu_count
 
 FIGURES = {
     "region_us": ("region", "us"),

@@ -11,7 +11,9 @@ from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from ktask.host.topology import CPU_DIR, ROOT, numbered, quotas, read_int, read_text
+from ktask.host.control_groups import quotas
+from ktask.host.kernel_files import ROOT, numbered, read_int, read_text
+from ktask.host.topology import CPU_DIR
 
 # What a flag means, in words that end a sentence such as "3 repetitions were taken while ...".
 MEANINGS: dict[str, str] = {

@@ -18,8 +18,10 @@ from typing import Any
 from ktask.common.units import GIB, MIB
 from ktask.host import perf
 from ktask.host.counters import OTHER_LOAD_LIMIT, STEAL_LIMIT, sample_state, state_change
+from ktask.host.cpus import format_cpu_list
 from ktask.host.facts import Facts, machine_facts
-from ktask.host.topology import ROOT, format_cpu_list, smt_siblings
+from ktask.host.kernel_files import ROOT
+from ktask.host.topology import smt_siblings
 
 LEVELS = ("ok", "note", "warning", "blocker")  # from harmless to fatal
 ACTIVITY_SAMPLE_S = 0.5

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from ktask.common.version import __version__
-from ktask.host import node_memory, topology
-from ktask.host.topology import CPU_DIR, NODE_DIR, ROOT, bracketed, numbered, read_int, read_text
+from ktask.host import available_memory, control_groups, node_memory, topology
+from ktask.host.kernel_files import ROOT, bracketed, numbered, read_int, read_text
+from ktask.host.topology import CPU_DIR, NODE_DIR
 
 SCHEMA_VERSION = 1
 MAX_TEXT = 4096  # the longest kernel command line is 4 KiB on most architectures
@@ -316,9 +317,9 @@ def _node_facts(path: Path, nid: int, cpus: tuple[int, ...]) -> Facts:
 
 def collect_memory(root: Path) -> Facts:
     """Record how much memory and swap there is, in bytes."""
-    info = topology.meminfo(root)
+    info = available_memory.meminfo(root)
     swap, free = info.get("SwapTotal"), info.get("SwapFree")
-    is_known = bool(topology.memory_room_bytes(root))
+    is_known = bool(available_memory.memory_room_bytes(root))
     return {
         "memory_total_bytes": info.get("MemTotal"),
         "memory_available_bytes": node_memory.available_bytes(root) if is_known else None,
@@ -330,9 +331,9 @@ def collect_memory(root: Path) -> Facts:
 def collect_huge_pages(root: Path) -> Facts:
     """Record the modes of transparent huge pages and the hugetlb pools."""
     directory = root / "sys/kernel/mm/transparent_hugepage"
-    pools = topology.hugetlb_pools(root).items()
+    pools = available_memory.hugetlb_pools(root).items()
     return {
-        "thp_mode": topology.thp_mode(root),
+        "thp_mode": available_memory.thp_mode(root),
         "thp_defrag": bracketed(directory / "defrag"),
         "thp_shmem": bracketed(directory / "shmem_enabled"),
         "hugetlb_pools": [{"page_size_bytes": size, **pool} for size, pool in pools],
@@ -375,7 +376,7 @@ def collect_load(root: Path) -> Facts:
 
 def collect_limits(root: Path) -> Facts:
     """Record which CPUs the process may use, and its CPU quota in CPUs."""
-    return {"affinity": list(topology.recorded_affinity(root)), "quota_cpus": topology.quota_cpus(root)}
+    return {"affinity": list(topology.recorded_affinity(root)), "quota_cpus": control_groups.quota_cpus(root)}
 
 
 def collect_python(_root: Path) -> Facts:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from ktask.host.counters import TICKS_PER_S, machine_ticks
-from ktask.host.topology import ROOT, read_text
+from ktask.host.kernel_files import ROOT, read_text
 
 # Of /proc/vmstat, by what they tell: faults, TLB flushes, huge pages, compaction, reclaim, nodes.
 VMSTAT = re.compile(

@@ -8,8 +8,9 @@ cannot be read is None, and bounds nothing.
 import re
 from pathlib import Path
 
-from ktask.host import topology
-from ktask.host.topology import NODE_DIR, ROOT, read_cpu_list, read_text
+from ktask.host import available_memory, control_groups, kernel_files, topology
+from ktask.host.kernel_files import ROOT, read_cpu_list, read_text
+from ktask.host.topology import NODE_DIR
 
 RECLAIMABLE = ("Active(file)", "Inactive(file)", "KReclaimable")
 
@@ -27,7 +28,7 @@ def _cpuset_nodes(root: Path) -> list[tuple[int, ...]]:
     return [
         read_cpu_list(group / file)
         for kind, file in files.items()
-        for group in topology.cgroup_directories(root, kind)
+        for group in control_groups.cgroup_directories(root, kind)
     ]
 
 
@@ -53,9 +54,9 @@ def node_room_bytes(nid: int, root: Path = ROOT) -> int | None:
 def available_bytes(root: Path = ROOT) -> int:
     """Return how many bytes the process can still take, the nodes that it may use counted.
 
-    As `topology.available_memory_bytes`, but no more than these nodes have where they are not all nodes.
+    As `available_memory.available_memory_bytes`, but no more than these nodes have where they are not all.
     """
-    total, nodes = topology.available_memory_bytes(root), usable_nodes(root)
+    total, nodes = available_memory.available_memory_bytes(root), usable_nodes(root)
     if nodes == topology.memory_nodes(root):
         return total
     rooms = [node_room_bytes(nid, root) for nid in nodes]
@@ -65,5 +66,5 @@ def available_bytes(root: Path = ROOT) -> int:
 def node_pool(nid: int, page_size_bytes: int, root: Path = ROOT) -> dict[str, int] | None:
     """Return ``total`` and ``free`` pages of a hugetlb pool on node `nid`, None if there is no such pool."""
     folder = root / NODE_DIR / f"node{nid}/hugepages/hugepages-{page_size_bytes >> 10}kB"
-    total, free = (topology.read_int(folder / name) for name in ("nr_hugepages", "free_hugepages"))
+    total, free = (kernel_files.read_int(folder / name) for name in ("nr_hugepages", "free_hugepages"))
     return None if total is None or free is None else {"total": total, "free": free}

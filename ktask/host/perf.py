@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from ktask.host.topology import ROOT, read_int, status_field
+from ktask.host.kernel_files import ROOT, read_int, status_field
 
 SAMPLES_PER_S = 3989  # a prime, so that it does not beat with the ticks of the kernel
 CLOCK, LOCKS = "cpu-clock", ("lock:contention_begin", "lock:contention_end")

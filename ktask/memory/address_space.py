@@ -15,7 +15,7 @@ import numpy as np
 
 from ktask.engine import run as engine
 from ktask.engine.task import Ctl, Result
-from ktask.host import topology
+from ktask.host import kernel_files
 from ktask.memory import region as memory
 from ktask.memory import walkers
 from ktask.memory.region import BASE_PAGE, MIB, UnavailableError
@@ -138,7 +138,7 @@ def _why_no_process(pid: int, error: OSError) -> str:
 
 def _why_without_table(pid: int) -> str:
     """Return why a process has no page table to look at."""
-    status = topology.read_text(Path(f"/proc/{pid}/status"))
+    status = kernel_files.read_text(Path(f"/proc/{pid}/status"))
     if not status:
         if _exists(pid):
             return "is not shown in /proc (hidepid); that takes the same user, or root"

@@ -15,7 +15,7 @@ import numpy as np
 
 from ktask.engine import run as engine
 from ktask.engine.task import Ctl
-from ktask.host import topology
+from ktask.host import kernel_files
 from ktask.memory import region as memory
 from ktask.memory.calls import advise_ranges
 from ktask.memory.region import (
@@ -145,7 +145,7 @@ def _alias_file(size_bytes: int, hole: int | None) -> tuple[int, memory.Reservat
 
 def _require_mappings(wanted: int) -> None:
     """Raise UnavailableError if a process may not have so many mappings."""
-    text = topology.read_text(topology.ROOT / "proc/sys/vm/max_map_count") or "65530"
+    text = kernel_files.read_text(kernel_files.ROOT / "proc/sys/vm/max_map_count") or "65530"
     if wanted + 1000 > int(text):
         raise memory.UnavailableError(
             f"needs {wanted} mappings, vm.max_map_count allows {text.strip()}; use a smaller size"

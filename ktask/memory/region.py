@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ktask.common.units import GIB, KIB, MIB
-from ktask.host import node_memory, topology
+from ktask.host import available_memory, kernel_files, node_memory, topology
 
 BASE_PAGE = os.sysconf("SC_PAGE_SIZE")
 THP_SIZE = 2 * MIB
@@ -121,7 +121,7 @@ def require_budget(need_bytes: int, what: str) -> None:
 
 def require_pool(size_bytes: int, page_kind: str, what: str) -> None:
     """Raise BudgetError if there is a hugetlb pool for `page_kind` and it has not so many pages left."""
-    pool = topology.hugetlb_pools().get(PAGE_KINDS[page_kind]) if page_kind in HUGETLB_KINDS else None
+    pool = available_memory.hugetlb_pools().get(PAGE_KINDS[page_kind]) if page_kind in HUGETLB_KINDS else None
     if not pool or not pool["total"]:
         return  # that is no matter of size: `why_not` has the reason
     pages, left = -(-size_bytes // PAGE_KINDS[page_kind]), pool["free"] - pool.get("reserved", 0)
@@ -179,7 +179,7 @@ def why_not(page_kind: str, size_bytes: int, shared: bool = False) -> str | None
     if page_kind == "THP" and shared:
         return _why_no_shared_thp()
     if page_kind == "THP":
-        mode = topology.thp_mode()
+        mode = available_memory.thp_mode()
         if mode in (None, "never"):
             return f"transparent huge pages are {'absent' if mode is None else 'off (never)'}"
     if page_kind in HUGETLB_KINDS:
@@ -188,8 +188,8 @@ def why_not(page_kind: str, size_bytes: int, shared: bool = False) -> str | None
 
 
 def _why_no_shared_thp() -> str | None:
-    path = topology.ROOT / "sys/kernel/mm/transparent_hugepage/shmem_enabled"
-    mode = re.search(r"\[(\w+)\]", topology.read_text(path) or "[absent]")
+    path = kernel_files.ROOT / "sys/kernel/mm/transparent_hugepage/shmem_enabled"
+    mode = re.search(r"\[(\w+)\]", kernel_files.read_text(path) or "[absent]")
     if mode and mode[1] in ("never", "deny", "absent"):
         return f"transparent huge pages in shared memory are off (shmem_enabled is {mode[1]})"
     return None
@@ -197,7 +197,7 @@ def _why_no_shared_thp() -> str | None:
 
 def _why_no_hugetlb(page_kind: str, size_bytes: int) -> str | None:
     page_size = PAGE_KINDS[page_kind]
-    pool = topology.hugetlb_pools().get(page_size)
+    pool = available_memory.hugetlb_pools().get(page_size)
     if not pool or not pool["total"]:
         return f"the machine has no pool of {page_kind} hugetlb pages"
     free = pool["free"] - pool.get("reserved", 0)
@@ -226,7 +226,7 @@ def free_pool_pages(page_kind: str) -> int:
     """Return how many pages of a kind are free in their hugetlb pool; 0 for kinds without a pool."""
     if page_kind not in HUGETLB_KINDS:
         return 0
-    return topology.hugetlb_pools().get(PAGE_KINDS[page_kind], {"free": 0})["free"]
+    return available_memory.hugetlb_pools().get(PAGE_KINDS[page_kind], {"free": 0})["free"]
 
 
 class Region(AbstractContextManager):

@@ -20,7 +20,7 @@ from numba import njit
 from ktask.engine import native
 from ktask.engine.task import Ctl
 from ktask.engine.thread_functions import thread_func
-from ktask.host.topology import status_bytes
+from ktask.host.kernel_files import status_bytes
 from ktask.memory import region as memory
 from ktask.workloads import Case, Method, Workload, expect, populated_child
 from ktask.workloads.populated import no_populate

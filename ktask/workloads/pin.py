@@ -11,8 +11,8 @@ import numpy as np
 
 from ktask.engine import native
 from ktask.engine.thread_functions import thread_func
-from ktask.host import topology
-from ktask.host.topology import status_bytes
+from ktask.host import kernel_files, topology
+from ktask.host.kernel_files import status_bytes
 from ktask.memory import region as memory
 from ktask.workloads import Case, Method, Workload, expect
 from ktask.workloads.nodes import NODE, nodes_of
@@ -173,7 +173,7 @@ def why_not(case: Case) -> str | None:
 @lru_cache(maxsize=1)
 def may_lock_beyond_limit() -> bool:
     """Return whether RLIMIT_MEMLOCK does not bind this process (CAP_IPC_LOCK)."""
-    return bool(int(topology.status_field("CapEff") or "0", 16) >> 14 & 1)
+    return bool(int(kernel_files.status_field("CapEff") or "0", 16) >> 14 & 1)
 
 
 @lru_cache(maxsize=1)

@@ -21,7 +21,7 @@ from ktask.cli import app as cli
 from ktask.cli.case_options import thread_count
 from ktask.cli.workload_names import option_names, workload_names
 from ktask.engine.policy import POLICIES
-from ktask.host import topology
+from ktask.host import available_memory, control_groups, topology
 from ktask.lab.records import write_records
 from ktask.lab.sweep.notebooks import NotebookError
 
@@ -172,7 +172,7 @@ def test_a_notebook_of_a_report_has_as_long_as_it_takes(monkeypatch, typed, tmp_
 )
 def test_a_refusal_of_threads_names_the_quota_if_that_is_the_bound(cpus, quota, said, monkeypatch, typed):
     monkeypatch.setattr(topology, "allowed_cpus", lambda: tuple(range(cpus)))
-    monkeypatch.setattr(topology, "quota_cpus", lambda *_: quota)
+    monkeypatch.setattr(control_groups, "quota_cpus", lambda *_: quota)
     code, out, err = typed("run", "zeroing", "--threads", "9")
     assert (code, out) == (2, "")
     assert err.startswith(f"ktask: {said}")
@@ -354,7 +354,7 @@ def has_region(process) -> bool:
 
 
 def test_ctrl_c_ends_a_measurement_at_once(commands):
-    pools = topology.hugetlb_pools()
+    pools = available_memory.hugetlb_pools()
     process = commands.start("run page_walk --size 4GiB --set pages=file --repetitions 500 --trace t.csv")
     wait_for(lambda: any(map(has_region, descendants(process.pid))), "the mapping of the region")
     os.killpg(process.pid, signal.SIGINT)
@@ -362,7 +362,7 @@ def test_ctrl_c_ends_a_measurement_at_once(commands):
     assert process.returncode == 130
     assert (out, err) == ("", "ktask: interrupted; nothing is left behind\n")
     assert commands.files() == []
-    assert topology.hugetlb_pools() == pools
+    assert available_memory.hugetlb_pools() == pools
     assert subprocess.run(["pgrep", "-g", str(process.pid)], check=False).returncode == 1
 
 

@@ -16,14 +16,15 @@ import ktask
 from ktask.engine import native
 from ktask.engine import run as engine
 from ktask.engine.placement import site
-from ktask.host.topology import allowed_cpus, format_cpu_list
+from ktask.host.cpus import format_cpu_list
+from ktask.host.topology import allowed_cpus
 
 CHILD = """
     import json, os, sys, time
     import numpy as np
     import ktask
     from ktask.engine import policy, run as engine
-    from ktask.host.topology import status_bytes
+    from ktask.host.kernel_files import status_bytes
 
     @ktask.thread_func
     def mark(start, end, seen):

@@ -1,4 +1,4 @@
-"""Readers of CPUs, nodes, quotas, caches and memory, on trees of foreign machines."""
+"""Readers of CPUs, nodes and caches, on trees of foreign machines."""
 
 import os
 
@@ -6,8 +6,9 @@ import pytest
 from conftest import run_python
 from hypothesis import given
 from hypothesis import strategies as st
-from machines import NAMES, plant
+from machines import plant
 
+from ktask.host import available_memory
 from ktask.host import topology as tp
 
 GIB = 1 << 30
@@ -179,52 +180,6 @@ def test_online_cpus(machine, name, count):
     assert tp.online_cpus(machine(name)) == tuple(range(count))
 
 
-@pytest.mark.parametrize(
-    ("name", "quota", "cpus", "count"),
-    [
-        ("container_v2", 1.5, range(8), 1),  # an ancestor's quota is smaller than its own of 4
-        ("container_v1", 2.5, range(4), 2),
-        ("container_v1", 2.5, [3], 1),
-        ("xeon_two_sockets", None, range(160), 160),
-        ("xeon_two_sockets", None, [0, 5], 2),
-        ("one_cpu", None, [], 1),
-    ],
-)
-def test_cpu_count_is_affinity_cut_by_quota(machine, name, quota, cpus, count):
-    root = machine(name)
-    assert tp.quota_cpus(root) == quota
-    assert tp.cpu_count(root, cpus) == count
-
-
-def test_quota_below_one_cpu_still_counts_one(machine):
-    root = machine("container_v2")
-    write(root, "sys/fs/cgroup/kubepods.slice/pod42/cpu.max", "20000 100000\n")
-    assert tp.quota_cpus(root) == pytest.approx(0.2)
-    assert tp.cpu_count(root, range(8)) == 1
-
-
-@pytest.mark.parametrize("text", ["", "max 100000", "100000 0", "-5 100000", "1e5 100000", "9" * 5000])
-def test_damaged_quota_is_no_quota(machine, text):
-    root = machine("container_v2")
-    write(root, "sys/fs/cgroup/kubepods.slice/pod42/cpu.max", text)
-    assert tp.quota_cpus(root) == 4  # that of the process's own group
-
-
-@pytest.mark.parametrize("period", ["0", "-1", ""])
-def test_v1_without_quota(machine, period):
-    root = machine("container_v1")
-    write(root, "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us", period)
-    assert tp.quota_cpus(root) is None
-
-
-def test_group_outside_of_the_namespace_ends_at_the_mount_point(machine):
-    root = machine("container_v2")
-    write(root, "proc/self/cgroup", "0::/../../kubepods.slice/pod42\n")
-    write(root, "sys/fs/cgroup/cpu.max", "300000 100000\n")
-    write(root, "sys/kubepods.slice/pod42/cpu.max", "100000 100000\n")  # where the dots would lead
-    assert tp.quota_cpus(root) == 3
-
-
 def test_smt_siblings(machine):
     assert tp.smt_siblings(machine("laptop"))[5] == (1, 5)
     assert tp.smt_siblings(machine("arm_server"))[79] == (79,)
@@ -245,106 +200,6 @@ def test_caches_are_listed_once(machine):
     assert tp.caches(machine("arm_server")) == []  # tells no size
 
 
-# --- memory --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "available_bytes"),
-    [
-        ("xeon_two_sockets", 514830120 << 10),
-        ("container_v2", 256 * MIB),  # 512 limit - 384 used + 128 reclaimable, of an ancestor
-        ("container_v1", 768 * MIB),  # 2048 limit - 1536 used + 256 reclaimable
-        ("one_cpu", 200 * MIB),
-    ],
-)
-def test_available_memory(machine, name, available_bytes):
-    assert tp.available_memory_bytes(machine(name)) == available_bytes
-
-
-def test_soft_limit_counts_too(machine):
-    root = machine("container_v2")
-    write(root, "sys/fs/cgroup/kubepods.slice/pod42/memory.high", str(300 * MIB))
-    assert tp.available_memory_bytes(root) == 44 * MIB
-
-
-def test_group_above_its_limit_has_no_room(machine):
-    root = machine("container_v1")
-    write(root, "sys/fs/cgroup/memory here/memory.limit_in_bytes", "4096")
-    assert tp.available_memory_bytes(root) == 0
-
-
-def test_nothing_to_read(tmp_path):
-    assert tp.available_memory_bytes(tmp_path) == 0
-    assert tp.memory_room_bytes(tmp_path) == []
-    assert tp.online_cpus(tmp_path) == ()
-    assert tp.thp_mode(tmp_path) is None
-    assert tp.hugetlb_pools(tmp_path) == {}
-    assert tp.recorded_affinity(tmp_path) == ()
-
-
-def test_hugetlb_pools(machine):
-    pools = tp.hugetlb_pools(machine("xeon_two_sockets"))
-    assert list(pools) == [2 * MIB, GIB]
-    assert pools[2 * MIB] == {"total": 64, "free": 60, "reserved": 10}
-    assert list(tp.hugetlb_pools(machine("arm_server"))) == [512 * MIB]
-
-
-@pytest.mark.parametrize(
-    ("name", "mode"),
-    [
-        ("xeon_two_sockets", "always"),
-        ("arm_server", "madvise"),
-        ("laptop", "never"),
-        ("one_cpu", None),
-    ],
-)
-def test_thp(machine, name, mode):
-    assert tp.thp_mode(machine(name)) == mode
-
-
-# --- robustness ----------------------------------------------------------------------------------------
-
-READERS = (
-    tp.online_cpus,
-    tp.recorded_affinity,
-    tp.quota_cpus,
-    tp.cpu_count,
-    tp.read_topology,
-    tp.node_cpus,
-    tp.smt_siblings,
-    tp.caches,
-    tp.meminfo,
-    tp.available_memory_bytes,
-    tp.hugetlb_pools,
-    tp.thp_mode,
-    tp.quotas,
-    tp.isolated_cpus,
-    lambda root: tp.read_topology(root, range(8)),
-)
-
-
-@pytest.mark.parametrize(
-    "junk", [b"", b"\xff\x00\x1b[31m", b"0-", b"-1", b"9" * 5000, b"0::/\0\n", b"1 - 2 - 3"]
-)
-@pytest.mark.parametrize("name", ["container_v1", "container_v2", "laptop"])
-def test_junk_in_every_file_does_no_harm(machine, name, junk):
-    root = machine(name)
-    for path in [path for path in root.rglob("*") if path.is_file()]:
-        path.write_bytes(junk)
-    for read in READERS:
-        read(root)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_directories_in_place_of_files_do_no_harm(machine, name):
-    root = machine(name)
-    for path in [path for path in root.rglob("*") if path.is_file()]:
-        path.unlink()
-        path.mkdir()
-    for read in READERS:
-        read(root)
-
-
 # --- this machine --------------------------------------------------------------------------------------
 
 
@@ -353,7 +208,7 @@ def test_this_machine_agrees_with_itself():
     assert tp.read_topology().cpus == tp.allowed_cpus()
     assert set(tp.allowed_cpus()) <= set(tp.online_cpus())
     assert 1 <= tp.cpu_count() <= len(tp.allowed_cpus())
-    assert 0 < tp.available_memory_bytes() <= tp.meminfo()["MemTotal"]
+    assert 0 < available_memory.available_memory_bytes() <= available_memory.meminfo()["MemTotal"]
 
 
 def test_a_thread_kept_to_a_cpu_still_knows_the_others():
@@ -421,8 +276,3 @@ def test_affinity_of_the_process_counts():
     code += "os.sched_setaffinity(0, {tp.allowed_cpus()[0]});"
     code += "print(tp.cpu_count(), len(tp.read_topology().cpus), len(tp.recorded_affinity()))"
     assert run_python(code).stdout.split() == ["1", "1", "1"]
-
-
-def test_files_below_proc_sys_can_be_read():
-    # They refuse reads of 4 MiB and more, whatever their size.
-    assert tp.read_text(tp.ROOT / "proc/sys/kernel/osrelease") == os.uname().release

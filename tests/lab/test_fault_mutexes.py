@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from ktask.engine.thread_functions import thread_func
-from ktask.host import topology
+from ktask.host import kernel_files, topology
 from ktask.lab.studies import fault_mutexes
 from ktask.memory import region as memory
 from ktask.workloads import CheckError
@@ -16,7 +16,7 @@ def test_mutexes_are_eight_per_possible_cpu_and_a_power_of_two(monkeypatch, tmp_
     file = tmp_path / "sys/devices/system/cpu/possible"
     file.parent.mkdir(parents=True)
     file.write_text(possible)
-    monkeypatch.setattr(topology, "ROOT", tmp_path)
+    monkeypatch.setattr(kernel_files, "ROOT", tmp_path)
     assert fault_mutexes.how_many() == count
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ktask.engine.task import Result
-from ktask.host import topology
+from ktask.host import kernel_files
 from ktask.lab.measure.rounds import Repetition
 from ktask.lab.studies import freeing as free_study
 from ktask.lab.studies import sampling, ways
@@ -20,7 +20,7 @@ from ktask.lab.studies import sampling, ways
     ],
 )
 def test_shootdowns_of_all_cpus(monkeypatch, text, count):
-    monkeypatch.setattr(topology, "read_text", lambda _: text)
+    monkeypatch.setattr(kernel_files, "read_text", lambda _: text)
     np.testing.assert_equal(sampling.shootdowns(), count)
 
 

@@ -668,7 +668,7 @@ def test_the_summary_has_a_row_per_variant(bench):
     ("text", "virtual"), [("flags\t: fpu hypervisor sse", True), ("flags\t: fpu sse", False)]
 )
 def test_a_virtual_machine_is_known_by_its_cpu_flags(text, virtual, monkeypatch):
-    monkeypatch.setattr(module.topology, "read_text", lambda path: text)
+    monkeypatch.setattr(module.kernel_files, "read_text", lambda path: text)
     assert module.is_virtual() is virtual
 
 

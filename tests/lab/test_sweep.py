@@ -324,7 +324,7 @@ def test_a_cell_that_the_kernel_killed_for_want_of_memory_says_so(fake_cell, tmp
 
 
 def test_oom_kills_are_read_from_vmstat(tmp_path, monkeypatch):
-    monkeypatch.setattr(cells.topology, "ROOT", tmp_path)
+    monkeypatch.setattr(cells.kernel_files, "ROOT", tmp_path)
     assert cells.oom_kills() == 0
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/vmstat").write_text("nr_free_pages 5\noom_kill 12\nswap_ra 0\n")

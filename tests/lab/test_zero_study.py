@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from ktask.host import topology
+from ktask.host import available_memory
 from ktask.lab.studies import ways as way_study
 from ktask.lab.studies import zeroing as zero_study
 from ktask.workloads import get
@@ -29,7 +29,7 @@ def test_a_way_has_time_speedup_and_cpu_time():
 
 def test_a_way_that_the_machine_lacks_is_left_out(monkeypatch):
     entries = {"here": way_study.ZEROING["populate, 4KiB"], "not here": way_study.ZEROING["populate, THP"]}
-    monkeypatch.setattr(topology, "thp_mode", lambda: "never")
+    monkeypatch.setattr(available_memory, "thp_mode", lambda: "never")
     assert list(way_study.ways("1MiB", entries, threads=1, rounds=1).index) == ["here"]
 
 

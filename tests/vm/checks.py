@@ -15,8 +15,9 @@ import pytest
 import ktask
 from ktask import workloads
 from ktask.engine import native
+from ktask.host.cpus import parse_cpu_list
 from ktask.host.facts import machine_facts
-from ktask.host.topology import allowed_cpus, parse_cpu_list
+from ktask.host.topology import allowed_cpus
 from ktask.lab.sweep import cells
 from ktask.workloads import Case
 

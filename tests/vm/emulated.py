@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 
-from ktask.host.topology import parse_cpu_list
+from ktask.host.cpus import parse_cpu_list
 
 CHECKS = "tests/vm/checks.py"
 EVERYTHING = (CHECKS, "tests/engine", "tests/workloads", "tests/host", "tests/vm/whole.py")

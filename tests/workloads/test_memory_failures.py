@@ -19,7 +19,7 @@ from ktask.cli import app as cli
 from ktask.engine import placement as helpers
 from ktask.engine import run as engine
 from ktask.engine.task import Ctl
-from ktask.host import topology
+from ktask.host import available_memory
 from ktask.lab.measure.cell import measure_case
 from ktask.lab.sweep import cells
 from ktask.memory import region as memory
@@ -69,7 +69,7 @@ def test_a_control_group_counts_into_the_budget(memory_group):
 
 def test_a_pool_that_is_too_small_is_refused_with_the_numbers(typed, monkeypatch):
     pools = {2 * MIB: {"total": 9, "free": 6, "reserved": 2}}
-    monkeypatch.setattr(topology, "hugetlb_pools", lambda: pools)
+    monkeypatch.setattr(available_memory, "hugetlb_pools", lambda: pools)
     code, _, err = typed("run", "free", "--page-size", "2MiB", "--size", "10MiB", "--passes", "1")
     assert code == 2
     words = "free dontneed needs 5 pages of 2MiB, but the pool has 4 of its 9 left; use a smaller size"
@@ -79,7 +79,7 @@ def test_a_pool_that_is_too_small_is_refused_with_the_numbers(typed, monkeypatch
 
 @pytest.mark.parametrize("pools", [{}, {2 * MIB: {"total": 0, "free": 0, "reserved": 0}}])
 def test_a_pool_that_is_not_there_is_a_reason_and_no_matter_of_size(monkeypatch, pools):
-    monkeypatch.setattr(topology, "hugetlb_pools", lambda: pools)
+    monkeypatch.setattr(available_memory, "hugetlb_pools", lambda: pools)
     case = Case("free", "dontneed", "2MiB", 1 << 50)
     with pytest.raises(memory.UnavailableError, match="no pool of 2MiB"):
         measure_case(case, [1])
@@ -90,10 +90,10 @@ def test_a_limit_on_address_space_is_a_reason():
     done = run_python(
         """
         from ktask.memory import region as memory
-        from ktask.host import topology
+        from ktask.host import available_memory
         from ktask.lab.measure.cell import measure_case
         from ktask.workloads import Case
-        topology.available_memory_bytes = lambda *_: 1 << 50
+        available_memory.available_memory_bytes = lambda *_: 1 << 50
         try:
             measure_case(Case("free", "dontneed", "4KiB", 8 << 30), [1])
         except memory.UnavailableError as error:
@@ -196,7 +196,7 @@ def test_a_pool_that_another_process_took_meanwhile_is_told_with_the_numbers(mon
     pools = {2 * MIB: {"total": 9, "free": 2, "reserved": 0}}
     region = memory.Region.__new__(memory.Region)
     region.page_kind, region.shared, region.address, region.size_bytes = "2MiB", False, 0, 1 << 50
-    monkeypatch.setattr(topology, "hugetlb_pools", lambda: pools)
+    monkeypatch.setattr(available_memory, "hugetlb_pools", lambda: pools)
     with pytest.raises(memory.UnavailableError, match="needs 536870912 pages of 2MiB, the pool has 2 free"):
         region.map()
 

@@ -107,7 +107,7 @@ def test_a_space_is_as_described(space):
 
 
 def test_too_many_mappings_are_refused_with_the_numbers(monkeypatch):
-    monkeypatch.setattr(layouts.topology, "read_text", lambda path: "1001\n")
+    monkeypatch.setattr(layouts.kernel_files, "read_text", lambda path: "1001\n")
     with pytest.raises(UnavailableError, match=r"needs 2 mappings, vm.max_map_count allows 1001"):
         layouts.AliasedSpace(MIB)
 
@@ -462,7 +462,7 @@ def test_a_process_without_a_page_table_is_skipped_with_the_reason(ended):
 
 def test_a_process_that_proc_does_not_show_is_told_apart_from_one_that_is_not_there(monkeypatch):
     """As where /proc is mounted with hidepid, and the process belongs to somebody else."""
-    monkeypatch.setattr(address_space.topology, "read_text", lambda _: None)
+    monkeypatch.setattr(address_space.kernel_files, "read_text", lambda _: None)
     monkeypatch.setattr(address_space.os, "open", lambda *_: Path("/nowhere").stat())
     with pytest.raises(
         UnavailableError, match=r"process [0-9]+ is not shown in /proc \(hidepid\); that takes"

@@ -9,7 +9,7 @@ import pytest
 import ktask
 from ktask import workloads
 from ktask.engine import run as engine
-from ktask.host import topology
+from ktask.host import available_memory
 from ktask.lab.measure.cell import measure_case
 from ktask.lab.measure.measurement import Protocol
 from ktask.memory import address_space
@@ -144,12 +144,12 @@ def test_a_region_that_cannot_be_filled_is_given_back(name, monkeypatch):
 def test_hugetlb_pages_go_back_to_their_pool():
     case = Case("zeroing", "populate", "2MiB", 8 * MIB, 2 * MIB)
     state = set_up(case)
-    free = topology.hugetlb_pools()[2 * MIB]["free"]
+    free = available_memory.hugetlb_pools()[2 * MIB]["free"]
     state.before()
     engine.run(0, state.size, state.ctl)
-    assert topology.hugetlb_pools()[2 * MIB]["free"] == free - 4
+    assert available_memory.hugetlb_pools()[2 * MIB]["free"] == free - 4
     state.close()
-    assert topology.hugetlb_pools()[2 * MIB]["free"] == free
+    assert available_memory.hugetlb_pools()[2 * MIB]["free"] == free
 
 
 def test_populating_counts_from_the_first_page_to_the_last():
@@ -209,7 +209,7 @@ def test_kernel_without_pagemap_scan_is_a_reason(monkeypatch):
 
 @pytest.mark.parametrize(("mode", "words"), [(None, "absent"), ("never", r"off \(never\)")])
 def test_machine_without_thp_is_a_reason(monkeypatch, mode, words):
-    monkeypatch.setattr(topology, "thp_mode", lambda: mode)
+    monkeypatch.setattr(available_memory, "thp_mode", lambda: mode)
     reason = workloads.why_not(Case("zeroing", "populate", "THP", 2 * MIB))
     assert reason.startswith("transparent huge pages are")
     with pytest.raises(memory.UnavailableError, match=words):
@@ -226,12 +226,12 @@ def test_machine_without_thp_is_a_reason(monkeypatch, mode, words):
     ],
 )
 def test_hugetlb_pool_that_does_not_do_is_a_reason(monkeypatch, pools, size, words):
-    monkeypatch.setattr(topology, "hugetlb_pools", lambda: pools)
+    monkeypatch.setattr(available_memory, "hugetlb_pools", lambda: pools)
     assert words in workloads.why_not(Case("zeroing", "populate", "2MiB", size))
 
 
 def test_more_than_half_of_the_memory_is_refused_with_the_numbers(monkeypatch):
-    monkeypatch.setattr(topology, "available_memory_bytes", lambda *_: 64 * MIB)
+    monkeypatch.setattr(available_memory, "available_memory_bytes", lambda *_: 64 * MIB)
     with pytest.raises(memory.BudgetError, match=r"needs 0.06 GiB, but the budget is 0.03 GiB"):
         workloads.require_memory(Case("zeroing", "populate", "4KiB", 64 * MIB))
     with pytest.raises(memory.BudgetError):

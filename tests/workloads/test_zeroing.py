@@ -12,7 +12,7 @@ from test_workloads import set_up
 import ktask
 from ktask import workloads
 from ktask.engine import run as engine
-from ktask.host import node_memory, topology
+from ktask.host import available_memory, kernel_files, node_memory, topology
 from ktask.lab.sweep.cells import why_not
 from ktask.memory import region as memory
 from ktask.memory.region import GIB, MIB
@@ -111,7 +111,7 @@ def test_auto_zeroes_and_a_store_that_does_not_is_noticed(threads):
 def test_clzero_is_tried_where_the_cpu_has_it(flags, has, monkeypatch, tmp_path):
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/cpuinfo").write_text(f"processor : 0\nflags : {flags}\n")
-    monkeypatch.setattr(topology, "ROOT", tmp_path)
+    monkeypatch.setattr(kernel_files, "ROOT", tmp_path)
     monkeypatch.setattr(stores, "IS_X86", True)
     assert ("clzero" in stores.available()) is has
 
@@ -132,9 +132,9 @@ def test_shared_memory_is_populated_and_given_back(kind):
 def test_shared_huge_pages_that_are_off_are_a_reason(monkeypatch, tmp_path):
     case = Case("zeroing", "populate", "THP", 2 * MIB, options=(("sharing", "shared"),))
     for text, words in [("always [never] deny", "is never"), ("", "is absent")]:
-        monkeypatch.setattr(topology, "read_text", lambda _, text=text: text)
+        monkeypatch.setattr(kernel_files, "read_text", lambda _, text=text: text)
         assert words in memory.why_not("THP", 2 * MIB, shared=True)
-    monkeypatch.setattr(topology, "read_text", lambda _: "[always] never")
+    monkeypatch.setattr(kernel_files, "read_text", lambda _: "[always] never")
     assert memory.why_not("THP", 2 * MIB, shared=True) is None
     monkeypatch.undo()
     assert workloads.why_not(case) == memory.why_not("THP", 2 * MIB, shared=True)
@@ -211,10 +211,10 @@ def test_what_does_not_fit_on_a_node_is_refused_with_its_numbers(node, page_kind
     monkeypatch.setattr(node_memory, "node_room_bytes", lambda nid, *_: [GIB, 512 * MIB][nid])
     monkeypatch.setattr(node_memory, "node_pool", lambda nid, _: {"total": 128, "free": [256, 100][nid]})
     monkeypatch.setattr(
-        topology, "hugetlb_pools", lambda: {2 * MIB: {"total": 400, "free": 356, "reserved": 0}}
+        available_memory, "hugetlb_pools", lambda: {2 * MIB: {"total": 400, "free": 356, "reserved": 0}}
     )
     case = Case("zeroing", "populate", page_kind, 384 * MIB, options=(("node", node),))
-    monkeypatch.setattr(topology, "available_memory_bytes", lambda *_: 8 * GIB)
+    monkeypatch.setattr(available_memory, "available_memory_bytes", lambda *_: 8 * GIB)
     if message is None:
         workloads.require_memory(case)
         return

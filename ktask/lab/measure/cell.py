@@ -14,7 +14,7 @@ from functools import partial
 
 from ktask import workloads
 from ktask.engine.task import Result
-from ktask.host import topology
+from ktask.host import kernel_files, topology
 from ktask.lab.evidence import Evidence, gather
 from ktask.lab.measure import flags, states, stats
 from ktask.lab.measure.measurement import CHUNKED, Measurement, Protocol, Variant, variants
@@ -191,4 +191,4 @@ def _may_be_cold(case: Case) -> bool:
 
 def is_virtual() -> bool:
     """Return whether a host may take free memory away from this machine."""
-    return " hypervisor" in (topology.read_text(topology.ROOT / "proc/cpuinfo") or "")
+    return " hypervisor" in (kernel_files.read_text(kernel_files.ROOT / "proc/cpuinfo") or "")

@@ -16,7 +16,7 @@ from ktask.engine import run as engine
 from ktask.engine.policy import Machine, Plan
 from ktask.engine.task import Node
 from ktask.host import topology
-from ktask.host.topology import ROOT
+from ktask.host.kernel_files import ROOT
 from ktask.lab.measure.measurement import Granted
 from ktask.workloads import State
 

@@ -17,7 +17,7 @@ from ktask.common.progress import rounds_bar
 from ktask.engine import native
 from ktask.engine.task import Ctl
 from ktask.engine.thread_functions import thread_func
-from ktask.host import topology
+from ktask.host import kernel_files, topology
 from ktask.lab.measure.rounds import SEED, interleave, repeat
 from ktask.memory import region as memory
 from ktask.workloads import expect
@@ -38,7 +38,7 @@ def fault_in(start, end, base, distance):
 
 def how_many() -> int:
     """Return how many mutexes the kernel has made; 8 per possible CPU, rounded up to a power of two."""
-    cpus = topology.read_cpu_list(topology.ROOT / "sys/devices/system/cpu/possible") or (0,)
+    cpus = kernel_files.read_cpu_list(kernel_files.ROOT / "sys/devices/system/cpu/possible") or (0,)
     return 1 << (8 * len(cpus) - 1).bit_length()
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from ktask import workloads
 from ktask.common.progress import rounds_bar
 from ktask.engine.task import CPU_TIME_FROM_S
-from ktask.host import topology
+from ktask.host import kernel_files
 from ktask.lab.measure import stats
 from ktask.lab.measure.rounds import SEED, Name, Repetition, interleave, prepared, repeat
 from ktask.memory import region as memory
@@ -58,7 +58,7 @@ def samples_of(
 
 def shootdowns() -> float:
     """Return how many TLB shootdowns all CPUs have received; NaN where the kernel does not count them."""
-    text = topology.read_text(topology.ROOT / "proc/interrupts") or ""
+    text = kernel_files.read_text(kernel_files.ROOT / "proc/interrupts") or ""
     found = re.search(r"^ *TLB:((?: +[0-9]+)+)", text, re.MULTILINE)
     return float(sum(map(int, found[1].split()))) if found else float("nan")
 

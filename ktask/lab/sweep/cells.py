@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ktask import workloads
 from ktask.common.files import write_json
 from ktask.engine import slots as limits
-from ktask.host import topology
+from ktask.host import kernel_files, topology
 from ktask.lab import records
 from ktask.lab.measure.measurement import Protocol
 from ktask.lab.sweep import notebooks
@@ -126,7 +126,7 @@ def _unpublished(task: CellTask, folder: Path) -> Path:
 def oom_kills() -> int:
     """Return how many processes the kernel has killed for want of memory since boot; 0 if unknown."""
     found = re.search(
-        r"^oom_kill (\d+)$", topology.read_text(topology.ROOT / "proc/vmstat") or "", re.MULTILINE
+        r"^oom_kill (\d+)$", kernel_files.read_text(kernel_files.ROOT / "proc/vmstat") or "", re.MULTILINE
     )
     return int(found[1]) if found else 0
 

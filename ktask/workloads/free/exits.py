@@ -21,7 +21,7 @@ from ktask.engine import native, placement
 from ktask.engine import run as engine
 from ktask.engine.task import Ctl, Node
 from ktask.engine.thread_functions import thread_func
-from ktask.host.topology import status_bytes
+from ktask.host.kernel_files import status_bytes
 from ktask.memory import region as memory
 from ktask.workloads import Case, CheckError, expect, expect_pool_pages, populated_child
 

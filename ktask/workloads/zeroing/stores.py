@@ -10,7 +10,7 @@ from numba.core.types import int64
 from numba.extending import intrinsic
 
 from ktask.engine import native
-from ktask.host import topology
+from ktask.host import kernel_files
 
 # By the numbers that `zero_range` takes.
 STORES = ("stores", "rep_stosb", "memset", "nontemporal", "clzero")
@@ -21,7 +21,7 @@ _LINE = ir.VectorType(_I64, 8)
 
 def available() -> list[str]:
     """Return the kinds that this CPU has; clzero is AMD's."""
-    cpuinfo = topology.read_text(topology.ROOT / "proc/cpuinfo") or ""
+    cpuinfo = kernel_files.read_text(kernel_files.ROOT / "proc/cpuinfo") or ""
     has = {"rep_stosb": IS_X86, "clzero": IS_X86 and "clzero" in cpuinfo.split()}
     return [kind for kind in STORES if has.get(kind, True)]
 
