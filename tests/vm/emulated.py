@@ -42,7 +42,7 @@ class Machine:
     threads: int
     nodes: tuple[Node, ...]
     tests: tuple[str, ...] = EVERYTHING
-    limit_min: int = 45
+    limit_min: int = 90
 
     @property
     def cpus(self) -> int:

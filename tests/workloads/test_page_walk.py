@@ -441,6 +441,8 @@ def ended():
 
 @needs_scan
 def test_a_process_without_a_page_table_is_skipped_with_the_reason(ended):
+    with pytest.raises(UnavailableError):
+        measured(walk_case(pid=ended))  # the first opens the file of slots, which stays open
     files, released = open_files(), threading.Event()
     thread = threading.Thread(target=released.wait)
     thread.start()
