@@ -7,6 +7,7 @@ import pickle
 import signal
 import sys
 import threading
+import time
 from dataclasses import FrozenInstanceError, replace
 
 import numpy as np
@@ -263,17 +264,26 @@ def spin(start, end, out):
     return 0
 
 
-def _signal_soon(number):
-    timer = threading.Timer(0.1, os.kill, (os.getpid(), number))
+def _signal_soon(number, out=None):
+    """Send a signal after 0.1 s; with `out` not before something has been written there."""
+
+    def send():
+        while out is not None and not out[0]:
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    timer = threading.Timer(0.1, send)
     timer.start()
     return timer
 
 
 def test_interrupt_stops_within_a_chunk_and_says_what_is_done():
     before = os.sched_getaffinity(0)
-    ctl = ktask.Ctl(spin, (np.zeros(1, np.int64),), 10)
+    out = np.zeros(1, np.int64)
+    ctl = ktask.Ctl(spin, (out,), 10)
     ktask.run(0, 10, ctl)
-    _signal_soon(signal.SIGINT)
+    out[0] = 0
+    _signal_soon(signal.SIGINT, out)
     with pytest.raises(KeyboardInterrupt) as caught:
         ktask.run(0, 100_000_000, ctl, policy="dynamic")
     assert 0 < caught.value.result.done < 100_000_000
