@@ -125,7 +125,8 @@ def _number(pid: int | str) -> int:
 
 
 def _why_no_process(pid: int, error: OSError) -> str:
-    if error.errno in (errno.ESRCH, errno.ENOENT):
+    # EINVAL: what pidfd_open says of a thread that is not the first of its process, in Linux 6.12, say.
+    if error.errno in (errno.ESRCH, errno.ENOENT, errno.EINVAL):
         return f"process {pid} {_why_without_table(pid)}"
     if error.errno in (errno.EACCES, errno.EPERM):
         return (
