@@ -4,10 +4,13 @@ import concurrent.futures
 import itertools
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
@@ -18,7 +21,9 @@ from test_sweep import CONTENT, WALK, WALKS, swept  # noqa: F401
 
 from ktask.engine import slots as limits
 from ktask.lab.records import load_run
-from ktask.lab.sweep import cluster, sweep
+from ktask.lab.sweep import cluster, scheduler, sweep
+
+ROOT = Path(__file__).parents[2]
 
 # Makes a worker believe that it runs on another machine.
 ELSEWHERE = """
@@ -32,9 +37,18 @@ if sweep.machine_facts.__name__ != "elsewhere":  # Dask loads this twice
 """
 
 
+def documented(program):
+    """Return the options that docs/cluster.md gives to a Dask program for loopback, without ports."""
+    page = (ROOT / "docs/cluster.md").read_text(encoding="utf-8").partition("## TLS")[0]
+    found = re.search(rf"\.venv/bin/dask {program} (.*?)['\n]+```", page, re.DOTALL)[1]
+    words = shlex.split(found.replace("\\\n", " "))
+    ports = [at for at, word in enumerate(words) if word in ("--port", "--worker-port")]
+    return [word for at, word in enumerate(words) if at not in ports and at - 1 not in ports]
+
+
 def dask(*words, **env):
     return subprocess.Popen(
-        [sys.executable, "-m", "dask", *map(str, words), "--no-dashboard"],
+        [sys.executable, "-m", "dask", *map(str, words)],
         env=os.environ | env,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -42,9 +56,11 @@ def dask(*words, **env):
     )
 
 
-def worker(folder, *words, host="127.0.0.1", **env):
-    options = ("--host", host, "--nthreads", 1, "--no-nanny", "--local-directory", folder)
-    return dask("worker", "--scheduler-file", folder / "scheduler.json", *options, *words, **env)
+def worker(folder, *words, **env):
+    """Start one as documented, with a port of its own, where the scheduler is."""
+    address = json.loads((folder / "scheduler.json").read_text())["address"]
+    options = [address if word.startswith("tcp:") else word for word in documented("worker")]
+    return dask("worker", *options, "--local-directory", folder, *words, **env)
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +68,12 @@ def running(tmp_path_factory):
     """A scheduler and two workers on loopback."""
     folder = tmp_path_factory.mktemp("cluster")
     file = folder / "scheduler.json"
-    scheduler = dask("scheduler", "--host", "127.0.0.1", "--port", 0, "--scheduler-file", file)
+    started = dask("scheduler", *documented("scheduler"), "--port", 0, "--scheduler-file", file)
     wait_for(file.exists, "the start of the scheduler")
     workers = [worker(folder), worker(folder)]
     address = json.loads(file.read_text())["address"]
-    yield SimpleNamespace(address=address, folder=folder, workers=workers)
-    for process in (*workers, scheduler):
+    yield SimpleNamespace(address=address, folder=folder, workers=workers, scheduler=started)
+    for process in (*workers, started):
         process.kill()
         process.wait()
 
@@ -117,10 +133,10 @@ def test_every_host_measures_the_whole_grid(running, grid, tmp_path):
     preload = tmp_path / "elsewhere.py"
     preload.write_text(ELSEWHERE)
     own = {"KTASK_LIMITS_FILE": str(tmp_path / "slots")}
-    other = worker(running.folder, "--preload", preload, host="127.0.0.2", **own)
+    other = worker(running.folder, "--preload", preload, "--host", "127.0.0.2", **own)
     try:
         with cluster.connect(running.address) as client:
-            wait_for(lambda: "127.0.0.2" in cluster._hosts_of(client), "the start of the other host")
+            wait_for(lambda: "127.0.0.2" in scheduler.heartbeats(client), "the start of the other host")
         paths = cluster.sweep_cluster(running.address, grid, "r", root=tmp_path, quiet=True)
     finally:
         other.kill()
@@ -132,6 +148,34 @@ def test_every_host_measures_the_whole_grid(running, grid, tmp_path):
         cells, *_ = shape(path)
         assert {cell for cell, *_ in cells} == {cell for cell, *_ in shape(paths[0])[0]}
         assert set(load_run(path).records["host_id"]) == {host_id}
+
+
+# --- on the network ---------------------------------------------------------------------------------------
+
+
+def test_scheduler_and_workers_as_documented_listen_on_loopback_only(running):
+    assert "--host" in documented("scheduler") and "--nthreads" in documented("worker")
+    pids = [running.scheduler.pid, *(one.pid for one in running.workers)]
+    with scheduler.connect(running.address) as client:
+        wait_for(lambda: len(client.nthreads()) >= 2, "the start of the workers")
+        assert scheduler.exposed(client) == []
+    for pid in pids:
+        found = [one for one in psutil.Process(pid).net_connections("inet") if one.status == "LISTEN"]
+        assert found
+        assert {one.laddr.ip.split(".")[0] for one in found} == {"127"}
+
+
+def test_a_cluster_that_strangers_can_reach_is_said(running, capsys, monkeypatch):
+    with scheduler.connect(running.address) as client:
+        wait_for(lambda: len(client.nthreads()) >= 2, "the start of the workers")
+        found = scheduler._sockets(client)
+        assert len(found) >= 3  # each was asked, the scheduler too
+        found["scheduler"].append(("0.0.0.0", 8787))
+        monkeypatch.setattr(scheduler, "_sockets", lambda _: found)
+        scheduler.warn_of_exposure(client)
+    said = capsys.readouterr().err
+    assert said.startswith("WARNING: ")
+    assert "without TLS: scheduler on 0.0.0.0:8787; docs/cluster.md" in said
 
 
 # --- robust -----------------------------------------------------------------------------------------------
@@ -215,7 +259,7 @@ def test_an_address_that_is_none_is_refused(address, grid, tmp_path):
 
 
 def test_a_scheduler_that_does_not_answer_is_told(grid, tmp_path, monkeypatch):
-    monkeypatch.setattr(cluster, "CONNECT_S", 0.5)
+    monkeypatch.setattr(scheduler, "CONNECT_S", 0.5)
     with pytest.raises(
         ValueError, match=r"scheduler tcp://127\.0\.0\.1:1 does not answer .*docs/cluster\.md"
     ):

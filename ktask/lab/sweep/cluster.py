@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import logging
+import functools
 import re
-import sys
 import threading
-import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from ktask.common.files import atomic_write
 from ktask.common.version import __version__
@@ -22,19 +19,22 @@ from ktask.lab import records
 from ktask.lab.sweep import remote
 from ktask.lab.sweep.cells import FOLDERS, CellTask, keep_reason
 from ktask.lab.sweep.grid import Grid, parse_grid, read_grid
+from ktask.lab.sweep.scheduler import (
+    ANSWER_S,
+    CLOSE_S,
+    GO_ON,
+    TRANSFER_S,
+    ClusterError,
+    connect,
+    wait_for_result,
+    wait_for_workers,
+    warn_of_exposure,
+    within,
+)
 from ktask.lab.sweep.sweep import Done, Executor, new_run_name, run_path, sweep
 
 if TYPE_CHECKING:
     from distributed import Client, Future
-
-CONNECT_S = 20  # for the scheduler to answer
-GATHER_S = 60  # for the first worker to appear, and for a host's worker to come back
-_GO_ON = "the cells done so far are kept, go on with --resume"
-_ADDRESS = re.compile(r"(tcp|tls)://[^\s/]+:\d{1,5}")
-
-
-class ClusterError(ValueError):
-    """The cluster cannot do it; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -105,13 +105,15 @@ def sweep_cluster(
     run_path(run, root)
     with connect(address) as client:
         hosts = find_hosts(client, address, data, name)
+        warn_of_exposure(client)
         names = run_names(run, hosts, root)
         options = {"passes": passes, "resume": resume, "retry": retry, "root": root, "quiet": quiet}
         try:
             return _sweep_all(client, hosts, names, options)
         finally:
             with contextlib.suppress(Exception):  # a worker that is gone has nothing to finish
-                client.run(remote.finish, on_error="ignore")
+                finish = functools.partial(client.run, remote.finish, on_error="ignore")
+                within(CLOSE_S, "the workers to finish", finish)
 
 
 def _sweep_all(client: Client, hosts: list[Host], names: list[str], options: dict[str, Any]) -> list[Path]:
@@ -135,42 +137,18 @@ def _sweep_all(client: Client, hosts: list[Host], names: list[str], options: dic
     return [run.result() for run in runs]
 
 
-@contextlib.contextmanager
-def connect(address: str) -> Iterator[Client]:
-    """Give a client of the scheduler at `address`."""
-    if not _ADDRESS.fullmatch(address):
-        raise ClusterError(f"scheduler {address!r} is not allowed; use tcp://host:8786 or tls://host:8786")
-    try:
-        from distributed import Client, Security  # noqa: PLC0415  (an extra)
-    except ImportError:
-        raise ClusterError(
-            "--scheduler needs Dask, which is not installed; pip install 'ktask[cluster]'"
-        ) from None
-    for name in ("distributed", "tornado"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    if address.startswith("tls:") and not Security().get_connection_args("client").get("ssl_context"):
-        raise ClusterError(f"scheduler {address} needs certificates; name them for Dask, see docs/cluster.md")
-    try:
-        client = Client(address, timeout=CONNECT_S, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise ClusterError(
-            f"scheduler {address} does not answer ({' '.join(str(error).split())}); start one with "
-            "`dask scheduler --host 127.0.0.1`, or see docs/cluster.md"
-        ) from None
-    with client:
-        yield client
-
-
 def find_hosts(client: Client, scheduler: str, data: Any, name: str) -> list[Host]:
     """Return the hosts that the workers of a cluster run on, described by themselves."""
     asked = {
         address: client.submit(
             remote.describe, data, name, workers=[address], key=_key("describe"), pure=False
         )
-        for address in _wait_for_workers(client, scheduler)
+        for address in wait_for_workers(client, scheduler)
     }
     found: dict[str, Host] = {}
     for address, future in asked.items():
+        what = "to describe itself; it does so while nothing is measured there"
+        wait_for_result(client, future, [address], f"the host {address}", threading.Event(), what)
         described = _description(address, future)
         key = str(described.machine.get("host_id") or address)
         before = found[key].addresses if key in found else ()
@@ -178,30 +156,9 @@ def find_hosts(client: Client, scheduler: str, data: Any, name: str) -> list[Hos
     return sorted(found.values(), key=lambda host: (host.label, host.host_id))
 
 
-def _wait_for_workers(client: Client, scheduler: str) -> list[str]:
-    """Return the addresses of the hosts of all workers, once there is one."""
-    end = time.monotonic() + GATHER_S
-    if not _hosts_of(client):
-        sys.stderr.write("waiting for the first worker ...\n")
-    while not (workers := _hosts_of(client)):
-        if time.monotonic() > end:
-            raise ClusterError(
-                f"scheduler {scheduler} has no workers; start one on each host with "
-                f"`dask worker {scheduler} --nthreads 1`"
-            )
-        time.sleep(0.5)
-    return sorted(workers)
-
-
-def _hosts_of(client: Client) -> set[str]:
-    if client.status != "running":
-        raise ClusterError(f"the scheduler is gone; {_GO_ON}")
-    return {str(urlsplit(worker).hostname) for worker in client.nthreads()}
-
-
 def _description(address: str, future: Future) -> remote.Description:
     try:
-        described = future.result()
+        described = within(ANSWER_S, f"the description of the host {address}", future.result)
     except (ImportError, AttributeError) as error:
         raise ClusterError(
             f"the worker on {address} cannot use ktask ({error}); install this version of it there, "
@@ -249,7 +206,7 @@ def on_host(client: Client, host: Host, stop: threading.Event) -> Executor:
                 pure=False,
             )
             try:
-                _wait(client, future, host, stop)
+                wait_for_result(client, future, host.addresses, host.label, stop)
                 _collect(future, host, task, path)
                 yield task
             finally:
@@ -263,25 +220,11 @@ def _collect(future: Future, host: Host, task: CellTask, path: Path) -> None:
     from distributed.scheduler import KilledWorker  # noqa: PLC0415
 
     try:
-        keep(future.result(), path)
+        keep(within(TRANSFER_S, f"the files of {task.name} from {host.label}", future.result), path)
     except KilledWorker:
         keep_reason(task, path, "every worker that tried it died", failed=True)
     except remote.RemoteError as error:
-        raise ClusterError(f"{host.label}: {error}; {_GO_ON}") from None
-
-
-def _wait(client: Client, future: Future, host: Host, stop: threading.Event) -> None:
-    """Wait until a cell is done; give up when asked to stop, or when its host has been gone for a while."""
-    seen = time.monotonic()
-    while not future.done():
-        if stop.wait(0.05):
-            raise ClusterError("stopped")
-        if time.monotonic() - seen > 2 and set(host.addresses) & _hosts_of(client):
-            seen = time.monotonic()
-        if time.monotonic() - seen > GATHER_S:
-            raise ClusterError(f"{host.label} has had no worker for {GATHER_S} s; {_GO_ON}")
-    if future.status in ("cancelled", "lost"):
-        raise ClusterError(f"the scheduler is gone; {_GO_ON}")
+        raise ClusterError(f"{host.label}: {error}; {GO_ON}") from None
 
 
 def keep(files: dict[str, bytes], path: Path) -> None:
