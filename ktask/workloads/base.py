@@ -120,11 +120,11 @@ class Case:
 
     @property
     def about(self) -> str:
-        """What the case does, and its bottleneck, in a few lines."""
+        """What the case does, and what its source says about locks, in a few lines."""
         workload = get(self.workload)
         method = workload.method(self.method)
         lines = [workload.about, f"{method.name} ({method.backend}): {method.about}."]
-        return "\n".join(lines + ([f"Bottleneck: {method.limit}"] if method.limit else []))
+        return "\n".join(lines + ([method.origin + method.by_source] if method.by_source else []))
 
     @property
     def page_size(self) -> int:
@@ -245,8 +245,12 @@ class Method:
     options
         What else can be set, by `ktask run --set name=value` or by `options:` in a grid; each method has
         `OF_EVERY_METHOD`, too.
-    limit
-        A sentence for the report: its bottleneck, a lock or resource.
+    by_source
+        What follows from reading the source of the kernel (of our code, for a model), and nothing that was
+        measured: the report shows it as that.
+    locks
+        Locks that threads wait for by that, by the names that `ktask.lab.evidence` gives them: where a run
+        could see locks, the report says whether threads waited for these.
     """
 
     name: str
@@ -256,7 +260,13 @@ class Method:
     probe: Callable[[], str | None] = lambda: None
     allocates: bool = False
     options: tuple[Option, ...] = ()
-    limit: str = ""
+    by_source: str = ""
+    locks: tuple[str, ...] = ()
+
+    @property
+    def origin(self) -> str:
+        """What stands before `by_source` wherever it is shown."""
+        return "By its source: " if self.backend == "model" else "By the kernel's source: "
 
     @property
     def usual_page_kind(self) -> str:

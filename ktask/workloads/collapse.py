@@ -89,7 +89,8 @@ WORKLOAD = Workload(
             page_kinds=("THP",),
             probe=no_collapse,
             allocates=True,
-            limit="mmap_lock, held for writing while a huge page is filled by copying: threads take turns.",
+            by_source="mmap_lock is held for writing while a huge page is filled by copying, so threads take turns.",
+            locks=("mmap_lock",),
         ),
         Method(
             "collapse_shared",
@@ -97,7 +98,7 @@ WORKLOAD = Workload(
             page_kinds=("THP",),
             probe=partial(no_collapse, shared=True),
             allocates=True,
-            limit="The page allocator: mmap_lock is let go while the pages are copied.",
+            by_source="mmap_lock is let go while the pages are copied.",
         ),
     ),
     setup=Collapse,

@@ -175,15 +175,17 @@ WORKLOAD = Workload(
             f"{N_FORKS} forks of this process, which has a {N_FORKS}th of the size",
             page_kinds=("4KiB",),
             probe=no_populate,
-            limit="fork holds mmap_lock of the parent for writing while it copies the page table, so threads "
+            by_source="fork holds mmap_lock of the parent for writing while it copies the page table, so threads "
             "take turns.",
+            locks=("mmap_lock",),
         ),
         Method(
             "many_processes",
             f"one fork each of {N_FORKS} processes that share the size out among themselves",
             page_kinds=("4KiB",),
             probe=no_populate,
-            limit="The page allocator: every process has an mmap_lock of its own.",
+            by_source="Every process has an mmap_lock of its own; all take pages from the same zones.",
+            locks=("zone lock",),
         ),
     ),
     setup=setup,

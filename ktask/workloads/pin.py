@@ -201,7 +201,8 @@ WORKLOAD = Workload(
             "registered buffers of io_uring: long-term page pins as VFIO takes them",
             probe=no_io_uring,
             options=(NODE,),
-            limit="The lock of a ring, held for each call; there are several rings per CPU.",
+            by_source="The lock of a ring is held for each call; there are several rings per CPU.",
+            locks=("lock of the ring",),
         ),
         Method(
             "mlock",
@@ -209,8 +210,9 @@ WORKLOAD = Workload(
             page_kinds=("4KiB", "THP"),  # hugetlb pages cannot be swapped out; mlock passes over them
             probe=no_populate,
             options=(NODE,),
-            limit="mlock takes mmap_lock for writing while it marks the mapping and moves its pages, so "
+            by_source="mlock takes mmap_lock for writing while it marks the mapping and moves its pages, so "
             "threads take turns.",
+            locks=("mmap_lock",),
         ),
     ),
     setup=setup,

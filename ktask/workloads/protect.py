@@ -128,14 +128,16 @@ WORKLOAD = Workload(
             "mprotect by range: page-table entries change, and the mapping is split where chunks meet",
             probe=no_populate,
             options=(NODE,),
-            limit="mprotect takes mmap_lock for writing, so threads take turns.",
+            by_source="mprotect takes mmap_lock for writing, so threads take turns.",
+            locks=("mmap_lock",),
         ),
         Method(
             "uffd_wp",
             "UFFDIO_WRITEPROTECT by range: the same entries change, the mapping stays as it is",
             probe=no_userfaultfd,
             options=(NODE,),
-            limit="The TLB shootdown at the end of each call; mmap_lock is taken for reading only.",
+            by_source="mmap_lock is taken for reading only. Each call ends with a TLB flush on every CPU that runs the "
+            "process.",
         ),
     ),
     setup=setup,

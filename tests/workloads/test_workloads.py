@@ -10,6 +10,7 @@ import ktask
 from ktask import workloads
 from ktask.engine import run as engine
 from ktask.host import available_memory
+from ktask.lab.evidence import locks
 from ktask.lab.measure.cell import measure_case
 from ktask.lab.measure.measurement import Protocol
 from ktask.memory import address_space
@@ -249,8 +250,8 @@ def test_unknown_names_list_what_there_is():
     assert "works on 4KiB pages, not on THP" in workloads.why_not(Case("page_walk", "pagemap", "THP", MIB))
 
 
-def test_every_method_says_what_ends_its_scaling():
-    silent = [
-        (name, m.name) for name, known in workloads.registry().items() for m in known.methods if not m.limit
-    ]
-    assert silent == []
+def test_every_path_of_the_kernel_says_what_its_source_says():
+    methods = [(name, one) for name, known in workloads.registry().items() for one in known.methods]
+    assert [(name, m.name) for name, m in methods if m.backend == "kernel" and not m.by_source] == []
+    known = {name for _, _, name in locks.NAMES}
+    assert {lock for _, m in methods for lock in m.locks} <= known

@@ -26,12 +26,12 @@ LOCK_SETTINGS: tuple[dict[str, Any], ...] = (
 )
 
 
-def limits():
-    """Return the bottleneck of each method, as text for a notebook."""
+def by_source():
+    """Return what the source says about each method, as text for a notebook."""
     from IPython.display import Markdown  # noqa: PLC0415
 
-    lines = [f"* `{method.name}`: {method.limit}" for method in workloads.get("free").methods]
-    return Markdown("Bottlenecks:\n\n" + "\n".join(lines))
+    lines = [f"* `{method.name}`: {method.by_source}" for method in workloads.get("free").methods]
+    return Markdown("By the kernel's source (`buddy`: by ours):\n\n" + "\n".join(lines))
 
 
 def chunk_sizes(

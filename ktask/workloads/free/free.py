@@ -156,8 +156,9 @@ WORKLOAD = Workload(
             "MADV_DONTNEED by range: zap and free, the mapping stays",
             probe=no_populate,
             options=(FILL, NODE),
-            limit="The TLB shootdown at the end of each call, if chunks are small; then the zone and LRU "
-            "locks, which all threads take to free their pages.",
+            by_source="Each call ends with a TLB flush on every CPU that runs the process. All threads give their "
+            "pages back under the locks of zone and LRU.",
+            locks=("zone lock", "LRU lock"),
         ),
         Method(
             "lazyfree",
@@ -165,29 +166,33 @@ WORKLOAD = Workload(
             page_kinds=("4KiB", "THP"),
             probe=no_populate,
             options=(FILL, NODE),
-            limit="The LRU lock, taken to move each batch of pages; with THP the page-table lock, held over "
-            "a TLB shootdown per huge page.",
+            by_source="Each batch of pages moves to another list under the LRU lock; with THP, the page-table lock "
+            "is held over a TLB flush per huge page.",
+            locks=("LRU lock", "page-table lock"),
         ),
         Method(
             "munmap",
             "munmap by range: zap and free, mapping and page tables go too",
             probe=no_populate,
             options=(FILL, NODE),
-            limit="munmap takes mmap_lock for writing, so it waits for the call that is freeing under it.",
+            by_source="munmap takes mmap_lock for writing, so it waits for the call that is freeing under it.",
+            locks=("mmap_lock",),
         ),
         Method(
             "munmap_at_once",
             "one munmap over all, as programs do it; helpers zap the range by MADV_DONTNEED first",
             probe=no_populate,
             options=(FILL, NODE),
-            limit="As dontneed; mmap_lock is taken for writing once, for a range that is empty by then.",
+            by_source="As dontneed; mmap_lock is taken for writing once, for a range that is empty by then.",
+            locks=("zone lock", "LRU lock"),
         ),
         Method(
             "exit",
             "processes end and are reaped: one that holds all, or one per thread that holds its part",
             probe=no_populate,
             options=(FILL,),
-            limit="A process exits on one CPU. Several processes share no lock but those of zone and LRU.",
+            by_source="A process exits on one CPU. Several processes share no lock but those of zone and LRU.",
+            locks=("zone lock", "LRU lock"),
         ),
         Method(
             "buddy",
@@ -195,7 +200,7 @@ WORKLOAD = Workload(
             "model",
             ("4KiB",),
             options=buddy.OPTIONS,
-            limit="The zone lock: for how long it is held, and how many cache lines move with it.",
+            by_source="Threads take turns at the lock of a zone, for each batch of pages.",
         ),
     ),
     setup=lambda case: STATES[case.method](case),

@@ -152,8 +152,10 @@ def setup(case: Case) -> Any:
 
 
 TABLE_LOCK = (
-    "The lock of a page table, where two threads walk the same one; mmap_lock is taken for reading only."
+    "mmap_lock is taken for reading only. Each page table has a lock, which two threads that walk the same one "
+    "take in turns."
 )
+OF_TABLES = ("page-table lock",)
 
 WORKLOAD = Workload(
     name="page_walk",
@@ -162,47 +164,50 @@ WORKLOAD = Workload(
     methods=(
         Method(
             "pagemap_scan",
-            "the PAGEMAP_SCAN ioctl, one call per chunk; who maps memory waits for all of it (mmap_lock)",
+            "the PAGEMAP_SCAN ioctl, one call per chunk",
             page_kinds=("4KiB",),
             probe=no_scan,
-            limit=TABLE_LOCK,
+            by_source=f"{TABLE_LOCK} Who maps memory waits for the whole call.",
+            locks=OF_TABLES,
             options=(LAYOUT, PAGES, FILL, PID, RANGE),
         ),
         Method(
             "pagemap",
-            "reading /proc/PID/pagemap, 8 bytes copied per entry; walkers of one table wait for its lock",
+            "reading /proc/PID/pagemap, 8 bytes copied per entry",
             page_kinds=("4KiB",),
             probe=no_pagemap,
-            limit=f"{TABLE_LOCK} The page behind each entry is looked up, which takes longer if all differ.",
+            by_source=f"{TABLE_LOCK} The page behind each entry is looked up, and 8 bytes are copied.",
+            locks=OF_TABLES,
             options=(LAYOUT, PAGES, FILL, PID, RANGE),
         ),
         Method(
             "mincore",
-            "mincore over this process, one byte per entry; mmap_lock taken anew every 4096 pages",
+            "mincore over this process, one byte per entry",
             page_kinds=("4KiB",),
-            limit=TABLE_LOCK,
+            by_source=f"{TABLE_LOCK} mmap_lock is taken anew every 4096 pages.",
+            locks=OF_TABLES,
             options=(LAYOUT, PAGES, FILL),
         ),
         Method(
             "smaps",
             "reading /proc/PID/smaps, as people do today: one file position, hence one thread",
             page_kinds=("4KiB",),
-            limit="It is one text, read from its start to its end; it cannot be split into ranges.",
+            by_source="It is one text, read from its start to its end; it cannot be split into ranges.",
             options=(LAYOUT, PID),
         ),
         Method(
             "smaps_rollup",
             "reading /proc/PID/smaps_rollup, as people do today: one sum, hence one thread",
             page_kinds=("4KiB",),
-            limit="It is one call, which adds up the whole process; it cannot be split into ranges.",
+            by_source="It is one call, which adds up the whole process; it cannot be split into ranges.",
             options=(LAYOUT, PID),
         ),
         Method(
             "radix",
-            "a radix table in arrays, walked from the root down: no lock, the read bandwidth limits it",
+            "a radix table in arrays, walked from the root down",
             "model",
             ("4KiB",),
-            limit="The memory bandwidth: there is no lock.",
+            by_source="There is no lock.",
             options=(LAYOUT, PID, DEPTH, ORDER_OF_TABLES),
         ),
         Method(
@@ -210,7 +215,6 @@ WORKLOAD = Workload(
             "the memory of that table read from start to end: the bandwidth to compare a walk with",
             "model",
             ("4KiB",),
-            limit="The memory bandwidth: reading is all that is done.",
             options=(LAYOUT, PID, DEPTH, ORDER_OF_TABLES),
         ),
     ),

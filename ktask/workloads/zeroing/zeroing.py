@@ -85,7 +85,6 @@ SHARING = Option("sharing", "private memory, or shared", "private", ("private", 
 RESIDENT: dict[str, Any] = {  # what user code zeroes, by one kind of store or another
     "backend": "user",
     "options": (NODE,),
-    "limit": "The memory: beyond the caches, stores run at its bandwidth.",
 }
 
 
@@ -100,23 +99,24 @@ WORKLOAD = Workload(
             probe=no_populate,
             allocates=True,
             options=(SHARING, NODE),
-            limit="The memory bandwidth; mmap_lock is taken for reading only. Faults on hugetlb pages also "
-            "take one of a table of mutexes, eight per CPU, while a page is cleared; they take turns there.",
+            by_source="mmap_lock is taken for reading only. A fault on a hugetlb page also holds one of a table of "
+            "mutexes, eight per CPU, while the page is cleared.",
         ),
         Method(
             "fallocate",
             "fallocate by range of one hugetlbfs file (memfd); tmpfs clears later, at the first use",
             page_kinds=memory.HUGETLB_KINDS,
             allocates=True,
-            limit="The inode lock of the file, held for the whole call: threads take turns.",
+            by_source="The inode lock of the file is held for the whole call, so threads take turns.",
+            locks=("inode lock",),
         ),
         Method(
             "fallocate_files",
             f"fallocate of {FILES} hugetlbfs files that share the size",
             page_kinds=memory.HUGETLB_KINDS,
             allocates=True,
-            limit="The memory bandwidth and the table of fault mutexes, as for populate; every file has an "
-            "inode lock of its own.",
+            by_source="Every file has an inode lock of its own; all share the table of fault mutexes.",
+            locks=("hugetlb fault mutex",),
         ),
         Method("memset", "resident memory, libc memset", probe=no_populate, **RESIDENT),
         Method("nontemporal", "resident memory, 64-byte non-temporal stores", probe=no_populate, **RESIDENT),
