@@ -1,4 +1,7 @@
-"""Why not n times as fast: where the thread time of a path goes, by trace, CPU time and roof."""
+"""Why not n times as fast: where the thread time of a path goes.
+
+By the evidence that this run has on a path; without, by trace, CPU time and roof.
+"""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -8,9 +11,12 @@ import pandas as pd
 from markupsafe import Markup
 
 from ktask.common import units
+from ktask.lab.evidence.stack import UNEXPLAINED
 from ktask.lab.measure import states, stats
+from ktask.report import evidence as causes
 from ktask.report import markup
 from ktask.report import sentences as words
+from ktask.report.evidence import Found
 from ktask.report.markup import Cell
 from ktask.report.tables import CASE, PATH, as_estimate, parallel, quotient, sort_cases
 
@@ -61,31 +67,37 @@ def trace_losses(trace: pd.DataFrame) -> dict[str, float]:
 
 
 def bottleneck_table(
-    scaling: pd.DataFrame, traces: pd.DataFrame | None = None, rows: pd.DataFrame | None = None
+    scaling: pd.DataFrame,
+    traces: pd.DataFrame | None = None,
+    rows: pd.DataFrame | None = None,
+    found: Found | None = None,
 ) -> pd.DataFrame:
     """Return, per path at the largest size and the most threads, the evidence on why it is not n times.
 
+    `seen` is what was seen of the path while it was looked at (`evidence.Seen`, of those `found`), or None.
     Chunking overhead is taken out before threads are blamed: `alone` is the time of one thread in the same
     chunks over that of the serial call, `chunking` what that costs of the thread time (0 if its interval
     holds 1), and `beyond` the speedup over one thread in the same chunks. With a trace of the cell, there are
     the columns of `trace_losses`, and `slower`: how much of the thread time inside chunks is more than one
     thread took for the same chunks. Losses are NaN unless the trace is `typical` of the cell's repetitions,
     which are `rows` (`tables.repetitions`). `roof_share` is the share of `memory_roof`, for zeroing only.
-    `bottleneck` is one of `LABELS`.
+    `bottleneck` is one of `LABELS`, or where that was seen, the part of the stack that most was lost to.
     """
     several = parallel(scaling[scaling["n"] > 0])
     columns = ["roof_share", *LOSSES, *TRACED, *ALONE, *BEYOND]
     if several.empty:
-        return several.assign(bottleneck=[], **{name: [] for name in columns})
+        return several.assign(bottleneck=[], seen=[], **{name: [] for name in columns})
     last = several.sort_values(["size_bytes", "threads"]).groupby(PATH, as_index=False).tail(1).copy()
     roof = memory_roof(scaling)
     share = last["bandwidth"] / roof.bytes_per_s if roof else np.nan
     last["roof_share"] = np.where(last["workload"] == "zeroing", share, np.nan)
     last["roof_share_low"] = last["roof_share"] * last["bandwidth_low"] / last["bandwidth"]
     last = last.join(pd.DataFrame([_alone(row, scaling) for _, row in last.iterrows()], index=last.index))
-    found = pd.DataFrame([_losses(row, traces, rows) for _, row in last.iterrows()], index=last.index)
-    last = last.join(found.reindex(columns=[*LOSSES[:-1], *TRACED]))
+    lost = pd.DataFrame([_losses(row, traces, rows) for _, row in last.iterrows()], index=last.index)
+    last = last.join(lost.reindex(columns=[*LOSSES[:-1], *TRACED]))
     last["typical"] = last["typical"] == True  # noqa: E712 - without a trace it is not known, so no evidence
+    seen = [causes.of_case(row, found or {}) for _, row in last.iterrows()]
+    last["seen"] = pd.Series(seen, index=last.index, dtype=object)
     last["bottleneck"] = [_bottleneck(row) for _, row in last.iterrows()]
     return sort_cases(last)
 
@@ -163,6 +175,8 @@ def _bottleneck(row: pd.Series) -> str:
         return "unknown"
     if row["efficiency_high"] >= GOOD_EFFICIENCY:
         return "scales" if row["efficiency_low"] >= GOOD_EFFICIENCY else "near"
+    if row["seen"] is not None:
+        return next(iter(row["seen"].lost), UNEXPLAINED)
     losses = {name: row[name] for name in LOSSES if np.isfinite(row[name])}
     losses.setdefault("slower", 1 - row["efficiency"] - losses.get("chunking", 0.0))  # without a trace: all
     largest = max(losses, key=lambda name: losses[name])
@@ -202,7 +216,11 @@ def finding(evidence: pd.DataFrame) -> Markup:
         _chunking(evidence),
         f"Too few repetitions: {names}." if names else "",
     ]
-    return markup.join([markup.paragraph(*sentences), markup.items(words.each(rest, _reason))])
+    lines = [
+        _reason(row) if row["seen"] is None else causes.sentence(row, row["seen"])
+        for _, row in rest.iterrows()
+    ]
+    return markup.join([markup.paragraph(*sentences), markup.items(lines)])
 
 
 def _times(counts: list[int]) -> str:
@@ -242,15 +260,13 @@ def _chunking(rows: pd.DataFrame) -> str:
 
 
 def _reason(row: pd.Series) -> Markup:
-    """Return what one path lost, the evidence for it, and what is known of its bottleneck."""
-    method = words.method_of(row["workload"], row["method"])
-    known = markup.with_code(method.limit) if method and method.limit else ""
-    return Markup("<b>{}</b>, {} of the ideal: {}{}.{}").format(
+    """Return what one path lost by traces and CPU time, the numbers for it, and what its source says."""
+    return Markup("<b>{}</b>, {} of the ideal: {}{}. {}").format(
         words.path_label(row),
         words.percent(row["efficiency"]),
         REASONS[row["bottleneck"]],
         _evidence(row),
-        Markup(" <i>Known of this path:</i> {}").format(known) if known else "",
+        causes.by_source(row),
     )
 
 
@@ -317,10 +333,16 @@ def table(evidence: pd.DataFrame, key: str) -> Markup:
     columns = _columns(evidence)
     losses = {title: columns.pop(title) for title in COLUMNS.values() if title in columns}
     found = markup.table(columns, evidence, caption=_caption(evidence, columns), key=key, text=["Bottleneck"])
-    if not losses:
+    rest = evidence[evidence["seen"].isna()]
+    if not losses or rest.empty:
         return found
     shown = {"Path": words.path_label} | losses
-    return found + markup.table(shown, evidence, caption=CAPTION_OF_LOSSES, key=f"{key}-losses")
+    return found + markup.table(shown, rest, caption=CAPTION_OF_LOSSES, key=f"{key}-losses")
+
+
+def label(bottleneck: str) -> str:
+    """Return the bottleneck as a label: a part of the stack, or a function, has its own name."""
+    return LABELS.get(bottleneck, words.short(bottleneck))
 
 
 def _columns(evidence: pd.DataFrame) -> dict[str, Cell]:
@@ -341,7 +363,7 @@ def _columns(evidence: pd.DataFrame) -> dict[str, Cell]:
         "Path": words.path_label,
         "Size": words.size_label,
         "Threads": "threads",
-        "Bottleneck": lambda row: LABELS[row["bottleneck"]],
+        "Bottleneck": lambda row: label(row["bottleneck"]),
         "Share of ideal": _share_of_ideal,
         "CPU time ratio": lambda row: words.value(row, "cpu_cost"),
         "On CPU": percent_of("busy"),

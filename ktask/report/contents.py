@@ -27,7 +27,9 @@ from ktask.report import (
     summary,
     tables,
 )
+from ktask.report import evidence as causes
 from ktask.report import sentences as words
+from ktask.report.evidence_tables import details
 from ktask.report.figure import Figure
 from ktask.report.larger_machines import PREDICTION_KEY
 from ktask.report.markup import Cell, Html, items, join, paragraph, render, table, with_code
@@ -133,8 +135,8 @@ class Report:
             if words.about(name)
         ]
         caption = (
-            "The measured paths. Bottlenecks are from reading and profiling the kernel, not from this run; "
-            "section 5 shows what this run says about them."
+            "The measured paths. The last column follows from the source of the kernel (of this program, for "
+            "models) and was not measured; section 5 shows what this run saw."
         )
         listing = table(METHODS, methods, caption=caption, key="methods", text=METHODS)
         return Html(join([items(abouts), listing if methods else paragraph("No workload was measured.")]))
@@ -165,11 +167,12 @@ class Report:
     # --- results ---------------------------------------------------------------------------------------
 
     def results(self) -> Html:
-        """Return a subsection per workload, and one on what medians hide."""
+        """Return what could not be looked at, a subsection per workload, and one on what medians hide."""
         found = [(study, workload) for study in self.studies for workload in study.workloads]
         if not found:
             return Html(paragraph("Nothing was measured; appendix B lists the cases of the grid, and why."))
-        parts = [self._result(study, one, i) for i, (study, one) in enumerate(found, start=1)]
+        parts = [*map(self._not_looked_at, self.studies)]
+        parts += [self._result(study, one, i) for i, (study, one) in enumerate(found, start=1)]
         far = [study for study in self.studies if len(study.numa)]
         titles = [("far", "Near and far memory")] * bool(far) + [("hidden", "What medians hide")]
         heads = [
@@ -178,6 +181,12 @@ class Report:
         ]
         parts += [*heads[:-1], *map(self._far, far), heads[-1]]
         return Html(join([*parts, *map(self._hidden, self.studies)]))
+
+    def _not_looked_at(self, study: Study) -> Markup:
+        """Return which paths this run has no evidence on, and how to allow it."""
+        kernel = study.bottlenecks[study.bottlenecks["backend"] == "kernel"]
+        note = causes.not_looked_at(kernel, study.run.evidence, study.findings)
+        return join([study.title, note]) if note else note
 
     def _far(self, study: Study) -> Markup:
         """Return what it costs that memory is far from the threads."""
@@ -196,13 +205,28 @@ class Report:
 
         rows = study.scaling[study.scaling["workload"] == workload]
         evidence = study.bottlenecks[study.bottlenecks["workload"] == workload]
-        speedup, timeline, throughput, distribution = (self._figure(key(kind)) for kind in FIGURE_KINDS)
+        drawn = (self._figure(key(kind)) for kind in FIGURE_KINDS)
+        speedup, stack, timeline, throughput, distribution = drawn
         heading = Markup('<h3 id="{}">5.{} {}{}</h3>').format(
             key("results"), number, study.title, words.workload_label(workload)
         )
         numbers = sections.results(rows, key("times"))
-        why = (bottlenecks.finding(evidence), timeline, bottlenecks.table(evidence, key("bottlenecks")))
-        return join([heading, words.workload_finding(rows), numbers, speedup, *why, throughput, distribution])
+        why = (
+            bottlenecks.finding(evidence),
+            stack,
+            timeline,
+            bottlenecks.table(evidence, key("bottlenecks")),
+        )
+        seen = self._seen(study, evidence)
+        return join(
+            [heading, words.workload_finding(rows), numbers, speedup, *why, *seen, throughput, distribution]
+        )
+
+    def _seen(self, study: Study, evidence: pd.DataFrame) -> list[Markup]:
+        """Return all that was seen of each path that does not scale, folded."""
+        rows = evidence[evidence["seen"].notna() & (evidence["bottleneck"] != "scales")]
+        keys = (study.key(words.figure_key("seen", f"{row['workload']}-{i}")) for i, row in rows.iterrows())
+        return [details(row, row["seen"], key) for (_, row), key in zip(rows.iterrows(), keys, strict=True)]
 
     def recommendations(self) -> Html:
         """Return how many threads, from which size on, in which chunks, or why not."""
@@ -295,9 +319,9 @@ class Report:
         return Html(render("footer.html.j2", runs=runs))
 
 
-def _bottleneck(row: dict[str, str]) -> str | Markup:
+def _by_source(row: dict[str, str]) -> str | Markup:
     method = words.method_of(row["workload"], row["method"])
-    return with_code(method.limit) if method and method.limit else units.NO_VALUE
+    return with_code(method.by_source) if method and method.by_source else units.NO_VALUE
 
 
 def _what_it_does(row: dict[str, str]) -> str:
@@ -313,7 +337,7 @@ METHODS: dict[str, Cell] = {
     "Pages": lambda row: ", ".join(map(words.kind_label, row["kinds"])),
     "Operation": "unit",
     "What it does": _what_it_does,
-    "Bottleneck": _bottleneck,
+    "By its source": _by_source,
 }
 
 
@@ -325,7 +349,7 @@ def _source(key: str) -> str:
         return "data/published, by reproduction.ipynb, and records/*.parquet"
     if kind == PREDICTION_KEY:
         return f"records/*.parquet and traces/*.parquet, measured by {CELL}"
-    folder = "traces" if kind == "timeline" else "records"
+    folder = {"timeline": "traces", "stack": "evidence"}.get(kind, "records")
     return f"{folder}/{workload.replace('-', '_') or '*'}-*.parquet, measured by {CELL}"
 
 

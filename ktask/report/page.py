@@ -18,7 +18,9 @@ PRELOADED = ("ktask.report.contents", "scipy.stats")  # what the notebook import
 HEADING = re.compile(r'<h([23]) id="([^"]*)">(.*?)</h\1>', re.DOTALL)
 TAG = re.compile(r"<[^>]+>")
 # A number and its unit stay on one line, and a percentage has a space as all other units have.
-NOT_PROSE = re.compile(r"(<style.*?</style>|<pre.*?</pre>|<code.*?</code>|<[^>]+>)", re.DOTALL)
+NOT_PROSE = re.compile(
+    r"(<style.*?</style>|<script.*?</script>|<pre.*?</pre>|<code.*?</code>|<[^>]+>)", re.DOTALL
+)
 PERCENT = re.compile(r"(?<=\d)%")
 UNIT = re.compile(r"(?<=[\d\]]) (?=(?:%|[KMGT]iB|B/s|[mµn]?s|threads?|CPUs?|[kMG]? ?PTE/s)\b|%)")
 

@@ -21,6 +21,7 @@ from ktask.report import (
     model,
     model_figures,
     numa,
+    stack_figure,
     states,
     tables,
     timeline,
@@ -28,7 +29,7 @@ from ktask.report import (
 from ktask.report import sentences as words
 from ktask.report.figure import Figure
 
-FIGURE_KINDS = ("speedup", "timeline", "throughput", "distribution")
+FIGURE_KINDS = ("speedup", "stack", "timeline", "throughput", "distribution")
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Study:
     @cached_property
     def bottlenecks(self) -> pd.DataFrame:
         """The evidence, per path, on what keeps the speedup below the number of threads."""
-        return bottlenecks.bottleneck_table(self.scaling, self.traces, self.repetitions)
+        return bottlenecks.bottleneck_table(self.scaling, self.traces, self.repetitions, self.run.evidence)
 
     @cached_property
     def fits(self) -> list[model.Fitted]:
@@ -120,9 +121,10 @@ class Study:
         found = [partial(figures.aa_figure, self.aa, self.key(words.NOISE_KEY))]
         for one in self.workloads:
             keys = (self.key(words.figure_key(kind, one)) for kind in FIGURE_KINDS)
-            speedup, lanes, throughput, distribution = keys
+            speedup, stack, lanes, throughput, distribution = keys
             found += [
                 partial(figures.speedup_figure, scaling, one, speedup, borders),
+                partial(stack_figure.stack_figure, self.bottlenecks, one, stack),
                 partial(timeline.timeline_figure, self.bottlenecks, self.traces, one, lanes),
                 partial(figures.throughput_figure, scaling, one, throughput),
                 partial(figures.distribution_figure, run, one, distribution),

@@ -6,7 +6,7 @@ from markupsafe import Markup
 from ktask.common import figures as draw
 from ktask.common import units
 from ktask.report import sentences as words
-from ktask.report.bottlenecks import LABELS, LOSSES
+from ktask.report.bottlenecks import LOSSES, label
 from ktask.report.figure import Figure
 from ktask.report.tables import CASE, PATH
 
@@ -92,7 +92,7 @@ def _alt(rows: pd.DataFrame, workload: str) -> str:
         rows,
         lambda row: (
             f"{words.path_label(row)}: {int(row['threads'])} threads for {units.fmt_time(row['traced_s'])}, "
-            f"{words.percent(row['chunks'])} of their time inside chunks, {LABELS[row['bottleneck']]}"
+            f"{words.percent(row['chunks'])} of their time inside chunks, {label(row['bottleneck'])}"
         ),
     )
     return f"When each thread ran each chunk for {words.workload_label(workload)}. {'; '.join(parts)}."

@@ -89,7 +89,8 @@ WORKLOAD = Workload(
             page_kinds=("THP",),
             probe=no_collapse,
             allocates=True,
-            by_source="mmap_lock is held for writing while a huge page is filled by copying, so threads take turns.",
+            by_source="mmap_lock is held for writing while a huge page is filled by copying, so threads "
+            "take turns.",
             locks=("mmap_lock",),
         ),
         Method(

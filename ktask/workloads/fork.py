@@ -175,8 +175,8 @@ WORKLOAD = Workload(
             f"{N_FORKS} forks of this process, which has a {N_FORKS}th of the size",
             page_kinds=("4KiB",),
             probe=no_populate,
-            by_source="fork holds mmap_lock of the parent for writing while it copies the page table, so threads "
-            "take turns.",
+            by_source="fork holds mmap_lock of the parent for writing while it copies the page table, so "
+            "threads take turns.",
             locks=("mmap_lock",),
         ),
         Method(

@@ -136,8 +136,8 @@ WORKLOAD = Workload(
             "UFFDIO_WRITEPROTECT by range: the same entries change, the mapping stays as it is",
             probe=no_userfaultfd,
             options=(NODE,),
-            by_source="mmap_lock is taken for reading only. Each call ends with a TLB flush on every CPU that runs the "
-            "process.",
+            by_source="mmap_lock is taken for reading only. Each call ends with a TLB flush on every CPU "
+            "that runs the process.",
         ),
     ),
     setup=setup,

@@ -92,7 +92,8 @@ WORKLOAD = Workload(
             "ftruncate_files",
             f"ftruncate of {FILES} files that share the size",
             page_kinds=KINDS,
-            by_source="Every file has an inode lock of its own; pages go back under the locks of zone and LRU.",
+            by_source="Every file has an inode lock of its own; pages go back under the locks of zone and "
+            "LRU.",
             locks=("zone lock", "LRU lock"),
         ),
     ),

@@ -92,6 +92,7 @@ class Run:
     machine: dict
     grid: dict
     skipped: pd.DataFrame
+    evidence: dict = field(default_factory=dict)
 
 
 def rows_of_cell(truth, size_bytes, rng, *, n, threads, noise, aa, cold):
@@ -1186,7 +1187,7 @@ def test_the_bottleneck_is_found_from_the_trace(spans, bottleneck, text):
     assert said.startswith(
         "<p><b>Why not double?</b></p>\n<ul><li><b>dontneed (4 KiB)</b>, 60 % of the ideal: "
     )
-    assert "Known of this path:</i> The TLB shootdown" in said
+    assert "<i>By the kernel&#39;s source: </i>Each call ends with a TLB flush" in said
     assert text in said
 
 

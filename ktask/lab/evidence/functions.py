@@ -46,8 +46,13 @@ USER = "user code"
 _KERNEL_ENTRY = re.compile(r"entry_\w+|do_syscall_64|asm_\w+|el0t?_.*|ret_from_fork.*|invoke_syscall.*")
 
 
+def is_entry(frame: str) -> bool:
+    """Return whether a function is the entry of the kernel: what calls it is outside."""
+    return bool(_KERNEL_ENTRY.fullmatch(frame))
+
+
 def function_of(frames: Sequence[str]) -> str:
     """Return the innermost named function of the kernel; `USER` for a stack that never enters it."""
-    if not any(_KERNEL_ENTRY.fullmatch(frame) for frame in frames):
+    if not any(map(is_entry, frames)):
         return USER
     return next((frame for frame in frames if frame != "?"), "?")

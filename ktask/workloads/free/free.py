@@ -156,8 +156,8 @@ WORKLOAD = Workload(
             "MADV_DONTNEED by range: zap and free, the mapping stays",
             probe=no_populate,
             options=(FILL, NODE),
-            by_source="Each call ends with a TLB flush on every CPU that runs the process. All threads give their "
-            "pages back under the locks of zone and LRU.",
+            by_source="Each call ends with a TLB flush on every CPU that runs the process. All threads "
+            "give their pages back under the locks of zone and LRU.",
             locks=("zone lock", "LRU lock"),
         ),
         Method(
@@ -166,8 +166,8 @@ WORKLOAD = Workload(
             page_kinds=("4KiB", "THP"),
             probe=no_populate,
             options=(FILL, NODE),
-            by_source="Each batch of pages moves to another list under the LRU lock; with THP, the page-table lock "
-            "is held over a TLB flush per huge page.",
+            by_source="Each batch of pages moves to another list under the LRU lock; with THP, the "
+            "page-table lock is held over a TLB flush per huge page.",
             locks=("LRU lock", "page-table lock"),
         ),
         Method(
@@ -175,7 +175,8 @@ WORKLOAD = Workload(
             "munmap by range: zap and free, mapping and page tables go too",
             probe=no_populate,
             options=(FILL, NODE),
-            by_source="munmap takes mmap_lock for writing, so it waits for the call that is freeing under it.",
+            by_source="munmap takes mmap_lock for writing, so it waits for the call that is freeing under "
+            "it.",
             locks=("mmap_lock",),
         ),
         Method(
@@ -191,7 +192,8 @@ WORKLOAD = Workload(
             "processes end and are reaped: one that holds all, or one per thread that holds its part",
             probe=no_populate,
             options=(FILL,),
-            by_source="A process exits on one CPU. Several processes share no lock but those of zone and LRU.",
+            by_source="A process exits on one CPU. Several processes share no lock but those of zone and "
+            "LRU.",
             locks=("zone lock", "LRU lock"),
         ),
         Method(

@@ -152,8 +152,8 @@ def setup(case: Case) -> Any:
 
 
 TABLE_LOCK = (
-    "mmap_lock is taken for reading only. Each page table has a lock, which two threads that walk the same one "
-    "take in turns."
+    "mmap_lock is taken for reading only. Each page table has a lock, which two threads that walk the same "
+    "one take in turns."
 )
 OF_TABLES = ("page-table lock",)
 

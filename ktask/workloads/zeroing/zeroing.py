@@ -99,8 +99,8 @@ WORKLOAD = Workload(
             probe=no_populate,
             allocates=True,
             options=(SHARING, NODE),
-            by_source="mmap_lock is taken for reading only. A fault on a hugetlb page also holds one of a table of "
-            "mutexes, eight per CPU, while the page is cleared.",
+            by_source="mmap_lock is taken for reading only. A fault on a hugetlb page also holds one of a "
+            "table of mutexes, eight per CPU, while the page is cleared.",
         ),
         Method(
             "fallocate",

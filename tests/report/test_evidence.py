@@ -1,0 +1,257 @@
+"""Why not more, on the page: evidence made by hand with known shares, missing, or hostile."""
+
+import re
+from dataclasses import replace
+from xml.etree import ElementTree
+
+import pytest
+from test_report import GIB, TRUTHS, make_records, make_run
+
+from ktask.lab.evidence import Evidence
+from ktask.lab.evidence.collect import Look
+from ktask.lab.evidence.locks import Wait
+from ktask.lab.evidence.store import CaseKey
+from ktask.report import Report, bottlenecks, evidence, evidence_tables, flame, page, stack_figure
+from ktask.report.study import Study
+
+ENTRY = ("do_syscall_64", "entry_SYSCALL_64_after_hwframe", "?")
+CLEAR = ("clear_page_erms", "do_anonymous_page", "__x64_sys_madvise", *ENTRY)
+ZAP = ("zap_pte_range", "unmap_page_range", "__x64_sys_madvise", *ENTRY)
+LOCK = ("mmap_lock", "semaphore, to write", "do_mprotect_pkey", 0.036, 40)
+
+
+def look(threads, wall_s, stacks, waits=(), *, idle_s=0.0, sees_locks=True, counters=None):
+    return Look(threads, wall_s, idle_s, stacks, list(waits), sees_locks, counters or {"steal_s": 0.0}, 10)
+
+
+def seen_case(**changes):
+    """Return evidence of two threads for 0.08 s: 0.1 s of work, 0.038 s waiting, 0.022 s more clearing."""
+    serial = look(1, 0.1, {ZAP: 0.07, CLEAR: 0.03}, counters={"pgfault": 10.0})
+    many = look(2, 0.08, {ZAP: 0.07, CLEAR: 0.052}, [Wait(*LOCK)], counters={"pgfault": 30.0})
+    return Evidence(serial, replace(many, **changes))
+
+
+def run_with(found, truth=TRUTHS[8], speedup=1.25):
+    """Return a run of one path, with this evidence on its largest size."""
+    run = make_run(make_records((replace(truth, scaling={2: speedup}, overhead_s=0.0),), (GIB,)))
+    names = ("workload", "backend", "method", "page_kind")
+    key = CaseKey(*(getattr(truth, name) for name in names), GIB, "", 2)
+    return replace(run, evidence={key: found} if found else {})
+
+
+def table_of(run):
+    return Study(run).bottlenecks
+
+
+def plain(html):
+    return re.sub(r"\s+", " ", re.sub("<[^>]*>", "", page.with_hard_spaces(str(html)))).replace("\u00a0", " ")
+
+
+def test_why_not_is_written_from_what_was_seen():
+    found = table_of(run_with(seen_case()))
+    assert found.bottleneck.tolist() == ["waiting"]
+    said = plain(bottlenecks.finding(found))
+    assert (
+        "munmap (4 KiB), 62 % of the ideal: waiting 24 % (mmap_lock in do_mprotect_pkey 22 %), memory 14 % "
+        "(clear_page_erms 14 %) of the thread time." in said
+    )
+    assert "source" not in said  # what was seen is enough
+    assert plain(bottlenecks.table(found, "key")).count("waiting") == 1
+    assert "Losses" not in bottlenecks.table(found, "key")
+
+
+def test_traces_and_cpu_time_tell_where_nothing_was_seen():
+    found = table_of(run_with(None))
+    assert found.bottleneck.tolist() == ["busy"]
+    said = plain(bottlenecks.finding(found))
+    assert "CPU time grew" in said
+    assert "By the kernel's source: munmap takes mmap_lock for writing" in said.replace("&#39;", "'")
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({}, "In this run, threads waited 22 % of the time for mmap_lock."),
+        ({"waits": []}, "Not seen in this run: no thread waited for mmap_lock."),
+        ({"waits": [Wait("LRU lock", "spinlock", "release_pages", 0.05, 9)]}, "Not seen in this run"),
+        ({"waits": [], "sees_locks": False}, "waits for the call that is freeing under it.</p>"),
+    ],
+)
+def test_the_source_is_set_beside_what_this_run_saw(changes, text):
+    (row,) = [row for _, row in table_of(run_with(seen_case(**changes))).iterrows()]
+    said = page.with_hard_spaces(str(evidence_tables.details(row, row["seen"], "key"))).replace("\u00a0", " ")
+    assert "<i>By the kernel&#39;s source: </i>munmap takes mmap_lock for writing" in said
+    assert text in said
+
+
+def test_a_wait_that_no_lock_explains_names_none():
+    said = plain(bottlenecks.finding(table_of(run_with(seen_case(waits=[])))))
+    assert "waiting 24 % (for no lock that was seen)" in said
+    said = plain(bottlenecks.finding(table_of(run_with(seen_case(waits=[], sees_locks=False)))))
+    assert "waiting 24 % (locks could not be seen)" in said
+
+
+def test_a_path_that_was_slower_while_it_was_looked_at_is_said_to_be():
+    said = plain(bottlenecks.finding(table_of(run_with(seen_case(wall_s=0.1)))))
+    assert "While it was looked at, it reached 50 % of the ideal." in said
+    assert "While" not in plain(bottlenecks.finding(table_of(run_with(seen_case()))))
+
+
+def test_the_stack_adds_up_to_the_threads():
+    figure = stack_figure.stack_figure(table_of(run_with(seen_case())), "free", "stack-free")
+    data = figure.data.set_index("part")
+    assert data.share.sum() == pytest.approx(1)
+    assert data.in_threads.sum() == pytest.approx(2)
+    assert data.share["ideal"] == pytest.approx(0.625)
+    assert "munmap (4 KiB): ideal 62 %, waiting 24 %, memory 14 %" in figure.alt
+    assert figure.caption.startswith(
+        "The largest single loss: waiting, 24 % of the thread time of munmap (4 KiB)."
+    )
+    assert stack_figure.stack_figure(table_of(run_with(None)), "free", "key") is None
+
+
+def test_functions_locks_and_counters_are_listed_by_name():
+    (row,) = [row for _, row in table_of(run_with(seen_case())).iterrows()]
+    html = evidence_tables.details(row, row["seen"], "key")
+    said = plain(html)
+    assert html.startswith('<details class="evidence"><summary>munmap (4 KiB), 1 GiB, 2 threads: functions')
+    assert "clear_page_erms memory 30 % 43 % 30.0 ms 52.0 ms 22.0 ms" in said
+    assert "zap_pte_range" not in said.partition("locks that threads")[0].partition("functions whose")[2]
+    assert "mmap_lock semaphore, to write do_mprotect_pkey 36.0 ms 22.5 % 4.00 lock:contention_begin" in said
+    assert "pgfault 10.0 30.0" in said
+
+
+# --- what is missing -------------------------------------------------------------------------------------
+
+NOT_ALLOWED = (
+    "kernel.perf_event_paranoid is 2; `sudo sysctl kernel.perf_event_paranoid=1` allows it, or run as root "
+    "or with CAP_PERFMON"
+)
+
+
+def missing(run):
+    study = Study(run)
+    return plain(evidence.not_looked_at(study.bottlenecks, run.evidence, study.findings))
+
+
+def test_what_could_not_be_looked_at_is_said_once_with_what_allows_it():
+    run = run_with(Evidence(skipped=NOT_ALLOWED))
+    said = plain(Report([run]).results().body)
+    assert (
+        said.count("Not looked at: where time goes inside the kernel, and which locks threads wait for.") == 1
+    )
+    assert f"On the one path: {NOT_ALLOWED.replace('`', '')}." in said
+    assert "CPU time grew" in said  # as much as traces and CPU time tell
+
+
+def test_an_older_run_says_how_to_record_it():
+    assert (
+        "On the one path: this run has no evidence; ktask sweep GRID --evidence auto records it"
+        in missing(run_with(None))
+    )
+
+
+def test_the_page_says_what_the_machine_check_said():
+    run = run_with(None)
+    finding = {"name": "evidence", "level": "note", "value": "perf is not installed", "remedy": "install it"}
+    run.machine["doctor"] = [finding]
+    assert "On the one path: perf is not installed; install it." in missing(run)
+
+
+def test_nothing_is_missing_where_everything_was_seen():
+    assert missing(run_with(seen_case())) == ""
+    said = missing(run_with(seen_case(waits=[], sees_locks=False)))
+    assert said.startswith("Which locks threads waited for could not be seen: that needs Linux 5.19")
+
+
+def test_one_thread_leaves_nothing_to_explain():
+    run = make_run(make_records((replace(TRUTHS[8], scaling={}),), (GIB,)))
+    assert missing(run) == ""
+    assert bottlenecks.finding(table_of(run)) == ""
+
+
+# --- hostile names ---------------------------------------------------------------------------------------
+
+EVIL = '</title><script>alert(1)</script>"&'
+
+
+def drawn(stacks, waits=()):
+    """Return the details of a path with these stacks, parsed, and their size."""
+    found = seen_case(stacks=stacks, waits=list(waits))
+    table = table_of(run_with(found))
+    (row,) = [row for _, row in table.iterrows()]
+    html, said = str(evidence_tables.details(row, row["seen"], "key")), str(bottlenecks.finding(table))
+    stack_figure.stack_figure(table, "free", "key")
+    ElementTree.fromstring(re.search("<svg.*</svg>", html, re.DOTALL)[0])
+    return html + said
+
+
+def test_markup_in_names_stays_text():
+    html = drawn({(EVIL, EVIL, *ENTRY): 0.12}, [Wait(EVIL, EVIL, EVIL, 0.05, 3, EVIL)])
+    assert "<script" not in html
+    assert "&lt;script&gt;" in html
+
+
+def test_endless_names_are_cut():
+    html = drawn({("x" * 10_000_000, *ENTRY): 0.12}, [Wait("y" * 10_000_000, "z", "w", 0.05, 3)])
+    assert len(html) < 60_000
+
+
+def test_any_number_of_stacks_gives_a_graph_of_limited_size():
+    many = {(f"leaf{i}", f"mid{i % 150}", f"top{i % 3}", *ENTRY): 0.12 / 30_000 for i in range(30_000)}
+    html = drawn(many | {CLEAR: 0.02})
+    graph = re.search("<svg.*</svg>", html, re.DOTALL)[0]
+    assert len(graph) < flame.MOST_BYTES + 5_000
+    assert len(html) < 60_000
+
+
+def test_deep_stacks_are_cut():
+    html = drawn({(*(f"f{i}" for i in range(5_000)), *ENTRY): 0.12})
+    assert html.count("<rect") <= flame.MOST_DEPTH
+
+
+# --- the flame graph -------------------------------------------------------------------------------------
+
+
+def test_a_frame_is_as_wide_as_its_time_and_lies_below_its_caller():
+    found = {one.name: one for one in flame.frames(*looks(seen_case()))}
+    top = found["entry_SYSCALL_64_after_hwframe"]
+    assert (top.depth, top.start_s) == (0, 0.0)
+    assert top.many_s == pytest.approx(0.122)
+    assert top.serial_s == pytest.approx(0.1)
+    clear, zap = found["clear_page_erms"], found["zap_pte_range"]
+    assert clear.more_s == pytest.approx(0.022)
+    assert zap.start_s == pytest.approx(clear.start_s + clear.many_s)
+    assert clear.depth == zap.depth == 4
+
+
+def looks(found):
+    return found.serial, found.many
+
+
+def test_threads_are_merged_whatever_called_the_kernel():
+    stacks = {(*ZAP[:-1], "PyEval"): 0.05, (*ZAP[:-1], "start_thread", "clone3"): 0.07, ("memset", "?"): 0.02}
+    names = [one.name for one in flame.frames(*looks(seen_case(stacks=stacks)))]
+    assert names == [*reversed(ZAP[:-1]), "user code"]
+
+
+def test_what_was_narrow_is_left_out():
+    stacks = {ZAP: 0.1, CLEAR: 0.0004}
+    assert "clear_page_erms" not in [one.name for one in flame.frames(*looks(seen_case(stacks=stacks)))]
+
+
+def test_a_graph_can_be_read_without_seeing_it():
+    html = str(flame.graph(*looks(seen_case()), "munmap (4 KiB)", "key"))
+    root = ElementTree.fromstring(re.search("<svg.*</svg>", html, re.DOTALL)[0])
+    known = {one.get("id"): one.text for one in root.iter() if one.get("id")}
+    assert root.get("aria-labelledby").split() == ["key-title", "key-text"]
+    assert known["key-title"] == "Flame graph of munmap (4 KiB), 2 threads against one"
+    assert "clear_page_erms: 42.6 %, 52.0 ms (+22.0 ms)" in known["key-text"]
+    assert '<p class="flame-search" hidden>' in html  # a script shows it
+
+
+# --- origins ---------------------------------------------------------------------------------------------
+
+
+def test_the_columns_of_the_key_are_those_of_the_store():
+    assert CaseKey._fields == evidence.KEY
