@@ -207,7 +207,6 @@ def finding(evidence: pd.DataFrame) -> Markup:
         return Markup("")
     few = evidence["n"] < stats.ENOUGH
     good, near = (evidence[~few & (evidence["bottleneck"] == name)] for name in ("scales", "near"))
-    rest = evidence[~few & ~evidence["bottleneck"].isin(["scales", "near"])]
     names = words.listed(words.each(evidence[few], words.path_label))
     sentences = [
         Markup("<b>Why not {}?</b>").format(_times(sorted(set(evidence["threads"])))),
@@ -218,9 +217,15 @@ def finding(evidence: pd.DataFrame) -> Markup:
     ]
     lines = [
         _reason(row) if row["seen"] is None else causes.sentence(row, row["seen"])
-        for _, row in rest.iterrows()
+        for _, row in evidence[~few & _is_explained(evidence)].iterrows()
     ]
     return markup.join([markup.paragraph(*sentences), markup.items(lines)])
+
+
+def _is_explained(evidence: pd.DataFrame) -> pd.Series:
+    """Return which paths have a line: those that do not scale, or may not and something was seen."""
+    below = evidence["seen"].notna() & (evidence["efficiency"] < GOOD_EFFICIENCY)
+    return ~evidence["bottleneck"].isin(["scales", "near"]) | ((evidence["bottleneck"] == "near") & below)
 
 
 def _times(counts: list[int]) -> str:

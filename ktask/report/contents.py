@@ -14,6 +14,7 @@ from ktask.lab.records import Run, load_run
 from ktask.report import (
     advice,
     bottlenecks,
+    evidence_tables,
     kernels,
     larger_machines,
     machine,
@@ -29,7 +30,6 @@ from ktask.report import (
 )
 from ktask.report import evidence as causes
 from ktask.report import sentences as words
-from ktask.report.evidence_tables import details
 from ktask.report.figure import Figure
 from ktask.report.larger_machines import PREDICTION_KEY
 from ktask.report.markup import Cell, Html, items, join, paragraph, render, table, with_code
@@ -211,22 +211,10 @@ class Report:
             key("results"), number, study.title, words.workload_label(workload)
         )
         numbers = sections.results(rows, key("times"))
-        why = (
-            bottlenecks.finding(evidence),
-            stack,
-            timeline,
-            bottlenecks.table(evidence, key("bottlenecks")),
-        )
-        seen = self._seen(study, evidence)
-        return join(
-            [heading, words.workload_finding(rows), numbers, speedup, *why, *seen, throughput, distribution]
-        )
-
-    def _seen(self, study: Study, evidence: pd.DataFrame) -> list[Markup]:
-        """Return all that was seen of each path that does not scale, folded."""
-        rows = evidence[evidence["seen"].notna() & (evidence["bottleneck"] != "scales")]
-        keys = (study.key(words.figure_key("seen", f"{row['workload']}-{i}")) for i, row in rows.iterrows())
-        return [details(row, row["seen"], key) for (_, row), key in zip(rows.iterrows(), keys, strict=True)]
+        losses = bottlenecks.table(evidence, key("bottlenecks"))
+        folded = evidence_tables.folded(evidence, study.key, timeline)
+        why = (bottlenecks.finding(evidence), stack, losses, *folded)
+        return join([heading, words.workload_finding(rows), numbers, speedup, *why, throughput, distribution])
 
     def recommendations(self) -> Html:
         """Return how many threads, from which size on, in which chunks, or why not."""

@@ -1,5 +1,8 @@
 """All that was seen of one path, folded: functions, locks, a flame graph, counters."""
 
+from collections.abc import Callable, Mapping
+
+import pandas as pd
 from markupsafe import Markup
 
 from ktask.common import units
@@ -10,7 +13,22 @@ from ktask.report.markup import Cell, join, paragraph, table
 from ktask.report.sentences import Row
 
 MOST_FUNCTIONS, MOST_COUNTERS = 8, 16
-LEAST_GROWTH = 0.005  # of the thread time; what rounds to 0 % is left out
+# Of the thread time; what rounds to 0 % is left out.
+LEAST_GROWTH, LEAST_WAIT = 0.005, 0.0005
+
+
+def folded(rows: pd.DataFrame, key: Callable[[str], str], timeline: Markup) -> list[Markup]:
+    """Return the timeline of chunks, and all that was seen of each path that does not scale.
+
+    Where every path was looked at, the timeline is folded, too: the speedup stack says more.
+    """
+    if timeline and rows["seen"].notna().all():
+        timeline = Markup("<details><summary>Timeline of chunks</summary>{}</details>").format(timeline)
+    found = rows[rows["seen"].notna() & (rows["bottleneck"] != "scales")]
+    return [timeline] + [
+        details(row, row["seen"], key(words.figure_key("seen", f"{row['workload']}-{i}")))
+        for i, row in found.iterrows()
+    ]
 
 
 def details(row: Row, seen: Seen, key: str) -> Markup:
@@ -60,7 +78,8 @@ def _share(part_s: float, total_s: float) -> str:
 
 def _locks(seen: Seen, label: str, key: str) -> Markup:
     """Return the locks that threads waited for, by name and place in the kernel."""
-    if not seen.waits:
+    rows = [one for one in seen.waits if seen.share(one.wait_s) >= LEAST_WAIT]
+    if not rows:
         return paragraph("No thread was seen to wait for a lock." if seen.many.sees_locks else "")
     columns: dict[str, Cell] = {
         "Lock": lambda one: words.short(one.lock),
@@ -74,7 +93,7 @@ def _locks(seen: Seen, label: str, key: str) -> Markup:
         "Seen by": lambda one: words.short(one.source),
     }
     caption = f"{label}: locks that threads waited for, the longest first; of all threads in one repetition."
-    return table(columns, seen.waits, caption=caption, key=key, text=["Kind", "Taken in", "Seen by"])
+    return table(columns, rows, caption=caption, key=key, text=["Kind", "Taken in", "Seen by"])
 
 
 def _counters(seen: Seen, label: str, key: str) -> Markup:
@@ -88,10 +107,15 @@ def _counters(seen: Seen, label: str, key: str) -> Markup:
         return Markup("")
     columns: dict[str, Cell] = {
         "Counter": words.short,
-        "Serial": lambda name: units.fmt_number(before.get(name, 0.0)),
-        "Threads": lambda name: units.fmt_number(after.get(name, 0.0)),
+        "Serial": lambda name: _counted(name, before),
+        "Threads": lambda name: _counted(name, after),
     }
     caption = (
         f"{label}: by how much counters grew in one repetition; those of the kernel count the whole machine."
     )
     return table(columns, sorted(shown), caption=caption, key=key)
+
+
+def _counted(name: str, counters: Mapping[str, float]) -> str:
+    value = counters.get(name, 0.0)
+    return units.fmt_time(value) if name.endswith("_s") else units.fmt_number(value)

@@ -20,8 +20,8 @@ COLOURS = {
     **{part: draw.PALETTE[i % len(draw.PALETTE)] for i, part in enumerate(ORDER[1:-1])},
     UNEXPLAINED: "none",
 }
-HATCHES = ("", "////", "", "....", "", "xxxx", "", "\\\\\\\\", "++++")
 BAR_IN, LEAST_SHOWN = 0.3, 0.002
+ROOM = 1.3  # of the longest bar: for the name of its largest loss
 
 
 def stack_data(evidence: pd.DataFrame, workload: str) -> pd.DataFrame:
@@ -54,7 +54,8 @@ def stack_figure(evidence: pd.DataFrame, workload: str, key: str) -> Figure | No
     axis.set_yticks(range(len(groups)), labels)
     axis.tick_params(axis="y", length=0)
     axis.axvline(0, color=draw.INK, linewidth=0.6)
-    axis.set(xlabel="threads: those that work as in the serial call, and what the others are lost to")
+    axis.set(xlabel="threads: first what the serial call takes, then what is lost")
+    axis.set_xlim(right=ROOM * axis.get_xlim()[1])
     axis.set_ylim(len(groups) - 0.45, -0.55)
     _legend(drawing, axis)
     return Figure(key, drawing, data, _caption(data), _alt(data, workload))
@@ -70,12 +71,12 @@ def _bar(axis: Axes, rows: pd.DataFrame, place: int) -> None:
             continue
         look: dict[str, Any] = {"facecolor": COLOURS[kind], "edgecolor": draw.INK, "linewidth": 0.4}
         start = right if width > 0 else 0.0
-        axis.barh(place, width, 0.66, start, label=kind, hatch=_hatch(kind), **look)
+        axis.barh(place, width, 0.66, start, label=kind, **look)
         right += max(width, 0.0)
-
-
-def _hatch(kind: str) -> str:
-    return HATCHES[ORDER.index(kind) % len(HATCHES)] if kind != IDEAL else ""
+    lost = _lost(rows)
+    if len(lost):
+        text = f"{words.short(lost.index[0])} {words.percent(lost.iloc[0])}"
+        axis.annotate(text, (right, place), (5, 0), textcoords="offset points", va="center", fontsize=7)
 
 
 def _legend(drawing: draw.Drawing, axis: Axes) -> None:
@@ -100,20 +101,17 @@ def _lost(rows: pd.DataFrame) -> pd.Series:
 
 
 def _caption(data: pd.DataFrame) -> Markup:
-    """Return which part most paths lose most to, and how to read the bars."""
-    worst = [(_lost(rows), path) for path, rows in data.groupby(PATH, sort=False)]
-    named = [(lost, path) for lost, path in worst if len(lost)]
+    """Return which part is the largest loss, and how to read the bars."""
+    lost = [(_lost(rows), case_of(path)) for path, rows in data.groupby(PATH, sort=False)]
+    worst = max((one for one in lost if len(one[0])), key=lambda one: one[0].iloc[0], default=None)
     finding = "No path lost thread time."
-    if named:
-        lost, path = max(named, key=lambda one: one[0].iloc[0])
-        finding = (
-            f"The largest single loss: {words.short(lost.index[0])}, {words.percent(lost.iloc[0])} of the "
-            f"thread time of {words.path_label(case_of(path))}."
-        )
+    if worst:
+        part, share = words.short(worst[0].index[0]), words.percent(worst[0].iloc[0])
+        finding = f"The largest loss: {part}, {share} of the thread time of {words.path_label(worst[1])}."
     return Markup(
         "{} A bar is the thread time of one repetition, in threads: first what the serial call takes, then "
-        "what is lost. It ends at the dotted line, the number of threads, but for parts below 0. Size: {}. "
-        "From repetitions that were looked at, and not timed."
+        "what is lost; the largest loss stands beside it. Dotted: the number of threads, where the bar ends "
+        "unless a part is below 0. Size: {}. From repetitions that were looked at, and not timed."
     ).format(finding, words.sizes_of(data))
 
 

@@ -39,6 +39,7 @@ def page(new_page):
     page = new_page()
     page.resize(1000)
     page.open(REPORT.as_uri())
+    page.run("document.querySelectorAll('details').forEach(one => { one.open = true })")
     return page
 
 
