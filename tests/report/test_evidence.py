@@ -104,9 +104,7 @@ def test_the_stack_adds_up_to_the_threads():
     assert data.in_threads.sum() == pytest.approx(2)
     assert data.share["ideal"] == pytest.approx(0.625)
     assert "munmap (4 KiB): ideal 62 %, waiting 24 %, memory 14 %" in figure.alt
-    assert figure.caption.startswith(
-        "The largest loss: waiting, 24 % of the thread time of munmap (4 KiB)."
-    )
+    assert figure.caption.startswith("The largest loss: waiting, 24 % of the thread time of munmap (4 KiB).")
     assert stack_figure.stack_figure(table_of(run_with(None)), "free", "key") is None
 
 
