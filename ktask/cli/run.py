@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ktask.engine.task import Result
 
 NO_LOCKS = "\nLocks could not be seen: that takes Linux 5.19 and tracefs readable, as root has it."
+INSTEAD = "\nInstead, as a proxy: how long threads slept or had no CPU, and in which function of the kernel."
 LEAST_SHARE = 0.0005  # what rounds to 0.0 % is not shown
 
 EXAMPLES = (
@@ -191,13 +192,18 @@ def _evidence(seen: dict[str, Any], threads: int) -> Iterator[Part]:
     ]
     yield table(("kernel function", "of CPU time, 1 thread", f"{threads} threads"), rows)
     locks = [
-        (one["lock"], one["kind"], one["site"], fmt_time(one["wait_s"]), str(one["count"] or "–"))
+        (*(one[name] for name in ("lock", "kind", "site")), fmt_time(one["wait_s"]), _count(one["count"]))
         for one in seen["locks"]
     ]
-    none = "\nNo thread waited for a lock." if seen["sees_locks"] else NO_LOCKS
-    yield "" if locks else none
+    if not seen["sees_locks"]:
+        yield NO_LOCKS + INSTEAD * bool(locks)
+    yield "" if locks or not seen["sees_locks"] else "\nNo thread waited for a lock."
     if locks:
         yield table(("lock", "kind", "taken in", "waited, all threads", "times"), locks, left=(0, 1, 2))
+
+
+def _count(number: float) -> str:
+    return fmt_number(number) if number else "–"
 
 
 def _conclusion(result: dict[str, Any], passes: int) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ktask.host.control_groups import quotas
 from ktask.host.kernel_files import ROOT, numbered, read_int, read_text
+from ktask.host.kernel_log import kernel_log
 from ktask.host.topology import CPU_DIR
 
 # What a flag means, in words that end a sentence such as "3 repetitions were taken while ...".
@@ -33,6 +34,7 @@ MEANINGS: dict[str, str] = {
     "outlier": "the time was far from the others of its kind",
     "short": "the time was too short for the clock",
     "above_threads": "the speedup was above the number of threads",
+    "kernel_log": "the kernel wrote to its log",
     "aa": "the baseline was measured once more (the A/A comparison)",
 }
 # Lines of /proc/vmstat by the flag that any growth raises.
@@ -69,6 +71,8 @@ def sample_events(root: Path = ROOT) -> dict[str, int]:
         counts[flag] = counts.get(flag, 0) + int(value)
     if groups := _quota_groups(root):
         counts["throttled"] = sum(_throttled(group) for group in groups)
+    if (log := kernel_log(root)).is_readable:
+        counts["kernel_log"] = log.read()
     if files := _heat_files(root):
         counts["thermal"] = sum(read_int(path) or 0 for path in files)
     if (khz := read_int(root / CPU_DIR / "cpu0/cpufreq/scaling_cur_freq")) is not None:

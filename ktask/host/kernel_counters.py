@@ -1,10 +1,12 @@
-"""What the kernel counts and a repetition makes grow: memory events, waiting for a CPU, pressure, steal."""
+"""What a repetition makes grow: memory events, waiting for a CPU, pressure, steal, energy."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
+from ktask.host import energy
 from ktask.host.counters import TICKS_PER_S, machine_ticks
 from ktask.host.kernel_files import ROOT, read_text
 
@@ -15,7 +17,7 @@ VMSTAT = re.compile(
     re.MULTILINE,
 )
 PRESSURE = ("cpu", "memory", "io")
-STEAL = "steal_s"
+STEAL, RUN_QUEUE, SLEEPS = "steal_s", "run_queue_s", "switches_voluntary"
 
 
 def sample(root: Path = ROOT) -> dict[str, float]:
@@ -26,14 +28,24 @@ def sample(root: Path = ROOT) -> dict[str, float]:
     dict
         Lines of ``/proc/vmstat``; `run_queue_s`, how long threads of this process waited for a CPU;
         `switches_voluntary` and `switches_involuntary` of its threads; `pressure_cpu_s` and so on, how long
-        anybody on the machine waited (PSI); `steal_s`, CPU time that the host gave to others.
+        anybody on the machine waited (PSI); `steal_s`, CPU time that the host gave to others;
+        `energy_package-0_j` and so on (RAPL).
     """
     found = {name: float(value) for name, value in VMSTAT.findall(read_text(root / "proc/vmstat") or "")}
     for kind in PRESSURE:
         if match := re.search(r"^some .*total=(\d{1,19})", read_text(root / "proc/pressure" / kind) or ""):
             found[f"pressure_{kind}_s"] = int(match[1]) / 1e6
     found[STEAL] = machine_ticks(read_text(root / "proc/stat") or "")[1] / TICKS_PER_S
-    return found | _of_threads(root / "proc/self/task")
+    return found | energy.sample(root) | _of_threads(root / "proc/self/task")
+
+
+def growth(before: Mapping[str, float], after: Mapping[str, float], root: Path = ROOT) -> dict[str, float]:
+    """Return by how much each counter of two samples grew."""
+    found = {name: after[name] - before[name] for name in before.keys() & after.keys()}
+    found |= {
+        name: energy.used_j(name, before, after, root) for name in found if name.startswith(energy.PREFIX)
+    }
+    return dict(sorted(found.items()))
 
 
 def _of_threads(folder: Path) -> dict[str, float]:

@@ -2,8 +2,8 @@
 
 `perf record` samples the call stacks of given threads by a clock of the CPU (`cpu-clock`, which works in a
 virtual machine without hardware counters), and records when a thread begins and ends to wait for a lock. It
-starts switched off, and is on only while the task runs. It is the system's own `perf`, of any version; what
-it cannot do becomes an `UnavailableError` with the reason.
+starts switched off, and is on only while the task runs. What cannot be becomes an `UnavailableError` with
+the reason (`perf_process`).
 """
 
 from __future__ import annotations
@@ -11,28 +11,21 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import select
 import shutil
-import subprocess
-import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 from ktask.host.kernel_files import ROOT, read_int, status_field
+from ktask.host.perf_process import Perf, RefusedError, UnavailableError, text_of
+
+__all__ = ["CLOCK", "LOCKS", "Event", "Recording", "UnavailableError", "may_see_locks", "parse", "why_not"]
 
 SAMPLES_PER_S = 3989  # a prime, so that it does not beat with the ticks of the kernel
 CLOCK, LOCKS = "cpu-clock", ("lock:contention_begin", "lock:contention_end")
-PATIENCE_S = 10.0  # for anything that perf is asked to do
-MOST_TEXT_BYTES = 256 << 20
+SCRIPT_PATIENCE_S = 60.0
 CAP_PERFMON, CAP_SYS_ADMIN = 38, 21
 TRACING = "sys/kernel/tracing", "sys/kernel/debug/tracing"
-
-
-class UnavailableError(Exception):
-    """Nothing can be seen, with the reason and what would allow it."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +88,7 @@ def may_see_locks(root: Path = ROOT) -> bool:
     return any(os.access(folder / "id", os.R_OK) for folder in folders)
 
 
-class Recording:
+class Recording(Perf):
     """`perf record` on some threads of this process, off until `on` is called.
 
     A context manager; what it has recorded is in `events` afterwards.
@@ -116,99 +109,26 @@ class Recording:
             raise UnavailableError(reason)
         self.events: list[Event] = []
         self.sees_locks = may_see_locks()
-        self._exit = contextlib.ExitStack()
         try:
-            self._start(tids)
-        except BaseException:
-            self._exit.close()
-            raise
+            super().__init__(_record(tids, LOCKS if self.sees_locks else ()))
+        except RefusedError:
+            if not self.sees_locks:
+                raise
+            self.sees_locks = False  # a perf built without libtraceevent knows no tracepoint
+            super().__init__(_record(tids, ()))
 
-    def _start(self, tids: Sequence[int]) -> None:
-        folder = Path(self._exit.enter_context(tempfile.TemporaryDirectory(prefix="ktask-perf-")))
-        self._data, self._said = folder / "perf.data", (folder / "said").open("w+b")
-        self._exit.callback(self._said.close)
-        control, answer = self._pipe(), self._pipe()
-        self._control, self._answer = control[1], answer[0]
-        locks = [word for name in LOCKS for word in ("-e", name)] if self.sees_locks else []
-        switched: list[str | Path] = ["-D", "-1", f"--control=fd:{control[0]},{answer[1]}", "-o", self._data]
-        what = ["-e", CLOCK, *locks, "-F", str(SAMPLES_PER_S), "-g", "--sample-cpu", "-k", "CLOCK_MONOTONIC"]
-        self._perf = subprocess.Popen(  # noqa: S603 - the system's perf
-            ["perf", "record", "-q", *switched, *what, "-t", ",".join(map(str, tids))],  # noqa: S607
-            pass_fds=(control[0], answer[1]),
-            stdin=subprocess.DEVNULL,
-            stdout=self._said,
-            stderr=self._said,
-        )
-        self._exit.callback(self._kill)
-        self._ask("ping")
+    def finish(self) -> None:
+        """Read the events."""
+        fields = "tid,cpu,time,event,ip,sym" + ",trace" * self.sees_locks
+        text = text_of(["script", "-i", f"{self.folder}/perf.data", "-F", fields], SCRIPT_PATIENCE_S)
+        self.events = [*parse(text)]
 
-    def _pipe(self) -> tuple[int, int]:
-        ends = os.pipe2(os.O_CLOEXEC)
-        for end in ends:
-            self._exit.callback(os.close, end)
-        return ends
 
-    def _kill(self) -> None:
-        self._perf.kill()
-        self._perf.wait()
-
-    def _ask(self, what: str) -> None:
-        """Send a command and wait for its acknowledgement."""
-        os.write(self._control, f"{what}\n".encode())
-        end = time.monotonic() + PATIENCE_S
-        while not select.select([self._answer], [], [], 0.02)[0]:
-            if self._perf.poll() is not None:
-                raise UnavailableError(f"perf ended at once: {self._words()}")
-            if time.monotonic() > end:
-                raise UnavailableError(f"perf did not answer within {PATIENCE_S:g} s")
-        os.read(self._answer, 64)  # "ack"
-
-    def _words(self) -> str:
-        self._said.seek(0)
-        lines = self._said.read(4096).decode(errors="replace").split("\n")
-        return next((line.strip() for line in lines if line.strip()), "it said nothing")
-
-    def on(self) -> None:
-        """Record from now on."""
-        self._ask("enable")
-
-    def off(self) -> None:
-        """Record no longer."""
-        self._ask("disable")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        with self._exit:
-            if kind is None:
-                self._stop()
-                self.events = [*parse(self._text())]
-
-    def _stop(self) -> None:
-        self._perf.terminate()  # it writes what it has
-        try:
-            self._perf.wait(PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            raise UnavailableError(f"perf did not end within {PATIENCE_S:g} s") from None
-
-    def _text(self) -> str:
-        command: list[str | Path] = [
-            "perf",
-            "script",
-            "-i",
-            self._data,
-            "-F",
-            "tid,cpu,time,event,ip,sym,trace",
-        ]
-        try:
-            found = subprocess.run(command, capture_output=True, timeout=6 * PATIENCE_S, check=True)  # noqa: S603
-        except subprocess.CalledProcessError as error:
-            words = error.stderr.decode(errors="replace").strip().split("\n")[0]
-            raise UnavailableError(f"perf script failed: {words}") from None
-        except subprocess.TimeoutExpired:
-            raise UnavailableError(f"perf script did not end within {6 * PATIENCE_S:g} s") from None
-        return found.stdout[:MOST_TEXT_BYTES].decode(errors="replace")
+def _record(tids: Sequence[int], tracepoints: Sequence[str]) -> list[str]:
+    """Return what follows `perf` to record these threads."""
+    events = [word for name in (CLOCK, *tracepoints) for word in ("-e", name)]
+    how = ["-F", str(SAMPLES_PER_S), "-g", "--sample-cpu", "-k", "CLOCK_MONOTONIC"]
+    return ["record", "-q", "-o", "{folder}/perf.data", *events, *how, "-t", ",".join(map(str, tids))]
 
 
 _HEAD = re.compile(r"^\s*(\d+)\s+\[(\d+)\]\s+(\d+\.\d+):\s+([\w:-]+?):?(?:\s+(.*))?$")

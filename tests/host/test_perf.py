@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ktask.host import perf
+from ktask.host import perf, perf_process
 
 SCRIPT = """\
  25408 [001] 26820.937827:   lock:contention_begin: 0xffff8881b9f20d38 (flags=WRITE)
@@ -78,23 +78,98 @@ def _fake_perf(folder: Path, script: str) -> Path:
     return folder
 
 
+ANSWERS = r"""
+for word in "$@"; do case $word in
+    --control=fd:*) fds=${word#--control=fd:}; from=${fds%,*}; to=${fds#*,};;
+esac; done
+exec 3</proc/self/fd/$from 4>/proc/self/fd/$to
+while read what <&3; do printf 'ack\n' >&4; done
+"""
+RECORDS = f'test "$1" = script || {{ trap "exit 0" INT; {ANSWERS} exit 0; }}'
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+    """Have a script of this text for `perf`, and little patience."""
+    monkeypatch.setattr(perf, "why_not", lambda: None)
+    monkeypatch.setattr(perf_process, "PATIENCE_S", 0.4)
+    monkeypatch.setattr(perf, "SCRIPT_PATIENCE_S", 0.4)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    return lambda script: _fake_perf(tmp_path, script)
+
+
 @pytest.mark.parametrize(
     ("script", "words"),
     [
-        ("echo this kernel is too new >&2; exit 1", "this kernel is too new"),
+        ("echo this kernel is too new >&2; exit 1", "perf ended at once: this kernel is too new"),
+        ("echo Error: >&2; echo Access is limited. >&2; exit 255", "Access is limited."),
+        ('echo "Error: unknown option \\`control\'" >&2; exit 129', "unknown option `control'"),
+        (r"printf '\033[31m\000\377 garbage\n'; exit 1", "garbage"),
         ("exit 0", "it said nothing"),
         ("exec sleep 60", "did not answer within"),
+        ("sleep 60", "did not answer within"),
+        (f"trap '' INT; {ANSWERS} sleep 60", "did not end within"),
+        (f"{RECORDS}; echo incompatible file format >&2; exit 1", "perf script failed: incompatible file"),
+        (f"{RECORDS}; sleep 60", "perf script did not end within"),
+        (f"{RECORDS}; exec >&-; sleep 60", "perf script did not end within"),
     ],
 )
-def test_a_perf_that_fails_is_a_line(tmp_path, monkeypatch, script, words):
-    monkeypatch.setattr(perf, "why_not", lambda: None)
-    monkeypatch.setattr(perf, "PATIENCE_S", 0.5)
-    monkeypatch.setenv("PATH", f"{_fake_perf(tmp_path, script)}:{os.environ['PATH']}")
+def test_a_perf_that_fails_is_a_line_and_leaves_nothing(fake, script, words):
+    fake(script)
     before, files = time.monotonic(), len([*Path("/proc/self/fd").iterdir()])
-    with pytest.raises(perf.UnavailableError, match=words):
-        perf.Recording([os.getpid()])
+    with pytest.raises(perf.UnavailableError) as caught, perf.Recording([os.getpid()]):
+        pass
+    assert words in str(caught.value)
+    assert str(caught.value).isprintable()
     assert time.monotonic() - before < 5
-    assert len([*Path("/proc/self/fd").iterdir()]) == files  # nothing stays open
+    assert len([*Path("/proc/self/fd").iterdir()]) == files
+
+
+@pytest.mark.parametrize("said", ["exit 0", "head -c 300000 /dev/urandom", "echo nothing of the kind"])
+def test_a_perf_that_writes_garbage_has_seen_nothing(fake, said):
+    fake(f"{RECORDS}; {said}")
+    with perf.Recording([os.getpid()]) as recording:
+        recording.on()
+        recording.off()
+    assert recording.events == []
+
+
+def test_a_perf_that_writes_without_end_is_cut(fake, monkeypatch):
+    monkeypatch.setattr(perf_process, "MOST_TEXT_BYTES", 1 << 20)
+    fake(f"{RECORDS}; exec yes '1 [000] 1.0: cpu-clock:'")
+    with perf.Recording([os.getpid()]) as recording:
+        pass
+    assert len(recording.events) < 2
+
+
+def test_a_perf_without_tracepoints_still_samples(fake, monkeypatch):
+    """One that is built without libtraceevent, or older than the tracepoints, refuses them."""
+    monkeypatch.setattr(perf, "may_see_locks", lambda: True)
+    no = 'case "$*" in *contention*) echo unknown tracepoint >&2; exit 1;; esac'
+    fake(f"{no}; {RECORDS}; echo ' 7 [001] 5.5: cpu-clock:'")
+    with perf.Recording([os.getpid()]) as recording:
+        pass
+    assert not recording.sees_locks
+    assert [event.tid for event in recording.events] == [7]
+
+
+def test_a_missing_perf_is_said_at_its_start(monkeypatch, tmp_path):
+    monkeypatch.setattr(perf, "why_not", lambda: None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(perf.UnavailableError, match="cannot be started: No such file"):
+        perf.Recording([os.getpid()])
+
+
+def test_where_tracefs_is_not_mounted_locks_are_not_asked_for(tmp_path, monkeypatch):
+    assert not perf.may_see_locks(tmp_path)
+    monkeypatch.setattr(perf, "may_see_locks", lambda: False)
+    if reason := perf.why_not():
+        pytest.skip(reason)
+    with perf.Recording([os.getpid()]) as recording:
+        recording.on()
+        _spin(0.1)
+        recording.off()
+    assert {event.name for event in recording.events} == {perf.CLOCK}
 
 
 def test_a_recording_sees_only_what_happens_while_it_is_on():

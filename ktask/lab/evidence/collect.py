@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from bisect import bisect_right
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import NamedTuple
 
 from ktask.engine.task import Result
-from ktask.host import perf
-from ktask.host.kernel_counters import STEAL, sample
+from ktask.host import perf, perf_stat
+from ktask.host.kernel_counters import RUN_QUEUE, STEAL, growth, sample
+from ktask.host.wait_channels import WaitChannels
 from ktask.lab.evidence.locks import Wait, waits
+from ktask.lab.evidence.proxy import proxies
 from ktask.lab.measure.rounds import repeat
 from ktask.workloads import State
 
 BUDGET_S = 0.3  # of recorded wall time; 1,200 samples per thread
 PATIENCE = 5.0  # times the budget, with all that prepares and checks
 MOST = 300  # repetitions
+LEAST_SAMPLES = 10  # of one way: below, the shares of its parts are chance
+DISTURBED = 0.05  # of the thread time
 
 
 @dataclass(frozen=True)
@@ -36,13 +41,15 @@ class Look:
     stacks
         CPU seconds by stack of functions, the innermost first, of threads that still had work.
     waits
-        Waits for locks, of all threads together.
+        Waits for locks, of all threads together; where the kernel does not say them, what else is known of
+        threads that waited (`proxy`).
     sees_locks
         Whether the kernel says when a thread waits.
     counters
-        By how much the counters of the kernel grew (`ktask.host.kernel_counters`).
+        By how much the counters of the kernel grew (`ktask.host.kernel_counters`), and what the hardware
+        counted (`ktask.host.perf_stat`).
     repetitions
-        How many were looked at.
+        How many these means are of.
     """
 
     threads: int
@@ -63,6 +70,11 @@ class Look:
     def steal_s(self) -> float:
         """CPU time that the host gave to others, of the whole machine."""
         return self.counters.get(STEAL, 0.0)
+
+    @property
+    def queue_s(self) -> float:
+        """Thread time in which a thread could run and got no CPU, as far as it was off the CPU."""
+        return min(self.counters.get(RUN_QUEUE, 0.0), self.waiting_s)
 
     @property
     def waiting_s(self) -> float:
@@ -97,60 +109,118 @@ def look(state: State, ways: Sequence[Way], *, budget_s: float = BUDGET_S) -> li
         If perf cannot record here.
     """
     tids = [int(tid) for tid in os.listdir("/proc/self/task")]  # noqa: PTH208
-    with perf.Recording(tids) as recording:
-        seen = [_repeated(state, way, _Switch(recording), budget_s) for way in ways]
-    return [summary(recording.events, *one, recording.sees_locks) for one in seen]
+    with perf.Recording(tids) as recording, _channels(recording, tids) as channels:
+        seen = [_repeated(state, way, recording, tids, budget_s) for way in ways]
+    events = [*recording.events, *channels]
+    looks = [summary(events, *one, sees_locks=recording.sees_locks) for one in seen]
+    for one in looks:
+        if (n := round(one.cpu_s * one.repetitions * perf.SAMPLES_PER_S)) < LEAST_SAMPLES:
+            reason = f"perf took {n} samples of {one.repetitions} repetitions, and {LEAST_SAMPLES} are needed"
+            raise perf.UnavailableError(f"{reason}; a larger size takes longer")
+    return looks
 
 
-def _repeated(state: State, way: Way, switch: _Switch, budget_s: float) -> tuple[list[Result], Counter[str]]:
-    """Return the results of the repetitions, and by how much the counters grew in all of them."""
-    results: list[Result] = []
-    counted: Counter[str] = Counter()
+@contextlib.contextmanager
+def _channels(recording: perf.Recording, tids: Sequence[int]) -> Iterator[list[perf.Event]]:
+    """Give the wait channels of threads in the block, where the kernel does not say what they wait for."""
+    if recording.sees_locks:
+        yield []
+        return
+    with WaitChannels(tids) as found:
+        yield found.events
+
+
+class Repetition(NamedTuple):
+    """A result, and by how much the counters grew meanwhile."""
+
+    result: Result
+    grown: dict[str, float]
+
+    @property
+    def disturbed(self) -> float:
+        """Share of the thread time in which threads could run, and others had their CPUs."""
+        lost_s = self.grown.get(RUN_QUEUE, 0.0) + self.grown.get(STEAL, 0.0)
+        return lost_s / (self.result.threads * self.result.wall_s)
+
+
+def _repeated(
+    state: State, way: Way, recording: perf.Recording, tids: Sequence[int], budget_s: float
+) -> tuple[list[Repetition], dict[str, float]]:
+    """Return the repetitions, and what the hardware counted in one of them."""
+    found: list[Repetition] = []
     end, left_s = time.monotonic() + PATIENCE * budget_s, budget_s
-    while not results or (left_s > 0 and time.monotonic() < end and len(results) < MOST):
-        seen = repeat(state, *way, observe=switch)
-        results.append(seen.result)
-        counted.update({name: seen.after[name] - value for name, value in seen.before.items()})
-        left_s -= seen.result.wall_s
-    return results, counted
+    with perf_stat.counting(tids) as counting:
+        switch = _Switch(recording, counting)
+        while not found or (left_s > 0 and time.monotonic() < end and len(found) < MOST):
+            seen = repeat(state, *way, observe=switch)
+            found.append(Repetition(seen.result, growth(seen.before, seen.after)))
+            left_s -= seen.result.wall_s
+    return found, perf_stat.mean(counting.counts, len(found))
 
 
 class _Switch:
-    """Switches a recording on at the first call and off at the second; returns the counters outside of it."""
+    """Switches what looks on at the first call and off at the second; returns the counters outside of it."""
 
-    def __init__(self, recording: perf.Recording):
-        self.recording, self.is_on = recording, False
+    def __init__(self, *looking: perf.Recording | perf_stat.Counting | perf_stat.Nothing):
+        self.looking, self.is_on = looking, False
 
     def __call__(self) -> dict[str, float]:
         self.is_on = not self.is_on
         if self.is_on:
             counters = sample()
-            self.recording.on()
+            for one in self.looking:
+                one.on()
             return counters
-        self.recording.off()
+        for one in self.looking:
+            one.off()
         return sample()
 
 
 def summary(
-    events: Iterable[perf.Event], results: Sequence[Result], counted: Mapping[str, float], sees_locks: bool
+    events: Iterable[perf.Event],
+    repetitions: Sequence[Repetition],
+    counted: dict[str, float],
+    *,
+    sees_locks: bool,
 ) -> Look:
-    """Return what the events say of these repetitions; what lies outside of their clocks is left out."""
-    n = len(results)
-    kept = _by_repetition(events, results)
+    """Return what the events say of these repetitions, the most disturbed ones apart.
+
+    What lies outside of their clocks is left out.
+    """
+    every = _by_repetition(events, [one.result for one in repetitions])
+    calm = _calm(repetitions)
+    kept, n = [every[k] for k in calm], len(calm)
+    results = [repetitions[k].result for k in calm]
     seconds: dict[tuple[str, ...], float] = defaultdict(float)
     for event in chain.from_iterable(kept):
         if event.name == perf.CLOCK:
             seconds[event.frames] += 1 / perf.SAMPLES_PER_S / n
-    return Look(
+    look = Look(
         threads=results[0].threads,
         wall_s=sum(one.wall_s for one in results) / n,
         idle_s=sum(one.wall_s - ended for one in results for ended in one.ended_s) / n,
         stacks=dict(seconds),
-        waits=[replace(one, wait_s=one.wait_s / n) for one in waits(kept)],
+        waits=[replace(one, wait_s=one.wait_s / n, count=one.count / n) for one in waits(kept)],
         sees_locks=sees_locks,
-        counters={name: value / n for name, value in counted.items()},
+        counters=_mean([repetitions[k].grown for k in calm]) | counted,
         repetitions=n,
     )
+    if sees_locks:
+        return look
+    return replace(look, waits=proxies(look.waiting_s, look.queue_s, look.counters, kept))
+
+
+def _calm(repetitions: Sequence[Repetition]) -> list[int]:
+    """Return which repetitions are nearly as undisturbed as the best; in any case the better half."""
+    order = sorted(range(len(repetitions)), key=lambda k: repetitions[k].disturbed)
+    limit = repetitions[order[0]].disturbed + DISTURBED
+    n = max((len(order) + 1) // 2, sum(one.disturbed <= limit for one in repetitions))
+    return sorted(order[:n])
+
+
+def _mean(grown: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    names = set[str]().union(*grown)
+    return {name: sum(one.get(name, 0.0) for one in grown) / len(grown) for name in sorted(names)}
 
 
 def _by_repetition(events: Iterable[perf.Event], results: Sequence[Result]) -> list[list[perf.Event]]:

@@ -1,7 +1,7 @@
 """What a function of the kernel does, as far as the speedup is concerned: one table.
 
-A sample belongs to the first of the parts below that one of its innermost functions is in. What no row knows
-keeps the name of its innermost function.
+A sample belongs to the part of its innermost function that a row below knows, of the first few. What no row
+knows keeps the name of its innermost function.
 """
 
 from __future__ import annotations
@@ -11,34 +11,61 @@ from collections.abc import Sequence
 
 DEPTH = 4  # functions looked at, from the innermost one outwards
 
-# From the source of Linux 6.1 to 6.18. The order matters: a lock taken inside of page-table code is a lock.
+# From the source of Linux 6.1 to 6.18, x86-64 and arm64.
 PARTS: dict[str, str] = {
     "spinning": r"""
-        (native|__pv)_queued_spin_lock_slowpath | queued_(read|write)_lock_slowpath |
-        rwsem_(spin_on_owner|optimistic_spin) | mutex_(spin_on_owner|optimistic_spin) | osq_lock
+        ((native|__pv|resilient)_)?queued_spin_(lock|unlock)_slowpath | queued_(read|write)_lock_slowpath |
+        (kvm|xen|hv)_(qlock_)?wait | _raw_(spin|read|write)_lock(_bh|_irq|_irqsave|_nested)? |
+        do_raw_(spin|read|write)_lock | _raw_(spin|read|write)_unlock |
+        __raw_callee_save___(pv_queued_spin_unlock(_slowpath)?|kvm_vcpu_is_preempted) |
+        (rwsem|mutex|rtmutex)_(spin_on_owner|optimistic_spin) | osq_lock
     """,
     "memory": r"""
-        clear_(page|huge_page|highpage|folio|contig).* | folio_zero_user | __clear_user | rep_stos.* |
-        copy_(page|mc_page|highpage|user_highpage|huge_page).* | __?mem(set|cpy|move).*
+        clear_(page|page_(erms|rep|orig)|pages|huge_page|gigantic_page|subpage|(user_)?highpages?\w*) |
+        clear_(contig_highpages|user_(page|erms|rep_good|original)) | folio_zero_(user|range) |
+        zero_user_segments | (__|__arch_)clear_user | read_zero | read_iter_zero | iov_iter_zero |
+        rep_(stos|movs)_alternative | (__)?mem(set|cpy|move)(_\w+)? |
+        copy_(page|page_regs|subpage|huge_page|(user_|mc_user_)?highpage\w*) |
+        copy_mc_(to|fragile|enhanced)\w* | copy_(page|folio)_(to|from)_iter\w* | folio_(mc_)?copy |
+        copy_user_(huge_page|gigantic_page|large_folio) |
+        copy_user_(generic\w*|enhanced_fast_string|nocache\w*) | __copy_user_nocache |
+        _copy_(to|from)_(user|iter)\w* | __arch_copy_(to|from)_user
     """,
     "page tables and TLB": r"""
-        (__|native_)?flush_tlb.* | arch_tlbbatch_flush | tlb_(flush|finish|gather|remove|batch).* |
-        smp_call_function.* | generic_exec_single | flush_smp_call_function_queue | on_each_cpu.* |
-        .*(send|self)_(call_func_)?ipi.* | x2apic_send.* | native_write_msr | kvm_(flush_tlb|send_ipi).* |
-        change_(pte|pmd|pud|protection).* | .*ptep_.* | .*ptes?_clear_flush | set_pte.* | native_set_p.* |
-        prot_commit_flush_ptes | (zap|unmap)_(pte|pmd|pud|p4d|page)_range.* | unmap_page_range |
-        free_p(gd|4d|ud|md|te).*range | free_pgtables | (__)?p(te|md|ud|4d)_alloc.* |
-        copy_(pte|pmd|pud|p4d)_range | walk_p.*_range | ___?pte_offset.*
+        (\w+_)?flush_tlb\w* | arch_tlbbatch_flush | try_to_unmap_flush\w* |
+        tlb_(flush_mmu_tlbonly|flush_rmap\w*|remove_table\w*|gather_mmu\w*) |
+        smp_call_function\w* | generic_exec_single | on_each_cpu\w* | (__)?flush_smp_call_function_queue |
+        \w*send_call_func\w* | generic_smp_call_function_single_interrupt |
+        (asm_|__)?sysvec_call_function\w* |
+        change_(pte|pmd|pud|p4d|protection|huge_pmd|prot_numa)\w* | prot_commit_flush_ptes |
+        (__|huge_)?ptep_\w+ | p[mu]dp_\w+ | \w*ptes?_clear_flush |
+        (native_)?set_p(tes?|md|ud|4d|gd)(_\w+)? | set_huge_pte_at |
+        (zap|unmap)_(pte|pmd|pud|p4d|page)_range\w* | zap_(huge_p[mu]d|present_\w+) |
+        free_p(gd|4d|ud|md|te)_range | free_pgtables | (__)?p(te|md|ud|4d)_alloc\w* |
+        copy_(pte|pmd|pud|p4d|page)_range | copy_huge_p[mu]d | copy_hugetlb_page_range |
+        move_(ptes|page_tables|pgt_entry|normal_p[mu]d|huge_p[mu]d) | split_huge_p[mu]d\w* |
+        (__)?walk_(p(gd|4d|ud|md|te)|page|hugetlb)_range\w* | ___?pte_offset\w*
     """,
 }
+# Called from the above, and no part of it: to allocate, to free and to account for pages, to change threads.
+NAMED = r"""
+    (release|__free\w*|alloc|__alloc\w*|free_contig\w*)_pages\w* | folios_put\w* | free_pages_and_\w+ |
+    free_(unref|frozen)_\w+ | free_pcppages_bulk | free_one_page | free_huge_\w+ | update_and_free\w* |
+    get_page_from_freelist | rmqueue\w* | \w*(mem_cgroup|memcg|hugetlb_cgroup)\w* | try_charge\w* |
+    (__)?schedule | try_to_wake_up | wake_up_q | call_rcu\w*
+"""
 _PARTS = {part: re.compile(pattern, re.VERBOSE) for part, pattern in PARTS.items()}
+_NAMED = re.compile(NAMED, re.VERBOSE)
 
 
 def part_of(frames: Sequence[str]) -> str | None:
     """Return the part that a stack of functions, the innermost first, belongs to; None if no row knows it."""
-    for part, pattern in _PARTS.items():
-        if any(pattern.fullmatch(frame) for frame in frames[:DEPTH]):
-            return part
+    for frame in frames[:DEPTH]:
+        if _NAMED.fullmatch(frame):
+            return None
+        for part, pattern in _PARTS.items():
+            if pattern.fullmatch(frame):
+                return part
     return None
 
 

@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from ktask.lab.evidence.collect import Look
 from ktask.lab.evidence.functions import function_of, part_of
 
-IDEAL, CHUNKING, IMBALANCE, WAITING, STEAL, UNEXPLAINED = (
+IDEAL, CHUNKING, IMBALANCE, WAITING, NO_CPU, STEAL, UNEXPLAINED = (
     "ideal",
     "chunking overhead",
     "imbalance",
     "waiting",
+    "waiting for a CPU",
     "steal",
     "unexplained",
 )
@@ -38,17 +39,21 @@ def speedup_stack(serial: Look, many: Look, alone: Look | None = None) -> dict[s
     Returns
     -------
     dict
-        `ideal`, `chunking overhead`, `imbalance` (after a thread's last chunk), `waiting` (off the CPU),
-        `steal`, the growth of CPU time in each part of `functions.PARTS`, that of each function no part
-        knows, by its name, and `unexplained`: what is left, which is below 0 where parts shrank.
+        `ideal`, `chunking overhead`, `imbalance` (after a thread's last chunk), `waiting` (asleep),
+        `waiting for a CPU` (ready to run, while others ran), `steal`, the growth of CPU time in each part of
+        `functions.PARTS`, that of each function no part knows, by its name, and `unexplained`: what is left,
+        which is below 0 where parts shrank.
     """
     base, total_s = alone or serial, many.threads * many.wall_s
     steal_s = min(many.steal_s, many.waiting_s)
+    off_s = max(0.0, many.waiting_s - steal_s - base.waiting_s)
+    queue_s = min(off_s, max(0.0, many.queue_s - base.queue_s))
     parts = {
         IDEAL: serial.wall_s,
         CHUNKING: max(0.0, base.wall_s - serial.wall_s),
         IMBALANCE: many.idle_s,
-        WAITING: max(0.0, many.waiting_s - steal_s - base.waiting_s),
+        WAITING: off_s - queue_s,
+        NO_CPU: queue_s,
         STEAL: steal_s,
     }
     shares = {name: seconds / total_s for name, seconds in (parts | _growth(base, many)).items()}

@@ -76,7 +76,7 @@ def test_a_notebook_looks_when_it_asks(monkeypatch):
 
 
 def test_a_fresh_process_looks():
-    seen = processes.look_at(Case.of("zeroing", "memset", size=4 * MIB, page_kind="4KiB"), 2)
+    seen = processes.look_at(Case.of("zeroing", "memset", size=64 * MIB, page_kind="4KiB"), 2)
     assert seen.skipped if perf.why_not() or cpu_count() < 2 else seen.stack
 
 

@@ -3,8 +3,10 @@
 import pytest
 
 from ktask.engine.task import Result
+from ktask.host.kernel_counters import RUN_QUEUE
 from ktask.host.perf import CLOCK, LOCKS, SAMPLES_PER_S, Event
-from ktask.lab.evidence.collect import Look, summary
+from ktask.lab.evidence import functions
+from ktask.lab.evidence.collect import Look, Repetition, summary
 from ktask.lab.evidence.functions import USER, function_of, part_of
 from ktask.lab.evidence.locks import SAMPLED, Wait, spun, waits
 from ktask.lab.evidence.stack import speedup_stack
@@ -40,6 +42,86 @@ def test_a_function_belongs_to_a_part(frames, part):
 def test_what_no_row_knows_keeps_its_name():
     assert function_of(("?", "charge_memcg", *ENTRY)) == "charge_memcg"
     assert function_of(("PyEval", "main")) == USER
+
+
+# Names of functions of Linux 6.1 and 6.18, and of arm64, by the part they belong to.
+OF_KERNELS = {
+    "spinning": """
+        native_queued_spin_lock_slowpath __pv_queued_spin_lock_slowpath queued_spin_lock_slowpath
+        kvm_wait resilient_queued_spin_lock_slowpath queued_write_lock_slowpath
+        queued_read_lock_slowpath _raw_spin_lock _raw_spin_lock_irqsave _raw_read_lock
+        rwsem_spin_on_owner mutex_spin_on_owner rtmutex_spin_on_owner osq_lock rwsem_optimistic_spin
+        _raw_spin_unlock __pv_queued_spin_unlock_slowpath
+    """,
+    "memory": """
+        clear_page_erms clear_page_rep clear_page_orig clear_page clear_huge_page clear_subpage
+        clear_user_highpage clear_gigantic_page clear_user_erms clear_user_rep_good folio_zero_user
+        __clear_user __arch_clear_user read_zero iov_iter_zero rep_stos_alternative
+        rep_movs_alternative memset_erms memcpy_erms memset_orig __memcpy __memmove memcpy copy_page
+        copy_user_huge_page copy_user_large_folio copy_user_enhanced_fast_string
+        copy_user_generic_unrolled _copy_to_iter _copy_from_user copy_page_to_iter
+        copy_folio_from_iter_atomic copy_mc_to_kernel copy_mc_user_highpage folio_copy
+        copy_user_highpage __arch_copy_from_user
+    """,
+    "page tables and TLB": """
+        flush_tlb_func flush_tlb_mm_range native_flush_tlb_one_user native_flush_tlb_multi
+        kvm_flush_tlb_multi hyperv_flush_tlb_multi arch_tlbbatch_flush smp_call_function_many_cond
+        on_each_cpu_cond_mask __flush_smp_call_function_queue flush_smp_call_function_queue
+        native_send_call_func_ipi kvm_smp_send_call_func_ipi asm_sysvec_call_function
+        tlb_flush_mmu_tlbonly tlb_remove_table change_pte_range change_protection_range
+        change_pmd_range change_huge_pmd zap_pte_range unmap_page_range zap_page_range_single
+        __ptep_modify_prot_start ptep_clear_flush pmdp_invalidate set_ptes native_set_pte
+        free_pgd_range free_pgtables __pte_alloc pte_alloc_one __pmd_alloc copy_pte_range
+        copy_page_range copy_huge_pmd move_page_tables walk_pgd_range __walk_page_range
+        walk_hugetlb_range __pte_offset_map_lock
+    """,
+    None: """
+        clear_page_dirty_for_io clear_page_mlock clear_folio_extent_mapped memcg_charge_kernel_stack
+        memcmp memchr copy_user_policy copy_process copy_mm copy_files copy_page_pool
+        native_write_msr x2apic_send_IPI native_smp_send_reschedule set_pgdat_percpu_threshold
+        damon_ptep_mkold release_pages folios_put_refs free_unref_page_list
+        free_pages_and_swap_cache tlb_finish_mmu get_page_from_freelist _raw_spin_unlock_irqrestore
+        _raw_spin_unlock_irq _raw_spin_unlock_bh mutex_lock down_write rwsem_wake up_read schedule
+        try_to_wake_up hugetlb_fault handle_mm_fault do_user_addr_fault cpu_idle_wait
+    """,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "part"), [(name, part) for part, names in OF_KERNELS.items() for name in names.split()]
+)
+def test_functions_of_real_kernels_are_in_the_table(name, part):
+    assert part_of((name, *ENTRY)) == part
+    assert sum(bool(pattern.fullmatch(name)) for pattern in functions._PARTS.values()) == (part is not None)
+
+
+@pytest.mark.parametrize(
+    ("frames", "part"),
+    [
+        # What is freed from inside of page-table work, a wake-up, and a timer are no page-table work.
+        (("free_unref_folios", "folios_put_refs", "free_pages_and_swap_cache", "zap_pte_range"), None),
+        (("release_pages", "tlb_batch_pages_flush", "tlb_flush_mmu", "zap_pte_range"), None),
+        (("native_write_msr", "x2apic_send_IPI", "native_smp_send_reschedule", "try_to_wake_up"), None),
+        (("native_write_msr", "lapic_next_deadline", "clockevents_program_event"), None),
+        (("try_charge_memcg", "charge_memcg", "__mem_cgroup_charge", "do_anonymous_page"), None),
+        # The innermost function that is known decides.
+        (("clear_page_erms", "get_page_from_freelist", "pte_alloc_one", "__pte_alloc"), "memory"),
+        (("_raw_spin_lock", "__pte_offset_map_lock", "zap_pte_range"), "spinning"),
+        (("pv_native_safe_halt", "kvm_wait", "__pv_queued_spin_lock_slowpath"), "spinning"),
+        (("vm_normal_page", "change_pte_range"), "page tables and TLB"),
+        (
+            (
+                "native_write_msr",
+                "__x2apic_send_IPI_mask",
+                "x2apic_send_IPI_mask",
+                "native_send_call_func_ipi",
+            ),
+            "page tables and TLB",
+        ),
+    ],
+)
+def test_the_innermost_function_that_is_known_decides(frames, part):
+    assert part_of((*frames, *ENTRY)) == part
 
 
 def _look(threads: int, wall_s: float, stacks: dict, **other) -> Look:
@@ -98,10 +180,36 @@ def test_samples_outside_of_the_clock_or_after_the_last_chunk_are_left_out():
     results = [_result(10.0, 1.0, (1.0, 0.5)), _result(20.0, 1.0, (1.0, 1.0))]
     times = [(0, 9.9), (0, 10.1), (1, 10.4), (1, 10.6), (0, 11.5), (1, 20.9)]
     events = [Event(cpu, cpu, at_s, CLOCK, "", ("f", *ENTRY)) for cpu, at_s in times]
-    found = summary(events, results, {"pgfault": 10.0}, sees_locks=True)
+    found = summary(events, [Repetition(one, {"pgfault": 5.0}) for one in results], {}, sees_locks=True)
     assert found.cpu_s == pytest.approx(3 / SAMPLES_PER_S / 2)
     assert found.idle_s == pytest.approx(0.25)
     assert found.counters == {"pgfault": 5.0}
+
+
+def test_repetitions_that_others_disturbed_are_left_out():
+    """Half of the thread time of the second was waiting for a CPU; its samples and counters are gone."""
+    results = [_result(10.0, 1.0, (1.0, 1.0)), _result(20.0, 2.0, (2.0, 2.0))]
+    grown = [{RUN_QUEUE: 0.01, "pgfault": 1.0}, {RUN_QUEUE: 2.0, "pgfault": 9.0}]
+    events = [
+        Event(cpu, cpu, at_s, CLOCK, "", ("f", *ENTRY)) for cpu in (0, 1) for at_s in (10.5, 20.5, 21.5)
+    ]
+    found = summary(events, [*map(Repetition, results, grown)], {}, sees_locks=True)
+    assert (found.repetitions, found.wall_s, found.counters["pgfault"]) == (1, 1.0, 1.0)
+    assert found.cpu_s == pytest.approx(2 / SAMPLES_PER_S)
+
+
+def test_where_all_were_disturbed_the_least_disturbed_ones_stay():
+    results = [_result(10.0, 1.0, (1.0, 1.0)), _result(20.0, 1.0, (1.0, 1.0))]
+    both = [Repetition(one, {RUN_QUEUE: 0.8}) for one in results]
+    assert summary([], both, {}, sees_locks=True).repetitions == 2
+
+
+def test_waiting_for_a_cpu_is_not_waiting_for_a_lock():
+    work = ("clear_page_erms", *ENTRY)
+    serial = _look(1, 1.0, {work: 0.9}, counters={RUN_QUEUE: 0.1})
+    found = speedup_stack(serial, _look(2, 1.0, {work: 0.9}, counters={RUN_QUEUE: 0.5}))
+    assert found["waiting for a CPU"] == pytest.approx(0.4 / 2)
+    assert found["waiting"] == pytest.approx((1.1 - 0.1 - 0.4) / 2)
 
 
 def _lock(tid: int, at_s: float, flags: str, frames: tuple[str, ...]) -> list[Event]:
