@@ -192,18 +192,16 @@ def _evidence(seen: dict[str, Any], threads: int) -> Iterator[Part]:
     ]
     yield table(("kernel function", "of CPU time, 1 thread", f"{threads} threads"), rows)
     locks = [
-        (*(one[name] for name in ("lock", "kind", "site")), fmt_time(one["wait_s"]), _count(one["count"]))
+        (*(one[name] for name in ("lock", "kind", "site")), fmt_time(one["wait_s"]), str(one["count"] or "–"))
         for one in seen["locks"]
     ]
     if not seen["sees_locks"]:
         yield NO_LOCKS + INSTEAD * bool(locks)
     yield "" if locks or not seen["sees_locks"] else "\nNo thread waited for a lock."
     if locks:
-        yield table(("lock", "kind", "taken in", "waited, all threads", "times"), locks, left=(0, 1, 2))
-
-
-def _count(number: float) -> str:
-    return fmt_number(number) if number else "–"
+        yield table(
+            ("lock", "kind", "taken in", "waited, all threads", "times in all"), locks, left=(0, 1, 2)
+        )
 
 
 def _conclusion(result: dict[str, Any], passes: int) -> str:

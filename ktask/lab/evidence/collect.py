@@ -200,7 +200,7 @@ def summary(
         wall_s=sum(one.wall_s for one in results) / n,
         idle_s=sum(one.wall_s - ended for one in results for ended in one.ended_s) / n,
         stacks=dict(seconds),
-        waits=[replace(one, wait_s=one.wait_s / n, count=one.count / n) for one in waits(kept)],
+        waits=[replace(one, wait_s=one.wait_s / n) for one in waits(kept)],
         sees_locks=sees_locks,
         counters=_mean([repetitions[k].grown for k in calm]) | counted,
         repetitions=n,

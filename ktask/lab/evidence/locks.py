@@ -59,15 +59,14 @@ NAMES: list[tuple[str, str, str]] = [
 class Wait:
     """How long all threads together waited for one lock at one place in the kernel.
 
-    `count` is how often (of repetitions, the mean), 0 where only samples tell of it, and `source` how it was
-    seen.
+    `count` is how often in all repetitions, 0 where only samples tell of it, and `source` how it was seen.
     """
 
     lock: str
     kind: str
     site: str
     wait_s: float
-    count: float
+    count: int
     source: str = TRACED
 
     @property

@@ -25,7 +25,7 @@ def proxies(
     off_s: float,
     queue_s: float,
     counters: Mapping[str, float],
-    repetitions: Iterable[Sequence[perf.Event]],
+    repetitions: Sequence[Sequence[perf.Event]],
 ) -> list[Wait]:
     """Return how long threads slept, by where they did, and waited for a CPU; the longest first.
 
@@ -39,12 +39,12 @@ def proxies(
         The events of each; the wait channels of threads that also ran are used.
     """
     asleep_s = max(0.0, off_s - queue_s)
-    seen = _channels(repetitions)
-    n = sum(seen.values())
-    found = [Wait(UNNAMED, ASLEEP, site, asleep_s * k / n, 0, BY_CHANNEL) for site, k in seen.items()] or [
-        Wait(UNNAMED, ASLEEP, "?", asleep_s, counters.get(SLEEPS, 0.0), BY_CLOCK)
+    seen, n = _channels(repetitions), len(repetitions)
+    share_s = asleep_s / max(sum(seen.values()), 1)
+    found = [Wait(UNNAMED, ASLEEP, site, share_s * k, 0, BY_CHANNEL) for site, k in seen.items()] or [
+        Wait(UNNAMED, ASLEEP, "?", asleep_s, round(counters.get(SLEEPS, 0.0) * n), BY_CLOCK)
     ]
-    lost = counters.get("switches_involuntary", 0.0)
+    lost = round(counters.get("switches_involuntary", 0.0) * n)
     found.append(Wait(UNNAMED, IN_THE_QUEUE, "?", queue_s, lost, BY_SCHEDULER))
     return sorted((one for one in found if one.wait_s > 0), key=lambda wait: -wait.wait_s)
 
