@@ -387,7 +387,7 @@ def cold_memory(facts: Facts) -> Verdict:
     if not facts["balloon"]:
         return "no balloon", "ok", "No balloon hands free memory back to a host."
     if facts.get("balloon_reports_free_pages", facts.get("page_reporting")):
-        means = "The host takes freed pages away within seconds; touching them again is many times slower."
+        means = "The host takes freed pages away; who touches them again waits for the host."
         remedy = "None needed: ktask conditions its memory before it measures and flags cold repetitions."
         return "free pages reported", "warning", means, remedy
     means = "The host can take memory away by the balloon; pages it has to give back are slow at first touch."

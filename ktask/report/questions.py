@@ -3,6 +3,7 @@
 import pandas as pd
 from markupsafe import Markup
 
+from ktask.lab.evidence.stack import UNEXPLAINED
 from ktask.report import markup
 from ktask.report import sentences as words
 
@@ -18,13 +19,14 @@ STANDING = (
 )
 ASKED = {
     "busy": "What do the threads spin on, or share, in {}? The same work takes more CPU time there; from "
-    "user space a lock looks the same as slow memory. A profile of the kernel would show it.",
+    "user space a lock looks the same as slow memory. `ktask run --evidence` shows which.",
     "both": "Do the threads spin or sleep in {}? The same work takes more CPU time, and they are off the CPU "
     "part of the time.",
     "waiting": "What do the threads wait for in {}? They are off the CPU part of the time.",
     "end": "Would smaller chunks, or ones that shrink towards the end, help {}? Threads run out of work.",
     "start": "Could helpers start earlier for {}? Most of the loss is start-up.",
     "gaps": "What delays threads between chunks in {}?",
+    UNEXPLAINED: "What takes the time in {} that neither samples, locks nor chunks explain?",
 }
 
 
@@ -36,4 +38,4 @@ def open_questions(evidence: pd.DataFrame) -> Markup:
         for bottleneck, rows in kernel.groupby("bottleneck", sort=False)
         if bottleneck in ASKED
     ]
-    return markup.items([*found, *map(markup.with_code, STANDING)], "ol")
+    return markup.items(map(markup.with_code, [*found, *STANDING]), "ol")

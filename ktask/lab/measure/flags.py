@@ -18,13 +18,12 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-# Memory that the host has taken away comes back at 0.4 GiB/s on a KVM guest with free page reporting, where
-# warm memory is cleared at 8 to 20: one cold huge page in 64 MiB of them makes the whole take three times as
-# long. A repetition is called cold if both its wall time and its CPU time exceed those of the warm ones of
-# its variant by this factor, where that can happen: on a virtual machine, in a path that allocates. Warm is
-# the fastest quarter of the times, or the best and a quarter more if most were cold. (At 1.5 times the best,
-# 11 % of the repetitions on hugetlb pages were flagged, which no host takes away: their times just spread.)
-# A repetition that only lost its CPU for a while has the wall time, not the CPU time.
+# Memory that the host has taken away comes back so slowly that one cold huge page among many shows in the
+# time of all. A repetition is called cold if both its wall time and its CPU time exceed those of the warm
+# ones of its variant by this factor, where that can happen: on a virtual machine, in a path that allocates.
+# Warm is the fastest quarter of the times, or the best and a quarter more if most were cold. A lower factor
+# flags hugetlb pages, which no host takes away: their times just spread. A repetition that only lost its CPU
+# for a while has the wall time, not the CPU time.
 COLD_FACTOR = 2.0
 WARM_SHARE = 0.25
 WARM_SPREAD = 1.25

@@ -198,7 +198,7 @@ WORKLOAD = Workload(
         ),
         Method(
             "buddy",
-            "pages go back to a buddy allocator in arrays, with per-CPU lists and zone locks",
+            "pages go back to a buddy allocator in arrays, with lists per CPU and a lock per zone",
             "model",
             ("4KiB",),
             options=buddy.OPTIONS,
