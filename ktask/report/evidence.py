@@ -14,14 +14,32 @@ from ktask.lab.evidence.collect import Look
 from ktask.lab.evidence.functions import PARTS, function_of, part_of
 from ktask.lab.evidence.locks import SPINNING as ON_ITS_OWNER
 from ktask.lab.evidence.locks import Wait
-from ktask.lab.evidence.stack import CHUNKING, IDEAL, IMBALANCE, SPINNING, STEAL, UNEXPLAINED, WAITING
+from ktask.lab.evidence.proxy import IN_THE_QUEUE, UNNAMED
+from ktask.lab.evidence.stack import (
+    CHUNKING,
+    IDEAL,
+    IMBALANCE,
+    NO_CPU,
+    SPINNING,
+    STEAL,
+    UNEXPLAINED,
+    WAITING,
+)
 from ktask.report import sentences as words
 from ktask.report.markup import join, paragraph, with_code
 from ktask.report.sentences import Row
 
 Found = Mapping[Any, Evidence]  # by `ktask.lab.evidence.store.CaseKey`
 KEY = ("workload", "backend", "method", "page_kind", "size_bytes", "options", "threads")
-KNOWN_PARTS = (IDEAL, CHUNKING, IMBALANCE, WAITING, STEAL, *PARTS)  # all others but the last are functions
+KNOWN_PARTS = (
+    IDEAL,
+    CHUNKING,
+    IMBALANCE,
+    WAITING,
+    NO_CPU,
+    STEAL,
+    *PARTS,
+)  # all others but the last are functions
 WORTH_SAYING = 0.03  # of the thread time
 LEAST_WAIT = 0.005  # of the thread time; what rounds to 0 % is not seen
 WATCHED = 0.1  # of the ideal: a path that differs by more while it is looked at is said to
@@ -160,11 +178,17 @@ def _inside(part: str, seen: Seen) -> str | Markup:
 
 
 def _longest_wait(spins: bool, seen: Seen) -> str | Markup:
-    mine = next((one for one in seen.waits if (one.spins or one.kind == ON_ITS_OWNER) == spins), None)
-    if mine and seen.share(mine.wait_s) >= WORTH_SAYING / 2:
-        lock, site, share = words.short(mine.lock), words.short(mine.site), seen.share(mine.wait_s)
+    mine = [one for one in seen.waits if on_cpu(one) == spins and one.kind != IN_THE_QUEUE]
+    if mine and seen.share(mine[0].wait_s) >= WORTH_SAYING / 2:
+        what = mine[0].kind if mine[0].lock == UNNAMED else mine[0].lock
+        lock, site, share = words.short(what), words.short(mine[0].site), seen.share(mine[0].wait_s)
         return Markup(" ({} in <code>{}</code> {})").format(lock, site, words.percent(share))
     return " (for no lock that was seen)" if seen.many.sees_locks else " (locks could not be seen)"
+
+
+def on_cpu(wait: Wait) -> bool:
+    """Return whether a thread that waits so stays on its CPU."""
+    return wait.spins or wait.kind == ON_ITS_OWNER
 
 
 # --- the source ----------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from test_report import GIB, TRUTHS, make_records, make_run
 from ktask.lab.evidence import Evidence
 from ktask.lab.evidence.collect import Look
 from ktask.lab.evidence.locks import Wait
+from ktask.lab.evidence.proxy import ASLEEP, BY_CLOCK, IN_THE_QUEUE, UNNAMED
 from ktask.lab.evidence.store import CaseKey
 from ktask.report import Report, bottlenecks, evidence, evidence_tables, flame, page, stack_figure
 from ktask.report.study import Study
@@ -89,6 +90,15 @@ def test_a_wait_that_no_lock_explains_names_none():
     assert "waiting 24 % (for no lock that was seen)" in said
     said = plain(bottlenecks.finding(table_of(run_with(seen_case(waits=[], sees_locks=False)))))
     assert "waiting 24 % (locks could not be seen)" in said
+
+
+def test_a_stand_in_for_locks_names_the_place_where_threads_slept():
+    asleep = [
+        Wait(UNNAMED, IN_THE_QUEUE, "?", 0.03, 5, BY_CLOCK),
+        Wait(UNNAMED, ASLEEP, "do_wait", 0.02, 5, BY_CLOCK),
+    ]
+    said = plain(bottlenecks.finding(table_of(run_with(seen_case(waits=asleep, sees_locks=False)))))
+    assert "waiting 24 % (asleep in do_wait 12 %)" in said
 
 
 def test_a_path_that_was_slower_while_it_was_looked_at_is_said_to_be():
