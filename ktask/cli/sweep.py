@@ -127,9 +127,10 @@ def _require(placement: str | None, cpus: str | None) -> None:
 
 def _emit_estimate(grid: Grid, root: Path, as_json: bool) -> None:
     from ktask.lab.sweep import estimate  # noqa: PLC0415
+    from ktask.lab.sweep.sweep import list_runs  # noqa: PLC0415
 
-    earlier = sorted(root.glob("*/machine.json"), key=lambda path: path.stat().st_mtime)[-5:]
-    cells = estimate.estimate_sweep(grid, [estimate.SAMPLE, *(path.parent for path in earlier)])
+    earlier = sorted(list_runs(root), key=lambda run: (run / "machine.json").stat().st_mtime)[-5:]
+    cells = estimate.estimate_sweep(grid, [estimate.SAMPLE, *earlier])
     emit(estimate.to_json(grid, cells), as_json, lambda total: render_estimate(grid, cells, total))
 
 

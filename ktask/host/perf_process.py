@@ -15,8 +15,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import IO, Any, Self, cast
+
+from ktask.common.private_folders import private_directory
 
 PATIENCE_S = 10.0  # for anything that perf is asked to do
 MOST_TEXT_BYTES = 256 << 20
@@ -57,7 +58,7 @@ class Perf:
             raise
 
     def _start(self, arguments: Sequence[str]) -> None:
-        self.folder = Path(self._exit.enter_context(tempfile.TemporaryDirectory(prefix="ktask-perf-")))
+        self.folder = self._exit.enter_context(private_directory())
         self._said = self._exit.enter_context((self.folder / "said").open("w+b"))
         control, answer = self._pipe(), self._pipe()
         self._control, self._answer = control[1], answer[0]

@@ -2,7 +2,6 @@
 
 import importlib
 import re
-import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from markupsafe import Markup, escape
 
 from ktask.common.files import write_text
+from ktask.common.private_folders import private_directory
 from ktask.lab.sweep import notebooks
 from ktask.lab.sweep.kernels import Kernels
 
@@ -65,9 +65,9 @@ def write_report(runs: Sequence[Path | str], out: Path | str, progress: Progress
 
 
 def _execute(paths: Sequence[Path], kernels: Kernels) -> dict:
-    with tempfile.TemporaryDirectory(prefix="ktask-report-") as folder:
+    with private_directory() as folder:
         parameters = {"runs": [str(path) for path in paths]}
-        executed = Path(folder) / "report.ipynb"
+        executed = folder / "report.ipynb"
         try:
             # Without a limit: it computes and ends, if after minutes for a large run on a slow machine.
             return notebooks.execute(notebooks.find("report"), executed, parameters, None, kernels)

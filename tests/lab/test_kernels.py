@@ -12,9 +12,9 @@ import psutil
 import pytest
 from conftest import is_gone, printed, wait_for, written
 
+from ktask.common import private_folders as private
 from ktask.lab.sweep import kernels as module
 from ktask.lab.sweep import notebooks
-from ktask.lab.sweep import socket_folders as private
 from ktask.lab.sweep.kernels import Kernels, kernels_for_cells
 
 ABOUT_ME = """
@@ -219,7 +219,7 @@ def test_a_kill_of_the_asker_takes_all_down_and_the_next_tidies_up(tmp_path, tem
         asker.kill()
     wait_for(lambda: all(map(is_gone, offspring)), "the end of the warm process and of the cell")
     assert len(list(temporary.iterdir())) == 1
-    private.remove_stale(temporary)
+    private.remove_stale(private.private_of(temporary))
     assert list(temporary.iterdir()) == []
 
 
@@ -243,7 +243,7 @@ def test_one_that_is_tidied_away_before_it_is_locked_is_made_again(temporary, mo
     def made_and_taken(**options):
         monkeypatch.setattr(private.tempfile, "mkdtemp", made)
         path = made(**options)
-        private.remove_stale(temporary)
+        private.remove_stale(private.private_of(temporary))
         return path
 
     monkeypatch.setattr(private.tempfile, "mkdtemp", made_and_taken)

@@ -235,8 +235,73 @@ def test_when_a_run_went_on_is_kept_with_what_may_have_changed(run):
 
 
 def test_a_run_is_written_by_one_sweep_at_a_time(run):
-    with sweep._alone(run), pytest.raises(ValueError, match="another sweep is writing to run done; wait"):
-        sweep.sweep(GRID, "done", resume=True, root=run.parent, quiet=True)
+    with sweep._alone(run):
+        before = state(run)
+        with pytest.raises(ValueError, match="another sweep is writing to run done; wait"):
+            sweep.sweep(GRID, "done", resume=True, passes=7, root=run.parent, quiet=True)
+        assert state(run) == before
+
+
+def measure_nothing(tasks, path):
+    yield from ()
+
+
+def start_raced(go, **more):
+    """Start the run "raced" in another process as soon as `go` is closed; return its pid and answer."""
+    heard, said = os.pipe()
+    if (pid := os.fork()) == 0:
+        os.close(go[1])
+        os.read(go[0], 1)
+        try:
+            answer = b"won" if sweep.sweep(GRID, "raced", **more).exists() else b"lost"
+        except ValueError as error:
+            answer = str(error).encode()
+        except BaseException as error:
+            answer = repr(error).encode()
+        os.write(said, answer)
+        os._exit(0)
+    os.close(said)
+    return pid, heard
+
+
+def race(root, count, **more):
+    """Let `count` processes start one run at once; return what each came to."""
+    go = os.pipe()
+    machine = {"host_id": "here", "kernel_release": "6"}
+    options = {"root": root, "quiet": True, "machine": machine, "executor": measure_nothing}
+    started = [start_raced(go, **options, **more) for _ in range(count)]
+    os.close(go[1])
+    answers = []
+    for pid, heard in started:
+        with os.fdopen(heard, "rb") as file:
+            answers.append(file.read().decode())
+        os.waitpid(pid, 0)
+    os.close(go[0])
+    return answers
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_of_two_starts_of_a_run_one_wins_and_neither_loses_a_file(resume, tmp_path):
+    whole = {"machine.json", "grid.yaml", "datapackage.json", ".lock", *cells.FOLDERS}
+    told = ("run raced exists in ", "another sweep is writing to run raced")
+    for number in range(12):
+        root = tmp_path / str(number)
+        answers = race(root, 3, resume=resume)
+        assert all(answer == "won" or answer.startswith(told) for answer in answers), answers
+        assert "won" in answers
+        assert resume or answers.count("won") == 1
+        assert {path.name for path in root.iterdir()} == {"raced"}
+        assert {path.name for path in (root / "raced").iterdir()} == whole
+        assert load_run(root / "raced").machine["host_id"] == "here"
+
+
+def test_a_start_that_was_killed_is_no_run(tmp_path):
+    left = tmp_path / ".raced.0123.tmp"
+    left.mkdir()
+    (left / "machine.json").write_text("{}")
+    assert sweep.list_runs(tmp_path) == []
+    with pytest.raises(ValueError, match="run 'raced' does not exist; there is none yet"):
+        sweep.find_run("raced", tmp_path)
 
 
 def test_resuming_measures_only_what_is_missing(run):
@@ -244,6 +309,7 @@ def test_resuming_measures_only_what_is_missing(run):
     missing = f"records/{WALKS[0]}.parquet"
     (run / missing).unlink()
     (run / f"records/.{WALKS[0]}.parquet.0123.tmp").write_bytes(b"PAR1")  # as a killed sweep leaves it
+    (run / ".machine.json.0123.tmp").write_text("{")
     assert sweep.sweep(GRID, "done", resume=True, root=run.parent, quiet=True) == run
     after = state(run)
     assert set(after) == set(before)

@@ -22,8 +22,8 @@ from jupyter_client.provisioning import KernelProvisionerBase
 from jupyter_core.utils import run_sync
 
 from ktask.common import children
+from ktask.common.private_folders import private_directory
 from ktask.lab.sweep import warm_process
-from ktask.lab.sweep.socket_folders import private_directory
 
 
 class Kernels:

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ktask.common.private_folders import private_directory
 from ktask.common.version import __version__
 from ktask.engine import slots as limits
 from ktask.lab.sweep.cells import FOLDERS, CellTask, run_cell
 from ktask.lab.sweep.grid import Grid, parse_grid
-from ktask.lab.sweep.socket_folders import private_directory
 from ktask.lab.sweep.sweep import describe_machine
 
 if TYPE_CHECKING:

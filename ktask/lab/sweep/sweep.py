@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
-import shutil
 import uuid
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from ktask.common.files import atomic_write, write_json
+from ktask.common.private_folders import held_directory, remove_stale
 from ktask.common.resources import SAMPLE, runs_folder
 from ktask.engine import cpu_order
 from ktask.host import doctor, topology
@@ -120,8 +121,10 @@ def sweep(
     path = run_path(name or new_run_name(grid), root)
     grid = with_passes(grid, passes, path)
     with topology.narrowed_to(None if machine else grid.cpus):
-        start_run(path, grid, resume, machine)
+        resumption = start_run(path, grid, resume, machine)
     with _alone(path), Progress(grid, path, quiet, title) as progress:
+        if resumption is not None:
+            _note_resumption(path, grid, resumption)
         _tidy(path)
         if retry:
             _forget_failures(path)
@@ -139,37 +142,43 @@ def with_passes(grid: Grid, passes: int | None, path: Path) -> Grid:
     return replace(grid, passes=passes or begun)
 
 
-def start_run(path: Path, grid: Grid, resume: bool = False, machine: Mapping[str, Any] | None = None) -> None:
-    """Make the directory of a run, or see that the one to resume is of the same grid and machine."""
-    if not path.exists():
-        _make(path, _as_yaml(grid.as_dict()), {**(machine or describe_machine()), "seed": grid.seed})
-        return
+def start_run(
+    path: Path, grid: Grid, resume: bool = False, machine: Mapping[str, Any] | None = None
+) -> dict[str, Any] | None:
+    """Make the directory of a run, or see that the one to resume is of the same grid and machine.
+
+    Changes nothing in a run that exists. Returns what to add to its `machine.json` once it is held; None for
+    one that is new.
+    """
+    if not path.exists() and _make(
+        path, _as_yaml(grid.as_dict()), {**(machine or describe_machine()), "seed": grid.seed}
+    ):
+        return None
     if not resume:
         raise ValueError(f"run {path.name} exists in {path.parent}; use --resume, or another --run")
     if not (path / "grid.yaml").exists():
         raise ValueError(f"{path} is not a run: it has no grid.yaml; use another --run")
-    before = records.read_grid(path)
-    if before | {"passes": 0} != yaml.safe_load(_as_yaml(grid.as_dict())) | {"passes": 0}:
+    if records.read_grid(path) | {"passes": 0} != yaml.safe_load(_as_yaml(grid.as_dict())) | {"passes": 0}:
         raise ValueError(f"run {path.name} was made with another grid; give the same one, or another --run")
-    _note_resumption(path, machine or machine_facts())
-    if grid.passes > before["passes"]:
-        with atomic_write(path / "grid.yaml") as partial:
-            partial.write_text(_as_yaml(grid.as_dict()), encoding="utf-8")
+    before, now = records.read_json(path / "machine.json"), machine or machine_facts()
+    if before.get("host_id") != now.get("host_id"):
+        raise ValueError(
+            f"run {path.name} was made on another machine ({before.get('host_name')}); use another --run"
+        )
+    return {key: now[key] for key in RESUMPTION_FACTS if key in now}
 
 
 def _as_yaml(document: Mapping[str, Any]) -> str:
     return yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True)
 
 
-def _note_resumption(path: Path, now: Mapping[str, Any]) -> None:
+def _note_resumption(path: Path, grid: Grid, facts: Mapping[str, Any]) -> None:
     """Keep in `machine.json` when the run went on, with what may have changed since it was started."""
     before = records.read_json(path / "machine.json")
-    if before.get("host_id") != now.get("host_id"):
-        raise ValueError(
-            f"run {path.name} was made on another machine ({before.get('host_name')}); use another --run"
-        )
-    facts = {key: now[key] for key in RESUMPTION_FACTS if key in now}
     write_json(path / "machine.json", before | {"resumed": [*before.get("resumed", []), facts]})
+    if grid.passes > records.read_grid(path)["passes"]:
+        with atomic_write(path / "grid.yaml") as partial:
+            partial.write_text(_as_yaml(grid.as_dict()), encoding="utf-8")
 
 
 def describe_machine() -> dict[str, Any]:
@@ -179,27 +188,36 @@ def describe_machine() -> dict[str, Any]:
     return facts | {"doctor": found, "thread_borders": borders}
 
 
-def _make(path: Path, grid_text: str, machine: Mapping[str, Any]) -> None:
-    """Make the directory of a run; it is there with all it needs, or not at all."""
-    for left in path.parent.glob(f".{path.name}.*.tmp"):  # of a start that was killed
-        shutil.rmtree(left, ignore_errors=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
-    try:
+def _make(path: Path, grid_text: str, machine: Mapping[str, Any]) -> bool:
+    """Make the directory of a run, with all it needs or not at all; False if another start was first."""
+    remove_stale(path.parent.glob(f".{path.name}.*.tmp"))  # of starts that were killed
+    with held_directory(lambda: _hidden(path)) as partial:
         for folder in FOLDERS:
-            (partial / folder).mkdir(parents=True)
+            (partial / folder).mkdir()
         write_json(partial / "machine.json", dict(machine))
         records.write_datapackage(partial, path.name)
         (partial / "grid.yaml").write_text(grid_text, encoding="utf-8")
-        partial.rename(path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            partial.rename(path)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            return False
+    return True
+
+
+def _hidden(path: Path) -> Path:
+    """Make a directory beside `path` in which to prepare it."""
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    partial.mkdir(parents=True)
+    return partial
 
 
 def _tidy(path: Path) -> None:
     """Remove what a sweep that was killed had begun to write."""
-    for folder in FOLDERS:
-        for partial in (path / folder).glob(".*"):
-            partial.unlink(missing_ok=True)  # its writer may be about to die, and to remove it itself
+    begun = [partial for folder in FOLDERS for partial in (path / folder).glob(".*")]
+    for partial in (*begun, *path.glob(".*.tmp")):
+        partial.unlink(missing_ok=True)  # its writer may be about to die, and to remove it itself
 
 
 def _forget_failures(path: Path) -> None:
@@ -236,6 +254,11 @@ def summary(path: Path) -> str:
     return ", ".join(part for part in parts if not part.startswith("0 ")) + first
 
 
+def list_runs(root: Path | None = None) -> list[Path]:
+    """Return the directories of all runs; a start that was killed has left none."""
+    return [path.parent for path in (root or runs_folder()).glob("[!.]*/machine.json")]
+
+
 def find_run(name: str, root: Path | None = None) -> Path:
     """Return the directory of a run, given as a directory or by name; ValueError lists what there is.
 
@@ -245,6 +268,6 @@ def find_run(name: str, root: Path | None = None) -> Path:
     for path in (Path(name), (root or runs_folder()) / name, *shipped):
         if (path / "machine.json").is_file():
             return path
-    known = sorted(p.parent.name for p in (root or runs_folder()).glob("*/machine.json"))
+    known = sorted(run.name for run in list_runs(root))
     have = f"there are {', '.join(known[-5:])}" if known else "there is none yet; `ktask sweep` makes one"
     raise ValueError(f"run {name!r} does not exist; {have}")
