@@ -167,6 +167,8 @@ def render(result: dict[str, Any]) -> Iterator[Part]:
         yield f"\nabove_threads: the speedup is {ABOVE_THREADS}"
     if flags := {name: n for name, n in result["flags"].items() if name != "above_threads"}:
         yield f"\nwarnings: {', '.join(f'{name} ({n} repetitions)' for name, n in flags.items())}"
+    for line in result["kernel_log"]:
+        yield f"\nkernel log: {line}"
     for name, found in result["states"].items():
         yield f"\n{name}: {found['text']}"
     if result["cold"]:

@@ -60,6 +60,11 @@ class KernelLog:
                 self.count += 1
         return self.count
 
+    def since(self, count: int) -> list[str]:
+        """Return the lines after the first `count`, as far as they are kept."""
+        new = self.read() - count
+        return [*self.lines][-new:] if new > 0 else []
+
 
 def line_of(record: str) -> str:
     """Return the text of a record of ``/dev/kmsg``; empty if the kernel did not write it."""

@@ -543,7 +543,7 @@ KEYS += [
     "between_processes_pct",
 ]
 KEYS += ["verified", "cpus", "nodes", "shared_cores", "placement"]
-KEYS += ["flags", "states", "cold", "options", "seed"]
+KEYS += ["flags", "kernel_log", "states", "cold", "options", "seed"]
 
 
 def test_one_case_is_told_in_plain_values(bench):

@@ -68,13 +68,23 @@ class Look:
 
     @property
     def steal_s(self) -> float:
-        """CPU time that the host gave to others, of the whole machine."""
-        return self.counters.get(STEAL, 0.0)
+        """CPU time that the host gave to others, of the whole machine, as far as threads were off the CPU."""
+        return min(self.counters.get(STEAL, 0.0), self.waiting_s)
 
     @property
     def queue_s(self) -> float:
         """Thread time in which a thread could run and got no CPU, as far as it was off the CPU."""
-        return min(self.counters.get(RUN_QUEUE, 0.0), self.waiting_s)
+        return min(self.counters.get(RUN_QUEUE, 0.0), self.waiting_s - self.steal_s)
+
+    @property
+    def asleep_s(self) -> float:
+        """Thread time in which a thread could not run."""
+        return self.waiting_s - self.steal_s - self.queue_s
+
+    @property
+    def undisturbed_s(self) -> float:
+        """Wall time without what others took, spread over the threads."""
+        return self.wall_s - (self.steal_s + self.queue_s) / self.threads
 
     @property
     def waiting_s(self) -> float:
@@ -207,7 +217,7 @@ def summary(
     )
     if sees_locks:
         return look
-    return replace(look, waits=proxies(look.waiting_s, look.queue_s, look.counters, kept))
+    return replace(look, waits=proxies(look.asleep_s, look.queue_s, look.counters, kept))
 
 
 def _calm(repetitions: Sequence[Repetition]) -> list[int]:

@@ -18,7 +18,8 @@ PARTS: dict[str, str] = {
         (kvm|xen|hv)_(qlock_)?wait | _raw_(spin|read|write)_lock(_bh|_irq|_irqsave|_nested)? |
         do_raw_(spin|read|write)_lock | _raw_(spin|read|write)_unlock |
         __raw_callee_save___(pv_queued_spin_unlock(_slowpath)?|kvm_vcpu_is_preempted) |
-        (rwsem|mutex|rtmutex)_(spin_on_owner|optimistic_spin) | osq_lock
+        (rwsem|mutex|rtmutex)_(spin_on_owner|optimistic_spin) | osq_lock |
+        rwsem_down_(read|write)_slowpath | __mutex_lock(_common)?
     """,
     "memory": r"""
         clear_(page|page_(erms|rep|orig)|pages|huge_page|gigantic_page|subpage|(user_)?highpages?\w*) |

@@ -14,6 +14,7 @@ TRACED = "lock:contention_begin and contention_end"
 SAMPLED = "samples of cpu-clock"
 # Spinning on the owner of a semaphore comes before the tracepoint that says a thread waits for it.
 _UNTRACED = re.compile("rwsem_(spin_on_owner|optimistic_spin)")
+_SPINS_ITSELF = re.compile("rwsem_down_(read|write)_slowpath")  # where the compiler has put that into it
 # What is inside of a lock, and no site.
 _INSIDE = re.compile(
     r"""\?|.*slowpath.* | _raw_\w*lock.* | (do_raw_)?spin_lock.* | down_\w+ | __?down_\w+ | rwsem_\w+ |
@@ -93,7 +94,7 @@ def spun(stacks: Mapping[tuple[str, ...], float]) -> list[Wait]:
     """Return who spun for which semaphore, by the CPU seconds of each stack, the longest first."""
     found: dict[tuple[str, str], float] = defaultdict(float)
     for frames, seconds in stacks.items():
-        if any(_UNTRACED.fullmatch(frame) for frame in frames[:DEPTH]):
+        if (frames and _SPINS_ITSELF.fullmatch(frames[0])) or any(map(_UNTRACED.fullmatch, frames[:DEPTH])):
             found[name_of(SPINNING, frames)] += seconds
     all_waits = [Wait(lock, SPINNING, site, seconds, 0, SAMPLED) for (lock, site), seconds in found.items()]
     return sorted(all_waits, key=lambda wait: -wait.wait_s)

@@ -22,7 +22,7 @@ BY_SCHEDULER = "proxy: run-queue delay of schedstat; involuntary switches"
 
 
 def proxies(
-    off_s: float,
+    asleep_s: float,
     queue_s: float,
     counters: Mapping[str, float],
     repetitions: Sequence[Sequence[perf.Event]],
@@ -31,14 +31,13 @@ def proxies(
 
     Parameters
     ----------
-    off_s, queue_s
-        Thread time off the CPU in one repetition, and how much of it was waiting for a CPU.
+    asleep_s, queue_s
+        Thread time in which threads slept, and waited for a CPU, in one repetition.
     counters
         Of one repetition: how often threads went to sleep or lost their CPU.
     repetitions
         The events of each; the wait channels of threads that also ran are used.
     """
-    asleep_s = max(0.0, off_s - queue_s)
     seen, n = _channels(repetitions), len(repetitions)
     share_s = asleep_s / max(sum(seen.values()), 1)
     found = [Wait(UNNAMED, ASLEEP, site, share_s * k, 0, BY_CHANNEL) for site, k in seen.items()] or [

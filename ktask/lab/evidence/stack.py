@@ -24,7 +24,8 @@ WORTH_A_NAME = 0.03  # of the thread time; a function that grew by less is part 
 def speedup_stack(serial: Look, many: Look, alone: Look | None = None) -> dict[str, float]:
     """Return shares of the thread time of `many`, which add up to 1.
 
-    Thread time is threads times wall time. `ideal` is what the serial call took; all else is lost.
+    Thread time is threads times wall time. `ideal` is what the serial call took, without what others took
+    from it; all else is lost.
 
     Parameters
     ----------
@@ -45,16 +46,13 @@ def speedup_stack(serial: Look, many: Look, alone: Look | None = None) -> dict[s
         which is below 0 where parts shrank.
     """
     base, total_s = alone or serial, many.threads * many.wall_s
-    steal_s = min(many.steal_s, many.waiting_s)
-    off_s = max(0.0, many.waiting_s - steal_s - base.waiting_s)
-    queue_s = min(off_s, max(0.0, many.queue_s - base.queue_s))
     parts = {
-        IDEAL: serial.wall_s,
-        CHUNKING: max(0.0, base.wall_s - serial.wall_s),
+        IDEAL: serial.undisturbed_s,
+        CHUNKING: max(0.0, base.undisturbed_s - serial.undisturbed_s),
         IMBALANCE: many.idle_s,
-        WAITING: off_s - queue_s,
-        NO_CPU: queue_s,
-        STEAL: steal_s,
+        WAITING: max(0.0, many.asleep_s - base.asleep_s),
+        NO_CPU: many.queue_s,
+        STEAL: many.steal_s,
     }
     shares = {name: seconds / total_s for name, seconds in (parts | _growth(base, many)).items()}
     known = {name: share for name, share in shares.items() if name in parts or share >= WORTH_A_NAME}

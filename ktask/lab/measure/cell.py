@@ -15,6 +15,7 @@ from functools import partial
 from ktask import workloads
 from ktask.engine.task import Result
 from ktask.host import kernel_files, topology
+from ktask.host.kernel_log import kernel_log
 from ktask.lab.evidence import Evidence, gather
 from ktask.lab.measure import flags, states, stats
 from ktask.lab.measure.measurement import CHUNKED, Measurement, Protocol, Variant, variants
@@ -75,6 +76,7 @@ def measure_case(
         most, why = topology.cpu_count(), topology.why_so_many_cpus()
         raise ValueError(f"threads={bad[0]} is not allowed; use 1 to {most}, {why}")
     found = Measurement(case, protocol or Protocol())
+    log, n_lines = kernel_log(), kernel_log().read()
     with prepared(case) as state:
         grants = {asked: granted(state, asked, case.policy) for asked in threads if asked > 1}
         found.grants = {asked: one for asked, one in sorted(grants.items()) if one.why}
@@ -87,6 +89,7 @@ def measure_case(
             found.traced, found.bytes_per_unit = cell.traced(), state.bytes_per_unit
         if evidence:
             found.seen = cell.evidence()
+    found.kernel_log = log.since(n_lines)
     flags.mark_all(found.rows, _may_be_cold(case), found.protocol.sample_s)
     return found
 

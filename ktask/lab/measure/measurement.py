@@ -176,6 +176,8 @@ class Measurement:
         What untimed repetitions showed, if asked for.
     grants
         The thread counts that were asked for and gave another number of threads, with the reason.
+    kernel_log
+        What the kernel wrote to its log meanwhile, where that may be read; the last lines of each process.
     """
 
     case: Case
@@ -185,6 +187,7 @@ class Measurement:
     seen: Evidence | None = None
     bytes_per_unit: int = 1
     grants: dict[int, Granted] = field(default_factory=dict)
+    kernel_log: list[str] = field(default_factory=list)
 
     def walls(self, variant: Variant) -> np.ndarray:
         """Return the wall times (seconds) of a variant that may enter a rate."""
@@ -239,8 +242,9 @@ class Measurement:
 
     @property
     def notes(self) -> list[str]:
-        """Thread counts that gave fewer, and what a median hides: states, and cold repetitions."""
+        """Thread counts that gave fewer, the kernel's log, and what a median hides: states, and cold ones."""
         notes = [one.note(asked) for asked, one in self.grants.items()]
+        notes += [f"kernel log: {line}" for line in self.kernel_log]
         notes += [f"{name}: {found}" for name, found in self.states.items()]
         several = variants(self._given)[2:]
         return notes + [cold_note(v.name, cold) for v in several if (cold := self.cold(v))]
@@ -348,6 +352,7 @@ class Measurement:
             "shared_cores": row["shared_cores"],
             "placement": self.case.option("placement"),
             "flags": dict(counted),
+            "kernel_log": self.kernel_log,
             "states": {
                 name: found.as_dict()
                 for name, found in self.states.items()

@@ -103,6 +103,7 @@ def measure_processes(
             task = case, threads, rules, {**first, "chunked": chunked}
             found = _in_a_process(task)
             whole.rows += [{**row, "pass": number} for row in found.rows]
+            whole.kernel_log += found.kernel_log
             if number == 1:
                 whole.traced, whole.bytes_per_unit = found.traced, found.bytes_per_unit
                 whole.seen = found.seen
