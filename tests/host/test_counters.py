@@ -99,6 +99,7 @@ def test_sample_counts_own_work():
 SPIN = "import time\nwhile time.process_time() < {}: pass"
 
 
+@pytest.mark.timing
 def test_what_a_child_does_is_no_other_load():
     """Children alive before and reaped after, as those of `exit`; alive at both; started and reaped."""
     spin = [sys.executable, "-I", "-S", "-c"]
@@ -118,6 +119,7 @@ def test_what_a_child_does_is_no_other_load():
     assert state_flags(CALM, dataclasses.replace(loaded, children_s=0.0)) == ["other_load"]
 
 
+@pytest.mark.timing
 def test_sample_is_cheap():
     costs_s = []
     for _ in range(50):
