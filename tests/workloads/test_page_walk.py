@@ -21,6 +21,7 @@ from ktask import workloads
 from ktask.engine import placement
 from ktask.engine import run as engine
 from ktask.host import topology
+from ktask.host.kernel_files import read_text
 from ktask.lab.measure.cell import measure_case
 from ktask.lab.measure.measurement import Protocol
 from ktask.memory import address_space, layouts, walkers
@@ -466,7 +467,7 @@ def test_a_process_without_a_page_table_is_skipped_with_the_reason(ended):
         thread.native_id: f"is a thread; use the number of its process, {os.getpid()}",
         1 << 30: "does not exist; use the number of one that does",
     }
-    if Path("/proc/2/comm").read_text() == "kthreadd\n":
+    if read_text(Path("/proc/2/comm")) == "kthreadd":
         ending[2] = "is a thread of the kernel and has no page table of its own; use a process"
     try:
         for pid, words in ending.items():
