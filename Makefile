@@ -9,6 +9,7 @@ MACHINES ?=
 RUN ?=
 PASSES ?=
 SCHEDULER ?=
+EVIDENCE ?=
 JOBS ?= 2
 PYTEST ?=
 VENV := .venv
@@ -25,7 +26,8 @@ help: ## list the verbs
 
 report: $(READY) ## measure this machine (about 6 minutes on two CPUs) and write reports/<run>.html
 	@runs=$$($(BIN)/ktask sweep $(GRID) $(if $(RUN),--run $(RUN)) \
-	  $(if $(PASSES),--passes $(PASSES)) $(if $(SCHEDULER),--scheduler $(SCHEDULER))); \
+	  $(if $(PASSES),--passes $(PASSES)) $(if $(SCHEDULER),--scheduler $(SCHEDULER)) \
+	  $(if $(EVIDENCE),--evidence $(EVIDENCE))); \
 	  mapfile -t runs <<<"$$runs"; $(BIN)/ktask report "$${runs[@]}"
 
 test: $(READY) ## run the tests, two at a time (PYTEST="..." adds options)

@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from ktask.cli import compare, doctor, predict, report, reproducer, run, simulate, sweep, vectors
+from ktask.cli import compare, doctor, predict, profile, report, reproducer, run, simulate, sweep, vectors
 from ktask.cli.base import BAD_INPUT, FOUND, INTERRUPTED, OK, fail
 from ktask.lab.sweep.warm_process import keep_from_threads
 
@@ -28,6 +28,7 @@ for verb in (
     run,
     sweep,
     report,
+    profile,
     compare,
     reproducer,
     vectors,

@@ -92,7 +92,7 @@ def run(
     check_passes(passes)
     _check(repetitions, trace)
     rules = Protocol(least=repetitions, most=repetitions)
-    how = {"trace": trace is not None, "chunked": evidence, "evidence": evidence}
+    how: dict[str, Any] = {"trace": trace is not None, "chunked": evidence, "evidence": evidence}
     how["quiet"] = not sys.stderr.isatty()
     with narrowed_to(cpus):
         case = case_of(

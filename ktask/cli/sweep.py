@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from ktask.lab.sweep.grid import Grid
 
 
+EVIDENCE = {"auto": True, "off": False}
 EXAMPLES = (
     "ktask sweep quick",
     "ktask sweep full --dry-run",
     "ktask sweep full --run night",
+    "ktask sweep quick --evidence off",
     "ktask sweep full --run night --resume",
     "ktask sweep full --run night --resume --passes 9",
     "ktask sweep quick --placement siblings --cpus 0-15",
@@ -62,6 +64,14 @@ def sweep(
             "--scheduler", metavar="ADDR", help="Measure on every host of this Dask cluster: tcp://host:8786."
         ),
     ] = None,
+    evidence: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|off",
+            help="auto: perf looks at untimed repetitions of each case, where it may, in a quarter of the "
+            "time at most.",
+        ),
+    ] = "auto",
     placement: Placement = None,
     cpus: Cpus = None,
     base: Base = None,
@@ -79,26 +89,31 @@ def sweep(
     from ktask.lab.sweep import sweep as sweeps  # noqa: PLC0415
 
     check_passes(passes)
+    if evidence not in EVIDENCE:
+        raise ValueError(f"evidence={evidence!r} is not allowed; use {' or '.join(EVIDENCE)}")
     if scheduler and (placement or cpus):
         raise ValueError("--placement and --cpus are for this machine; in a grid they hold for each host")
     _require(placement, cpus)
     loaded, root = grids.load_grid(grid, placement=placement, cpus=cpus), runs_folder(base)
     if dry_run:
-        _emit_estimate(replace(loaded, passes=passes or loaded.passes), root, as_json)
+        _emit_estimate(replace(loaded, passes=passes or loaded.passes), root, as_json, EVIDENCE[evidence])
         return
     if retry and not resume:
         raise ValueError("--retry needs --resume, and the --run whose failed cells to measure once more")
     run = run or sweeps.new_run_name(loaded)
     given = {"--scheduler": scheduler, "--placement": placement, "--cpus": cpus, "--dir": base}
+    given["--evidence"] = None if EVIDENCE[evidence] else evidence
+    how: dict[str, Any] = {"passes": passes, "resume": resume, "retry": retry, "root": root}
+    how["evidence"] = EVIDENCE[evidence]
     where = "".join(f" {option} {value}" for option, value in given.items() if value)
     again = f"`ktask sweep {grid} --run {run} --resume{where}`"
     try:
         if scheduler:
             from ktask.lab.sweep.cluster import sweep_cluster  # noqa: PLC0415
 
-            paths = sweep_cluster(scheduler, grid, run, passes=passes, resume=resume, retry=retry, root=root)
+            paths = sweep_cluster(scheduler, grid, run, **how)
         else:
-            paths = [sweeps.sweep(loaded, run, passes=passes, resume=resume, retry=retry, root=root)]
+            paths = [sweeps.sweep(loaded, run, **how)]
     except KeyboardInterrupt:
         fail(f"interrupted; the cells done so far are kept, go on with {again}", INTERRUPTED)
     except OSError as error:
@@ -125,13 +140,13 @@ def _require(placement: str | None, cpus: str | None) -> None:
             cpu_order.require(read_topology(), placement)
 
 
-def _emit_estimate(grid: Grid, root: Path, as_json: bool) -> None:
+def _emit_estimate(grid: Grid, root: Path, as_json: bool, evidence: bool) -> None:
     from ktask.lab.sweep import estimate  # noqa: PLC0415
     from ktask.lab.sweep.sweep import list_runs  # noqa: PLC0415
 
     earlier = sorted(list_runs(root), key=lambda run: (run / "machine.json").stat().st_mtime)[-5:]
     cells = estimate.estimate_sweep(grid, [estimate.SAMPLE, *earlier])
-    emit(estimate.to_json(grid, cells), as_json, lambda total: render_estimate(grid, cells, total))
+    emit(estimate.to_json(grid, cells, evidence), as_json, lambda total: render_estimate(grid, cells, total))
 
 
 def render_estimate(grid: Grid, cells: Sequence[CellEstimate], total: dict[str, Any]) -> Iterator[Part]:
@@ -149,10 +164,11 @@ def render_estimate(grid: Grid, cells: Sequence[CellEstimate], total: dict[str, 
         yield from skipped
     threads, memory = ", ".join(map(str, grid.threads)), fmt_size(total["memory_bytes"])
     more = " and some around the knee of each" if grid.refined and grid.threads[-1] > 2 else ""
+    looks = f" ({_duration(total['evidence_s'])} of it for evidence)" if total["evidence_s"] else ""
     yield (
         f"\ngrid {grid.name}: {len(cells) - len(skipped)} cells at {threads} threads{more}, "
         f"{grid.passes} pass{'es' * (grid.passes > 1)}, about "
-        f"{_duration(total['time_s'])}, up to {memory} of memory; nothing measured"
+        f"{_duration(total['time_s'])}{looks}, up to {memory} of memory; nothing measured"
     )
 
 

@@ -24,6 +24,11 @@ __all__ = ["CLOCK", "LOCKS", "Event", "Recording", "UnavailableError", "may_see_
 SAMPLES_PER_S = 3989  # a prime, so that it does not beat with the ticks of the kernel
 CLOCK, LOCKS = "cpu-clock", ("lock:contention_begin", "lock:contention_end")
 SCRIPT_PATIENCE_S = 60.0
+# The thread that watches for BPF programs ends up to a second after the rest. Build ids would only say which
+# kernel and libraries these are, and copy them to ~/.debug.
+QUICK = ["--no-bpf-event", "--no-buildid", "--no-buildid-cache"]
+# Symbols of the kernel that runs, not of a vmlinux that lies in the current directory.
+SYMBOLS = ["--kallsyms", "/proc/kallsyms"]
 CAP_PERFMON, CAP_SYS_ADMIN = 38, 21
 TRACING = "sys/kernel/tracing", "sys/kernel/debug/tracing"
 
@@ -120,7 +125,8 @@ class Recording(Perf):
     def finish(self) -> None:
         """Read the events."""
         fields = "tid,cpu,time,event,ip,sym" + ",trace" * self.sees_locks
-        text = text_of(["script", "-i", f"{self.folder}/perf.data", "-F", fields], SCRIPT_PATIENCE_S)
+        data = ["-i", f"{self.folder}/perf.data"]
+        text = text_of(["script", *SYMBOLS, *data, "-F", fields], SCRIPT_PATIENCE_S)
         self.events = [*parse(text)]
 
 
@@ -128,7 +134,7 @@ def _record(tids: Sequence[int], tracepoints: Sequence[str]) -> list[str]:
     """Return what follows `perf` to record these threads."""
     events = [word for name in (CLOCK, *tracepoints) for word in ("-e", name)]
     how = ["-F", str(SAMPLES_PER_S), "-g", "--sample-cpu", "-k", "CLOCK_MONOTONIC"]
-    return ["record", "-q", "-o", "{folder}/perf.data", *events, *how, "-t", ",".join(map(str, tids))]
+    return ["record", "-q", *QUICK, "-o", "{folder}/perf.data", *events, *how, "-t", ",".join(map(str, tids))]
 
 
 _HEAD = re.compile(r"^\s*(\d+)\s+\[(\d+)\]\s+(\d+\.\d+):\s+([\w:-]+?):?(?:\s+(.*))?$")

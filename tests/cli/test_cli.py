@@ -55,6 +55,7 @@ BAD = {
     "threads in words": ("run zeroing --threads two", "'two'", "whole number"),
     "passes": ("run zeroing --passes 0", "passes=0", "use 1 to 1000"),
     "sweep passes": ("sweep tiny --passes 0", "passes=0", "use 1 to 1000"),
+    "evidence of a sweep": ("sweep tiny --evidence maybe", "'maybe'", "use auto or off"),
     "repetitions": ("run zeroing --repetitions 0", "repetitions=0", "use 1 or more"),
     "memory": ("run zeroing --size 64TiB", "needs 65664.00 GiB", "use a smaller size"),
     "CPUs": ("run zeroing --cpus 0,9999", "9999", "use some of 0"),

@@ -129,11 +129,24 @@ def test_a_run_that_cannot_be_read_is_left_out(tmp_path):
     assert estimate_sweep(load_grid("tiny"), [tmp_path / "nosuch"])
 
 
+def test_evidence_takes_a_share_at_most_and_nothing_where_nothing_can_be_seen(monkeypatch):
+    grid = load_grid("tiny")
+    cells = estimate_sweep(grid)
+    monkeypatch.setattr("ktask.host.perf.why_not", lambda: None)
+    found = to_json(replace(grid, threads=(1, 2)), cells, evidence=True)
+    assert 0 < found["evidence_s"] <= 0.25 * found["time_s"] * (1 + 1e-9)
+    assert to_json(replace(grid, threads=(1, 2)), cells)["evidence_s"] == 0
+    assert to_json(replace(grid, threads=(1,)), cells, evidence=True)["evidence_s"] == 0
+    monkeypatch.setattr("ktask.host.perf.why_not", lambda: "perf is not installed")
+    assert to_json(replace(grid, threads=(1, 2)), cells, evidence=True)["evidence_s"] == 0
+
+
 def test_the_command_measures_nothing(typed, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     code, out, _ = typed("sweep", "tiny", "--dry-run", "--json")
     assert code == 0
     found = json.loads(out)
-    assert found == to_json(load_grid("tiny"), estimate_sweep(load_grid("tiny")))
-    assert found["time_s"] == pytest.approx(sum(cell["time_s"] for cell in found["cells"]))
+    assert found == to_json(load_grid("tiny"), estimate_sweep(load_grid("tiny")), evidence=True)
+    cells_s = sum(cell["time_s"] for cell in found["cells"])
+    assert found["time_s"] == pytest.approx(cells_s + found["evidence_s"])
     assert list(tmp_path.iterdir()) == []

@@ -20,8 +20,10 @@ import pytest
 import yaml
 from conftest import descendants, is_gone, wait_for
 
+from ktask.host import perf
+from ktask.host.topology import cpu_count
 from ktask.lab.records import load_run
-from ktask.lab.sweep import cells, notebooks, passes, sweep
+from ktask.lab.sweep import cells, looks, notebooks, passes, sweep
 from ktask.lab.sweep import kernels as kernel
 from ktask.lab.sweep.grid import cell_id, parse_grid
 
@@ -39,6 +41,7 @@ CONTENT = {
 GRID = parse_grid(yaml.safe_dump(CONTENT), "tiny")
 WALKS = [cell_id(case) for case in GRID.cases if case.workload == "page_walk"]
 FILES_OF_A_CELL = (("records", "parquet"), ("cells", "ipynb"), ("traces", "parquet"))
+FILES_OF_A_CELL += (("evidence", "parquet"),)
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +65,18 @@ def warm(swept):
 def one_warm_process(warm, monkeypatch):
     """Have all sweeps in this process share it, but for the first one."""
     monkeypatch.setattr(kernel, "kernels_for_cells", lambda: contextlib.nullcontext(warm))
+
+
+@pytest.fixture(autouse=True)
+def no_time_to_look(monkeypatch):
+    """Have sweeps in this process not look, however slow the machine is, unless a test asks for it."""
+    monkeypatch.setattr(looks, "may_look", lambda *_: False)
+
+
+@pytest.fixture
+def always_looks(monkeypatch, no_time_to_look):
+    """Have each process of a sweep look."""
+    monkeypatch.setattr(looks, "may_look", lambda *_: True)
 
 
 @pytest.fixture
@@ -129,7 +144,7 @@ def test_what_cannot_be_measured_is_skipped_with_the_reason(swept):
 
 def test_a_run_holds_nothing_else(swept):
     expected = {"machine.json", "grid.yaml", "datapackage.json", ".lock"}
-    expected |= {f"{kind}/{cell}.parquet" for cell in WALKS for kind in ("records", "traces")}
+    expected |= {f"{kind}/{cell}.parquet" for cell in WALKS for kind in ("records", "traces", "evidence")}
     expected |= {f"cells/{cell}.ipynb" for cell in WALKS}
     expected |= {f"skipped/{cell_id(case)}.json" for case in GRID.cases if cell_id(case) not in WALKS}
     assert set(state(swept)) == expected
@@ -334,6 +349,56 @@ def test_a_start_that_fails_leaves_no_run(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+# --- evidence ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(perf.why_not() is not None or cpu_count() < 2, reason=str(perf.why_not()))
+def test_a_process_looks_at_its_case_after_its_records(always_looks, tmp_path):
+    path = sweep.sweep(replace(GRID, cases=GRID.cases[:1]), "r", root=tmp_path, quiet=True)
+    (seen,) = load_run(path).evidence.values()
+    assert seen.skipped is None
+    assert (seen.serial.threads, seen.many.threads, seen.alone.threads) == (1, 2, 1)
+    assert seen.took_s > 0
+    assert len(load_run(path).records.query("not warmup")) == 2 * 4  # rounds, variants
+
+
+@pytest.mark.skipif(perf.why_not() is not None or cpu_count() < 2, reason=str(perf.why_not()))
+def test_a_perf_that_cannot_look_here_costs_no_cell(always_looks, tmp_path, monkeypatch):
+    (tmp_path / "perf").write_text("#!/bin/sh\necho this kernel is too new >&2\nexit 1\n")
+    (tmp_path / "perf").chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    run = load_run(sweep.sweep(GRID, "r", root=tmp_path / "runs", quiet=True))
+    assert {one.skipped for one in run.evidence.values()} == {"perf ended at once: this kernel is too new"}
+    assert set(run.records["cell_id"]) == set(WALKS)
+    assert not run.skipped["failed"].any()
+
+
+def test_a_process_that_dies_while_it_looks_keeps_its_records(always_looks, fake_cell, swept, tmp_path):
+    written = swept / f"records/{WALKS[0]}.parquet"
+    fake_cell(f"import os, shutil; shutil.copy({str(written)!r}, save_as); os._exit(3)")
+    run = load_run(sweep.sweep(replace(GRID, cases=GRID.cases[:1]), "r", root=tmp_path / "runs", quiet=True))
+    assert len(run.records)
+    assert run.skipped.empty
+    (seen,) = run.evidence.values()
+    assert seen.skipped == "looking failed: the process of the cell ended itself with exit code 3"
+
+
+def test_without_evidence_a_process_that_dies_has_failed(fake_cell, swept, tmp_path):
+    written = swept / f"records/{WALKS[0]}.parquet"
+    fake_cell(f"import os, shutil; shutil.copy({str(written)!r}, save_as); os._exit(3)")
+    one = replace(GRID, cases=GRID.cases[:1])
+    run = load_run(sweep.sweep(one, "r", root=tmp_path / "runs", quiet=True, evidence=False))
+    assert run.skipped["failed"].all()
+    assert run.evidence == {}
+    assert len(run.records) == 0
+
+
+def test_a_run_of_before_there_was_evidence_gets_some(always_looks, run):
+    shutil.rmtree(run / "evidence")
+    sweep.sweep(GRID, "done", resume=True, root=run.parent, quiet=True)
+    assert len(load_run(run).evidence) == len(WALKS)
+
+
 # --- failures ---------------------------------------------------------------------------------------------
 
 
@@ -373,10 +438,10 @@ def test_failed_cells_are_measured_once_more_if_asked(run):
     skipped = sorted(p.name for p in (run / "skipped").iterdir())
     sweep.sweep(GRID, "done", resume=True, root=run.parent, quiet=True)
     assert sorted(p.name for p in (run / "skipped").iterdir()) == skipped
-    assert "1 cells measured, 2 skipped, 1 failed (first: " in sweep.summary(run)
+    assert sweep.summary(run).startswith("1 cells measured, 2 skipped, 1 failed (first: ")
     sweep.sweep(GRID, "done", resume=True, retry=True, root=run.parent, quiet=True)
     assert (run / f"records/{WALKS[0]}.parquet").exists()
-    assert sweep.summary(run) == "2 cells measured, 2 skipped"
+    assert sweep.summary(run).startswith("2 cells measured, 2 skipped; evidence on ")
 
 
 def test_a_cell_that_the_kernel_killed_for_want_of_memory_says_so(fake_cell, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from ktask.host import perf
-from ktask.lab.evidence.collect import Look, Way, look
+from ktask.lab.evidence.collect import BUDGET_S, LARGER, Look, Way, look
 from ktask.lab.evidence.locks import spun
 from ktask.lab.evidence.stack import by_function, speedup_stack
 from ktask.workloads import State
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MOST_FUNCTIONS, MOST_LOCKS = 12, 8
+ONE_THREAD = "there is one thread, and nothing to explain; ask for more threads"
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,11 @@ class Evidence:
     alone: Look | None = None  # one thread in chunks, if there are several
     skipped: str | None = None
     took_s: float = field(default=0.0, compare=False)
+
+    @property
+    def is_of_machine(self) -> bool:
+        """Whether nothing was seen because this machine cannot look, as far as is known."""
+        return bool(self.skipped) and self.skipped != ONE_THREAD and not self.skipped.endswith(LARGER)
 
     @property
     def stack(self) -> dict[str, float]:
@@ -96,15 +102,17 @@ class Evidence:
         return found | ({"Locks that threads waited for": pd.DataFrame(self.locks)} if self.locks else {})
 
 
-def gather(state: State, threads: int, policy: str, chunk_size: int = 0) -> Evidence:
+def gather(
+    state: State, threads: int, policy: str, chunk_size: int = 0, *, budget_s: float = BUDGET_S
+) -> Evidence:
     """Look at a case that is warmed up: serial, with `threads`, and alone in chunks of `chunk_size` units."""
     if threads < 2:
-        return Evidence(skipped="there is one thread, and nothing to explain; ask for more threads")
+        return Evidence(skipped=ONE_THREAD)
     ways = [Way(1, policy), Way(threads, policy)]
     ways += [Way(1, "dynamic", chunk_size)] if chunk_size else []
     begun = time.monotonic()
     try:
-        looks = look(state, ways)
+        looks = look(state, ways, budget_s=budget_s)
     except perf.UnavailableError as error:
         return Evidence(skipped=str(error), took_s=time.monotonic() - begun)
     serial, many, alone = (*looks, None)[:3]

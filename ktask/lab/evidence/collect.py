@@ -22,8 +22,9 @@ from ktask.lab.measure.rounds import repeat
 from ktask.workloads import State
 
 BUDGET_S = 0.3  # of recorded wall time; 1,200 samples per thread
-PATIENCE = 5.0  # times the budget, with all that prepares and checks
+PATIENCE = 3.0  # times the budget, with all that prepares and checks
 MOST = 300  # repetitions
+LARGER = "a larger size takes longer"
 LEAST_SAMPLES = 10  # of one way: below, the shares of its parts are chance
 DISTURBED = 0.05  # of the thread time
 
@@ -110,7 +111,7 @@ def look(state: State, ways: Sequence[Way], *, budget_s: float = BUDGET_S) -> li
     ways
         How to run it.
     budget_s
-        How much wall time of the task to record in each way; five times that with all that prepares and
+        How much wall time of the task to record in each way; three times that with all that prepares and
         checks it.
 
     Raises
@@ -126,7 +127,7 @@ def look(state: State, ways: Sequence[Way], *, budget_s: float = BUDGET_S) -> li
     for one in looks:
         if (n := round(one.cpu_s * one.repetitions * perf.SAMPLES_PER_S)) < LEAST_SAMPLES:
             reason = f"perf took {n} samples of {one.repetitions} repetitions, and {LEAST_SAMPLES} are needed"
-            raise perf.UnavailableError(f"{reason}; a larger size takes longer")
+            raise perf.UnavailableError(f"{reason}; {LARGER}")
     return looks
 
 

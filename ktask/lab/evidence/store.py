@@ -7,7 +7,7 @@ the case. It is no part of the records: the repetitions behind it are extra ones
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ktask.common.files import atomic_write
+from ktask.common.units import exact_size
 from ktask.host.perf import SAMPLES_PER_S
 from ktask.lab.evidence.case import Evidence
 from ktask.lab.evidence.collect import Look
@@ -70,6 +71,19 @@ class CaseKey(NamedTuple):
     options: str
     threads: int
 
+    @property
+    def name(self) -> str:
+        """What people call it: as the cell of a grid, without its policy and chunks."""
+        parts = [self.workload, self.method, self.page_kind, exact_size(self.size_bytes)]
+        return "-".join([*parts, *(self.options.split(",") if self.options else ())])
+
+
+def key_of(rows: Sequence[Mapping[str, Any]]) -> CaseKey:
+    """Return what names a case, by the rows of its records."""
+    names = (name for name in CaseKey._fields if name != "threads")
+    threads = max(int(row["threads"]) for row in rows)
+    return CaseKey(**{name: rows[0][name] for name in names}, threads=threads)
+
 
 def save(folder: Path, key: CaseKey, evidence: Evidence, labels: Mapping[str, Any]) -> None:
     """Write the evidence on one case to `folder` so that the file is there whole or not at all.
@@ -118,10 +132,11 @@ def load(run: Path) -> dict[CaseKey, Evidence]:
     ValueError
         If a file is damaged; the message names it.
     """
-    return dict(_read(path) for path in sorted((run / "evidence").glob("*.parquet")))
+    return dict(read(path) for path in sorted((run / "evidence").glob("*.parquet")))
 
 
-def _read(path: Path) -> tuple[CaseKey, Evidence]:
+def read(path: Path) -> tuple[CaseKey, Evidence]:
+    """Return the evidence in one file, and what it is about; ValueError if it is damaged."""
     try:
         if pq.read_metadata(path).num_rows > MOST_ROWS:
             raise ValueError(f"it has more than {MOST_ROWS} rows")
@@ -181,13 +196,17 @@ def _look(rows: list[dict[str, Any]]) -> Look:
         of_kind[row["kind"]].append(row)
     return Look(
         **_numbers({row["name"]: row["value"] for row in of_kind["time"]}),
-        stacks={tuple(reversed(row["name"].split(BETWEEN))): row["value"] for row in of_kind["stack"]},
+        stacks={_frames(row["name"]): row["value"] for row in of_kind["stack"]},
         waits=[
             Wait(row["name"], row["lock_kind"], row["site"], row["value"], row["count"], row["source"])
             for row in of_kind["wait"]
         ],
         counters={row["name"]: row["value"] for row in of_kind["counter"]},
     )
+
+
+def _frames(name: str) -> tuple[str, ...]:
+    return tuple(reversed(name.split(BETWEEN))) if name else ()
 
 
 def _numbers(found: Mapping[str, float]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from ktask.engine.task import Result
 from ktask.host import kernel_files, topology
 from ktask.host.kernel_log import kernel_log
 from ktask.lab.evidence import Evidence, gather
+from ktask.lab.evidence.collect import BUDGET_S
 from ktask.lab.measure import flags, states, stats
 from ktask.lab.measure.measurement import CHUNKED, Measurement, Protocol, Variant, variants
 from ktask.lab.measure.rounds import SERIAL_POLICY, Repetition, interleave, prepared, repeat
@@ -41,7 +42,8 @@ def measure_case(
     on_round: Callable[[int], None] | None = None,
     trace: bool = False,
     chunked: bool = True,
-    evidence: bool = False,
+    evidence: bool | float = False,
+    on_measured: Callable[[Measurement], None] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Measurement:
     """Measure `case` with one thread and with each of `threads`.
@@ -62,7 +64,10 @@ def measure_case(
     chunked
         Measure one thread in the chunks of the most threads, too: the chunking overhead.
     evidence
-        Look afterwards at repetitions that are not timed (`Measurement.seen`).
+        Look afterwards at repetitions that are not timed (`Measurement.seen`); a number is for how many
+        seconds of each way to run the case.
+    on_measured
+        Called with the measurement before that, when all that is timed is over.
 
     Raises
     ------
@@ -87,10 +92,12 @@ def measure_case(
         interleave(calls, found.protocol.most, found.protocol.seed, on_round=is_enough)
         if trace:
             found.traced, found.bytes_per_unit = cell.traced(), state.bytes_per_unit
+        found.kernel_log = log.since(n_lines)
+        flags.mark_all(found.rows, _may_be_cold(case), found.protocol.sample_s)
+        if on_measured:
+            on_measured(found)
         if evidence:
-            found.seen = cell.evidence()
-    found.kernel_log = log.since(n_lines)
-    flags.mark_all(found.rows, _may_be_cold(case), found.protocol.sample_s)
+            found.seen = cell.evidence(BUDGET_S if evidence is True else evidence)
     return found
 
 
@@ -181,10 +188,11 @@ class _Cell:
                 return tries[-1]
         return min(tries, key=lambda one: states.distance(one.wall_s, walls))
 
-    def evidence(self) -> Evidence:
+    def evidence(self, budget_s: float) -> Evidence:
         """Return what is seen of the serial call, of one thread in chunks and of the most threads."""
         alone = next((one.chunk_size for one in self.variants if one.name == CHUNKED), 0)
-        return gather(self.state, self.variants[-1].threads, self.found.case.policy, alone)
+        threads, policy = self.variants[-1].threads, self.found.case.policy
+        return gather(self.state, threads, policy, alone, budget_s=budget_s)
 
 
 def _may_be_cold(case: Case) -> bool:

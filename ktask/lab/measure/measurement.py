@@ -380,6 +380,16 @@ class Measurement:
             path = folder / f"{process_name(labels['cell_id'], number)}.parquet"
             one.save_records(path, {**labels, "pass": number})
 
+    def save_evidence(self, folder: Path | str, labels: Mapping[str, Any]) -> None:
+        """Keep what was seen in `folder`, as the file of its cell.
+
+        `labels` are the values of the columns run_id, host_id and cell_id.
+        """
+        from ktask.lab.evidence import store  # noqa: PLC0415  (not needed to measure)
+
+        if self.seen is not None:
+            store.save(Path(folder), store.key_of(self.rows), self.seen, labels)
+
     def save_records(self, path: Path | str, labels: Mapping[str, Any]) -> None:
         """Keep the repetitions as `path`, and the trace in the folder `traces` beside that of the records.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +27,8 @@ def measure(
     protocol: Mapping[str, Any] | None = None,
     passes: int = 1,
     cpus: str | Iterable[int] | None = None,
+    evidence: bool | float = False,
+    on_measured: Callable[[Measurement], None] | None = None,
     quiet: bool = False,
     **how: Any,
 ) -> Measurement:
@@ -48,6 +50,11 @@ def measure(
         the next process; with several, intervals come from how the processes differ.
     cpus
         The CPUs to use, such as "0-15,32"; all that this process may use by default.
+    evidence
+        Look at more repetitions, which are not timed, in the first process; a number is for how many seconds
+        of each way to run the case.
+    on_measured
+        Called with the measurement when all that is timed is over; with one process before it looks.
     quiet
         Without a progress bar.
     how
@@ -65,7 +72,8 @@ def measure(
     check_passes(passes)
     case, rules = Case.of(workload, method, size=size, **how), Protocol.of(protocol or {})
     with topology.narrowed_to(cpus):
-        return measure_processes(case, threads, rules, passes, trace=True, quiet=quiet)
+        look: dict[str, Any] = {"evidence": evidence, "on_measured": on_measured}
+        return measure_processes(case, threads, rules, passes, trace=True, quiet=quiet, **look)
 
 
 def measure_processes(
@@ -76,7 +84,8 @@ def measure_processes(
     *,
     trace: bool = False,
     chunked: bool = True,
-    evidence: bool = False,
+    evidence: bool | float = False,
+    on_measured: Callable[[Measurement], None] | None = None,
     quiet: bool = False,
 ) -> Measurement:
     """Measure `case` in `passes` fresh processes, or once in this one; see `measure_case`.
@@ -94,12 +103,13 @@ def measure_processes(
     if passes == 1:
         with rounds_bar(protocol.most, quiet=quiet) as on_round:
             how: dict[str, Any] = {"trace": trace, "chunked": chunked, "evidence": evidence}
-            return measure_case(case, threads, protocol, on_round=on_round, **how)
+            how |= {"on_round": on_round, "on_measured": on_measured}
+            return measure_case(case, threads, protocol, **how)
     whole = Measurement(case, protocol)
     with rounds_bar(passes, "processes", quiet) as on_pass:
         for number in range(1, passes + 1):
             rules = replace(protocol, seed=protocol.seed + number - 1)
-            first = {"trace": trace and number == 1, "evidence": evidence and number == 1}
+            first = {"trace": trace, "evidence": evidence} if number == 1 else {}
             task = case, threads, rules, {**first, "chunked": chunked}
             found = _in_a_process(task)
             whole.rows += [{**row, "pass": number} for row in found.rows]
@@ -109,6 +119,8 @@ def measure_processes(
                 whole.seen = found.seen
                 whole.grants = found.grants
             on_pass(number)
+    if on_measured:
+        on_measured(whole)
     return whole
 
 
@@ -119,7 +131,7 @@ def look_at(case: Case, threads: int) -> Evidence:
     return found.seen or Evidence(skipped="nothing was looked at")
 
 
-def _in_a_process(task: tuple[Case, Sequence[int] | None, Protocol, dict[str, bool]]) -> Measurement:
+def _in_a_process(task: tuple[Case, Sequence[int] | None, Protocol, dict[str, Any]]) -> Measurement:
     command = [*children.python(), "-m", "ktask.lab.measure.one_process", str(os.getpid())]
     return _answer(
         subprocess.run(command, input=pickle.dumps(task), stdout=subprocess.PIPE, check=False)  # noqa: S603

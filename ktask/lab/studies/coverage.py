@@ -34,7 +34,7 @@ def make_sweeps(
     names = [f"{loaded.name}-{number:02d}" for number in range(1, n + 1)]
     for number, name in enumerate(names, 1):
         one = replace(loaded, seed=loaded.seed + 1000 * number)
-        sweep(one, name, resume=True, root=root, quiet=quiet, title=name)
+        sweep(one, name, resume=True, root=root, quiet=quiet, evidence=False, title=name)
     return [load_run(run_path(name, root)) for name in names]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from ktask.common.files import write_json
 from ktask.engine import slots as limits
 from ktask.host import kernel_files, topology
 from ktask.lab import records
+from ktask.lab.evidence import Evidence, store
 from ktask.lab.measure.measurement import Protocol
 from ktask.lab.sweep import notebooks
 from ktask.lab.sweep.grid import cell_id
@@ -22,7 +24,8 @@ from ktask.workloads import Case
 if TYPE_CHECKING:
     from ktask.lab.sweep.kernels import Kernels
 
-FOLDERS = ("records", "cells", "skipped", "traces")
+FOLDERS = ("records", "cells", "skipped", "traces", "evidence")
+LOOK_S = 0.15  # of each way to run a case: 600 samples per thread
 
 
 # A full disk, or a quota: what the process of a cell says about it ends up in the reason of its failure.
@@ -45,6 +48,8 @@ class CellTask:
         Which process of its cell this is, from 1.
     cpus
         The CPUs to use; None for all that the process may use.
+    evidence
+        Whether to look afterwards why it is not more.
     """
 
     case: Case
@@ -55,6 +60,7 @@ class CellTask:
     limit_s: float
     pass_number: int = 1
     cpus: str | None = None
+    evidence: bool = False
 
     @property
     def name(self) -> str:
@@ -103,11 +109,10 @@ def run_cell(task: CellTask, folder: Path, kernels: Kernels | None = None) -> No
 def _run_notebook(task: CellTask, folder: Path, kernels: Kernels | None) -> None:
     book = folder / "cells" / f"{task.name}.ipynb"
     measured = _unpublished(task, folder)
+    measured.unlink(missing_ok=True)
     kills = oom_kills()
     try:
         notebooks.execute(notebooks.find("cell"), book, _parameters(task, folder), task.limit_s, kernels)
-        # Last: a cell counts as done once its records have their name, so a kill before loses all of it.
-        measured.replace(folder / "records" / f"{task.name}.parquet")
     except notebooks.NotebookError as error:
         reason = str(error)
         if full := _FULL.search(reason):
@@ -115,7 +120,20 @@ def _run_notebook(task: CellTask, folder: Path, kernels: Kernels | None) -> None
             raise OSError(int(full[1]), "the disk is full", str(folder)) from None
         if oom_kills() > kills:
             reason += "; memory ran out meanwhile, and the kernel killed a process"
-        keep_reason(task, folder, reason, failed=True)
+        if not (task.evidence and measured.exists()):
+            keep_reason(task, folder, reason, failed=True)
+            return
+        _keep_failed_look(task, folder, reason, measured)
+    # Last: a cell counts as done once its records have their name, so a kill before loses all of it.
+    measured.replace(folder / "records" / f"{task.name}.parquet")
+
+
+def _keep_failed_look(task: CellTask, folder: Path, reason: str, measured: Path) -> None:
+    """Keep why there is no evidence on a case, whose process ended after its records were written."""
+    took_s = max(0.0, time.time() - measured.stat().st_mtime)
+    seen = Evidence(skipped=f"looking failed: {reason}", took_s=took_s)
+    rows = records.read_records(measured).to_dict("records")
+    store.save(folder / "evidence", store.key_of(rows), seen, task.labels)
 
 
 def _unpublished(task: CellTask, folder: Path) -> Path:
@@ -161,6 +179,7 @@ def _parameters(task: CellTask, folder: Path) -> dict[str, Any]:
         "threads": list(task.threads),
         "cpus": task.cpus,
         "protocol": asdict(task.protocol),
+        "evidence": LOOK_S if task.evidence else 0,
         "save_as": str(_unpublished(task, folder).resolve()),
         "labels": task.labels,
     }

@@ -14,16 +14,19 @@ import pandas as pd
 
 from ktask import workloads
 from ktask.common.resources import SAMPLE
+from ktask.host import perf
 from ktask.lab.measure.threads import CLOSE
 from ktask.lab.records import load_run
 from ktask.lab.sweep.cells import why_not
 from ktask.lab.sweep.grid import Grid, cell_id
+from ktask.lab.sweep.looks import SHARE, cases_to_look_at
 from ktask.lab.sweep.passes import refines
 from ktask.workloads import Case
 
 # Of a cell, beside its repetitions: its process, its figure, its files (37 cells measured: 0.36 to 2.9 s,
 # half of them below 0.5).
 START_S = 0.65
+LOOK_S = 1.1  # of a case, by all of its ways
 # A process with numba, pandas and matplotlib, and the one that runs the sweep.
 PROCESS_BYTES = 500 << 20
 WARM_UPS = 4  # serial repetitions until two are alike, and one of each other variant
@@ -145,12 +148,23 @@ def _times_of(records: pd.DataFrame) -> pd.DataFrame:
     return medians.dropna()[lambda table: table["work_s"] > 0].reset_index()
 
 
-def to_json(grid: Grid, cells: Sequence[CellEstimate]) -> dict[str, Any]:
-    """Return an estimate ready for JSON."""
+def evidence_s(grid: Grid, cells: Sequence[CellEstimate]) -> float:
+    """Return the seconds for looking at what can be measured: a share of all the time at most."""
+    if grid.threads[-1] == 1 or perf.why_not():
+        return 0.0
+    measured = [cell.case for cell in cells if cell.skipped is None]
+    most_s = sum(cell.time_s for cell in cells) * SHARE / (1 - SHARE)
+    return min(most_s, LOOK_S * len(cases_to_look_at(measured)))
+
+
+def to_json(grid: Grid, cells: Sequence[CellEstimate], evidence: bool = False) -> dict[str, Any]:
+    """Return an estimate ready for JSON, perhaps with what it takes to look at each case."""
     measured = [cell for cell in cells if cell.skipped is None]
+    looks_s = evidence_s(grid, cells) if evidence else 0.0
     return {
         "grid": grid.name,
-        "time_s": sum(cell.time_s for cell in cells),
+        "time_s": sum(cell.time_s for cell in cells) + looks_s,
+        "evidence_s": looks_s,
         "memory_bytes": max((cell.memory_bytes for cell in measured), default=0),
         "cells": [
             {"cell_id": cell_id(cell.case)}

@@ -27,6 +27,7 @@ from ktask.lab import records
 from ktask.lab.measure.measurement import check_passes
 from ktask.lab.sweep.cells import FOLDERS, CellTask, run_cell
 from ktask.lab.sweep.grid import Grid
+from ktask.lab.sweep.looks import Looks, summary_of_looks
 from ktask.lab.sweep.passes import tasks_to_do
 from ktask.lab.sweep.progress import Progress
 
@@ -79,6 +80,7 @@ def sweep(
     retry: bool = False,
     root: Path | None = None,
     quiet: bool = False,
+    evidence: bool = True,
     executor: Executor = run_here,
     machine: Mapping[str, Any] | None = None,
     title: str = "measuring",
@@ -103,6 +105,8 @@ def sweep(
         Where runs are kept; `data/runs` of the current directory by default.
     quiet
         Without the progress bar on stderr.
+    evidence
+        Look at more repetitions of each case, which are not timed: why not more (`ktask.lab.sweep.looks`).
     executor
         Runs the cells that have no result yet.
     machine
@@ -128,10 +132,13 @@ def sweep(
         _tidy(path)
         if retry:
             _forget_failures(path)
-        tasks = progress.announced(tasks_to_do(path, grid))
+        looks = Looks(grid.cases if evidence else (), path)
+        tasks = progress.announced(looks.asked(tasks_to_do(path, grid)))
         with contextlib.closing(executor(tasks, path)) as done:
             for task in done:
+                looks.update(task)
                 progress.update(task)
+        looks.finish()
     return path
 
 
@@ -176,6 +183,9 @@ def _note_resumption(path: Path, grid: Grid, facts: Mapping[str, Any]) -> None:
     """Keep in `machine.json` when the run went on, with what may have changed since it was started."""
     before = records.read_json(path / "machine.json")
     write_json(path / "machine.json", before | {"resumed": [*before.get("resumed", []), facts]})
+    if not (path / "evidence").exists():  # of before there was any
+        (path / "evidence").mkdir()
+        records.write_datapackage(path, path.name)
     if grid.passes > records.read_grid(path)["passes"]:
         with atomic_write(path / "grid.yaml") as partial:
             partial.write_text(_as_yaml(grid.as_dict()), encoding="utf-8")
@@ -250,8 +260,9 @@ def summary(path: Path) -> str:
     most = max(passes.values(), default=1)
     measured = f"{len(passes)} cells measured" + (f" in up to {most} passes" if most > 1 else "")
     parts = [measured, f"{len(reasons) - len(failed)} skipped", f"{len(failed)} failed"]
+    looked = f"; {looks}" if (looks := summary_of_looks(path)) else ""
     first = f" (first: {failed[0]['cell_id']}: {failed[0]['reason']})" if failed else ""
-    return ", ".join(part for part in parts if not part.startswith("0 ")) + first
+    return ", ".join(part for part in parts if not part.startswith("0 ")) + first + looked
 
 
 def list_runs(root: Path | None = None) -> list[Path]:

@@ -5,34 +5,11 @@ import math
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from seen_evidence import KEY, SEEN, a_look, kept
 
 from ktask.lab import records
 from ktask.lab.evidence import Evidence, store
-from ktask.lab.evidence.collect import Look
-from ktask.lab.evidence.locks import Wait
-from ktask.lab.evidence.store import SCHEMA, CaseKey, load, save
-
-KEY = CaseKey("protect", "kernel", "mprotect", "4KiB", 1 << 40, "layout=sparse", 288)
-LABELS = {"run_id": "r", "host_id": "h", "cell_id": "protect-mprotect-4KiB-1TiB"}
-
-
-def a_look(threads=1, **changes):
-    stacks = {("clear_page_erms", "do_mprotect_pkey"): 0.1 + 0.2, ("?",): 1e-9}
-    waits = [
-        Wait("mmap_lock", "semaphore, to write", "do_mprotect_pkey", 0.25, 7),
-        Wait("x", "", "", 0, 0, "proxy"),
-    ]
-    given = {"wall_s": 0.5, "idle_s": 0.01, "stacks": stacks, "waits": waits, "sees_locks": True}
-    return Look(**{"threads": threads, "counters": {"pgfault": 3.5}, "repetitions": 4} | given | changes)
-
-
-SEEN = Evidence(a_look(), a_look(288, counters={}), a_look(waits=[], sees_locks=False), took_s=1.5)
-
-
-def kept(run, evidence=SEEN):
-    (run / "evidence").mkdir(exist_ok=True)
-    save(run / "evidence", KEY, evidence, LABELS)
-    return run / f"evidence/{LABELS['cell_id']}.parquet"
+from ktask.lab.evidence.store import SCHEMA, load
 
 
 @pytest.mark.parametrize("evidence", [SEEN, Evidence(a_look(), a_look(2)), Evidence(skipped="no perf: 'x'")])
