@@ -40,8 +40,8 @@ CONTENT = {
 }
 GRID = parse_grid(yaml.safe_dump(CONTENT), "tiny")
 WALKS = [cell_id(case) for case in GRID.cases if case.workload == "page_walk"]
-FILES_OF_A_CELL = (("records", "parquet"), ("cells", "ipynb"), ("traces", "parquet"))
-FILES_OF_A_CELL += (("evidence", "parquet"),)
+FILES_OF_A_CELL = tuple((folder, "parquet") for folder in ("records", "traces", "evidence"))
+FILES_OF_A_CELL += (("cells", "ipynb"),)
 
 
 @pytest.fixture(scope="module")
