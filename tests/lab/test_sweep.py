@@ -26,6 +26,7 @@ from ktask.lab.records import load_run
 from ktask.lab.sweep import cells, looks, notebooks, passes, sweep
 from ktask.lab.sweep import kernels as kernel
 from ktask.lab.sweep.grid import cell_id, parse_grid
+from ktask.workloads import Case
 
 WALK = {"workload": "page_walk", "method": "pagemap", "page_kind": "4KiB", "size": ["4MiB", "8MiB"]}
 TOO_LARGE = {"workload": "zeroing", "method": "memset", "page_kind": "4KiB", "size": "64TiB"}
@@ -354,7 +355,8 @@ def test_a_start_that_fails_leaves_no_run(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(perf.why_not() is not None or cpu_count() < 2, reason=str(perf.why_not()))
 def test_a_process_looks_at_its_case_after_its_records(always_looks, tmp_path):
-    path = sweep.sweep(replace(GRID, cases=GRID.cases[:1]), "r", root=tmp_path, quiet=True)
+    fill = Case.of("zeroing", "populate", size="32MiB", page_kind="4KiB")
+    path = sweep.sweep(replace(GRID, cases=(fill,)), "r", root=tmp_path, quiet=True)
     (seen,) = load_run(path).evidence.values()
     assert seen.skipped is None
     assert (seen.serial.threads, seen.many.threads, seen.alone.threads) == (1, 2, 1)

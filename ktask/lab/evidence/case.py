@@ -33,7 +33,7 @@ class Evidence:
     @property
     def is_of_machine(self) -> bool:
         """Whether nothing was seen because this machine cannot look, as far as is known."""
-        return bool(self.skipped) and self.skipped != ONE_THREAD and not self.skipped.endswith(LARGER)
+        return self.skipped not in (None, ONE_THREAD) and not str(self.skipped).endswith(LARGER)
 
     @property
     def stack(self) -> dict[str, float]:
