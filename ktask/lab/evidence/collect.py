@@ -170,7 +170,7 @@ def _repeated(
 
 
 class _Switch:
-    """Switches what looks on at the first call and off at the second; returns the counters outside of it."""
+    """Switches what looks on at the first call, off at the second; returns the counters next to the task."""
 
     def __init__(self, *looking: perf.Recording | perf_stat.Counting | perf_stat.Nothing):
         self.looking, self.is_on = looking, False
@@ -178,13 +178,13 @@ class _Switch:
     def __call__(self) -> dict[str, float]:
         self.is_on = not self.is_on
         if self.is_on:
-            counters = sample()
             for one in self.looking:
                 one.on()
-            return counters
+            return sample()
+        counters = sample()
         for one in self.looking:
             one.off()
-        return sample()
+        return counters
 
 
 def summary(
@@ -222,10 +222,10 @@ def summary(
 
 
 def _calm(repetitions: Sequence[Repetition]) -> list[int]:
-    """Return which repetitions are nearly as undisturbed as the best; in any case the better half."""
+    """Return which repetitions are nearly as undisturbed as the best; in any case a quarter of them."""
     order = sorted(range(len(repetitions)), key=lambda k: repetitions[k].disturbed)
     limit = repetitions[order[0]].disturbed + DISTURBED
-    n = max((len(order) + 1) // 2, sum(one.disturbed <= limit for one in repetitions))
+    n = max((len(order) + 3) // 4, sum(one.disturbed <= limit for one in repetitions))
     return sorted(order[:n])
 
 

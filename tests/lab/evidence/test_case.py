@@ -38,6 +38,25 @@ def test_mprotect_by_range_waits_for_mmap_lock():
 
 
 @can_see
+def test_munmap_by_range_waits_for_mmap_lock():
+    case = Case.of("free", "munmap", size=64 * MIB, page_kind="4KiB", min_chunk="64KiB")
+    seen = measure_case(case, [2], QUICK, evidence=True).evidence()
+    assert seen.skipped is None
+    if seen.many.sees_locks:
+        assert "mmap_lock" in {one.lock for one in seen.many.waits if "munmap" in one.site}
+
+
+@can_see
+@pytest.mark.pool("2MiB", 64)
+def test_populating_hugetlb_pages_waits_for_the_fault_mutex():
+    case = Case.of("zeroing", "populate", size=128 * MIB, page_kind="2MiB")
+    seen = measure_case(case, [2], QUICK, evidence=True).evidence()
+    assert seen.skipped is None
+    if seen.many.sees_locks:
+        assert "hugetlb fault mutex" in {one.lock for one in seen.many.waits}
+
+
+@can_see
 def test_looking_changes_no_row_and_opens_nothing():
     case = Case.of("zeroing", "populate", size=16 * MIB, page_kind="4KiB")
     found = measure_case(case, [2], QUICK, evidence=True)
