@@ -1,19 +1,21 @@
 """Why not more, from what this run saw of a path: the largest losses, and beside them the source."""
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
 from ktask.lab.evidence import Evidence
 from ktask.lab.evidence.collect import Look
-from ktask.lab.evidence.functions import PARTS, function_of, part_of
+from ktask.lab.evidence.functions import DEPTH, PARTS, function_of, part_of
 from ktask.lab.evidence.locks import SPINNING as ON_ITS_OWNER
-from ktask.lab.evidence.locks import Wait
+from ktask.lab.evidence.locks import Wait, name_of
 from ktask.lab.evidence.proxy import IN_THE_QUEUE, UNNAMED
 from ktask.lab.evidence.stack import (
     CHUNKING,
@@ -40,6 +42,7 @@ KNOWN_PARTS = (
     STEAL,
     *PARTS,
 )  # all others but the last are functions
+OF_SLEEPERS = re.compile("owner|optimistic|osq_lock")  # spinning before a thread goes to sleep
 WORTH_SAYING = 0.03  # of the thread time
 LEAST_WAIT = 0.005  # of the thread time; what rounds to 0 % is not seen
 WATCHED = 0.1  # of the ideal: a path that differs by more while it is looked at is said to
@@ -112,6 +115,19 @@ class Seen:
         """The same over one thread in chunks, as the stack has it; over the serial call without that."""
         return growth(self.evidence.alone, self.many) if self.evidence.alone else self.from_serial
 
+    @cached_property
+    def spun(self) -> dict[tuple[str, str], float]:
+        """More CPU seconds in spinlocks than without other threads, by lock and the function that takes it.
+
+        From samples: a spinlock that is handed over without its slow path is in no list of waits.
+        """
+        found: dict[tuple[str, str], float] = defaultdict(float)
+        for sign, look in ((1, self.many), (-1, self.evidence.alone or self.serial)):
+            for frames, seconds in look.stacks.items():
+                if part_of(frames) == SPINNING and not any(map(OF_SLEEPERS.search, frames[:DEPTH])):
+                    found[name_of("spinlock", frames)] += sign * seconds
+        return dict(found)
+
 
 def growth(before: Look, after: Look) -> list[Growth]:
     """Return CPU seconds by function, what grew most first."""
@@ -146,9 +162,16 @@ def sentence(row: Row, seen: Seen) -> Markup:
         for part, share in [*seen.lost.items()][:MOST_PARTS]
     ]
     lost = Markup("{} of the thread time").format(join(parts, ", ")) if parts else "no part stands out"
-    return Markup("<b>{}</b>, {} of the ideal: {}.{}").format(
-        words.path_label(row), words.percent(row["efficiency"]), lost, _watched(row, seen)
+    return Markup("<b>{}</b>, {} of the ideal: {}.{}{}").format(
+        words.path_label(row), words.percent(row["efficiency"]), lost, _roof(row, seen), _watched(row, seen)
     )
+
+
+def _roof(row: Row, seen: Seen) -> str:
+    """Return how near a path that lost time to memory is to the highest rate of plain stores."""
+    if "memory" not in seen.lost or not np.isfinite(row["roof_share"]):
+        return ""
+    return f" It reaches {words.percent(row['roof_share'])} of the highest user-space rate."
 
 
 def part_name(part: str) -> str | Markup:
@@ -178,12 +201,17 @@ def _inside(part: str, seen: Seen) -> str | Markup:
 
 
 def _longest_wait(spins: bool, seen: Seen) -> str | Markup:
-    mine = [one for one in seen.waits if on_cpu(one) == spins and one.kind != IN_THE_QUEUE]
-    if mine and seen.share(mine[0].wait_s) >= WORTH_SAYING / 2:
-        what = mine[0].kind if mine[0].lock == UNNAMED else mine[0].lock
-        lock, site, share = words.short(what), words.short(mine[0].site), seen.share(mine[0].wait_s)
-        return Markup(" ({} in <code>{}</code> {})").format(lock, site, words.percent(share))
-    return " (for no lock that was seen)" if seen.many.sees_locks else " (locks could not be seen)"
+    found = [
+        (one.wait_s, one.kind if one.lock == UNNAMED else one.lock, one.site)
+        for one in seen.waits
+        if on_cpu(one) == spins and one.kind != IN_THE_QUEUE
+    ]
+    found += [(seconds, *names) for names, seconds in seen.spun.items()] if spins else []
+    seconds, lock, site = max(found, default=(0.0, "", ""))
+    if seen.share(seconds) < WORTH_SAYING / 2:
+        return " (for no lock that was seen)" if seen.many.sees_locks else " (locks could not be seen)"
+    names = words.short(lock), words.short(site)
+    return Markup(" ({} in <code>{}</code> {})").format(*names, words.percent(seen.share(seconds)))
 
 
 def on_cpu(wait: Wait) -> bool:
@@ -209,6 +237,9 @@ def _waited_for(locks: Sequence[str], seen: Seen) -> str:
     for one in seen.waits:
         if one.lock in shares:
             shares[one.lock] += seen.share(one.wait_s)
+    for (lock, _), seconds in seen.spun.items():
+        if lock in shares:
+            shares[lock] = max(shares[lock], seen.share(seconds))
     held = [
         f"{words.percent(one)} of the time for {lock}" for lock, one in shares.items() if one >= LEAST_WAIT
     ]

@@ -101,6 +101,15 @@ def test_a_stand_in_for_locks_names_the_place_where_threads_slept():
     assert "waiting 24 % (asleep in do_wait 12 %)" in said
 
 
+def test_a_spinlock_without_its_slow_path_is_named_from_samples():
+    spins = ("_raw_spin_lock", "rmqueue_bulk", "get_page_from_freelist", *ENTRY)
+    on_owner = ("rwsem_spin_on_owner", "down_write", "__vm_munmap", *ENTRY)
+    found = seen_case(stacks={ZAP: 0.07, CLEAR: 0.03, spins: 0.03, on_owner: 0.01}, waits=[])
+    (row,) = [row for _, row in table_of(run_with(found, TRUTHS[7])).iterrows()]
+    assert "spinning 25 % (zone lock in rmqueue_bulk 19 %)" in plain(evidence.sentence(row, row["seen"]))
+    assert "threads waited 19 % of the time for zone lock." in plain(evidence.by_source(row, row["seen"]))
+
+
 def test_a_path_that_was_slower_while_it_was_looked_at_is_said_to_be():
     said = plain(bottlenecks.finding(table_of(run_with(seen_case(wall_s=0.1)))))
     assert "While it was looked at, it reached 50 % of the ideal." in said
