@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,6 +50,43 @@ def write_json(path: Path | str, obj: Any) -> None:
     write_text(path, json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+LARGEST_BYTES = 64 << 20  # of any file that is read whole
+
+
+def require_regular(path: Path | str, most_bytes: int = LARGEST_BYTES) -> None:
+    """Refuse what is no regular file, and what is larger than `most_bytes`.
+
+    A pipe may never end, and a device is endless.
+
+    Raises
+    ------
+    ValueError
+        The message names the file and what is allowed.
+    OSError
+        If it is not there.
+    """
+    found = Path(path).stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError(f"{path} is not a regular file; save what it holds as one")
+    if found.st_size > most_bytes:
+        raise ValueError(f"{path} has {found.st_size} bytes, more than {most_bytes} bytes are not read")
+
+
+def read_text(path: Path | str, most_bytes: int = LARGEST_BYTES) -> str:
+    """Return the text of a regular file of at most `most_bytes`.
+
+    Raises
+    ------
+    ValueError
+        If it is something else, too large, or not UTF-8.
+    OSError
+        If the file cannot be read.
+    """
+    require_regular(path, most_bytes)
+    with Path(path).open("rb") as file:
+        return file.read(most_bytes).decode("utf-8")
+
+
 def read_json(path: Path | str) -> Any:
     """Return the content of a JSON file.
 
@@ -61,7 +99,7 @@ def read_json(path: Path | str) -> Any:
     """
     path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         message = (
             f"{path} is not a JSON file ({error}); delete it and measure again, or restore it from a copy"

@@ -20,8 +20,12 @@ import yaml
 from msgspec import structs
 from msgspec.inspect import FloatType, IntType, LiteralType, Metadata, StrType, Type, type_info
 
-LARGEST_BYTES = 1 << 20
-MOST_VALUES = 100_000  # a small file can hold more, by aliases of aliases
+from ktask.common.files import read_text
+
+LARGEST_BYTES = 1 << 18
+MOST_VALUES = 20_000  # a small file can hold more, by aliases of aliases
+MOST_ALIASES = 100
+LONGEST_VALUE = 10_000  # characters
 DEEPEST = 20
 LONGEST = 400  # message about values in a file
 _SHORT = Repr()
@@ -45,13 +49,40 @@ def read_named(kind: str, name: str | Path, folder: Path) -> tuple[str, str]:
     known = named_files(folder)
     path = known.get(str(name), Path(name))
     try:
-        if path.stat().st_size > LARGEST_BYTES:
-            raise ValueError(f"{kind} {name}: larger than {LARGEST_BYTES >> 20} MiB, which no {kind} is")
-        return path.read_text(encoding="utf-8"), path.stem
+        return read_text(path, LARGEST_BYTES), path.stem
     except FileNotFoundError:
         raise ValueError(f"{kind} {str(name)!r} is neither a file nor one of {', '.join(known)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{kind} {name}: cannot be read: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"{kind} {error}") from None
+
+
+class TooMuchError(ValueError):
+    """A file has more in it than anybody writes by hand."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Stops at what is too much before it takes time or memory."""
+
+    values = aliases = depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Return the next node."""
+        event = self.peek_event()
+        self.values += 1
+        self.aliases += isinstance(event, yaml.AliasEvent)
+        is_long = len(getattr(event, "value", None) or "") > LONGEST_VALUE
+        if self.values > MOST_VALUES or self.aliases > MOST_ALIASES or self.depth >= DEEPEST or is_long:
+            raise TooMuchError(
+                f"line {event.start_mark.line + 1}: too much; use at most {MOST_VALUES} values, "
+                f"{MOST_ALIASES} aliases, {DEEPEST} levels and {LONGEST_VALUE} characters per value"
+            )
+        self.depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
 
 
 class Document:
@@ -62,7 +93,9 @@ class Document:
         self._lines: dict[int, int] = {}
         self._left = MOST_VALUES
         try:
-            self._root = yaml.compose(text, Loader=yaml.SafeLoader)
+            self._root = yaml.compose(text, Loader=_Loader)
+        except TooMuchError as error:
+            raise ValueError(f"{where}, {error}") from None
         except (yaml.YAMLError, RecursionError) as error:
             raise ValueError(f"{where}: cannot be read, not YAML: {' '.join(str(error).split())}") from None
 
@@ -149,7 +182,10 @@ class Document:
         if isinstance(node, yaml.MappingNode):
             pairs = self._pairs(node, key, None)
             return {name: self._plain(one, key, depth + 1) for name, one in pairs.items()}
-        return yaml.SafeLoader("").construct_object(node)
+        try:
+            return yaml.SafeLoader("").construct_object(node)
+        except ValueError:  # 2001-99-99 looks like a date
+            raise self._not_allowed(node, key, "quotes around it, if it is a text") from None
 
 
 def _line(node: yaml.Node | None) -> int:

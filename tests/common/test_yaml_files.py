@@ -1,5 +1,6 @@
 """YAML files read into structs: every complaint has its line, and a small file cannot fill the memory."""
 
+import os
 from typing import Annotated, Any
 
 import pytest
@@ -55,6 +56,21 @@ BOMB = "[&a [x, x, x, x, x, x, x, x, x], " + ", ".join(
         ("\n\ncount: true", "line 3: count=true is not allowed"),
         ("counts: 1", "line 1: key 'counts' of the file is unknown; use the keys parts, by_name, count"),
         ("parts: [{size: 1, tags: " + BOMB + "]}]", "tags is too deep or has too many values"),
+        ("parts: [{size: 1, tags: [" + "1," * 20_001 + "]}]", "line 1: too much; use at most 20000 values"),
+        (
+            "count: &a 1\ntags: [" + "*a," * 101 + "]",
+            "line 2: too much; use at most 20000 values",
+        ),
+        (
+            "count: " + "[" * 300 + "]" * 300,
+            "line 1: too much; use at most",
+        ),
+        (
+            "\ncount: " + "9" * 10_001,
+            "line 2: too much; use at most",
+        ),
+        ("count: " + "9" * 5_000, "line 1: count=9999"),
+        ("count: 2001-99-99", "line 1: count=2001-99-99 is not allowed; use quotes around it"),
         ("parts: [{size: 1, tags: &a [*a]}]", "tags is too deep or has too many values"),
         ("count: !!python/object/apply:os.getpid []", "line 1: count=a list or mapping is not allowed"),
         ("count: !!python/name:os.getpid x", "line 1: count=x is not allowed"),
@@ -79,5 +95,12 @@ def test_a_check_after_reading_is_told_with_the_line_of_its_entry():
 def test_a_large_file_is_not_read(tmp_path):
     (tmp_path / "x.yaml").write_bytes(b" " * (LARGEST_BYTES + 1))
     for name in ("x", tmp_path / "x.yaml"):
-        with pytest.raises(ValueError, match="larger than 1 MiB, which no thing is"):
+        with pytest.raises(ValueError, match=r"^thing .*x\.yaml has 262145 bytes, more than 262144"):
             read_named("thing", name, tmp_path)
+
+
+def test_what_is_no_file_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/zero"):
+        with pytest.raises(ValueError, match=f"^thing {path} is not a regular file"):
+            read_named("thing", path, tmp_path)

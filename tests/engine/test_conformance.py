@@ -1,6 +1,7 @@
 """The engine against the worked cases: its real chunks and its real undo calls."""
 
 import ctypes
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from ktask.engine import run as engine
 from ktask.engine import worker
 from ktask.engine.conformance import check as conformance
+from ktask.engine.conformance import vectors
 from ktask.engine.layout import HEADER, PART
 from ktask.engine.policy import Machine, Part, make_plan
 from ktask.engine.undo import undo_ranges
@@ -49,3 +51,12 @@ def test_an_engine_that_skips_a_chunk_is_noticed(monkeypatch):
     result = conformance.check_file(VECTORS)
     assert result["passed"] < result["rows"]
     assert any("chunks run" in mismatch["column"] for mismatch in result["mismatches"])
+
+
+def test_a_table_without_an_end_is_refused(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(ValueError, match=r"pipe\.csv is not a regular file"):
+        vectors.check_vectors(tmp_path / "pipe.csv")
+    monkeypatch.setattr(vectors, "MOST_ROWS", 10)
+    with pytest.raises(ValueError, match="too many rows; use at most 10"):
+        vectors.check_vectors(VECTORS)

@@ -1,6 +1,7 @@
 """Grids: what a YAML file means, and what is said when it means nothing."""
 
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -343,3 +344,30 @@ def test_a_file_is_read_by_its_path(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump({"work": [WORK]}))
     assert load_grid(str(path)).name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "work: [{workload: zeroing, method: memset, page_kind: 4KiB, "
+            f"size: {[f'{n}MiB' for n in range(1, 3001)]}, "
+            f"min_chunk: {[f'{n}KiB' for n in range(1, 3001)]}}}]",
+            "line 1: 9000000 cells up to here are too many; use at most 10000",
+        ),
+        (
+            "passes: 1000000000000\nwork: [{workload: zeroing, size: 4MiB}]",
+            "line 1: passes=1000000000000 is not",
+        ),
+        (
+            f"passes: 1000\nthreads: {list(range(1, 1001))}\nwork: [{{workload: zeroing, size: 4MiB}}]",
+            "thread counts in 1000 passes are too many; use at most 1000000 together",
+        ),
+    ],
+)
+def test_a_grid_that_would_never_end_is_refused_before_it_is_made(text, message):
+    began = time.monotonic()
+    with pytest.raises(ValueError) as caught:
+        parse_grid(text, "mine")
+    assert message in str(caught.value)
+    assert time.monotonic() - began < 10

@@ -88,7 +88,7 @@ WRONG = [
         "nodes: &a [*a]\ncores_per_node: 1",
         "line 1: nodes is too deep or has too many values, by aliases",
     ),
-    ("[" * 5000, "not YAML"),
+    ("[" * 5000, "line 1: too much"),
 ]
 
 
@@ -145,3 +145,15 @@ def test_a_notebook_shows_what_is_described_with_units():
     assert "2 nodes of 1 cores, 1 threads each" in html
     assert "3.00 GiB/s" in html and "50.0 µs" in html
     assert "remote_penalty" not in html
+
+
+@pytest.mark.parametrize(
+    ("load", "message"),
+    [
+        ("[{threads: 60000}, {threads: 60000}]", "use at most 65536 threads in all"),
+        ("[{threads: 2, cpu_time: 1, rounds: 1000000}]", "use at most 100000 rounds times threads"),
+    ],
+)
+def test_load_without_an_end_is_refused(load, message):
+    with pytest.raises(ValueError, match=rf"line 3: load=\.\.\. is not allowed; {message}"):
+        parse_machine(f"nodes: 1\ncores_per_node: 4\nload: {load}", "mine.yaml")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 
@@ -501,3 +502,13 @@ def test_an_impossible_machine_is_refused_with_its_line(typed, written, tmp_path
     machine.write_text("nodes: 1\ncores_per_node: 0\n")
     code, _, err = typed("predict", written(HEADER + GOOD), "--machine", Path(machine))
     assert code == 2 and "m.yaml, line 2: cores_per_node=0 is not allowed" in err
+
+
+def test_a_table_without_an_end_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(ValueError, match=r"pipe\.csv is not a regular file"):
+        read_curves(tmp_path / "pipe.csv")
+    wide = tmp_path / "wide.csv"
+    wide.write_text("c," * 1001 + "\n")
+    with pytest.raises(ValueError, match=r"wide\.csv, line 1: the table is too large; use"):
+        read_curves(wide)

@@ -9,6 +9,7 @@ means "not applicable". Lists in a cell are joined by a bar; node tables read `n
 from __future__ import annotations
 
 import csv
+import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ktask.common.files import require_regular
 from ktask.engine.policy import (
     ANY_NODE,
     Machine,
@@ -39,6 +41,7 @@ COLUMNS = (
     "n_chunks", "chunks", "first_chunk", "last_chunk", "extra_out",
 )
 # fmt: on
+MOST_ROWS = 100_000
 MOST_CHUNKS_RUN = 10_000  # a plan with more is not handed to an engine
 MOST_CHUNKS_SHOWN = 24  # as in the table
 
@@ -102,15 +105,18 @@ def check_vectors(
 
 
 def _read_rows(path: Path) -> list[_Row]:
+    require_regular(path)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, strict=True)
             _check_header(path, reader.fieldnames or ())
-            rows = [_row(path, reader.line_num, cells) for cells in reader]
+            rows = [_row(path, reader.line_num, cells) for cells in itertools.islice(reader, MOST_ROWS + 1)]
     except (csv.Error, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a CSV file in UTF-8: {error}") from None
     if not rows:
         raise ValueError(f"{path}: no rows below the header; give at least one case")
+    if len(rows) > MOST_ROWS:
+        raise ValueError(f"{path}: too many rows; use at most {MOST_ROWS}")
     return rows
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,13 +17,14 @@ from ktask.common.yaml_files import Document, named_files, read_named
 from ktask.host import topology
 from ktask.host.cpus import format_cpu_list, parse_cpu_list
 from ktask.host.node_memory import usable_nodes
-from ktask.lab.measure.measurement import Protocol
+from ktask.lab.measure.measurement import MOST_PASSES, Protocol
 from ktask.lab.measure.threads import default_threads
 from ktask.memory import region as memory
 from ktask.workloads import Case
 
 FOLDER = Path(__file__).parent / "grids"
 MOST_CELLS = 10_000
+MOST_MEASUREMENTS = 1_000_000  # cells, each in its thread counts and passes
 LIMIT_S = 600.0
 AUTO = "auto"  # thread counts that follow from the machine
 
@@ -64,6 +65,14 @@ class Grid:
     passes: int = 1
     refined: bool = False
     cpus: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what would never end."""
+        if len(self.cases) * len(self.threads) * self.passes > MOST_MEASUREMENTS:
+            raise ValueError(
+                f"grid {self.name}: {len(self.cases)} cells at {len(self.threads)} thread counts in "
+                f"{self.passes} passes are too many; use at most {MOST_MEASUREMENTS} together"
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """Return the grid with everything spelled out, as kept in the run."""
@@ -132,7 +141,7 @@ class GridFile(Struct, frozen=True):
     cpus: Any = None
     protocol: ProtocolFile = ProtocolFile()  # type: ignore[valid-type]
     limit_s: Positive = LIMIT_S
-    passes: Count = 1
+    passes: Annotated[int, Meta(ge=1, le=MOST_PASSES, extra={"allowed": f"1 to {MOST_PASSES}"})] = 1
 
     def __post_init__(self) -> None:
         """Refuse a grid of nothing, and rounds that cannot be."""
@@ -181,17 +190,17 @@ def parse_grid(text: str, name: str, where: str = "grid", nodes: int | None = No
         threads = _threads(file.threads)
     cases: dict[Case, None] = {}
     have = len(usable_nodes()) if nodes is None else nodes
+    made = 0
     for work in file.work:
         with document.at(work):
-            found = _cases(work, file, placement)  # so that what is wrong is said on every machine
+            found = _cases(work, file, placement, made)  # so that what is wrong is said on every machine
+        made += len(found)
         cases |= dict.fromkeys(found if work.nodes <= max(have, 1) else ())
     if not cases:
         needed = min(work.nodes for work in file.work)
         raise ValueError(
             f"{where} needs memory on {needed} nodes, this process may use {have}; use another grid"
         )
-    if len(cases) > MOST_CELLS:
-        raise ValueError(f"{where}: {len(cases)} cells are too many; use at most {MOST_CELLS}")
     protocol = Protocol(**structs.asdict(file.protocol), seed=file.seed)
     rules = {"limit_s": file.limit_s, "passes": file.passes, "refined": file.threads == AUTO, "cpus": cpus}
     return Grid(name, file.about, file.seed, threads, protocol, tuple(cases), **rules)
@@ -217,13 +226,17 @@ def _threads(value: Any) -> tuple[int, ...]:
     return tuple(sorted({*counts, 1}))
 
 
-def _cases(work: Work, file: GridFile, usual_placement: Any) -> list[Case]:
+def _cases(work: Work, file: GridFile, usual_placement: Any, before: int) -> list[Case]:
     workload = workloads.get(str(work.workload))
     methods = [workload.method(str(name)) for name in _values("method", work.method)] or workload.methods
     min_chunks = _values("min_chunk", work.min_chunk) or [file.min_chunk]
     policy = str(work.policy or file.policy)
     kinds, sizes = _values("page_kind", work.page_kind), _values("size", work.size)
     placements = _values("placement", work.placement or usual_placement) or [None]
+    options = {name: _values(f"option {name}", value) for name, value in work.options.items()}
+    each = math.prod(map(len, (sizes, min_chunks, placements, *options.values())))
+    if (n := before + each * sum(len(kinds or method.page_kinds) for method in methods)) > MOST_CELLS:
+        raise ValueError(f"{n} cells up to here are too many; use at most {MOST_CELLS}")
     return [
         Case.of(
             workload.name,
@@ -233,19 +246,13 @@ def _cases(work: Work, file: GridFile, usual_placement: Any) -> list[Case]:
             min_chunk=min_chunk,
             policy=policy,
             placement=placement,
-            options=options,
+            options=dict(zip(options, chosen, strict=True)),
         )
         for method in methods
-        for kind, size, min_chunk, placement, options in itertools.product(
-            kinds or method.page_kinds, sizes, min_chunks, placements, _settings(work.options)
+        for kind, size, min_chunk, placement, chosen in itertools.product(
+            kinds or method.page_kinds, sizes, min_chunks, placements, itertools.product(*options.values())
         )
     ]
-
-
-def _settings(options: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return every combination of the values of `options`, each of which is one value or a list."""
-    values = [_values(f"option {name}", value) for name, value in options.items()]
-    return [dict(zip(options, chosen, strict=True)) for chosen in itertools.product(*values)]
 
 
 def _values(name: str, value: Any) -> list[Any]:

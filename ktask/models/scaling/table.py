@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+
+from ktask.common.files import read_json, require_regular
 
 # fmt: off
 THREADS = (
@@ -39,6 +40,7 @@ GROUPS = (
 # Between neighbouring thread counts no published time differs by more than a factor of 4 from what their
 # ratio allows; 30 is far out, and the smallest mistake of unit is 1000.
 UNLIKELY = 30.0
+MOST_COLUMNS, MOST_CELLS = 1000, 2_000_000
 MOST_THREADS = 1 << 20
 SHORTEST_S, LONGEST_S = 1e-12, 1e12  # what is outside of these is no time of a task
 NUMBER = r"(?i)^\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)\s*([a-zµ]*)\s*$"
@@ -141,12 +143,25 @@ def read_curves(
     return Table(file.path, curves, columns, tuple(notes))
 
 
+def _require_size(path: Path) -> None:
+    try:
+        require_regular(path)
+    except ValueError as error:
+        raise TableError(str(error)) from None
+
+
 def _read(path: Path) -> pd.DataFrame:
     """Return the cells of a file as text, by the lines where they stand."""
+    _require_size(path)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, strict=True)
-            rows = {reader.line_num: [cell.strip() for cell in cells] for cells in reader}  # noqa: B035
+            rows, left = {}, MOST_CELLS
+            for cells in reader:
+                if (left := left - len(cells)) < 0 or len(cells) > MOST_COLUMNS:
+                    use = f"at most {MOST_COLUMNS} columns and {MOST_CELLS} cells"
+                    raise TableError(f"{path}, line {reader.line_num}: the table is too large; use {use}")
+                rows[reader.line_num] = [cell.strip() for cell in cells]
     except UnicodeDecodeError:
         raise TableError(f"{path} is no UTF-8 text; save the table as CSV") from None
     except csv.Error as error:
@@ -360,7 +375,7 @@ def _zero_below(path: Path) -> float | None:
     """Return what a printed zero means, if a datapackage.json beside the table says so."""
     package = path.parent / "datapackage.json"
     try:
-        resources = json.loads(package.read_text(encoding="utf-8"))["resources"]
+        resources = read_json(package)["resources"]
         entry = next(item for item in resources if item.get("path") == path.name)
         return entry.get("tidy", {}).get("zero_below")
     except (OSError, ValueError, LookupError, TypeError, AttributeError, StopIteration):

@@ -26,6 +26,7 @@ from ktask.common.yaml_files import Document, allowed, meaning_of, named_files, 
 from ktask.engine import policy
 
 FOLDER = Path(__file__).parent / "described"
+MOST_ROUNDS = 100_000  # of all threads of load together; each is an event to simulate
 
 # Weights of the nice levels from -20 to 19: sched_prio_to_weight of kernel/sched/core.c, CFS and EEVDF alike.
 # fmt: off
@@ -173,6 +174,12 @@ class Machine(Figures, frozen=True, omit_defaults=True, rename=_key):
         if self.cpus > policy.MOST_CPUS:
             use = f"nodes × cores_per_node × smt within {policy.MOST_CPUS} CPUs"
             raise ValueError(f"nodes={self.nodes} is not allowed; use {use}")
+        if sum(load.threads for load in self.load) > policy.MOST_CPUS:
+            raise ValueError(
+                f"load=... is not allowed; use at most {policy.MOST_CPUS} threads in all entries"
+            )
+        if sum(load.threads * load.rounds for load in self.load if load.rounds > 1) > MOST_ROUNDS:
+            raise ValueError(f"load=... is not allowed; use at most {MOST_ROUNDS} rounds times threads")
         if self.smt_gain > self.smt:
             use = f"at most smt={self.smt}, the hardware threads of a core"
             raise ValueError(f"smt_gain={self.smt_gain:g} is not allowed; use {use}")

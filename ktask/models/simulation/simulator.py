@@ -22,6 +22,7 @@ from ktask.engine.policy import ANY_NODE, Part
 from ktask.models.simulation import event_loop
 from ktask.models.simulation.machines import FIGURES, Load, Machine, nice_weight
 
+MOST_CHUNKS = 4_000_000
 TRACE_COLUMNS = ("part", "worker", "start", "end", "t0_s", "t1_s")
 
 
@@ -155,6 +156,10 @@ class _Stage:
     ) -> None:
         if loads_to_end and any(load.threads and not np.isfinite(load.cpu_time_s) for load in machine.load):
             raise ValueError("loads_to_end=True needs load that ends; give every entry of load a cpu_time")
+        if plan.n_chunks > MOST_CHUNKS:
+            raise ValueError(
+                f"{plan.n_chunks} chunks are too many to simulate, at most {MOST_CHUNKS}; use larger chunks"
+            )
         self.machine, self.plan = machine, plan
         self.prepared = engine.prepare_plan(plan)
         self.agents, self.clocks = _agents(_crew(machine, plan, low_priority)), _clocks(machine)
