@@ -21,7 +21,7 @@ from test_sweep import CONTENT, WALK, WALKS, swept  # noqa: F401
 
 from ktask.engine import slots as limits
 from ktask.lab.records import load_run
-from ktask.lab.sweep import cluster, scheduler, sweep
+from ktask.lab.sweep import cluster, looks, scheduler, sweep
 
 ROOT = Path(__file__).parents[2]
 
@@ -120,13 +120,17 @@ def test_a_finished_run_is_resumed_without_measuring(running, grid, spread):
     assert {p: p.stat().st_mtime_ns for p in spread.glob("*/*")} == before
 
 
-def test_passes_are_added_on_a_cluster(running, grid, spread, tmp_path):
+def test_passes_are_added_on_a_cluster_and_look_there(running, grid, spread, tmp_path, monkeypatch):
+    monkeypatch.setattr(looks, "may_look", lambda *_: True)
     shutil.copytree(spread, tmp_path / "done")
     options = {"passes": 2, "resume": True, "root": tmp_path, "quiet": True}
     (path,) = cluster.sweep_cluster(running.address, grid, "done", **options)
     found = load_run(path).records
     assert (found.groupby("cell_id")["pass"].unique().map(sorted) == [[1, 2]] * 2).all()
     assert (path / "cells" / f"{WALKS[0]}.pass2.ipynb").exists()
+    reasons = [one.skipped for one in load_run(path).evidence.values()]
+    assert len(reasons) == len(WALKS)
+    assert looks.NO_TIME not in reasons
 
 
 def test_every_host_measures_the_whole_grid(running, grid, tmp_path):
