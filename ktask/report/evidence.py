@@ -52,6 +52,7 @@ NOT_RECORDED = (
     "this run has no evidence; `ktask sweep GRID --evidence auto` records it, as root or after "
     "`sudo sysctl kernel.perf_event_paranoid=1 kernel.kptr_restrict=0`"
 )
+NOT_REACHED = "the sweep ended before it; `ktask sweep` with `--resume` looks at what is missing"
 NO_LOCKS = (
     "Which locks threads waited for could not be seen: that needs Linux 5.19, and a tracefs that the user "
     "may read, as root may."
@@ -257,7 +258,7 @@ def not_looked_at(rows: pd.DataFrame, found: Found, findings: Iterable[Mapping[s
     all_seen = [(row, of_case(row, found)) for _, row in rows.iterrows()]
     for row, seen in all_seen:
         if not seen:
-            missing[_reason(_known(row, found), findings)].append(words.name_of(row))
+            missing[_reason(row, found, findings)].append(words.name_of(row))
     lines = [
         Markup("{}: {}.").format(_which(names, len(rows)), with_code(reason.rstrip(".")))
         for reason, names in missing.items()
@@ -275,9 +276,12 @@ def _which(names: Sequence[str], total: int) -> str:
     return f"On {words.listed(names)}" if len(names) <= 3 else f"On {len(names)} of {total} paths"
 
 
-def _reason(known: Evidence | None, findings: Iterable[Mapping[str, Any]]) -> str:
+def _reason(row: Row, found: Found, findings: Iterable[Mapping[str, Any]]) -> str:
     """Return why nothing was seen and what would allow it: as perf said, or else the machine check."""
+    known = _known(row, found)
     if known and known.skipped:
         return known.skipped if len(known.skipped) <= LONGEST_REASON else known.skipped[:LONGEST_REASON] + "…"
+    if found:
+        return NOT_REACHED
     said = next((one for one in findings if one.get("name") == "evidence" and one.get("level") != "ok"), None)
     return f"{said.get('value')}; {said.get('remedy')}" if said else NOT_RECORDED

@@ -168,6 +168,13 @@ def test_an_older_run_says_how_to_record_it():
     )
 
 
+def test_what_a_sweep_did_not_reach_is_told_from_what_it_may_not_see():
+    run = run_with(seen_case())
+    ((key, seen),) = run.evidence.items()
+    run = replace(run, evidence={key._replace(size_bytes=1): seen})
+    assert "On the one path: the sweep ended before it; ktask sweep with --resume" in missing(run)
+
+
 def test_the_page_says_what_the_machine_check_said():
     run = run_with(None)
     finding = {"name": "evidence", "level": "note", "value": "perf is not installed", "remedy": "install it"}
