@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ktask.host.control_groups import quota_cpus
+from ktask.host import control_groups
 from ktask.host.cpus import Cpu, Topology, format_cpu_list, parse_cpu_list
 from ktask.host.kernel_files import (
     ROOT,
@@ -137,13 +137,13 @@ def cpu_count(root: Path = ROOT, cpus: Iterable[int] | None = None) -> int:
         CPUs to count; None is the affinity mask of the calling thread.
     """
     count = len(allowed_cpus() if cpus is None else set(cpus))
-    quota = quota_cpus(root)
+    quota = control_groups.quota_cpus(root)
     return max(1, count if quota is None else min(count, int(quota)))
 
 
 def why_so_many_cpus(root: Path = ROOT, cpus: Iterable[int] | None = None) -> str:
     """Return in words where `cpu_count` comes from: the CPUs of the process, or its quota."""
-    count, quota = len(allowed_cpus() if cpus is None else set(cpus)), quota_cpus(root)
+    count, quota = len(allowed_cpus() if cpus is None else set(cpus)), control_groups.quota_cpus(root)
     if quota is None or int(quota) >= count:
         return "the CPUs of this process"
     return f"the whole CPUs of this process's quota of {quota:g} (it may run on {count})"
