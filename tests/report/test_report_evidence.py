@@ -222,7 +222,8 @@ def test_endless_names_are_cut():
 
 
 def test_any_number_of_stacks_gives_a_graph_of_limited_size():
-    many = {(f"leaf{i}", f"mid{i % 150}", f"top{i % 3}", *ENTRY): 0.12 / 30_000 for i in range(30_000)}
+    deep = [[f"{'d' * 50}{i}_{k}" for k in range(20)] for i in range(150)]
+    many = {(f"leaf{i}", *deep[i % 150], *ENTRY): 0.12 / 30_000 for i in range(30_000)}
     html = drawn(many | {CLEAR: 0.02})
     graph = re.search("<svg.*</svg>", html, re.DOTALL)[0]
     assert len(graph) < flame.MOST_BYTES + 5_000
