@@ -222,10 +222,15 @@ def summary(
 
 
 def _calm(repetitions: Sequence[Repetition]) -> list[int]:
-    """Return which repetitions are nearly as undisturbed as the best; in any case a quarter of them."""
-    order = sorted(range(len(repetitions)), key=lambda k: repetitions[k].disturbed)
+    """Return which repetitions are nearly as undisturbed as the best; in any case a tenth, or three.
+
+    Those that had fewer threads, because other tasks had the CPUs, are left out.
+    """
+    most = max(one.result.threads for one in repetitions)
+    full = [k for k, one in enumerate(repetitions) if one.result.threads == most]
+    order = sorted(full, key=lambda k: repetitions[k].disturbed)
     limit = repetitions[order[0]].disturbed + DISTURBED
-    n = max((len(order) + 3) // 4, sum(one.disturbed <= limit for one in repetitions))
+    n = max(len(order) // 10, 3, sum(repetitions[k].disturbed <= limit for k in order))
     return sorted(order[:n])
 
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from known import is_quiet
 
 import ktask
 from ktask.host import perf
@@ -37,23 +38,43 @@ def test_mprotect_by_range_waits_for_mmap_lock():
     assert "<table" in seen._repr_html_()
 
 
+def places_waited_for(case: Case, is_right) -> set[tuple[str, str]]:
+    """Return locks and sites of one of a few looks, the first that `is_right`; skip if others took CPUs."""
+    was_quiet = False
+    for _ in range(3):
+        seen = measure_case(case, [2], QUICK, evidence=True).evidence()
+        if seen.skipped is None and not seen.many.sees_locks:
+            pytest.skip("locks cannot be seen here")
+        found = {(one.lock, one.site) for one in seen.many.waits} if seen.many else set()
+        if is_right(found):
+            return found
+        was_quiet = was_quiet or is_quiet(seen)
+    if not was_quiet:
+        pytest.skip("others used the CPUs in every try")
+    return found
+
+
 @can_see
+@pytest.mark.alone
 def test_munmap_by_range_waits_for_mmap_lock():
     case = Case.of("free", "munmap", size=64 * MIB, page_kind="4KiB", min_chunk="64KiB")
-    seen = measure_case(case, [2], QUICK, evidence=True).evidence()
-    assert seen.skipped is None
-    if seen.many.sees_locks:
-        assert "mmap_lock" in {one.lock for one in seen.many.waits if "munmap" in one.site}
+
+    def is_right(found):
+        return any(lock == "mmap_lock" and "munmap" in site for lock, site in found)
+
+    assert is_right(places_waited_for(case, is_right))
 
 
 @can_see
+@pytest.mark.alone
 @pytest.mark.pool("2MiB", 64)
 def test_populating_hugetlb_pages_waits_for_the_fault_mutex():
     case = Case.of("zeroing", "populate", size=128 * MIB, page_kind="2MiB")
-    seen = measure_case(case, [2], QUICK, evidence=True).evidence()
-    assert seen.skipped is None
-    if seen.many.sees_locks:
-        assert "hugetlb fault mutex" in {one.lock for one in seen.many.waits}
+
+    def is_right(found):
+        return "hugetlb fault mutex" in {lock for lock, _ in found}
+
+    assert is_right(places_waited_for(case, is_right))
 
 
 @can_see

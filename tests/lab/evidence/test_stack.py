@@ -187,15 +187,22 @@ def test_samples_outside_of_the_clock_or_after_the_last_chunk_are_left_out():
 
 
 def test_repetitions_that_others_disturbed_are_left_out():
-    """Half of the thread time of the second was waiting for a CPU; its samples and counters are gone."""
-    results = [_result(10.0, 1.0, (1.0, 1.0)), _result(20.0, 2.0, (2.0, 2.0))]
-    grown = [{RUN_QUEUE: 0.01, "pgfault": 1.0}, {RUN_QUEUE: 2.0, "pgfault": 9.0}]
-    events = [
-        Event(cpu, cpu, at_s, CLOCK, "", ("f", *ENTRY)) for cpu in (0, 1) for at_s in (10.5, 20.5, 21.5)
-    ]
+    """Half of the thread time of the last was waiting for a CPU; its samples and counters are gone."""
+    results = [_result(start_s, 1.0, (1.0, 1.0)) for start_s in (10.0, 12.0, 14.0)]
+    results.append(_result(20.0, 2.0, (2.0, 2.0)))
+    grown = [{RUN_QUEUE: 0.01, "pgfault": 1.0}] * 3 + [{RUN_QUEUE: 2.0, "pgfault": 9.0}]
+    times = (10.5, 12.5, 14.5, 20.5, 21.5)
+    events = [Event(cpu, cpu, at_s, CLOCK, "", ("f", *ENTRY)) for cpu in (0, 1) for at_s in times]
     found = summary(events, [*map(Repetition, results, grown)], {}, sees_locks=True)
-    assert (found.repetitions, found.wall_s, found.counters["pgfault"]) == (1, 1.0, 1.0)
+    assert (found.repetitions, found.wall_s, found.counters["pgfault"]) == (3, 1.0, 1.0)
     assert found.cpu_s == pytest.approx(2 / SAMPLES_PER_S)
+
+
+def test_repetitions_that_got_fewer_threads_are_left_out():
+    """Other tasks had the CPUs meanwhile."""
+    results = [_result(10.0, 1.0, (1.0, 1.0)), Result(threads=1, wall_s=2.0, started_s=12.0, ended_s=(2.0,))]
+    found = summary([], [Repetition(one, {}) for one in results], {}, sees_locks=True)
+    assert (found.repetitions, found.threads, found.wall_s) == (1, 2, 1.0)
 
 
 def test_where_all_were_disturbed_the_least_disturbed_ones_stay():
