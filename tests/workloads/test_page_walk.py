@@ -410,7 +410,7 @@ def test_another_process_is_measured(holder, method):
 def test_zero_pages_that_a_walk_cannot_tell_are_no_part_of_the_rollup(monkeypatch):
     """As before Linux 6.7: the walk counts them as present, and Rss does not."""
     walk = answers.walk
-    monkeypatch.setattr(answers, "walk", lambda pid: walk(pid, method="pagemap"))
+    monkeypatch.setattr(answers, "walk", lambda pid, method="pagemap": walk(pid, method=method))
     with mmap.mmap(-1, 16 * MIB, flags=mmap.MAP_PRIVATE) as untouched:
         untouched.madvise(mmap.MADV_NOHUGEPAGE)
         assert not any(untouched[::BASE_PAGE])  # reads them

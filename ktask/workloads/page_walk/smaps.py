@@ -7,7 +7,6 @@ import os
 import numpy as np
 
 from ktask.engine.task import Ctl
-from ktask.host.kernel_files import status_bytes
 from ktask.memory import address_space, walkers
 from ktask.memory import inspect as answers
 from ktask.memory import region as memory
@@ -48,7 +47,7 @@ class ReadText:
     def before(self) -> None:
         self.text[:] = 0
         self.length[0] = 0
-        self._walked = self._present() if self._is_compared else (0, 0)
+        self._walked = self._present() if self._is_compared else 0
 
     def check(self) -> None:
         self.process.require_alive()
@@ -59,25 +58,23 @@ class ReadText:
             low = high = self.space.present * BASE_PAGE
         else:
             found = sum(fields["Rss"] for fields in answers.parse_smaps(text))
-            bounds = *self._walked, *self._present()
-            low, high = min(bounds) - ROLLUP_TOLERANCE_BYTES, max(bounds) + ROLLUP_TOLERANCE_BYTES
+            walked = self._walked, self._present()
+            low, high = min(walked) - ROLLUP_TOLERANCE_BYTES, max(walked) + ROLLUP_TOLERANCE_BYTES
         right = either(low // BASE_PAGE, high // BASE_PAGE)
         expect(
             low <= found <= high,
             f"{self.case.method} found {found // BASE_PAGE} present pages; {right} are there",
         )
 
-    def _present(self) -> tuple[int, int]:
-        """Return what Rss should at least and at most count of the process, in bytes: no zero pages.
+    def _present(self) -> int:
+        """Return the bytes of all that is present in the process, zero pages apart, as Rss counts them.
 
-        Where the walk cannot tell those (before Linux 6.7), the least is what the kernel has counted.
+        Where the walk cannot tell those (before Linux 6.7), by smaps.
         """
         table = answers.walk(self.process.pid)
-        present_bytes = int(table["present"].sum())
         if table["zero"].isna().all():
-            return min(status_bytes("VmRSS", self.process.pid), present_bytes), present_bytes
-        known_bytes = present_bytes - int(table["zero"].sum())
-        return known_bytes, known_bytes
+            return int(answers.walk(self.process.pid, method="smaps")["present"].sum())
+        return int(table["present"].sum() - table["zero"].sum())
 
     def close(self) -> None:
         os.close(self.fd)
