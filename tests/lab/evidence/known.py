@@ -52,9 +52,9 @@ class Known:
 
 @thread_func(cache=True)
 def change_protection(start, end, base, n_pages):
-    """Change each chunk of pages to and fro: all of it under mmap_lock, which threads spin for."""
-    for k in range(start, end):
-        at = base + k * n_pages * PAGE
+    """Change pages to and fro, all of it under mmap_lock, which threads spin for; page tables stay apart."""
+    at = base + native.sched_getcpu() % 8 * n_pages * PAGE
+    for _ in range(start, end):
         native.mprotect(at, n_pages * PAGE, 1)
         native.mprotect(at, n_pages * PAGE, 3)
     return 0
