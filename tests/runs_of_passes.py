@@ -10,13 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
-from ktask.lab.records import SCHEMA, Run
+from ktask.lab.records import NEEDED, SCHEMA, Run
 
 MACHINE = {"host_id": "a", "virtualised": True, "kernel_release": "6.18", "packages": {"numba": "0.62"}}
 PASSES = Path(__file__).parent / "data" / "passes.csv"
 CASE = {"backend": "kernel", "options": "", "policy": "ktask-v4", "min_chunk_size": 2 << 20, "host_id": "a"}
 START = pd.Timestamp("2026-11-26 02:35", tz="UTC")
+
+
+def filled(row):
+    """Return a row of records with something in each column that must not be empty."""
+    plain = {pa.string(): "", pa.bool_(): False}
+    return {name: row.get(name, plain.get(SCHEMA.field(name).type, 1)) for name in NEEDED} | row
 
 
 def run_of(rows, name="run", **machine):

@@ -99,9 +99,13 @@ def read_json(path: Path | str) -> Any:
     """
     path = Path(path)
     try:
-        return json.loads(read_text(path))
+        return json.loads(read_text(path), parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         message = (
             f"{path} is not a JSON file ({error}); delete it and measure again, or restore it from a copy"
         )
         raise ValueError(message) from error
+
+
+def _refuse(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")

@@ -66,6 +66,7 @@ class _Loader(yaml.SafeLoader):
     """Stops at what is too much before it takes time or memory."""
 
     values = aliases = depth = 0
+    most_values = MOST_VALUES
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         """Return the next node."""
@@ -73,9 +74,9 @@ class _Loader(yaml.SafeLoader):
         self.values += 1
         self.aliases += isinstance(event, yaml.AliasEvent)
         is_long = len(getattr(event, "value", None) or "") > LONGEST_VALUE
-        if self.values > MOST_VALUES or self.aliases > MOST_ALIASES or self.depth >= DEEPEST or is_long:
+        if self.values > self.most_values or self.aliases > MOST_ALIASES or self.depth >= DEEPEST or is_long:
             raise TooMuchError(
-                f"line {event.start_mark.line + 1}: too much; use at most {MOST_VALUES} values, "
+                f"line {event.start_mark.line + 1}: too much; use at most {self.most_values} values, "
                 f"{MOST_ALIASES} aliases, {DEEPEST} levels and {LONGEST_VALUE} characters per value"
             )
         self.depth += 1
@@ -83,6 +84,41 @@ class _Loader(yaml.SafeLoader):
             return super().compose_node(parent, index)
         finally:
             self.depth -= 1
+
+
+class _LoaderOfMany(_Loader):
+    """Reads what a program has written out."""
+
+    most_values = 1_000_000
+
+
+def load_plain(text: str) -> Any:
+    """Return the content of a YAML file that a program wrote: texts, numbers, lists and mappings.
+
+    Raises
+    ------
+    ValueError
+        If it is not YAML, or holds something else, such as a set or a date.
+    """
+    try:
+        content = yaml.load(text, _LoaderOfMany)  # noqa: S506  (a safe loader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+    _require_plain(content)
+    return content
+
+
+def _require_plain(value: Any) -> None:
+    if isinstance(value, dict):
+        for key, one in value.items():
+            if not isinstance(key, str):
+                raise ValueError(f"key {_SHORT.repr(key)} is not allowed; use a text")
+            _require_plain(one)
+    elif isinstance(value, list):
+        for one in value:
+            _require_plain(one)
+    elif not isinstance(value, str | int | float | None):
+        raise ValueError(f"{_SHORT.repr(value)} is not allowed; use a text, a number, a list or a mapping")
 
 
 class Document:

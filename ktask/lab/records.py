@@ -22,16 +22,17 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 
-from ktask.common.files import atomic_write, read_json, write_json
+from ktask.common.files import atomic_write, require_regular, write_json
 from ktask.lab import traces
 from ktask.lab.measure import flags
+from ktask.lab.run_files import read_grid, read_machine, read_skips
 
 if TYPE_CHECKING:
     from ktask.lab.evidence import Evidence
     from ktask.lab.evidence.store import CaseKey
 
+MOST_ROWS = 1_000_000  # of one process
 SCHEMA_VERSION = "1.7"
 
 # name, Frictionless type, Arrow type, what it is
@@ -95,7 +96,11 @@ _SINCE = {
 }
 
 
+_UNKNOWN = {"cpu_user_s", "cpu_system_s", "steal_s", "calls", "apart_s"}  # may be, beside those below
 _MAY_BE_UNKNOWN = dict.fromkeys(("helper_nice", "shared_cores"), "Int32")
+
+
+NEEDED = [name for name in SCHEMA.names if name not in _UNKNOWN | _MAY_BE_UNKNOWN.keys()]  # in every row
 
 
 @dataclass(frozen=True)
@@ -147,19 +152,34 @@ def read_records(path: Path) -> pd.DataFrame:
         If the file is damaged, has other columns or impossible numbers; the message names it.
     """
     try:
+        _require_few(path)
         table = pq.read_table(path)
         is_before_fill = "pass" not in table.column_names
         for name in _SINCE.keys() - set(table.column_names):
             table = table.append_column(name, pa.array([_SINCE[name]] * len(table), SCHEMA.field(name).type))
         if missing := [name for name in SCHEMA.names if name not in table.column_names]:
             raise pa.ArrowInvalid(f"it lacks the columns {', '.join(missing)}")
-        rows = table.select(SCHEMA.names).cast(SCHEMA).to_pandas().astype(_MAY_BE_UNKNOWN)
+        table = table.select(SCHEMA.names).cast(SCHEMA)
+        for name in NEEDED:
+            if table[name].null_count:
+                raise pa.ArrowInvalid(f"column {name} has a row without a value")
+        rows = table.to_pandas().astype(_MAY_BE_UNKNOWN)
         return _plausible(_with_fill(rows) if is_before_fill else rows)
     except (pa.ArrowException, OSError, KeyError) as error:
         reason = str(error).partition("\n")[0]  # what follows is a dump of the schema
         raise ValueError(
             f"{path} is not a readable record file ({reason}); delete it and resume the run"
         ) from error
+
+
+def _require_few(path: Path) -> None:
+    """Refuse a file that no process of a cell has written."""
+    try:
+        require_regular(path)
+    except ValueError as error:
+        raise pa.ArrowInvalid(str(error)) from None
+    if (rows := pq.read_metadata(path).num_rows) > MOST_ROWS:
+        raise pa.ArrowInvalid(f"it has {rows} rows, more than {MOST_ROWS}")
 
 
 def _with_fill(rows: pd.DataFrame) -> pd.DataFrame:
@@ -209,36 +229,17 @@ def load_run(path: Path | str) -> Run:
         raise ValueError(f"{path} is not a run: it has no machine.json; `ktask sweep quick` makes a run")
     frames = [read_records(file) for file in sorted((path / "records").glob("*.parquet"))]
     records = pd.concat(frames, ignore_index=True) if frames else SCHEMA.empty_table().to_pandas()
-    machine = _mapping(path / "machine.json", read_json(path / "machine.json"))
+    machine = read_machine(path)
     if machine.get("virtualised") and records["pass"].nunique() > 1:
         records = flags.mark_cold_over_processes(records)
-    skipped = [
-        {"options": "", "pass": 1} | _mapping(file, read_json(file))
-        for file in sorted((path / "skipped").glob("*.json"))
-    ]
     return Run(
         name=path.resolve().name,
         path=path,
         records=records,
         machine=machine,
         grid=read_grid(path),
-        skipped=pd.DataFrame(skipped, columns=SKIPPED_COLUMNS),
+        skipped=pd.DataFrame(read_skips(path), columns=SKIPPED_COLUMNS),
     )
-
-
-def read_grid(run: Path) -> dict[str, Any]:
-    """Return the grid of the run in directory `run`; one made before there were passes has one."""
-    path = run / "grid.yaml"
-    try:
-        return {"passes": 1} | _mapping(path, yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read as YAML: {error}; take it from a copy") from error
-
-
-def _mapping(path: Path, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} holds no mapping; take it from a copy, or measure again")
-    return value
 
 
 def write_datapackage(path: Path, run_name: str) -> None:

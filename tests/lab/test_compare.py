@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from runs_of_passes import made, measured, slowed
+from runs_of_passes import filled, made, measured, slowed
 
 from ktask.cli.compare import render as parts
 from ktask.cli.compare_mail import mail
@@ -482,7 +482,8 @@ def keep(run, folder):
     (path / "grid.yaml").write_text(yaml.safe_dump(run.grid))
     table = run.records.assign(run_id=run.name)[SCHEMA.names].astype(object)
     for (cell, number), part in table.groupby(["cell_id", "pass"]):
-        plain = [{k: v for k, v in row.items() if not _missing(v)} for row in part.to_dict("records")]
+        rows = part.to_dict("records")
+        plain = [filled({k: v for k, v in row.items() if not _missing(v)}) for row in rows]
         records.write_records(path / f"records/{cell}.pass{number}.parquet", plain)
     return path
 

@@ -6,11 +6,12 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import yaml
+from runs_of_passes import filled
 from test_threads import MACHINES, first_counts_of
 
 from ktask.cli.sweep import render_estimate
 from ktask.cli.tables import as_text
-from ktask.lab.records import SCHEMA, write_records
+from ktask.lab.records import write_records
 from ktask.lab.sweep import estimate as module
 from ktask.lab.sweep.estimate import estimate_sweep, to_json
 from ktask.lab.sweep.grid import load_grid, parse_grid, read_grid
@@ -23,8 +24,7 @@ WALK = {"workload": "page_walk", "method": "pagemap", "page_kind": "4KiB"}
 def earlier(tmp_path):
     """A run with one cell of 64 MiB, whose repetitions of 0.06 s started every 0.1 s."""
     start = pd.Timestamp("2026-01-01", tz="UTC")
-    row = {name: None for name in SCHEMA.names}
-    row |= {"workload": "page_walk", "method": "pagemap", "page_kind": "4KiB", "size_bytes": 64 << 20}
+    row = {"workload": "page_walk", "method": "pagemap", "page_kind": "4KiB", "size_bytes": 64 << 20}
     row |= {
         "pass": 1,
         "cell_id": "c",
@@ -38,7 +38,7 @@ def earlier(tmp_path):
     }
     rows = [row | {"started_at": start + pd.Timedelta(seconds=0.1 * k)} for k in range(5)]
     (tmp_path / "records").mkdir()
-    write_records(tmp_path / "records/c.parquet", rows)
+    write_records(tmp_path / "records/c.parquet", map(filled, rows))
     (tmp_path / "machine.json").write_text("{}")
     (tmp_path / "grid.yaml").write_text("{}")
     return tmp_path

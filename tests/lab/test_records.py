@@ -93,7 +93,15 @@ def run(tmp_path):
         (path / folder).mkdir(parents=True)
     (path / "machine.json").write_text('{"host_id": "h"}')
     (path / "grid.yaml").write_text("name: tiny\n")
-    (path / "skipped/x.json").write_text('{"cell_id": "x", "reason": "no room", "failed": false}')
+    case = {
+        "workload": "zeroing",
+        "backend": "kernel",
+        "method": "populate",
+        "page_kind": "THP",
+        "size_bytes": 1,
+    }
+    skip = case | {"cell_id": "x", "reason": "no room", "failed": False}
+    (path / "skipped/x.json").write_text(json.dumps(skip))
     write_records(path / "records/c.parquet", ROWS)
     write_records(path / "records/d.parquet", [row(cell_id="d")])
     return path

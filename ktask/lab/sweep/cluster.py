@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ktask.common.files import atomic_write
 from ktask.common.version import __version__
-from ktask.lab import records
+from ktask.lab import run_files
 from ktask.lab.sweep import remote
 from ktask.lab.sweep.cells import FOLDERS, CellTask, keep_reason
 from ktask.lab.sweep.grid import Grid, parse_grid, read_grid
@@ -191,8 +191,8 @@ def run_names(run: str, hosts: list[Host], root: Path | None) -> list[str]:
 
 
 def _is_of(path: Path, host: Host) -> bool:
-    facts = path / "machine.json"
-    return facts.is_file() and records.read_json(facts).get("host_id") == host.machine.get("host_id")
+    is_run = (path / "machine.json").is_file()
+    return is_run and run_files.read_machine(path).get("host_id") == host.machine.get("host_id")
 
 
 def on_host(client: Client, host: Host, stop: threading.Event) -> Executor:

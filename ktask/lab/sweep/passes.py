@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ktask.lab import records
+from ktask.lab import records, run_files
 from ktask.lab.measure import levels
 from ktask.lab.measure.measurement import Protocol
 from ktask.lab.measure.threads import around_knee
@@ -32,7 +32,7 @@ def tasks_to_do(path: Path, grid: Grid) -> Iterator[CellTask]:
 
     What later passes measure depends on the records of earlier ones, so take one task at a time.
     """
-    host_id = records.read_json(path / "machine.json").get("host_id", "")
+    host_id = run_files.read_machine(path).get("host_id", "")
     for number in range(1, grid.passes + 1):
         cases = [case for case in in_random_order(grid, number) if not is_done(case, number, path)]
         protocols = _protocols(path, grid, number) if cases else {}

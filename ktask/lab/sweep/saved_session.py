@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ktask.lab import records
+from ktask.lab import run_files
 from ktask.lab.measure.measurement import Measurement
 from ktask.lab.sweep import sweep
 from ktask.lab.sweep.grid import Grid, cell_id
@@ -37,7 +37,7 @@ def save_run(cells: Sequence[Measurement], name: str, root: Path | None = None) 
         raise ValueError("the cells were measured by different protocols; save each as a run of its own")
     path = sweep.run_path(name, root)
     sweep.start_run(path, _grid(cells))
-    host_id = records.read_json(path / "machine.json").get("host_id", "")
+    host_id = run_files.read_machine(path).get("host_id", "")
     for cell, one in zip(cells, names, strict=True):
         labels = {"run_id": path.name, "host_id": host_id, "cell_id": one}
         cell.save_processes(path / "records", labels)

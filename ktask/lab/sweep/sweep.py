@@ -17,13 +17,13 @@ from typing import Any
 
 import yaml
 
-from ktask.common.files import atomic_write, write_json
+from ktask.common.files import atomic_write, read_json, write_json
 from ktask.common.private_folders import held_directory, remove_stale
 from ktask.common.resources import SAMPLE, runs_folder
 from ktask.engine import cpu_order
 from ktask.host import doctor, topology
 from ktask.host.facts import machine_facts
-from ktask.lab import records
+from ktask.lab import records, run_files
 from ktask.lab.measure.measurement import check_passes
 from ktask.lab.sweep.cells import FOLDERS, CellTask, run_cell
 from ktask.lab.sweep.grid import Grid
@@ -145,7 +145,7 @@ def sweep(
 def with_passes(grid: Grid, passes: int | None, path: Path) -> Grid:
     """Return the grid with as many passes as asked for, else as the run in `path` has, else its own."""
     check_passes(passes)
-    begun = records.read_grid(path)["passes"] if (path / "grid.yaml").exists() else grid.passes
+    begun = run_files.read_grid(path)["passes"] if (path / "grid.yaml").exists() else grid.passes
     return replace(grid, passes=passes or begun)
 
 
@@ -165,9 +165,9 @@ def start_run(
         raise ValueError(f"run {path.name} exists in {path.parent}; use --resume, or another --run")
     if not (path / "grid.yaml").exists():
         raise ValueError(f"{path} is not a run: it has no grid.yaml; use another --run")
-    if records.read_grid(path) | {"passes": 0} != yaml.safe_load(_as_yaml(grid.as_dict())) | {"passes": 0}:
+    if run_files.read_grid(path) | {"passes": 0} != yaml.safe_load(_as_yaml(grid.as_dict())) | {"passes": 0}:
         raise ValueError(f"run {path.name} was made with another grid; give the same one, or another --run")
-    before, now = records.read_json(path / "machine.json"), machine or machine_facts()
+    before, now = run_files.read_machine(path), machine or machine_facts()
     if before.get("host_id") != now.get("host_id"):
         raise ValueError(
             f"run {path.name} was made on another machine ({before.get('host_name')}); use another --run"
@@ -181,12 +181,12 @@ def _as_yaml(document: Mapping[str, Any]) -> str:
 
 def _note_resumption(path: Path, grid: Grid, facts: Mapping[str, Any]) -> None:
     """Keep in `machine.json` when the run went on, with what may have changed since it was started."""
-    before = records.read_json(path / "machine.json")
+    before = run_files.read_machine(path)
     write_json(path / "machine.json", before | {"resumed": [*before.get("resumed", []), facts]})
     if not (path / "evidence").exists():  # of before there was any
         (path / "evidence").mkdir()
         records.write_datapackage(path, path.name)
-    if grid.passes > records.read_grid(path)["passes"]:
+    if grid.passes > run_files.read_grid(path)["passes"]:
         with atomic_write(path / "grid.yaml") as partial:
             partial.write_text(_as_yaml(grid.as_dict()), encoding="utf-8")
 
@@ -233,7 +233,7 @@ def _tidy(path: Path) -> None:
 def _forget_failures(path: Path) -> None:
     """Remove what says that a cell failed, so that it is measured again; not what cannot be measured here."""
     for file in (path / "skipped").glob("*.json"):
-        if records.read_json(file).get("failed"):
+        if read_json(file).get("failed"):
             file.unlink()
 
 
@@ -253,7 +253,7 @@ def _alone(path: Path) -> Iterator[None]:
 
 def summary(path: Path) -> str:
     """Return in one line how many cells of a run were measured, and why others were not."""
-    reasons = [records.read_json(file) for file in sorted((path / "skipped").glob("*.json"))]
+    reasons = run_files.read_skips(path)
     failed = [one for one in reasons if one.get("failed")]
     files = (path / "records").glob("*.parquet")
     passes = Counter(_PASS.sub("", file.stem) for file in files)
