@@ -1,5 +1,6 @@
 """The command `ktask` from its first moment: a library that cannot be loaded is one line."""
 
+import os
 import sys
 from typing import NoReturn
 
@@ -9,6 +10,7 @@ STEP = "raise the limit on memory if there is one (`ulimit -v`), or repair the e
 
 def main() -> None:
     """Load the command line, which takes a tenth of a second, and run it."""
+    _require_standard_files()
     try:
         from ktask.cli.app import main as run  # noqa: PLC0415
     except KeyboardInterrupt:
@@ -19,6 +21,19 @@ def main() -> None:
         run()
     except ImportError as error:  # of what a verb loads
         _end(_message(error), 1)
+
+
+def _require_standard_files() -> None:
+    """Fill the places of closed standard files; else a file opened later gets the output."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w")
+    if sys.stdout is None:
+        _end("stdout is closed, so the result has no place; send it to a file, or to /dev/null", 2)
 
 
 def _message(error: Exception) -> str:

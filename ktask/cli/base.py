@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -51,7 +52,12 @@ def emit(value: Any, as_json: bool, render: Callable[[Any], Iterable[Part]]) -> 
     show(render(value))
 
 
+def printable(text: str) -> str:
+    """Return a text for the terminal: what would steer it is spelled out, as it may come from any file."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
 def fail(message: str, code: int) -> NoReturn:
     """End the program with one line on stderr."""
-    sys.stderr.write(f"ktask: {' '.join(message.split())}\n")
+    sys.stderr.write(f"ktask: {printable(' '.join(message.split()))}\n")
     sys.exit(code)

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 
+from ktask.cli.base import printable
+
 Part = str | Table | Padding
 LEAST_COLUMNS = 100  # of a terminal: numbers go on in its next line rather than be cut
 MOST_COLUMNS = 10_000  # no table is wider, so that nothing is folded in a pipe
@@ -21,9 +23,9 @@ def table(
     """Return a table; the columns at `left` are flush left, all others flush right."""
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for k, name in enumerate(head):
-        made.add_column(name, justify="left" if k in left else "right", no_wrap=k not in left)
+        made.add_column(printable(name), justify="left" if k in left else "right", no_wrap=k not in left)
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*map(printable, row))
     return Padding(made, (0, 0, 0, indent), expand=False)
 
 
@@ -44,4 +46,6 @@ def as_text(parts: Iterable[Part]) -> str:
 
 def _print(console: Console, parts: Iterable[Part]) -> None:
     for part in parts:
-        console.print(part, markup=False, highlight=False, emoji=False, soft_wrap=isinstance(part, str))
+        is_text = isinstance(part, str)
+        safe = printable(part) if isinstance(part, str) else part
+        console.print(safe, markup=False, highlight=False, emoji=False, soft_wrap=is_text)

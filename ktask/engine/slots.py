@@ -42,8 +42,13 @@ def default_path() -> Path:
     if agreed:
         return Path(agreed)
     runtime = os.environ.get("XDG_RUNTIME_DIR")
-    own = Path(runtime) if runtime and Path(runtime).is_dir() else Path(tempfile.gettempdir())
+    own = Path(runtime) if runtime and _is_own(runtime) else Path(tempfile.gettempdir())
     return own / f"ktask-{os.getuid()}.slots"
+
+
+def _is_own(folder: str) -> bool:
+    """Return whether a directory is this user's; a relative one would be another in each directory."""
+    return Path(folder).is_absolute() and Path(folder).is_dir() and Path(folder).stat().st_uid == os.getuid()
 
 
 @dataclass

@@ -392,3 +392,13 @@ def test_a_reader_that_goes_away_is_no_traceback(commands):
     commands.started.remove(process)
     assert "Traceback" not in err
     assert err.count("\n") <= 1
+
+
+@pytest.mark.parametrize(
+    ("closed", "code", "said"),
+    [(">&-", 2, "ktask: stdout is closed, so the result has no place"), ("2>&- <&-", 0, "")],
+)
+def test_closed_files_are_no_traceback(closed, code, said):
+    line = f"{sys.executable} -m ktask simulate --help {closed}"
+    done = subprocess.run(["bash", "-c", line], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr[: len(said)], done.stderr.count("\n")) == (code, said, bool(said))

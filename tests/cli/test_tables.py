@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import ktask
+from ktask.cli.base import fail
 from ktask.cli.tables import as_text, show, table
 
 PARTS = ["[bold] 10 MiB :smile:", table(("case", "time"), [("free 4KiB", "1.5 ms"), ("x", "10 s")], indent=2)]
@@ -44,3 +45,11 @@ def test_only_the_command_line_knows_how_things_look_in_a_terminal():
     package = Path(ktask.__file__).parent
     users = [p for p in package.rglob("*.py") if re.search(r"^\s*(from|import) rich\b", p.read_text(), re.M)]
     assert users and {path.relative_to(package).parts[0] for path in users} == {"cli"}
+
+
+def test_nothing_steers_the_terminal(capsys):
+    text = as_text(["\x1b[31mred\x9b1m", table(["a\x07"], [["\x1b]0;title\x07"]])])
+    assert text == "\\x1b[31mred\\x9b1m\na\\x07\n\\x1b]0;title\\x07\n"
+    with pytest.raises(SystemExit):
+        fail("it is \x1b[31mred", 2)
+    assert capsys.readouterr().err == "ktask: it is \\x1b[31mred\n"

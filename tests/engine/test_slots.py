@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import run_python
 
+from ktask.engine import slots
 from ktask.engine.slots import CPUS, ENVIRONMENT, Slots
 from ktask.host.topology import allowed_cpus, cpu_count
 
@@ -245,3 +246,15 @@ def test_sixteen_processes_that_hammer_run_never_exceed_the_limit(path, monkeypa
     assert all(len(held & cpus) <= limit for held in samples)
     assert any(samples) == (limit > 0)
     assert locked_bytes(path) == set()
+
+
+def test_a_runtime_directory_is_taken_only_if_it_is_ones_own(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "t"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    assert slots.default_path().parent == tmp_path
+    monkeypatch.setenv("XDG_RUNTIME_DIR", ".")
+    assert slots.default_path().parent == tmp_path / "t"
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setattr(os, "getuid", lambda: tmp_path.stat().st_uid + 1)
+    assert slots.default_path().parent == tmp_path / "t"
