@@ -1,7 +1,5 @@
 """A sweep and its report on an emulated machine; `make vm` runs this there, last, as it takes minutes."""
 
-import re
-
 import pytest
 from checks import CPUS, MACHINE, NODE_CPUS
 
@@ -30,8 +28,6 @@ def test_a_sweep_and_its_report(typed, tmp_path, monkeypatch):
     assert list((tmp_path / "data/runs/one/records").glob("*.parquet")), err
     code, _, err = typed("report", "one")
     assert code == 0, err
-    page = (tmp_path / "reports/one.html").read_text()
-    told = re.findall(r"node (\d+): (\d+) CPUs", page)
-    assert told[: len(NODE_CPUS)] == [(str(nid), str(len(cpus))) for nid, cpus in NODE_CPUS.items()], (
-        re.findall(r"NUMA nodes.{200}", page, re.DOTALL)
-    )
+    page = (tmp_path / "reports/one.html").read_text().replace("\xa0", " ")
+    for nid, cpus in NODE_CPUS.items():
+        assert f"node {nid}: {len(cpus)} CPUs" in page
