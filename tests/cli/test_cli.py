@@ -33,6 +33,7 @@ KEYS = ["workload", "backend", "method", "page_size", "size_bytes", "policy", "t
 KEYS += ["n_chunks", "unit", "threads_requested", "threads_note"]
 KEYS += ["wall_s", "baseline_wall_s", "rate", "speedup", "verdict", "passes"]
 KEYS += ["between_processes_pct", "verified", "cpus", "nodes", "shared_cores", "placement", "flags"]
+KEYS += ["kernel_log"]
 KEYS += ["states", "cold", "options", "seed"]
 
 # What is typed, and what the one line must hold: the value, and what is allowed or what to do.
