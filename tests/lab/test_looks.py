@@ -11,7 +11,7 @@ from test_records import row
 
 from ktask.lab import records
 from ktask.lab.evidence import Evidence, store
-from ktask.lab.evidence.case import ONE_THREAD
+from ktask.lab.evidence.case import ONE_THREAD, UNLIKE
 from ktask.lab.evidence.collect import LARGER
 from ktask.lab.measure.measurement import Protocol
 from ktask.lab.sweep import looks
@@ -126,6 +126,13 @@ def test_what_this_machine_cannot_do_is_tried_twice(sweep):
 def test_what_lies_in_the_case_is_no_failure_of_the_machine(sweep, reason):
     sweep.run(lambda _: taking(0.0, skipped=reason), passes=2)
     assert len(sweep.looked) == len(CASES)
+
+
+def test_a_look_at_what_was_not_timed_is_tried_once_more(sweep):
+    reason = f"the serial call took 3.9 times as long; {UNLIKE}"
+    seen = iter([taking(0.5, skipped=reason), taking(0.5), taking(0.5, skipped=reason), taking(0.5)])
+    assert [*sweep.run(lambda _: next(seen), 9, CASES[:1]).values()] == [taking(0.5)]
+    assert len(sweep.looked) == 2
 
 
 def test_a_process_that_failed_costs_nothing_and_leaves_nothing(sweep):

@@ -14,9 +14,13 @@ from ktask.lab.evidence.stack import by_function, speedup_stack
 from ktask.workloads import State
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import pandas as pd
 
 MOST_FUNCTIONS, MOST_LOCKS = 12, 8
+UNTYPICAL = 2.0  # times as long as timed repetitions, or as short
+UNLIKE = "what was seen is not what was timed, so it is left out"
 ONE_THREAD = "there is one thread, and nothing to explain; ask for more threads"
 
 
@@ -33,7 +37,25 @@ class Evidence:
     @property
     def is_of_machine(self) -> bool:
         """Whether nothing was seen because this machine cannot look, as far as is known."""
-        return self.skipped not in (None, ONE_THREAD) and not str(self.skipped).endswith(LARGER)
+        return self.skipped not in (None, ONE_THREAD) and not str(self.skipped).endswith((LARGER, UNLIKE))
+
+    @property
+    def is_unlike(self) -> bool:
+        """Whether what was seen is not what was timed: another look may see that."""
+        return str(self.skipped).endswith(UNLIKE)
+
+    def beside(self, timed_s: Mapping[int, float]) -> Evidence:
+        """Return the evidence, or why it says nothing of repetitions that took `timed_s`, by their threads.
+
+        Memory that the host has taken meanwhile, or another program, makes a look a story of its own.
+        """
+        for one in (self.serial, self.many) if self.serial and self.many else ():
+            ratio = one.wall_s / timed_s[one.threads]
+            if not 1 / UNTYPICAL <= ratio <= UNTYPICAL:
+                who = "the serial call" if one.threads == 1 else f"{one.threads} threads"
+                reason = f"while looked at, {who} took {ratio:.1f} times as long as when timed; {UNLIKE}"
+                return Evidence(skipped=reason, took_s=self.took_s)
+        return self
 
     @property
     def stack(self) -> dict[str, float]:

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from statistics import median
 
 from ktask import workloads
 from ktask.engine.task import Result
@@ -192,7 +193,9 @@ class _Cell:
         """Return what is seen of the serial call, of one thread in chunks and of the most threads."""
         alone = next((one.chunk_size for one in self.variants if one.name == CHUNKED), 0)
         threads, policy = self.variants[-1].threads, self.found.case.policy
-        return gather(self.state, threads, policy, alone, budget_s=budget_s)
+        seen = gather(self.state, threads, policy, alone, budget_s=budget_s)
+        ends = self.variants[0], self.variants[-1]
+        return seen.beside({one.threads: median(self.found.walls(one)) for one in ends})
 
 
 def _may_be_cold(case: Case) -> bool:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ktask.lab.sweep.kernels import Kernels
 
 FOLDERS = ("records", "cells", "skipped", "traces", "evidence")
-LOOK_S = 0.15  # of each way to run a case: 600 samples per thread
+LOOK_S = 0.1  # of each way to run a case: 400 samples per thread
 
 
 # A full disk, or a quota: what the process of a cell says about it ends up in the reason of its failure.

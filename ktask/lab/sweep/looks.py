@@ -52,6 +52,7 @@ class Looks:
         self._due = {case for case in cases_to_look_at(cases) if not self._is_seen(case)}
         self._spent_s, self._longest_s = 0.0, FIRST_S
         self._reasons: list[str | None] = []
+        self._looked: set[Case] = set()
 
     def _file(self, case: Case) -> Path:
         return self._path / "evidence" / f"{cell_id(case)}.parquet"
@@ -76,8 +77,10 @@ class Looks:
         """Count what a process that is over has spent on its look."""
         if not (task.evidence and self._file(task.case).exists()):
             return
-        self._due.discard(task.case)
         seen = store.read(self._file(task.case))[1]
+        if not seen.is_unlike or task.case in self._looked:  # what was not like the timed ones gets one more
+            self._due.discard(task.case)
+        self._looked.add(task.case)
         self._spent_s += seen.took_s
         self._longest_s = max(self._longest_s, seen.took_s)
         self._reasons.append(seen.skipped if seen.is_of_machine else None)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from known import is_quiet
+from seen_evidence import SEEN
 
 import ktask
 from ktask.host import perf
@@ -23,10 +24,16 @@ can_see = pytest.mark.skipif(
 )
 
 
+def looked(case: Case) -> Evidence:
+    """Return the evidence of the first of a few measurements that were as fast when looked at."""
+    tries = (measure_case(case, [2], QUICK, evidence=True).evidence() for _ in range(4))
+    return next((seen for seen in tries if not seen.is_unlike), Evidence(skipped="the machine is too busy"))
+
+
 @can_see
 def test_mprotect_by_range_waits_for_mmap_lock():
     case = Case.of("protect", "mprotect", size=256 * MIB, page_kind="4KiB")
-    seen = measure_case(case, [2], QUICK, evidence=True).evidence()
+    seen = looked(case)
     assert seen.skipped is None
     assert sum(seen.stack.values()) == pytest.approx(1)
     assert 0 < seen.stack["ideal"] < 1
@@ -38,11 +45,21 @@ def test_mprotect_by_range_waits_for_mmap_lock():
     assert "<table" in seen._repr_html_()
 
 
+def test_a_look_that_took_another_time_than_what_was_timed_says_nothing():
+    assert SEEN.beside({1: 0.3, 288: 0.9}) == SEEN
+    for timed_s in ({1: 0.5, 288: 0.2}, {1: 1.1, 288: 0.5}):
+        found = SEEN.beside(timed_s)
+        assert found.is_unlike
+        assert not found.is_of_machine
+        assert found.stack == {}
+    assert "288 threads took 2.5 times as long" in SEEN.beside({1: 0.5, 288: 0.2}).skipped
+
+
 def places_waited_for(case: Case, is_right) -> set[tuple[str, str]]:
     """Return locks and sites of one of a few looks, the first that `is_right`; skip if others took CPUs."""
     was_quiet = False
     for _ in range(3):
-        seen = measure_case(case, [2], QUICK, evidence=True).evidence()
+        seen = looked(case)
         if seen.skipped is None and not seen.many.sees_locks:
             pytest.skip("locks cannot be seen here")
         found = {(one.lock, one.site) for one in seen.many.waits} if seen.many else set()
@@ -81,6 +98,8 @@ def test_populating_hugetlb_pages_waits_for_the_fault_mutex():
 def test_looking_changes_no_row_and_opens_nothing():
     case = Case.of("zeroing", "populate", size=16 * MIB, page_kind="4KiB")
     found = measure_case(case, [2], QUICK, evidence=True)
+    if found.seen.is_unlike:
+        pytest.skip("the machine is too busy")
     kept, without = (
         [row for row in one.rows if not row["warmup"]] for one in (found, measure_case(case, [2], QUICK))
     )
@@ -117,7 +136,7 @@ def test_a_notebook_looks_when_it_asks(monkeypatch):
 
 def test_a_fresh_process_looks():
     seen = processes.look_at(Case.of("zeroing", "memset", size=64 * MIB, page_kind="4KiB"), 2)
-    assert seen.skipped if perf.why_not() or cpu_count() < 2 else seen.stack
+    assert seen.skipped if perf.why_not() or cpu_count() < 2 else seen.stack or seen.is_unlike
 
 
 TREE = {

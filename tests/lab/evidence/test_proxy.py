@@ -92,6 +92,8 @@ def test_where_tracepoints_cannot_be_read_no_lock_has_a_name(monkeypatch):
     monkeypatch.setattr(perf, "may_see_locks", lambda: False)
     case = Case.of("protect", "mprotect", size=64 * MIB, page_kind="4KiB")
     seen = measure_case(case, [2], Protocol(least=1, most=1), evidence=True).evidence()
+    if seen.is_unlike:
+        pytest.skip("the machine is too busy")
     assert seen.skipped is None
     assert not seen.sees_locks
     assert sum(seen.stack.values()) == pytest.approx(1)

@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.skipif(perf.why_not() is not None, reason=perf.why_not() or ""),
     pytest.mark.skipif(cpu_count() < 2, reason="there is one CPU"),
 ]
-ENOUGH, TRIES = 0.8, 3
+ENOUGH, TRIES = 0.8, 5
 OF_OTHERS = ("waiting for a CPU", "steal")
 
 
