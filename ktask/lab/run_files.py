@@ -16,12 +16,13 @@ from ktask.common.files import read_json, read_text
 from ktask.common.yaml_files import load_plain
 
 Count = Annotated[int, Meta(ge=1, le=1 << 40)]
+Bytes = Annotated[int, Meta(ge=1, le=1 << 62)]  # of addresses, so more than any memory
 
 
 class _Node(TypedDict, total=False):
     nid: Required[int]
     cpus: list[int]
-    memory_bytes: int
+    memory_bytes: int | None
     distances: list[int]
 
 
@@ -62,7 +63,7 @@ Skip = TypedDict(
         "backend": Required[str],
         "method": Required[str],
         "page_kind": Required[str],
-        "size_bytes": Required[Count],
+        "size_bytes": Required[Bytes],
         "reason": Required[str],
         "failed": Required[bool],
         "options": str,

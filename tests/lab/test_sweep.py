@@ -358,10 +358,12 @@ def test_a_process_looks_at_its_case_after_its_records(always_looks, tmp_path):
     fill = Case.of("zeroing", "populate", size="32MiB", page_kind="4KiB")
     path = sweep.sweep(replace(GRID, cases=(fill,)), "r", root=tmp_path, quiet=True)
     (seen,) = load_run(path).evidence.values()
-    assert seen.skipped is None
-    assert (seen.serial.threads, seen.many.threads, seen.alone.threads) == (1, 2, 1)
     assert seen.took_s > 0
     assert len(load_run(path).records.query("not warmup")) == 2 * 4  # rounds, variants
+    if seen.is_unlike:
+        pytest.skip("others used the CPUs meanwhile")
+    assert seen.skipped is None
+    assert (seen.serial.threads, seen.many.threads, seen.alone.threads) == (1, 2, 1)
 
 
 @pytest.mark.skipif(perf.why_not() is not None or cpu_count() < 2, reason=str(perf.why_not()))
@@ -435,7 +437,8 @@ def test_a_cell_that_fails_is_told_and_the_sweep_goes_on(fake_cell, tmp_path, mo
 
 def test_failed_cells_are_measured_once_more_if_asked(run):
     (run / f"records/{WALKS[0]}.parquet").rename(run / "kept")
-    failed = {"cell_id": WALKS[0], "reason": "it died", "failed": True}
+    a_skip = json.loads(next((run / "skipped").iterdir()).read_text())
+    failed = a_skip | {"cell_id": WALKS[0], "reason": "it died", "failed": True}
     (run / f"skipped/{WALKS[0]}.json").write_text(json.dumps(failed))
     skipped = sorted(p.name for p in (run / "skipped").iterdir())
     sweep.sweep(GRID, "done", resume=True, root=run.parent, quiet=True)
