@@ -401,7 +401,7 @@ def typical_traces(traces: pd.DataFrame, scaling: pd.DataFrame) -> pd.DataFrame:
     """Return one trace of each cell: of the process whose traced time is nearest to that of the records."""
     known = scaling.set_index(["cell_id", "threads"])["wall"]
     known = known[~known.index.duplicated(keep="last")]  # one thread in chunks, not the serial call
-    usual = known.reindex(pd.MultiIndex.from_frame(traces[["cell_id", "threads"]])).to_numpy()
+    usual = known.reindex(pd.MultiIndex.from_frame(traces[["cell_id", "threads"]])).to_numpy(float)
     distance = np.log(traces["wall_s"] / usual).abs()
     rows = traces.assign(distance=distance).dropna(subset="distance")
     process = ["cell_id", "distance", "pass"]
