@@ -192,3 +192,11 @@ def _spin(seconds: float) -> None:
     end = time.process_time() + seconds
     while time.process_time() < end:
         pass
+
+
+def test_tracepoints_are_recorded_each_time():
+    """`-F` is for all events: most steps of waiting for a lock would be missed, and wrong ones paired."""
+    words = perf._record([1], perf.LOCKS)
+    assert "-F" not in words
+    assert f"{perf.CLOCK}/freq={perf.SAMPLES_PER_S},name={perf.CLOCK}/" in words
+    assert set(perf.LOCKS) <= set(words)
