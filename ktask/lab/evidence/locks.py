@@ -19,7 +19,8 @@ _SPINS_ITSELF = re.compile("rwsem_down_(read|write)_slowpath")  # where the comp
 _INSIDE = re.compile(
     r"""\?|.*slowpath.* | _raw_\w*lock.* | (do_raw_)?spin_lock.* | down_\w+ | __?down_\w+ | rwsem_\w+ |
     (__)?mutex_lock.* | ww_mutex.* | percpu_(down|rwsem)\w* | __percpu_\w+ | \w*rt_mutex\w* |
-    __raw_callee_save\w+ | \w+_return_thunk | trace_contention\w+ | __traceiter\w+ | (perf|bpf)_trace\w+""",
+    __raw_callee_save\w+ | \w+_return_thunk | trace_contention\w+ | __traceiter\w+ | (perf|bpf)_trace\w+ |
+    perf_\w*event\w*""",
     re.VERBOSE,
 )
 SPINNING = "semaphore, spinning"

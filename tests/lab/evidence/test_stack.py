@@ -8,7 +8,7 @@ from ktask.host.perf import CLOCK, LOCKS, SAMPLES_PER_S, Event
 from ktask.lab.evidence import functions
 from ktask.lab.evidence.collect import Look, Repetition, summary
 from ktask.lab.evidence.functions import USER, function_of, part_of
-from ktask.lab.evidence.locks import SAMPLED, Wait, spun, waits
+from ktask.lab.evidence.locks import SAMPLED, Wait, name_of, spun, waits
 from ktask.lab.evidence.stack import speedup_stack
 
 ENTRY = ("do_syscall_64", "entry_SYSCALL_64_after_hwframe")
@@ -283,3 +283,8 @@ def test_spinning_for_a_semaphore_is_seen_in_samples_alone():
     (found,) = spun({spin: 0.2, MMAP_LOCK: 0.3, asleep: 0.4, ("change_pte_range", *ENTRY): 1.0})
     assert (found.lock, found.site, found.source) == ("mmap_lock", "do_mprotect_pkey", SAMPLED)
     assert (found.wait_s, found.count) == (pytest.approx(0.5), 0)
+
+
+def test_what_perf_does_for_a_tracepoint_is_no_site():
+    frames = ("perf_swevent_event", "perf_tp_event", "perf_trace_contention_begin", "__pte_offset_map_lock")
+    assert name_of("spinlock", frames) == ("page-table lock", "__pte_offset_map_lock")
