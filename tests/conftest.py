@@ -22,6 +22,7 @@ from typing import Any
 import nbformat
 import psutil
 import pytest
+from machines import plant
 
 from ktask.cli import app
 from ktask.host import topology
@@ -210,3 +211,9 @@ def temporary(tmp_path_factory, monkeypatch):
     path = tmp_path_factory.mktemp("t")
     monkeypatch.setattr("tempfile.tempdir", str(path))
     return path
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """Return a function that plants a foreign machine's `proc` and `sys` and gives their root."""
+    return lambda name: plant(name, tmp_path / name)

@@ -1,22 +1,12 @@
 """Memory and huge pages, and how much of them a process may take, on trees of foreign machines."""
 
 import pytest
-from machines import plant
+from machines import write
 
 from ktask.host import available_memory, topology
 
 GIB = 1 << 30
 MIB = 1 << 20
-
-
-@pytest.fixture
-def machine(tmp_path):
-    return lambda name: plant(name, tmp_path / name)
-
-
-def write(root, path, text):
-    (root / path).parent.mkdir(parents=True, exist_ok=True)
-    (root / path).write_text(text)
 
 
 @pytest.mark.parametrize(

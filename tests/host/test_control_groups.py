@@ -1,19 +1,9 @@
 """CPU quotas of control groups, on trees of foreign machines."""
 
 import pytest
-from machines import plant
+from machines import write
 
 from ktask.host import control_groups, topology
-
-
-@pytest.fixture
-def machine(tmp_path):
-    return lambda name: plant(name, tmp_path / name)
-
-
-def write(root, path, text):
-    (root / path).parent.mkdir(parents=True, exist_ok=True)
-    (root / path).write_text(text)
 
 
 @pytest.mark.parametrize(

@@ -3,15 +3,9 @@
 import os
 
 import pytest
-from machines import NAMES, plant
+from machines import NAMES
 
 from ktask.host import available_memory, control_groups, kernel_files, topology
-
-
-@pytest.fixture
-def machine(tmp_path):
-    return lambda name: plant(name, tmp_path / name)
-
 
 READERS = (
     topology.online_cpus,

@@ -6,23 +6,13 @@ import pytest
 from conftest import run_python
 from hypothesis import given
 from hypothesis import strategies as st
-from machines import plant
+from machines import write
 
 from ktask.host import available_memory
 from ktask.host import topology as tp
 
 GIB = 1 << 30
 MIB = 1 << 20
-
-
-@pytest.fixture
-def machine(tmp_path):
-    return lambda name: plant(name, tmp_path / name)
-
-
-def write(root, path, text):
-    (root / path).parent.mkdir(parents=True, exist_ok=True)
-    (root / path).write_text(text)
 
 
 # --- CPU lists -----------------------------------------------------------------------------------------

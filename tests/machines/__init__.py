@@ -30,3 +30,9 @@ def _numbers(path: str) -> range:
 
 def _fill(text: str, number: int) -> str:
     return re.sub(r"\{n([+-][0-9]+)?\}", lambda match: str(number + int(match[1] or 0)), text)
+
+
+def write(root, path, text):
+    """Write one file of a machine, with the folders above it."""
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    (root / path).write_text(text)
