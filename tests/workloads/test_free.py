@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from ktask import workloads
-from ktask.engine import placement, worker
+from ktask.engine import placement
 from ktask.engine import run as engine
 from ktask.memory import region as memory
 from ktask.memory.region import KIB, MIB
@@ -150,18 +150,23 @@ def test_closing_leaves_no_child():
 
 
 def filled_on(monkeypatch, fill, method="dontneed"):
-    """Return the CPUs on which a range was filled, and that on which its preparation ended."""
-    seen, populate = [], populated.Mapped._populate
+    """Return the CPUs on which a range was filled, and the last one that its preparation was moved to."""
+    seen, moved_to, populate, move = [], [], populated.Mapped._populate, os.sched_setaffinity
 
     def note(state, threads):
         populate(state, threads)
         seen.append((threads, tuple(sorted(os.sched_getaffinity(0)))))
 
+    def note_move(tid, cpus):
+        moved_to.append(tuple(cpus))
+        move(tid, cpus)
+
     monkeypatch.setattr(populated.Mapped, "_populate", note)
+    monkeypatch.setattr(os, "sched_setaffinity", note_move)
     case = Case("free", method, "4KiB", 8 * MIB, 64 * KIB, options=(("fill", fill),))
     with contextlib.closing(workloads.get("free").setup(case)) as state:
         state.before()
-        return seen, worker.current_cpu()
+        return seen, next(cpus[0] for cpus in reversed(moved_to) if len(cpus) == 1)
 
 
 @pytest.fixture
