@@ -1,9 +1,10 @@
 """Where the threads of this process spend their time and which locks they wait for: `perf` looks at them.
 
 `perf record` samples the call stacks of given threads by a clock of the CPU (`cpu-clock`, which works in a
-virtual machine without hardware counters), and records when a thread begins and ends to wait for a lock. It
-starts switched off, and is on only while the task runs. What cannot be becomes an `UnavailableError` with
-the reason (`perf_process`).
+virtual machine without hardware counters), and by cycles where the hardware counts them, which it does with
+interrupts switched off, too. It records when a thread begins and ends to wait for a lock. It starts switched
+off, and is on only while the task runs. What cannot be becomes an `UnavailableError` with the reason
+(`perf_process`).
 """
 
 from __future__ import annotations
@@ -12,17 +13,28 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ktask.host.kernel_files import ROOT, read_int, status_field
 from ktask.host.perf_process import Perf, RefusedError, UnavailableError, text_of
+from ktask.host.perf_stat import has_pmu
 
-__all__ = ["CLOCK", "LOCKS", "Event", "Recording", "UnavailableError", "may_see_locks", "parse", "why_not"]
+__all__ = [
+    "CLOCK",
+    "CYCLES",
+    "LOCKS",
+    "Event",
+    "Recording",
+    "UnavailableError",
+    "may_see_locks",
+    "parse",
+    "why_not",
+]
 
 SAMPLES_PER_S = 3989  # a prime, so that it does not beat with the ticks of the kernel
-CLOCK, LOCKS = "cpu-clock", ("lock:contention_begin", "lock:contention_end")
+CLOCK, CYCLES, LOCKS = "cpu-clock", "cycles", ("lock:contention_begin", "lock:contention_end")
 SCRIPT_PATIENCE_S = 60.0
 # The thread that watches for BPF programs ends up to a second after the rest. Build ids would only say which
 # kernel and libraries these are, and copy them to ~/.debug.
@@ -44,7 +56,7 @@ class Event:
     at_s
         On the monotonic clock.
     name
-        "cpu-clock", or one of `LOCKS`.
+        "cpu-clock", "cycles", or one of `LOCKS`.
     detail
         What a tracepoint says, such as "0xffff8881b9f20d38 (flags=WRITE)".
     frames
@@ -113,14 +125,22 @@ class Recording(Perf):
         if reason := why_not():
             raise UnavailableError(reason)
         self.events: list[Event] = []
-        self.sees_locks = may_see_locks()
-        try:
-            super().__init__(_record(tids, LOCKS if self.sees_locks else ()))
-        except RefusedError:
-            if not self.sees_locks:
-                raise
-            self.sees_locks = False  # a perf built without libtraceevent knows no tracepoint
-            super().__init__(_record(tids, ()))
+        locks, cycles = LOCKS if may_see_locks() else (), (CYCLES,) if has_pmu() else ()
+        # A perf built without libtraceevent knows no tracepoint; a guest may have a PMU without cycles.
+        self._start_first(dict.fromkeys([locks + cycles, cycles, locks, ()]), tids)
+
+    def _start_first(self, choices: Iterable[tuple[str, ...]], tids: Sequence[int]) -> None:
+        """Record the first of these events, beside the clock, that perf does not refuse."""
+        *others, least = choices
+        for events in others:
+            with contextlib.suppress(RefusedError):
+                self._begin(tids, events)
+                return
+        self._begin(tids, least)
+
+    def _begin(self, tids: Sequence[int], events: Sequence[str]) -> None:
+        super().__init__(_record(tids, events))
+        self.sees_locks = set(LOCKS) <= set(events)
 
     def finish(self) -> None:
         """Read the events."""
@@ -130,11 +150,13 @@ class Recording(Perf):
         self.events = [*parse(text)]
 
 
-def _record(tids: Sequence[int], tracepoints: Sequence[str]) -> list[str]:
-    """Return what follows `perf` to record these threads."""
-    # The frequency is that of the clock alone: by -F, tracepoints are sampled, too, and most of them missed.
-    clock = f"{CLOCK}/freq={SAMPLES_PER_S},name={CLOCK}/"
-    events = [word for name in (clock, *tracepoints) for word in ("-e", name)]
+def _record(tids: Sequence[int], more: Sequence[str]) -> list[str]:
+    """Return what follows `perf` to record these threads by the clock, and `more` events."""
+    # The frequency is that of the clocks alone: by -F, tracepoints are sampled, too, and most of them missed.
+    names = (
+        f"{one}/freq={SAMPLES_PER_S},name={one}/" if one in (CLOCK, CYCLES) else one for one in (CLOCK, *more)
+    )
+    events = [word for name in names for word in ("-e", name)]
     how = ["-g", "--sample-cpu", "-k", "CLOCK_MONOTONIC"]
     return ["record", "-q", *QUICK, "-o", "{folder}/perf.data", *events, *how, "-t", ",".join(map(str, tids))]
 

@@ -153,6 +153,28 @@ def test_a_perf_without_tracepoints_still_samples(fake, monkeypatch):
     assert [event.tid for event in recording.events] == [7]
 
 
+@pytest.mark.parametrize(
+    ("refused", "sees_locks", "samples"),
+    [
+        ("nothing", True, {perf.CLOCK, perf.CYCLES}),
+        ("contention", False, {perf.CLOCK, perf.CYCLES}),
+        ("cycles", True, {perf.CLOCK}),
+        ("*contention*|*cycles", False, {perf.CLOCK}),
+    ],
+)
+def test_cycles_are_sampled_where_the_hardware_counts_them(fake, monkeypatch, refused, sees_locks, samples):
+    monkeypatch.setattr(perf, "may_see_locks", lambda: True)
+    monkeypatch.setattr(perf, "has_pmu", lambda: True)
+    no = f'case "$*" in *{refused}*) echo unknown event >&2; exit 1;; esac'
+    keep = 'case "$*" in *freq=*name=cycles*) touch "$(dirname "$0")/cycles";; esac'
+    cycles = 'test -e "$(dirname "$0")/cycles" && echo " 7 [001] 5.6:     cycles:"'
+    fake(f"{no}; {keep}; {RECORDS}; echo ' 7 [001] 5.5: cpu-clock:'; echo; {cycles}; true")
+    with perf.Recording([os.getpid()]) as recording:
+        pass
+    assert recording.sees_locks == sees_locks
+    assert {event.name for event in recording.events} == samples
+
+
 def test_a_missing_perf_is_said_at_its_start(monkeypatch, tmp_path):
     monkeypatch.setattr(perf, "why_not", lambda: None)
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from bisect import bisect_right
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -202,15 +202,11 @@ def summary(
     calm = _calm(repetitions)
     kept, n = [every[k] for k in calm], len(calm)
     results = [repetitions[k].result for k in calm]
-    seconds: dict[tuple[str, ...], float] = defaultdict(float)
-    for event in chain.from_iterable(kept):
-        if event.name == perf.CLOCK:
-            seconds[event.frames] += 1 / perf.SAMPLES_PER_S / n
     look = Look(
         threads=results[0].threads,
         wall_s=sum(one.wall_s for one in results) / n,
         idle_s=sum(one.wall_s - ended for one in results for ended in one.ended_s) / n,
-        stacks=dict(seconds),
+        stacks=_stacks(chain.from_iterable(kept), n),
         waits=[replace(one, wait_s=one.wait_s / n) for one in waits(kept)],
         sees_locks=sees_locks,
         counters=_mean([repetitions[k].grown for k in calm]) | counted,
@@ -219,6 +215,21 @@ def summary(
     if sees_locks:
         return look
     return replace(look, waits=proxies(look.asleep_s, look.queue_s, look.counters, kept))
+
+
+def _stacks(events: Iterable[perf.Event], n: int) -> dict[tuple[str, ...], float]:
+    """Return CPU seconds by stack in one of `n` repetitions.
+
+    The clock says how much there is. Where there are samples by cycles, these say in which functions: the
+    clock cannot interrupt code that has switched interrupts off.
+    """
+    seen: dict[str, list[tuple[str, ...]]] = {perf.CLOCK: [], perf.CYCLES: []}
+    for event in events:
+        if event.name in seen:
+            seen[event.name].append(event.frames)
+    total_s = len(seen[perf.CLOCK]) / perf.SAMPLES_PER_S / n
+    counts = Counter(seen[perf.CYCLES] or seen[perf.CLOCK])
+    return {frames: total_s * count / counts.total() for frames, count in counts.items()}
 
 
 def _calm(repetitions: Sequence[Repetition]) -> list[int]:

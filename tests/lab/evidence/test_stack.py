@@ -4,7 +4,7 @@ import pytest
 
 from ktask.engine.task import Result
 from ktask.host.kernel_counters import RUN_QUEUE
-from ktask.host.perf import CLOCK, LOCKS, SAMPLES_PER_S, Event
+from ktask.host.perf import CLOCK, CYCLES, LOCKS, SAMPLES_PER_S, Event
 from ktask.lab.evidence import functions
 from ktask.lab.evidence.collect import Look, Repetition, summary
 from ktask.lab.evidence.functions import USER, function_of, part_of
@@ -184,6 +184,15 @@ def test_samples_outside_of_the_clock_or_after_the_last_chunk_are_left_out():
     assert found.cpu_s == pytest.approx(3 / SAMPLES_PER_S / 2)
     assert found.idle_s == pytest.approx(0.25)
     assert found.counters == {"pgfault": 5.0}
+
+
+def test_where_cycles_are_sampled_they_say_which_functions_and_the_clock_how_long():
+    """Half of the time was spent with interrupts off, where only samples by cycles see the function."""
+    clock = [Event(0, 0, 10 + k / 10, CLOCK, "", ("_raw_spin_unlock_irqrestore",)) for k in range(8)]
+    names = ("free_pcppages_bulk", "zap_pte_range")
+    cycles = [Event(0, 0, 10 + k / 10, CYCLES, "", (names[k % 2],)) for k in range(6)]
+    found = summary([*clock, *cycles], [Repetition(_result(10.0, 1.0, (1.0, 1.0)), {})], {}, sees_locks=True)
+    assert found.stacks == {(name,): pytest.approx(4 / SAMPLES_PER_S) for name in names}
 
 
 def test_repetitions_that_others_disturbed_are_left_out():
