@@ -46,13 +46,16 @@ def test_mprotect_by_range_waits_for_mmap_lock():
 
 
 def test_a_look_that_took_another_time_than_what_was_timed_says_nothing():
-    assert SEEN.beside({1: 0.3, 288: 0.9}) == SEEN
-    for timed_s in ({1: 0.5, 288: 0.2}, {1: 1.1, 288: 0.5}):
+    assert SEEN.beside({1: 0.3, 288: 0.35}) == SEEN  # both slower: sampling has its price
+    for timed_s in ({1: 0.5, 288: 0.2}, {1: 1.1, 288: 0.5}, {1: 0.3, 288: 0.5}):
         found = SEEN.beside(timed_s)
         assert found.is_unlike
         assert not found.is_of_machine
         assert found.stack == {}
-    assert "288 threads took 2.5 times as long" in SEEN.beside({1: 0.5, 288: 0.2}).skipped
+    assert (
+        "the serial call took 1.0 and 288 threads 2.5 times as long"
+        in SEEN.beside({1: 0.5, 288: 0.2}).skipped
+    )
 
 
 def places_waited_for(case: Case, is_right) -> set[tuple[str, str]]:
