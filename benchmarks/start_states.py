@@ -185,7 +185,7 @@ def effects() -> Iterator[Effect]:
         yield Effect(
             "helpers asleep and not pinned / awake and pinned", case, by_sleeping_helpers, usual, (2,)
         )
-        low, high = (partial(usual, low_priority=is_low) for is_low in (True, False))
+        low, high = (partial(usual, nice=nice) for nice in (19, 0))
         yield Effect("helpers at nice 19 / at the caller's", case, low, high, (2,))
 
 

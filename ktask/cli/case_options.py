@@ -60,6 +60,31 @@ Cpus = Annotated[
         metavar="LIST", help="The CPUs to use, such as 0-15,32; all that this process may use by default."
     ),
 ]
+Load = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KIND[:COUNT][:AMOUNT]",
+        help="What runs beside it: generators of load of a kind (spin, memory, cache, fault, mmap or fork). "
+        "COUNT is a number, half or all of the CPUs; AMOUNT is N% of a CPU each, or NGiB/s in all for "
+        "memory. At the end :same makes them threads of the measured process, and :pinned keeps each to a "
+        "CPU. By default none.",
+    ),
+]
+Quota = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N%",
+        help="CPU time that the process may use, in percent of one CPU, by a control group of its own.",
+    ),
+]
+Nice = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N",
+        help="Nice level of the helpers, 0 to 19; the caller hands its own over to them at the end, but not "
+        "with N:no-hand-over. By default as the policy says.",
+    ),
+]
 MinChunk = Annotated[str, typer.Option(help="The least that a helper is started for.")]
 
 
@@ -74,6 +99,7 @@ def case_of(
     policy: str,
     placement: str | None,
     settings: list[str] | None,
+    **conditions: str | None,
 ) -> Case:
     """Return the case that the options describe; ValueError says what is allowed."""
     from ktask.workloads import Case, require_options  # noqa: PLC0415
@@ -89,6 +115,7 @@ def case_of(
         policy=policy,
         placement=placement,
         options=options,
+        **conditions,
     )
     require_options(case)
     return case

@@ -13,11 +13,14 @@ from ktask.cli.base import FOUND, AsJson, emit, fail, whole_number
 from ktask.cli.case_options import (
     Backend,
     Cpus,
+    Load,
     Method,
     MinChunk,
+    Nice,
     PageSize,
     Placement,
     Policy,
+    Quota,
     Settings,
     Size,
     Threads,
@@ -42,6 +45,8 @@ EXAMPLES = (
     "ktask run page_walk --method pagemap --set pages=memory --threads 2",
     "ktask run zeroing --size 1GiB --threads 2 --set node=1 --placement siblings --cpus 0-15,32",
     "ktask run protect --page-size 4KiB --size 256MiB --threads 2 --evidence",
+    "ktask run zeroing --page-size 4KiB --size 1GiB --threads 2 --load spin:all --nice 19",
+    "ktask run zeroing --size 1GiB --threads 2 --load memory:2 --quota 150%",
     "ktask run free --page-size 4KiB --size 2GiB --min-chunk 32MiB --trace free.csv",
 )
 
@@ -57,6 +62,9 @@ def run(
     policy: Policy = "ktask-v4",
     min_chunk: MinChunk = "2MiB",
     placement: Placement = None,
+    load: Load = None,
+    quota: Quota = None,
+    nice: Nice = None,
     cpus: Cpus = None,
     repetitions: Annotated[
         int, typer.Option(help="Rounds; each runs every variant once.", parser=whole_number, metavar="INT")
@@ -105,6 +113,9 @@ def run(
             policy=policy,
             placement=placement,
             settings=settings,
+            load=load,
+            quota=quota,
+            nice=nice,
         )
         threads = thread_count(threads)
         try:

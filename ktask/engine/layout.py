@@ -42,7 +42,7 @@ HEADER_ROW = _row(
     "error stop",
     # Written by the caller.
     "t0 t1 used_ns not_all_known user_us system_us faults switches",
-    "hand_overs",
+    "hand_overs hands_over",  # how often; whether the caller does, if the nice levels differ
 )
 PART_ROW = _row(
     "start end n_chunks origin first_row",  # first_row: of its chunks in trace and table

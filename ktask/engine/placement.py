@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -283,21 +283,21 @@ def _wait_for_the_end_of_threads(left: int) -> None:
         time.sleep(0.0001)
 
 
-def wait_for_helpers(most_s: float = 0.1) -> None:
-    """Wait until no other thread of this process runs, `most_s` at the most.
+def wait_for_helpers(most_s: float = 0.1, *, besides: Collection[int] = ()) -> None:
+    """Wait until no other thread of this process runs, `most_s` at the most; threads `besides` may.
 
     Helpers of libgomp spin for some milliseconds after a task. A CPU whose thread spins has to be interrupted
     for each flush of the TLB, which makes the next task slower if that is short.
     """
     end = time.monotonic() + most_s
-    while _others_run() and time.monotonic() < end:
+    while _others_run(besides) and time.monotonic() < end:
         pass
 
 
-def _others_run() -> bool:
-    """Return whether another thread of this process runs or could."""
-    me = str(threading.get_native_id())
-    return any(_runs(tid) for tid in os.listdir("/proc/self/task") if tid != me)  # noqa: PTH208
+def _others_run(besides: Collection[int] = ()) -> bool:
+    """Return whether another thread of this process runs or could, those `besides` apart."""
+    known = {str(tid) for tid in (threading.get_native_id(), *besides)}
+    return any(_runs(tid) for tid in os.listdir("/proc/self/task") if tid not in known)  # noqa: PTH208
 
 
 def _runs(tid: str) -> bool:
@@ -335,20 +335,28 @@ def may_renice() -> bool:
     return bool(able)
 
 
-def wants_low_priority(name: str, asked: bool | None) -> bool:
-    """Return whether helpers are to run at low priority; warn if that was asked for and cannot be.
+def require_nice(nice: int | None) -> None:
+    """Raise ValueError unless `nice` is a level that helpers can have, or None."""
+    if nice is not None:
+        policy.whole_number("nice", nice, 0, HELPER_NICE)
+
+
+def helper_nice(name: str, asked: int | None) -> int | None:
+    """Return the nice level for helpers, None for the caller's; warn if `asked` cannot be had.
 
     By default (`asked` is None) as the policy called `name` says.
     """
-    wanted = policy.POLICIES[name].low_priority if asked is None else asked
-    if wanted and asked and not may_renice():
+    wanted = HELPER_NICE if asked is None and policy.POLICIES[name].low_priority else asked
+    if wanted is None or wanted <= os.getpriority(os.PRIO_PROCESS, 0):
+        return None
+    if asked is not None and not may_renice():
         warnings.warn(
             "helpers keep the caller's priority: this process could not raise them again afterwards "
             "(it needs CAP_SYS_NICE or a higher RLIMIT_NICE)",
             RuntimeWarning,
             stacklevel=4,
         )
-    return wanted and may_renice()
+    return wanted if may_renice() else None
 
 
 @contextlib.contextmanager

@@ -23,15 +23,15 @@ from ktask.engine import policy as policies
 from ktask.engine.layout import HEADER, TRACE_ROW, State
 from ktask.engine.live import Live
 from ktask.engine.placement import (
-    HELPER_NICE,
     Site,
+    helper_nice,
     helper_orders,
     interrupts,
     masks,
     numba_threads,
+    require_nice,
     require_threads,
     site,
-    wants_low_priority,
 )
 from ktask.engine.slots import SLOTS, Grant
 from ktask.engine.task import CPU_TIME_FROM_S, Ctl, Node, Result
@@ -155,7 +155,8 @@ def run(
     placement: str | None = None,
     trace: bool = False,
     live: Live | None = None,
-    low_priority: bool | None = None,
+    nice: int | None = None,
+    hand_over: bool = True,
 ) -> Result:
     """Run `ctl.thread_func` over `[start, start + size)` in chunks, on as many threads as the policy says.
 
@@ -174,9 +175,12 @@ def run(
         Keep one row per chunk (`Result.trace`).
     live
         Shows how far the task is, to any thread, while it runs (`ktask.Live`, or `ktask.Bar`).
-    low_priority
-        Run helpers at nice 19, and have the caller, once out of chunks, hand its priority to one unfinished
-        helper at a time. By default as the policy says, where the process may undo it afterwards.
+    nice
+        Nice level of the helpers, 0 to 19; that of the caller if it is higher. By default 19 or the caller's,
+        as the policy says, where the process may undo it afterwards.
+    hand_over
+        Have the caller, once out of chunks, hand its priority to one unfinished helper at a time, if helpers
+        have one of their own.
 
     Returns
     -------
@@ -190,7 +194,8 @@ def run(
     KeyboardInterrupt
         On Ctrl-C, within one chunk; the exception carries the `Result` so far as `.result`.
     """
-    return _run(site(None, placement), (Node(start, size),), ctl, policy, trace, live, low_priority)
+    how = trace, live, nice, hand_over
+    return _run(site(None, placement), (Node(start, size),), ctl, policy, *how)
 
 
 def run_numa(
@@ -202,7 +207,8 @@ def run_numa(
     placement: str | None = None,
     trace: bool = False,
     live: Live | None = None,
-    low_priority: bool | None = None,
+    nice: int | None = None,
+    hand_over: bool = True,
 ) -> Result:
     """Run a task whose parts lie on nodes; see `run`.
 
@@ -217,10 +223,11 @@ def run_numa(
         CPUs by node if they are not to be read from the machine, for tests and studies:
         `ktask.host.cpus.Topology.by_hand({0: [0], 1: [1]})`.
     """
-    return _run(site(topo, placement), _as_parts(nodes), ctl, policy, trace, live, low_priority)
+    return _run(site(topo, placement), _as_parts(nodes), ctl, policy, trace, live, nice, hand_over)
 
 
-def _run(where: Site, parts: tuple[Node, ...], ctl: Ctl, policy: str, trace, live, low_priority) -> Result:
+def _run(where: Site, parts: tuple[Node, ...], ctl: Ctl, policy: str, trace, live, nice, hand_over) -> Result:
+    require_nice(nice)
     key, wish = _wish(where, parts, ctl, policy)
     entry, undo = bound(ctl)
     if wish.plan.threads == 0:
@@ -233,7 +240,7 @@ def _run(where: Site, parts: tuple[Node, ...], ctl: Ctl, policy: str, trace, liv
             prepared = _with_positions(prepared.plan, parts, ctl.iter_func)
         task = Task(prepared, entry, trace=trace, live=live, caller_pinned=where.caller >= 0)
         if prepared.plan.threads > 1:
-            task.place_helpers(where, grant, wants_low_priority(policy, low_priority))
+            task.place_helpers(where, grant, helper_nice(policy, nice), hand_over)
         return task.carry_out(undo)
     finally:
         SLOTS.give_back(grant)
@@ -293,17 +300,26 @@ class Task:
         if live is not None:
             live.attach(self)
 
-    def place_helpers(self, where: Site, grant: Grant, low_priority: bool) -> None:
-        """Have helpers kept to the CPUs granted and the caller off these, while it runs."""
+    def place_helpers(self, where: Site, grant: Grant, nice: int | None, hand_over: bool) -> None:
+        """Have helpers kept to the CPUs granted and the caller off these, while it runs.
+
+        Helpers run at the level `nice`, None for that of the caller.
+        """
         require_threads(len(grant))
         wanted = masks(where, tuple(grant.cpus))
         self.kept.append(wanted)
         self.header["helper_masks"], self.header["caller_mask"] = wanted.helpers, wanted.caller
         self.header["own_mask"], self.header["after_mask"] = wanted.own, wanted.after
         self.header["mask_bytes"] = wanted.n_bytes
-        if low_priority:
-            self.header["helper_nice"] = HELPER_NICE
+        if nice is not None:
+            self.header["helper_nice"] = nice
             self.header["caller_nice"] = os.getpriority(os.PRIO_PROCESS, 0)
+            self.header["hands_over"] = hand_over
+
+    @property
+    def has_own_nice(self) -> bool:
+        """Whether helpers run at another nice level than the caller."""
+        return bool(self.header["helper_nice"] != self.header["caller_nice"])
 
     def units_done(self) -> int:
         """Return the units whose chunks have ended; while workers run, those surely ended."""
@@ -392,7 +408,8 @@ class Task:
             cpu_system_s=cpu_system_s,
             pinned=bool(header["helper_masks"]),
             caller_pinned=self.caller_pinned,
-            helper_nice=int(header["helper_nice"]) or None,
+            helper_nice=int(header["helper_nice"]) if self.has_own_nice else None,
+            hands_over=bool(header["hands_over"]),
             watches_signals=int(header["interrupt"]) != self.state.address + HEADER.quiet,
             hand_overs=int(header["hand_overs"]),
             faults_minor=int(header["faults"]),

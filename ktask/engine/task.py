@@ -91,8 +91,9 @@ class Result:
         The mode of the run: whether each helper was kept to a CPU of its own and the caller off these;
         whether the caller was kept to one, too; the nice level that helpers ran at, None if it was the
         caller's; whether a signal could stop the workers.
-    hand_overs
-        How often the caller, out of chunks, raised an unfinished helper to its own nice level.
+    hands_over, hand_overs
+        Whether helpers at another level than the caller are raised to its own at the end, one at a time; how
+        often the caller, out of chunks, raised an unfinished helper to its own nice level.
     trace
         One row per chunk if asked for: part, helper (0 is the caller), cpu, start, end, and times in seconds
         since the release.
@@ -118,6 +119,7 @@ class Result:
     caller_pinned: bool = False
     helper_nice: int | None = None
     watches_signals: bool = False
+    hands_over: bool = False
     hand_overs: int = 0
     faults_minor: int = 0
     ctx_involuntary: int = 0
@@ -127,6 +129,8 @@ class Result:
     def run_mode(self) -> str:
         """The mode of the run as one short text, e.g. 'pinned, helpers at nice 19, signals watched'."""
         nice = "the caller's nice" if self.helper_nice is None else f"nice {self.helper_nice}"
+        if self.helper_nice is not None and not self.hands_over:
+            nice += " without hand-over"
         signals = "signals watched" if self.watches_signals else "signals not watched"
         if self.threads <= 1:
             return f"caller alone{', pinned' * self.caller_pinned}, {signals}"

@@ -234,7 +234,7 @@ def _work(base, worker_index):
     take_chunks(base, worker_index)
     if worker_index > 0:
         store(worker_at(base, worker_index) + WORKER.over, 1)
-    elif load_plain(base + HEADER.helper_nice) != load_plain(base + HEADER.caller_nice):
+    elif load_plain(base + HEADER.hands_over) != 0:
         _hand_over(base)
 
 

@@ -1,5 +1,6 @@
-"""The control groups of this process (version 1 and 2), and the CPU quotas that they set."""
+"""The control groups of this process (version 1 and 2), their CPU quotas, and room for one more."""
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -79,3 +80,40 @@ def _path_below(path: PurePosixPath, top: PurePosixPath) -> PurePosixPath:
     if ".." in path.parts or not path.is_relative_to(top):
         return PurePosixPath()
     return path.relative_to(top)
+
+
+HOW_V2 = "run it by `systemd-run --scope -p CPUWeight=100 ktask ...` as root"
+HOW_V1 = "run it as root, or `chown` the group to this user"
+
+
+class Room(NamedTuple):
+    """Where a control group with a CPU quota may be made, and the group that the process is in meanwhile."""
+
+    parent: Path
+    home: Path
+    version: int
+
+
+def room_for_quota(root: Path = ROOT) -> Room | str:
+    """Return where this process may have a control group with a quota of its own, or why nowhere.
+
+    Version 2 gives a group with processes no controllers for its children, so there the new one stands beside
+    the own one. Nothing outside of the new group is changed.
+    """
+    if groups := cgroup_directories(root, "cpu"):
+        if _may_move_in(groups[0]) and os.access(groups[0], os.W_OK):
+            return Room(groups[0], groups[0], 1)
+        return f"control group {groups[0]} may not be written to; {HOW_V1}"
+    groups = cgroup_directories(root, "")
+    if not groups:
+        return "no control groups are mounted"
+    for parent in groups[:2]:
+        if "cpu" in (read_text(parent / "cgroup.subtree_control") or "").split():
+            if os.access(parent, os.W_OK) and _may_move_in(parent) and _may_move_in(groups[0]):
+                return Room(parent, groups[0], 2)
+            return f"control group {parent} may not be written to; {HOW_V2}"
+    return f"control group {groups[0]} cannot limit CPU time; {HOW_V2}"
+
+
+def _may_move_in(group: Path) -> bool:
+    return os.access(group / "cgroup.procs", os.W_OK)

@@ -208,8 +208,10 @@ def state_change(before: State, after: State) -> dict[str, float]:
     return {**change, "wall_s": wall_s, "capacity_s": wall_s * after.cpus}
 
 
-def state_flags(before: State, after: State) -> list[str]:
+def state_flags(before: State, after: State, load_s: float = 0.0) -> list[str]:
     """Return the measurement warnings for the time between two samples.
+
+    `load_s` is the CPU time of processes that are load on purpose.
 
     Returns
     -------
@@ -221,9 +223,10 @@ def state_flags(before: State, after: State) -> list[str]:
     """
     change = state_change(before, after)
     own_s = change["cpu_user_s"] + change["cpu_system_s"]
+    others_s = change["other_s"] - load_s
     raised = {
         "steal": change["steal_s"] > max(STEAL_LIMIT * change["capacity_s"], MIN_EVIDENCE_S),
-        "other_load": change["other_s"] > max(OTHER_LOAD_LIMIT * change["capacity_s"], MIN_EVIDENCE_S),
+        "other_load": others_s > max(OTHER_LOAD_LIMIT * change["capacity_s"], MIN_EVIDENCE_S),
         "preempted": change["ctx_involuntary"] > max(PREEMPTIONS_PER_CPU_S * own_s, MIN_PREEMPTIONS),
     }
     loud = [flag for flag, is_raised in raised.items() if is_raised]

@@ -14,7 +14,7 @@ data/runs/<run>/machine.json  grid.yaml  datapackage.json
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,13 +27,14 @@ from ktask.common.files import atomic_write, require_regular, write_json
 from ktask.lab import traces
 from ktask.lab.measure import flags
 from ktask.lab.run_files import read_grid, read_machine, read_skips
+from ktask.workloads import conditions
 
 if TYPE_CHECKING:
     from ktask.lab.evidence import Evidence
     from ktask.lab.evidence.store import CaseKey
 
 MOST_ROWS = 1_000_000  # of one process
-SCHEMA_VERSION = "1.7"
+SCHEMA_VERSION = "1.8"
 
 # name, Frictionless type, Arrow type, what it is
 COLUMNS: tuple[tuple[str, str, pa.DataType, str], ...] = (
@@ -77,10 +78,15 @@ COLUMNS: tuple[tuple[str, str, pa.DataType, str], ...] = (
     ("cpus", "string", pa.string(), "the CPU that each thread ended on, the caller first; empty if unknown"),
     ("nodes", "string", pa.string(), "the memory node of each of these CPUs; empty if unknown"),
     ("shared_cores", "integer", pa.int32(), "cores that two of the threads shared, or more; none if unknown"),
+    ("load_rate", "number", pa.float64(), "what the load did meanwhile, in its own unit per second"),
+    ("load_alone_rate", "number", pa.float64(), "the same before the first repetition, beside nothing"),
+    ("load_cpu_s", "number", pa.float64(), "CPU seconds of the load meanwhile; none without a load"),
+    ("throttled_s", "number", pa.float64(), "seconds that a quota stopped it, all CPUs; none without one"),
 )
 SCHEMA = pa.schema([pa.field(name, kind) for name, _, kind, _ in COLUMNS])
 SKIPPED_COLUMNS = ["cell_id", "workload", "backend", "method", "page_kind", "size_bytes", "reason", "failed"]
 SKIPPED_COLUMNS += ["options", "pass"]
+CONDITIONED = ("load_rate", "load_alone_rate", "load_cpu_s", "throttled_s")
 # Columns that older files lack, with what stands for them.
 _SINCE = {
     "pass": 1,
@@ -93,10 +99,12 @@ _SINCE = {
     "cpus": "",
     "nodes": "",
     "shared_cores": None,
+    **dict.fromkeys(CONDITIONED),
 }
 
 
-_UNKNOWN = {"cpu_user_s", "cpu_system_s", "steal_s", "calls", "apart_s"}  # may be, beside those below
+# May be unknown, beside those below.
+_UNKNOWN = {"cpu_user_s", "cpu_system_s", "steal_s", "calls", "apart_s", *CONDITIONED}
 _MAY_BE_UNKNOWN = dict.fromkeys(("helper_nice", "shared_cores"), "Int32")
 
 
@@ -117,6 +125,17 @@ class Run:
     grid: dict[str, Any]
     skipped: pd.DataFrame
 
+    @property
+    def unconditioned(self) -> Run:
+        """The run without the cells under a load, a quota or a nice level of their own."""
+        records, skipped = (
+            rows[~conditioned(rows)].reset_index(drop=True) for rows in (self.records, self.skipped)
+        )
+        cells = self.grid.get("cells")
+        plain = [one for one in cells if not _has_condition(one)] if isinstance(cells, list) else cells
+        grid = self.grid | ({"cells": plain} if cells else {})
+        return replace(self, records=records, skipped=skipped, grid=grid)
+
     @cached_property
     def evidence(self) -> dict[CaseKey, Evidence]:
         """Where the time goes, by case; empty if the run has no evidence.
@@ -129,6 +148,18 @@ class Run:
         from ktask.lab.evidence import store  # noqa: PLC0415  (most readers of records do without)
 
         return store.load(self.path)
+
+
+def conditioned(rows: pd.DataFrame) -> pd.Series:
+    """Return which rows are of cells that have a condition: a load, a quota or a nice level of their own."""
+    if "options" not in rows:
+        return pd.Series(False, index=rows.index)
+    return rows["options"].fillna("").astype(str).map(conditions.are_in).astype(bool)
+
+
+def _has_condition(cell: Any) -> bool:
+    options = cell.get("options") if isinstance(cell, dict) else None
+    return isinstance(options, dict) and conditions.are_in(options)
 
 
 def process_name(cell_id: str, pass_number: int) -> str:

@@ -71,13 +71,18 @@ class Report:
     def studies(self) -> list[Study]:
         """The studies, one per run and machine."""
         single = [completed(one) for run in self.runs for one in split_hosts(run)]
-        return [Study(run, run.name if len(single) > 1 else "") for run in single]
+        return [Study(run.unconditioned, run.name if len(single) > 1 else "", run) for run in single]
+
+    @property
+    def plain_runs(self) -> list[Run]:
+        """The runs without the cells under a condition."""
+        return [run.unconditioned for run in self.runs]
 
     @cached_property
     def figures(self) -> dict[str, Figure]:
         """All figures by key, numbered in the order of the page."""
         todo = [draw for study in self.studies for draw in study.drawings()]
-        todo.append(partial(kernels.kernels_figure, self.runs))
+        todo.append(partial(kernels.kernels_figure, self.plain_runs))
         todo.append(partial(reproduction.published_figure, self.studies))
         drawn = filter(None, [draw() for draw in watched(todo, "figures")])
         ordered = sorted(drawn, key=_place)
@@ -266,7 +271,7 @@ class Report:
 
     def side_by_side(self) -> Html:
         """Return several runs beside each other, speedups and changes of times; nothing for one."""
-        side = several_runs.section(self.studies, self.runs)
+        side = several_runs.section(self.studies, self.plain_runs)
         return Html(join([side, self._figure(kernels.KERNELS_KEY)]))
 
     # --- appendix --------------------------------------------------------------------------------------

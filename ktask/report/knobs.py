@@ -111,7 +111,7 @@ def traced(case: Case, threads: int | None = None) -> Result:
 
 def more_threads(run: str | Path) -> Knob:
     """Return knobs for the path and for the thread counts to predict."""
-    found = load_run(run)
+    found = load_run(run).unconditioned
     scaling = tables.at_largest_size(tables.scaling_table(found))
     fitted = forecast.curves_of(scaling, tables.CASE)
     curves = {words.case_label(dict(one.group)): one for one in fitted if len(one.threads) > 1}

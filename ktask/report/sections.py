@@ -179,7 +179,7 @@ def _spread(scaling: pd.DataFrame) -> str:
 
 
 def _time(study: Study) -> str:
-    inside_s, elapsed_s = time_measuring(study.run.records)
+    inside_s, elapsed_s = time_measuring((study.whole or study.run).records)
     if "resumed" in study.run.machine or not 0 < inside_s <= elapsed_s:
         return ""
     share = inside_s / elapsed_s

@@ -36,8 +36,9 @@ FIGURE_KINDS = ("speedup", "stack", "timeline", "throughput", "distribution")
 class Study:
     """One run on one machine with all its tables."""
 
-    run: Run
+    run: Run  # without the cells under a condition, which are no paths of their own
     label: str = ""  # distinguishes the anchors and titles of several runs
+    whole: Run | None = None  # with them, where there are any
 
     @cached_property
     def repetitions(self) -> pd.DataFrame:

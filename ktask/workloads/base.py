@@ -20,6 +20,7 @@ from ktask.engine import cpu_order, placement
 from ktask.engine.policy import policy_named
 from ktask.engine.task import Ctl
 from ktask.memory import region as memory
+from ktask.workloads import conditions
 
 
 class CheckError(AssertionError):
@@ -66,6 +67,9 @@ class Case:
         min_chunk: str | int = 2 * memory.MIB,
         policy: str = "ktask-v4",
         placement: str | None = None,
+        load: str | None = None,
+        quota: str | None = None,
+        nice: str | int | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> Case:
         """Return the case that these words describe; what is left out is filled in.
@@ -82,6 +86,9 @@ class Case:
             `kernel`, `user` or `model`.
         placement
             One of `ktask.engine.cpu_order.PLACEMENTS`; short for an option of that name.
+        load, quota, nice
+            The conditions, such as "memory:2", "150%" and 19; short for options of these names
+            (`ktask.workloads.conditions`).
 
         Raises
         ------
@@ -90,7 +97,8 @@ class Case:
         """
         found = get(workload)
         policy_named(policy)
-        settings = {**(options or {}), **({"placement": placement} if placement else {})}
+        given = {"placement": placement, "load": load, "quota": quota, "nice": nice}
+        settings = {**(options or {}), **{name: one for name, one in given.items() if one is not None}}
         chosen = found.method(method) if method else found.first_method(backend)
         if backend and chosen.backend != backend:
             raise ValueError(f"{workload} {chosen.name} has backend {chosen.backend}, not {backend!r}")
@@ -117,6 +125,11 @@ class Case:
     def options_text(self) -> str:
         """The options that are set, as in "layout=sparse,pid=17"; empty if all have their defaults."""
         return ",".join(f"{name}={value}" for name, value in self.options)
+
+    @property
+    def is_conditioned(self) -> bool:
+        """Whether it is measured under a load, a quota or another nice level than the policy's."""
+        return conditions.are_in(dict(self.options))
 
     @property
     def about(self) -> str:
@@ -160,7 +173,7 @@ class State(Protocol):
         """Give everything back."""
 
 
-_VALUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,39}")
+_VALUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+:%/-]{0,39}")
 
 
 @dataclass(frozen=True)
@@ -222,7 +235,31 @@ PLACEMENT = Option(
     tuple(cpu_order.PLACEMENTS),
     why_not=_no_placement,
 )
-OF_EVERY_METHOD = (PLACEMENT,)
+CONDITIONS = (
+    Option(
+        "load",
+        f"what runs beside it: {conditions.HOW_LOAD}",
+        conditions.NO_LOAD,
+        form=conditions.parse_load,
+        why_not=conditions.why_no_load,
+    ),
+    Option(
+        "quota",
+        "the CPU time that the process may use, in percent of one CPU",
+        conditions.NO_QUOTA,
+        form=conditions.parse_quota,
+        why_not=conditions.why_no_quota,
+    ),
+    Option(
+        "nice",
+        "nice level of helpers: 0 to 19, to which the caller, once out of chunks, hands its own over; "
+        f"with :{conditions.NO_HAND_OVER} it does not",
+        conditions.OF_POLICY,
+        form=conditions.parse_nice,
+        why_not=conditions.why_no_nice,
+    ),
+)
+OF_EVERY_METHOD = (PLACEMENT, *CONDITIONS)
 
 
 @dataclass(frozen=True)
@@ -373,7 +410,8 @@ def why_not(case: Case) -> str | None:
         kinds = ", ".join(method.page_kinds)
         return f"{case.workload} {method.name} works on {kinds} pages, not on {case.page_kind}"
     reasons = (method.named_option(name).why_not(value) for name, value in case.options)
-    reason = next(filter(None, reasons), None) or method.probe() or get(case.workload).why_not(case)
+    reason = next(filter(None, reasons), None) or conditions.why_no_group(case.option("quota"))
+    reason = reason or method.probe() or get(case.workload).why_not(case)
     return reason or memory.why_not(case.page_kind, case.size_bytes)
 
 

@@ -34,7 +34,7 @@ KEYS += ["n_chunks", "unit", "threads_requested", "threads_note"]
 KEYS += ["wall_s", "baseline_wall_s", "rate", "speedup", "verdict", "passes"]
 KEYS += ["between_processes_pct", "verified", "cpus", "nodes", "shared_cores", "placement", "flags"]
 KEYS += ["kernel_log"]
-KEYS += ["states", "cold", "options", "seed"]
+KEYS += ["states", "cold", "options", "conditions", "seed"]
 
 # What is typed, and what the one line must hold: the value, and what is allowed or what to do.
 BAD = {
@@ -64,6 +64,12 @@ BAD = {
     "no CPU": ("run zeroing --cpus ,", "no CPU", "use some of 0"),
     "placement": ("run zeroing --placement near", "'near'", "use one of cores, siblings"),
     "placement of a sweep": ("sweep tiny --placement near", "'near'", "use cores"),
+    "load": ("run zeroing --load drums:2", "'drums:2'", "use none, or one of spin, memory"),
+    "share of a load": ("run zeroing --load spin:150%", "'spin:150%'", "1% to 100%"),
+    "many generators": ("run zeroing --load spin:9999", "spin:9999", "use up to"),
+    "quota": ("run zeroing --quota 1.5", "'1.5'", "such as 150%"),
+    "a quota of more CPUs": ("run zeroing --quota 999999%", "999999%", "use up to"),
+    "nice": ("run zeroing --nice 20", "'20'", "a level from 0 to 19"),
     "node": ("run zeroing --set node=99", "no memory on node 99", "only on [0"),
     "trace": ("run zeroing --size 1MiB --trace no/t.csv", "no/t.csv", "no is not a directory"),
     "no grid": ("sweep nosuch", "'nosuch'", "neither a file nor one of coverage, free, full"),

@@ -646,11 +646,13 @@ def test_helpers_run_at_nice_19_and_come_back():
     result, levels = nice_levels()
     assert levels == [own, 19]
     assert result.helper_nice == 19
-    result, levels = nice_levels(low_priority=False)
+    result, levels = nice_levels(nice=0)
     assert levels == [own, own]
     assert result.helper_nice is None
     assert nice_levels(policy="static")[1] == [own, own]
-    assert nice_levels(policy="static", low_priority=True)[1] == [own, 19]
+    assert nice_levels(policy="static", nice=19)[1] == [own, 19]
+    result, levels = nice_levels(nice=own + 7)
+    assert (levels, result.helper_nice) == ([own, own + 7], own + 7)
 
 
 @two_cpus
@@ -658,6 +660,14 @@ def test_helpers_run_at_nice_19_and_come_back():
 def test_caller_without_chunks_hands_its_priority_over():
     result, _ = nice_levels(patience=50_000_000)
     assert result.hand_overs == 1
+    result, _ = nice_levels(patience=1000, hand_over=False)
+    assert (result.hand_overs, result.run_mode.split(", ")[1]) == (0, "helpers at nice 19 without hand-over")
+
+
+@pytest.mark.parametrize("nice", [-1, 20])
+def test_a_nice_level_that_does_not_exist_is_refused(nice):
+    with pytest.raises(ValueError, match=f"nice={nice} is not allowed"):
+        ktask.run(0, 8, ktask.Ctl(mark, (np.zeros(8, np.int64),)), nice=nice)
 
 
 @two_cpus
@@ -668,7 +678,7 @@ def test_process_that_may_not_renice_keeps_its_priority(monkeypatch):
     assert levels == [own, own]
     assert result.helper_nice is None
     with pytest.warns(RuntimeWarning, match="helpers keep the caller's priority"):
-        nice_levels(low_priority=True)
+        nice_levels(nice=19)
 
 
 def test_fewer_threads_than_workers_take_turns_without_waiting_for_each_other():
@@ -680,7 +690,7 @@ def test_fewer_threads_than_workers_take_turns_without_waiting_for_each_other():
             seen[start:end] += 1
             return 0
         seen = np.zeros(1000, np.int64)
-        result = ktask.run(0, 1000, ktask.Ctl(mark, (seen,), 1, 2), low_priority=True)
+        result = ktask.run(0, 1000, ktask.Ctl(mark, (seen,), 1, 2), nice=19)
         assert (seen == 1).all() and result.done == 1000
     """
     environment = os.environ | {"NUMBA_NUM_THREADS": "1"}
@@ -734,13 +744,10 @@ def test_a_run_has_the_same_mode_whatever_ran_before():
     for n_steps in (1, 1, 30_000_000, 1, 1):  # below 20 us, and above 20 ms
         steps[0] = n_steps
         modes.add(ktask.run(0, 8, ctl).run_mode)
-        ktask.run(0, 99, other, "static", low_priority=False)
+        ktask.run(0, 99, other, "static", nice=0)
     nice = "nice 19" if helpers.may_renice() else "the caller's nice"
     assert modes == {f"pinned, helpers at {nice}, signals watched"}
-    assert (
-        ktask.run(0, 8, ctl, low_priority=False).run_mode
-        == "pinned, helpers at the caller's nice, signals watched"
-    )
+    assert ktask.run(0, 8, ctl, nice=0).run_mode == "pinned, helpers at the caller's nice, signals watched"
     assert ktask.run(0, 8, replace(ctl, max_threads=1)).run_mode == "caller alone, signals watched"
 
 

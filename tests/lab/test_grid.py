@@ -44,7 +44,7 @@ def test_shipped_grids_are_understood(name):
 
 
 def test_the_shipped_grids_are_the_promised_ones():
-    studies = {"zeroing", "page_walk", "free", "neighbours", "policies", "coverage", "numa"}
+    studies = {"zeroing", "page_walk", "free", "neighbours", "policies", "coverage", "numa", "questions"}
     assert set(shipped()) >= {"quick", "full", "tiny"} | studies
 
 

@@ -84,7 +84,7 @@ class Bench:
         self.states.append(self.make(case))
         return self.states[-1]
 
-    def run(self, start, size, ctl, policy, trace=False, low_priority=None):
+    def run(self, start, size, ctl, policy, trace=False, nice=None, hand_over=True):
         assert (start, size) == (0, 100)
         self.states[-1].log.append("run")
         self.runs.append((ctl.max_threads, policy))
@@ -543,7 +543,7 @@ KEYS += [
     "between_processes_pct",
 ]
 KEYS += ["verified", "cpus", "nodes", "shared_cores", "placement"]
-KEYS += ["flags", "kernel_log", "states", "cold", "options", "seed"]
+KEYS += ["flags", "kernel_log", "states", "cold", "options", "conditions", "seed"]
 
 
 def test_one_case_is_told_in_plain_values(bench):

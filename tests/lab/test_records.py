@@ -34,6 +34,7 @@ PROMISED = [
 ]
 ADDED = ["options", "calls", "apart_s", "helper_nice", "run_mode", "pass", "boot_id"]  # since 1.1, at the end
 ADDED += ["cpus", "nodes", "shared_cores"]  # since 1.6
+ADDED += ["load_rate", "load_alone_rate", "load_cpu_s", "throttled_s"]  # since 1.8
 # fmt: on
 
 

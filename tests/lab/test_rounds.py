@@ -88,7 +88,7 @@ class Machine:
     def __init__(self):
         self.calls, self.fails_at = [], None
 
-    def run(self, start, size, ctl, policy, trace=False, low_priority=None):
+    def run(self, start, size, ctl, policy, trace=False, nice=None, hand_over=True):
         self.calls.append((ctl.max_threads, policy, ctl.min_chunk_size, ctl.args))
         failed = len(self.calls) == self.fails_at
         result = Result(errno.ENOMEM if failed else 0, ctl.max_threads, 50, 2, policy, 1.0, 0.5, 0.5)

@@ -125,8 +125,8 @@ def online(cpu, is_online):
     (CPU / f"cpu{cpu}/online").write_text(str(int(is_online)))
 
 
-@pytest.mark.parametrize("low_priority", [True, False])
-def test_cpus_that_go_offline_in_the_middle_of_a_task(low_priority):
+@pytest.mark.parametrize("nice", [19, 0])
+def test_cpus_that_go_offline_in_the_middle_of_a_task(nice):
     gone, size = CPUS[-3:], 2000
     seen = np.zeros(size, np.int64)
     ctl = ktask.Ctl(take_steps, (seen, 100_000), 1, max_threads=len(CPUS))
@@ -136,7 +136,7 @@ def test_cpus_that_go_offline_in_the_middle_of_a_task(low_priority):
     timer.start()
     start = time.monotonic()
     try:
-        result = ktask.run(0, size, ctl, "dynamic", low_priority=low_priority)
+        result = ktask.run(0, size, ctl, "dynamic", nice=nice)
         timer.join()
         assert result.done == size
         assert seen.tolist() == [1] * size

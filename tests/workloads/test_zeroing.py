@@ -50,7 +50,7 @@ def test_several_threads_zero_a_single_page(kind, page, unit, monkeypatch):
 
 def _threads_at_work(state):
     state.before()
-    result = engine.run(0, state.size, state.ctl, low_priority=False)
+    result = engine.run(0, state.size, state.ctl, nice=0)
     state.check()
     return np.count_nonzero(result.chunks_per_thread)
 

@@ -360,9 +360,26 @@ class Measurement:
             },
             "cold": self.cold(variant),
             "options": dict(self.case.options),
+            "conditions": self._conditions(variant),
             "seed": self.protocol.seed,
         }
         return found | ({"evidence": self.seen.as_dict()} if self.seen else {})
+
+    def _conditions(self, variant: Variant) -> dict[str, Any]:
+        """Return the conditions as they are in options, and what load and quota did beside each side."""
+        names = ("load", "quota", "nice", "placement")
+        found: dict[str, Any] = {name: self.case.option(name) for name in names}
+        for name in ("load_alone_rate", "load_rate", "load_cpu_s", "throttled_s"):
+            sides = {"serial": SERIAL, "threads": variant}
+            medians = {side: self._median(one, name) for side, one in sides.items()}
+            if medians["serial"] is not None:
+                found[name] = medians["serial"] if name == "load_alone_rate" else medians
+        return found
+
+    def _median(self, variant: Variant, name: str) -> float | None:
+        """Return the median of a column over the repetitions of a variant; None if none has it."""
+        known = [row[name] for row in self.rows if is_of(row, variant) and row[name] is not None]
+        return float(np.median(known)) if known else None
 
     def save(self, name: str, root: Path | None = None) -> Path:
         """Keep this as the run `name`, for `ktask report` and `ktask compare`; return its directory."""

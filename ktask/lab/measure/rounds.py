@@ -12,7 +12,7 @@ import itertools
 import os
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from ktask.engine import run as engine
 from ktask.engine.placement import placed, wait_for_helpers
 from ktask.engine.task import Result
 from ktask.host.counters import MIN_EVIDENCE_S, OTHER_LOAD_LIMIT, sample_state, state_change
+from ktask.lab.conditions import NONE, Meanwhile, under
 from ktask.lab.measure.failures import as_check_errors
 from ktask.memory import region as memory
 from ktask.workloads import Case, State
@@ -114,16 +115,24 @@ def prepared(case: Case) -> Iterator[State]:
     if reason := workloads.why_not(case):
         raise memory.UnavailableError(reason)
     kept = placed(case.option("placement"), workloads.nodes_of(case).threads[0])
-    with kept, as_check_errors(case), contextlib.closing(workloads.get(case.workload).setup(case)) as state:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(as_check_errors(case))
+        conditions = stack.enter_context(under(case))  # first: a load is not kept to the caller's CPU
+        stack.enter_context(kept)
+        state = stack.enter_context(contextlib.closing(workloads.get(case.workload).setup(case)))
+        if case.is_conditioned:
+            cast("Any", state).conditions = conditions  # for `repeat`
+            conditions.settle()
         yield state
 
 
 class Repetition(NamedTuple):
-    """A result, and what was observed just before the task and just after it."""
+    """A result, what was observed just before the task and just after it, and what load and quota did."""
 
     result: Result
     before: Any = None
     after: Any = None
+    meanwhile: Meanwhile = Meanwhile()
 
 
 def repeat(
@@ -133,7 +142,8 @@ def repeat(
     chunk_size: int = 0,
     *,
     trace: bool = False,
-    low_priority: bool | None = None,
+    nice: int | None = None,
+    hand_over: bool = True,
     observe: Callable[[], Any] = lambda: None,
 ) -> Repetition:
     """Prepare one repetition, run it and check it.
@@ -144,8 +154,10 @@ def repeat(
         From `prepared`.
     threads
         Cap on the threads, the caller included.
-    policy, trace, low_priority
+    policy, trace
         As of `ktask.run`.
+    nice, hand_over
+        As of `ktask.run`; those of the case if `nice` is left out.
     chunk_size
         The least chunk in units of the task; 0 for that of the case.
     observe
@@ -159,21 +171,27 @@ def repeat(
         If the work did not happen.
     """
     state.ctl = replace(state.ctl, max_threads=threads)
-    wait_for_helpers()  # of the repetition before: to wait later would cool what the preparation leaves warm
+    conditions = getattr(state, "conditions", NONE)
+    load = conditions.threads
+    # For those of the repetition before: to wait later would cool what the preparation leaves warm.
+    wait_for_helpers(besides=load)
     state.before()
-    wait_for_helpers()  # of the preparation, if it has any
+    wait_for_helpers(besides=load)  # of the preparation, if it has any
     ctl = replace(state.ctl, min_chunk_size=chunk_size) if chunk_size else state.ctl
-    before = observe()
-    how: dict[str, Any] = {"trace": trace, "low_priority": low_priority}
+    level, hands_over = conditions.nice if nice is None else (nice, hand_over)
+    how: dict[str, Any] = {"trace": trace, "nice": level, "hand_over": hands_over}
     parts = getattr(state, "parts", ())
-    if threads > 1 and len(parts) > 1:
-        result = engine.run_numa(parts, ctl, policy, **how)
-    else:  # one thread alone does all of it in one call
-        result = engine.run(0, state.size, ctl, policy, **how)
-    after = observe()
+    with conditions.entered():
+        before = observe()
+        with conditions.metered() as meanwhile:
+            if threads > 1 and len(parts) > 1:
+                result = engine.run_numa(parts, ctl, policy, **how)
+            else:  # one thread alone does all of it in one call
+                result = engine.run(0, state.size, ctl, policy, **how)
+        after = observe()
     without_error(result)
     state.check()
-    return Repetition(result, before, after)
+    return Repetition(result, before, after, meanwhile)
 
 
 def without_error(result: Result) -> Result:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from ktask import workloads
 from ktask.engine import cpu_order, placement
 from ktask.host import counters
+from ktask.lab.conditions import Meanwhile
 from ktask.lab.measure.measurement import Variant
 from ktask.lab.measure.rounds import Repetition
 from ktask.workloads import Case, State
@@ -33,6 +35,7 @@ def row_of(
         _case(case, state)
         | _plan(case, state, variant, repetitions[-1])
         | _means(repetitions)
+        | _meanwhile(repetitions)
         | {
             "pass": 1,
             "boot_id": counters.boot_id(),
@@ -41,7 +44,8 @@ def row_of(
             "warmup": number < 0,
             "steal_s": after.steal_s - before.steal_s,
             "verified": True,
-            "flags": counters.state_flags(before, after) + (["aa"] if variant.is_aa else []),
+            "flags": counters.state_flags(before, after, _load_cpu_s(repetitions))
+            + (["aa"] if variant.is_aa else []),
             "started_at": started_at,
         }
     )
@@ -100,3 +104,22 @@ def _means(repetitions: Sequence[Repetition]) -> dict[str, Any]:
         "faults_minor": round(sum(result.faults_minor for result in results) / calls),
         "ctx_involuntary": sum(result.ctx_involuntary for result in results),
     }
+
+
+def _meanwhile(repetitions: Sequence[Repetition]) -> dict[str, Any]:
+    """Return what load and quota did: CPU time and throttling per call; None where there is none."""
+    seen = [one.meanwhile for one in repetitions]
+    sums = {name: sum(getattr(one, name) for one in seen) for name in Meanwhile.__annotations__}
+    found = {
+        "load_rate": sums["load_count"] / sums["elapsed_s"],
+        "load_alone_rate": seen[0].load_alone_rate,
+        "load_cpu_s": sums["load_cpu_s"] / len(seen),
+        "throttled_s": sums["throttled_s"] / len(seen),
+    }
+    return {name: None if math.isnan(value) else value for name, value in found.items()}
+
+
+def _load_cpu_s(repetitions: Sequence[Repetition]) -> float:
+    """Return the CPU seconds of the load of another process, which is not other programs."""
+    used_s = sum(one.meanwhile.load_cpu_s for one in repetitions)
+    return 0.0 if math.isnan(used_s) else used_s

@@ -21,6 +21,7 @@ from ktask.lab.measure.measurement import MOST_PASSES, Protocol
 from ktask.lab.measure.threads import default_threads
 from ktask.memory import region as memory
 from ktask.workloads import Case
+from ktask.workloads.conditions import NAMES as CONDITIONS
 
 FOLDER = Path(__file__).parent / "grids"
 MOST_CELLS = 10_000
@@ -95,8 +96,11 @@ def cell_id(case: Case) -> str:
     extra = [] if case.policy == "ktask-v4" else [case.policy.replace(".", "_")]
     if case.min_chunk_bytes != 2 * memory.MIB:
         extra.append(f"min{exact_size(case.min_chunk_bytes)}")
-    extra += [f"{name}={value}" for name, value in case.options]
+    extra += [f"{name}={value.translate(_PLAIN)}" for name, value in case.options]
     return "-".join(parts + extra)
+
+
+_PLAIN = str.maketrans({":": ".", "%": "pct", "/": "p"})  # memory:2:8GiB/s, as a file name has it
 
 
 # --- files -------------------------------------------------------------------------------------------------
@@ -124,6 +128,9 @@ class Work(Struct, frozen=True):
     min_chunk: Any = None
     policy: Any = None
     placement: Any = None
+    load: Any = None
+    quota: Any = None
+    nice: Any = None
     options: Annotated[dict[str, Any], Meta(extra={"allowed": "a mapping such as {layout: sparse}"})] = {}
     nodes: Count = 1
 
@@ -233,7 +240,8 @@ def _cases(work: Work, file: GridFile, usual_placement: Any, before: int) -> lis
     policy = str(work.policy or file.policy)
     kinds, sizes = _values("page_kind", work.page_kind), _values("size", work.size)
     placements = _values("placement", work.placement or usual_placement) or [None]
-    options = {name: _values(f"option {name}", value) for name, value in work.options.items()}
+    given = {name: value for name in CONDITIONS if (value := getattr(work, name)) is not None}
+    options = {name: _values(f"option {name}", value) for name, value in (given | work.options).items()}
     each = math.prod(map(len, (sizes, min_chunks, placements, *options.values())))
     if (n := before + each * sum(len(kinds or method.page_kinds) for method in methods)) > MOST_CELLS:
         raise ValueError(f"{n} cells up to here are too many; use at most {MOST_CELLS}")

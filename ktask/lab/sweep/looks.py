@@ -32,9 +32,9 @@ def may_look(spent_s: float, elapsed_s: float, next_s: float, share: float = SHA
 
 
 def cases_to_look_at(cases: Iterable[Case]) -> list[Case]:
-    """Return the first of the cases that differ in their chunks or policy only."""
+    """Return the first of the cases that differ in their chunks or policy only; none under a condition."""
     first: dict[tuple, Case] = {}
-    for case in cases:
+    for case in (one for one in cases if not one.is_conditioned):
         alike = case.workload, case.method, case.page_kind, case.size_bytes, case.options
         first.setdefault(alike, case)
     return [*first.values()]

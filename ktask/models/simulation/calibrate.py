@@ -32,7 +32,7 @@ from msgspec.structs import replace
 from scipy.optimize import brentq, least_squares, minimize_scalar
 
 from ktask.engine.policy import MOST_CPUS
-from ktask.lab.records import Run
+from ktask.lab.records import Run, conditioned
 from ktask.lab.traces import read_traces
 from ktask.models.simulation.machines import Machine
 from ktask.models.simulation.what_if import repeated
@@ -85,7 +85,7 @@ def measured_walls(run: Run) -> pd.DataFrame:
 
     Warm-ups, and repetitions on cold memory or with stolen time, do not count.
     """
-    found = run.records
+    found = run.records[~conditioned(run.records)]
     spoilt = found["flags"].map(lambda flags: bool({"cold_memory", "steal"} & set(flags)))
     found = found[~found.warmup & ~spoilt & (found.wall_s > 0)]
     found = found[found.baseline | (found.threads_requested > 1)]  # no policy gives one thread several chunks

@@ -110,7 +110,7 @@ def warm(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _repeat(state: workloads.State, way: Trial) -> dict:
     chunk = max(1, int(np.ceil(state.size * way.chunk_share))) if way.chunk_share else 0
-    result = repeat(state, way.threads, way.policy, chunk, trace=True, low_priority=False).result
+    result = repeat(state, way.threads, way.policy, chunk, trace=True, nice=0).result
     first = result.trace.groupby("helper").t0_s.min()
     return {
         "trial": way.name,
