@@ -43,6 +43,7 @@ CONTENTS = """
 :caption: Using it
 docs/measuring
 docs/placement
+docs/conditions
 docs/kernels
 docs/workloads
 docs/evidence

@@ -125,17 +125,6 @@ class Run:
     grid: dict[str, Any]
     skipped: pd.DataFrame
 
-    @property
-    def unconditioned(self) -> Run:
-        """The run without the cells under a load, a quota or a nice level of their own."""
-        records, skipped = (
-            rows[~conditioned(rows)].reset_index(drop=True) for rows in (self.records, self.skipped)
-        )
-        cells = self.grid.get("cells")
-        plain = [one for one in cells if not _has_condition(one)] if isinstance(cells, list) else cells
-        grid = self.grid | ({"cells": plain} if cells else {})
-        return replace(self, records=records, skipped=skipped, grid=grid)
-
     @cached_property
     def evidence(self) -> dict[CaseKey, Evidence]:
         """Where the time goes, by case; empty if the run has no evidence.
@@ -148,6 +137,17 @@ class Run:
         from ktask.lab.evidence import store  # noqa: PLC0415  (most readers of records do without)
 
         return store.load(self.path)
+
+
+def unconditioned(run: Run) -> Run:
+    """Return a run without the cells under a load, a quota or a nice level of their own."""
+    records, skipped = (
+        rows[~conditioned(rows)].reset_index(drop=True) for rows in (run.records, run.skipped)
+    )
+    cells = run.grid.get("cells")
+    plain = [one for one in cells if not _has_condition(one)] if isinstance(cells, list) else cells
+    grid = run.grid | ({"cells": plain} if cells else {})
+    return replace(run, records=records, skipped=skipped, grid=grid)
 
 
 def conditioned(rows: pd.DataFrame) -> pd.Series:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from ktask.common import units
 from ktask.common.progress import watched
-from ktask.lab.records import Run, load_run
+from ktask.lab.records import Run, load_run, unconditioned
 from ktask.report import (
     advice,
     bottlenecks,
@@ -71,12 +71,12 @@ class Report:
     def studies(self) -> list[Study]:
         """The studies, one per run and machine."""
         single = [completed(one) for run in self.runs for one in split_hosts(run)]
-        return [Study(run.unconditioned, run.name if len(single) > 1 else "", run) for run in single]
+        return [Study(unconditioned(run), run.name if len(single) > 1 else "", run) for run in single]
 
     @property
     def plain_runs(self) -> list[Run]:
         """The runs without the cells under a condition."""
-        return [run.unconditioned for run in self.runs]
+        return [unconditioned(run) for run in self.runs]
 
     @cached_property
     def figures(self) -> dict[str, Figure]:

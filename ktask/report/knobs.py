@@ -12,7 +12,7 @@ from ktask.engine import trace as traces
 from ktask.engine.task import Result
 from ktask.host import topology
 from ktask.lab.measure.rounds import prepared, repeat
-from ktask.lab.records import load_run
+from ktask.lab.records import load_run, unconditioned
 from ktask.models import figures
 from ktask.models.scaling import forecast
 from ktask.report import sentences as words
@@ -111,7 +111,7 @@ def traced(case: Case, threads: int | None = None) -> Result:
 
 def more_threads(run: str | Path) -> Knob:
     """Return knobs for the path and for the thread counts to predict."""
-    found = load_run(run).unconditioned
+    found = unconditioned(load_run(run))
     scaling = tables.at_largest_size(tables.scaling_table(found))
     fitted = forecast.curves_of(scaling, tables.CASE)
     curves = {words.case_label(dict(one.group)): one for one in fitted if len(one.threads) > 1}

@@ -12,7 +12,7 @@ from ktask.lab.conditions.conditions import Conditions
 from ktask.lab.conditions.load import Reading
 from ktask.lab.measure import rows
 from ktask.lab.measure.rounds import Repetition
-from ktask.lab.records import Run, conditioned
+from ktask.lab.records import Run, conditioned, unconditioned
 
 
 class CountingLoad:
@@ -78,7 +78,7 @@ def test_a_run_without_its_conditioned_cells(tmp_path):
     records = pd.DataFrame({"options": options, "wall_s": range(5)})
     cells = [{"options": {}}, {"options": {"nice": "0"}}, "odd"]
     run = Run("r", tmp_path, records, {}, {"cells": cells, "seed": 1}, records.copy())
-    plain = run.unconditioned
+    plain = unconditioned(run)
     assert plain.records["wall_s"].tolist() == [0, 2, 3]
     assert plain.skipped["wall_s"].tolist() == [0, 2, 3]
     assert plain.grid == {"cells": [{"options": {}}, "odd"], "seed": 1}

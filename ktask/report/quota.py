@@ -1,0 +1,120 @@
+"""A task under a CPU quota: time, throttling, and whether a cap on helpers by the quota is right."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+from markupsafe import Markup
+
+from ktask.lab.measure import levels
+from ktask.lab.records import Run
+from ktask.report import conditioned, markup
+from ktask.report import sentences as words
+from ktask.report.conditioned import WORK, columns, is_known, over
+from ktask.workloads.conditions import NO_LOAD, NO_QUOTA, parse_quota
+
+TABLE_KEY = "quota"
+
+
+def quota_table(run: Run) -> pd.DataFrame:
+    """Return one row per case, quota and thread count.
+
+    Beside the columns of `condition_table`: `cpus` that the quota allows; `speedup` over the serial call
+    under the same quota, with its interval and `verdict`; and `capped`, whether the cap of the padata series
+    of 2022 (whole CPUs of the quota; below one, the caller alone) would have refused so many threads.
+    """
+    found = conditioned.condition_table(run)
+    found = found[(found["quota"] != NO_QUOTA) & (found["load"] == NO_LOAD)]
+    parts = []
+    for (*_, text), part in found.groupby([*WORK, "nice", "quota"], sort=False):
+        serial = part[part["baseline"]]
+        cpus = parse_quota(text) or math.nan
+        parts += [_row(row, serial.iloc[0], cpus) for _, row in part.iterrows() if len(serial)]
+    names = [*found.columns, "cpus", *columns("speedup", levels.NOTHING), "verdict", "capped"]
+    table = pd.DataFrame(parts, columns=names)
+    return table.sort_values([*WORK, "cpus", "threads"], kind="stable").reset_index(drop=True)
+
+
+def _row(row: pd.Series, serial: pd.Series, cpus: float) -> pd.Series:
+    speedup = over(serial, row)
+    verdict = "baseline" if row["baseline"] else levels.verdict(speedup)
+    capped = int(row["threads"]) > max(1, int(cpus))
+    more = {"cpus": cpus, **columns("speedup", speedup), "verdict": verdict, "capped": capped}
+    return pd.concat([row, pd.Series(more)])
+
+
+COLUMNS: dict[str, markup.Cell] = {
+    "Work": lambda row: f"{row['workload']} {row['method']} ({words.kind_label(row['page_kind'])})",
+    "Quota": "quota",
+    "Threads": words.threads_label,
+    "Wall": words.wall,
+    "Speedup": lambda row: "1" if row["baseline"] else words.value(row, "speedup"),
+    "Throttled, CPUs": lambda row: words.value(row, "throttled") if is_known(row["throttled"]) else "–",
+    "Cap of 2022": lambda row: "refuses" if row["capped"] else "allows",
+}
+
+
+def cap_sentence(table: pd.DataFrame) -> str:
+    """Return whether capping helpers by the quota is right: what the threads gain that it would refuse."""
+    refused = table[table["capped"]]
+    said = []
+    for name, verdicts in _SAID.items():
+        rows = refused[refused["verdict"].isin(verdicts)]
+        if len(rows):
+            gains = [
+                f"{row['threads']} threads at {row['quota']} ({words.value(row, 'speedup')})"
+                for _, row in rows.iterrows()
+            ]
+            said.append(f"{name} {words.listed(gains)}")
+    if not said:
+        return ""
+    return (
+        "A cap on threads at the whole CPUs of the quota, as in the padata series of 2022, refuses threads: "
+        f"{'; '.join(said)}. Speedup is over one thread under the same quota."
+    )
+
+
+_SAID = {
+    "wrongly, as they are faster,": ("faster",),
+    "rightly, as they gain nothing,": ("same", "slower"),
+    "undecided is": ("undecided",),
+}
+
+
+def throttling_sentence(table: pd.DataFrame) -> str:
+    """Return how much time the quota took from the most threads, and whose account helpers are on."""
+    several = table[~table["baseline"] & table["throttled"].notna()]
+    if several.empty:
+        return ""
+    parts = [
+        f"{words.value(row, 'throttled')} CPUs at {row['quota']}"
+        for _, row in several[several["threads"] == several["threads"].max()].iterrows()
+    ]
+    return (
+        "Helpers here are threads of the process, so their time is on the caller's account, and the quota "
+        f"stops the caller, too: on average it took away {words.listed(parts)}."
+    )
+
+
+def section(run: Run, key: str = TABLE_KEY) -> Markup:
+    """Return findings and table of tasks under a quota; why there is none where it was not permitted."""
+    table = quota_table(run)
+    if table.empty:
+        return _why_not(run)
+    caption = (
+        "Under a CPU quota, in periods of 100 ms. Each repetition begins with the quota of a period. "
+        "Throttled: CPU seconds per second that the quota took away [95 % interval over processes]."
+    )
+    listing = markup.table(COLUMNS, table, caption=caption, key=key, text=["Quota", "Cap of 2022"])
+    said = filter(None, (cap_sentence(table), throttling_sentence(table)))
+    return markup.join([markup.paragraph(*said), listing])
+
+
+def _why_not(run: Run) -> Markup:
+    skipped = (
+        run.skipped[run.skipped["options"].fillna("").str.contains("quota=")] if len(run.skipped) else []
+    )
+    if not len(skipped):
+        return Markup("")
+    return markup.paragraph(f"Under a quota nothing was measured: {skipped.iloc[0]['reason']}.")
