@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -172,6 +173,7 @@ def render(result: dict[str, Any]) -> Iterator[Part]:
     interval = "95 % interval" if passes > 1 else "range in this process"
     yield table(("", "median", interval, "best", "n"), rows)
     yield f"\n{_conclusion(result, passes)}"
+    yield from _conditions(result["conditions"], result["threads"])
     if "above_threads" in result["flags"]:
         from ktask.lab.measure.flags import ABOVE_THREADS  # noqa: PLC0415
 
@@ -186,6 +188,22 @@ def render(result: dict[str, Any]) -> Iterator[Part]:
         yield f"\n{cold_note(threads, result['cold'])}"
     if "evidence" in result:
         yield from _evidence(result["evidence"], result["threads"])
+
+
+def _conditions(found: dict[str, Any], threads: int) -> Iterator[Part]:
+    """Yield what load and quota did beside one thread and beside several; nothing without them."""
+    from ktask.workloads.conditions import parse_load  # noqa: PLC0415
+
+    if load := parse_load(found["load"]):
+        form = partial(fmt_rate, unit=load.unit)
+        rates = found["load_rate"]
+        parts = [f"{form(found['load_alone_rate'])} alone", f"{form(rates['serial'])} beside 1 thread"]
+        parts += [f"{form(rates['threads'])} beside {threads}"] * (threads > 1)
+        yield f"\nload {found['load']}: {', '.join(parts)}"
+    if "throttled_s" in found:
+        one, several = (fmt_time(found["throttled_s"][side]) for side in ("serial", "threads"))
+        parts = [f"1 thread stopped for {one}"] + [f"{threads} for {several}"] * (threads > 1)
+        yield f"\nquota {found['quota']}: {', '.join(parts)} of CPU time in the median"
 
 
 def _evidence(seen: dict[str, Any], threads: int) -> Iterator[Part]:

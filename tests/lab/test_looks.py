@@ -53,6 +53,11 @@ class Sweep:
             store.save(self.path / "evidence", store.key_of(rows), seen, task.labels)
 
 
+def test_nobody_looks_at_a_case_under_a_condition():
+    loaded = Case.of("zeroing", "populate", size="1MiB", page_kind="4KiB", load="spin")
+    assert looks.cases_to_look_at([loaded, CASES[1], loaded]) == [CASES[1]]
+
+
 def taking(seconds, **changes):
     return replace(Evidence(**changes) if changes else SEEN, took_s=seconds)
 

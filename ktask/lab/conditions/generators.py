@@ -29,7 +29,8 @@ ROW = np.dtype(
         "itemsize": PAIR,
     }
 )
-COUNT, CPU, ERROR, THREAD, STOP = (ROW.fields[name][1] for name in ROW.names)
+_PLACES = {name: place[1] for name, place in (ROW.fields or {}).items()}
+COUNT, CPU, ERROR, THREAD, STOP = (_PLACES[name] for name in ("count", "cpu_ns", "error", "thread", "stop"))
 WRONG = 1_000_000  # the work did not happen
 
 STEPS = 20_000  # of a block of `spin`

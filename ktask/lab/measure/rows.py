@@ -44,8 +44,7 @@ def row_of(
             "warmup": number < 0,
             "steal_s": after.steal_s - before.steal_s,
             "verified": True,
-            "flags": counters.state_flags(before, after, _load_cpu_s(repetitions))
-            + (["aa"] if variant.is_aa else []),
+            "flags": _flags(before, after, repetitions) + ["aa"] * variant.is_aa,
             "started_at": started_at,
         }
     )
@@ -119,7 +118,9 @@ def _meanwhile(repetitions: Sequence[Repetition]) -> dict[str, Any]:
     return {name: None if math.isnan(value) else value for name, value in found.items()}
 
 
-def _load_cpu_s(repetitions: Sequence[Repetition]) -> float:
-    """Return the CPU seconds of the load of another process, which is not other programs."""
-    used_s = sum(one.meanwhile.load_cpu_s for one in repetitions)
-    return 0.0 if math.isnan(used_s) else used_s
+def _flags(before: counters.State, after: counters.State, repetitions: Sequence[Repetition]) -> list[str]:
+    """Return the warnings; a load and a quota that were asked for are none."""
+    load_s = sum(one.meanwhile.load_cpu_s for one in repetitions)
+    found = counters.state_flags(before, after, 0.0 if math.isnan(load_s) else load_s)
+    has_quota = not math.isnan(repetitions[0].meanwhile.throttled_s)
+    return [flag for flag in found if not (has_quota and flag == "throttled")]

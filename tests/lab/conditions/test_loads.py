@@ -94,7 +94,7 @@ def test_half_a_cpu_is_half_a_cpu():
     raise AssertionError(shares)
 
 
-@pytest.mark.parametrize("text", ["memory:2:64MiB/s", "memory:64MiB/s:same"])
+@pytest.mark.parametrize("text", ["memory:2:512MiB/s", "memory:512MiB/s:same"])
 def test_a_target_rate_is_not_exceeded_and_what_was_reached_is_said(text):
     running = RunningLoad(parse_load(text))
     try:
@@ -104,8 +104,8 @@ def test_a_target_rate_is_not_exceeded_and_what_was_reached_is_said(text):
         reached = running.read().rate_since(first)
     finally:
         running.close()
-    assert 0 < running.alone_rate < 1.5 * (64 << 20)
-    assert 0 < reached < 1.5 * (64 << 20)
+    assert 0 < running.alone_rate < 1.5 * (512 << 20)
+    assert 0 < reached < 1.5 * (512 << 20)
 
 
 def test_pinned_generators_start_from_the_last_cpu_that_a_task_takes(monkeypatch):
