@@ -161,9 +161,7 @@ def shape_sentence(part: pd.DataFrame) -> str:
     if not points:
         return ""
     groups = {name: [one.text for one in points if one.holds is known] for name, known in _HOLDS.items()}
-    shown = (
-        f"Of {len(points)} things that the table of 2018-11-07 shows, this machine shows {len(groups['yes'])}"
-    )
+    shown = f"Of {len(points)} properties of the table of 2018-11-07, this machine shows {len(groups['yes'])}"
     said = [f"{name}: {'; '.join(texts)}" for name, texts in groups.items() if texts and name != "yes"]
     return f"{shown}. {' '.join(f'{one}.' for one in said)}".strip()
 

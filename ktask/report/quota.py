@@ -112,9 +112,8 @@ def section(run: Run, key: str = TABLE_KEY) -> Markup:
 
 
 def _why_not(run: Run) -> Markup:
-    skipped = (
-        run.skipped[run.skipped["options"].fillna("").str.contains("quota=")] if len(run.skipped) else []
-    )
-    if not len(skipped):
+    is_under_quota = run.skipped["options"].fillna("").astype(str).str.contains("quota=").astype(bool)
+    reasons = run.skipped[is_under_quota]["reason"]
+    if reasons.empty:
         return Markup("")
-    return markup.paragraph(f"Under a quota nothing was measured: {skipped.iloc[0]['reason']}.")
+    return markup.paragraph(f"Under a quota nothing was measured: {reasons.iloc[0]}.")

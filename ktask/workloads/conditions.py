@@ -48,7 +48,7 @@ class Load(NamedTuple):
     ----------
     kind
         One of `LOADS`.
-    count
+    number
         How many: a number, `half` or `all` of the CPUs.
     share
         Of a CPU, that each of them may use.
@@ -61,7 +61,7 @@ class Load(NamedTuple):
     """
 
     kind: str
-    count: str = "1"
+    number: str = "1"
     share: float = 1.0
     bytes_per_s: int = 0
     in_same_process: bool = False
@@ -69,7 +69,7 @@ class Load(NamedTuple):
 
     def generators(self, n_cpus: int) -> int:
         """Return how many there are on a machine with `n_cpus`."""
-        return {"half": max(1, n_cpus // 2), "all": n_cpus}.get(self.count) or int(self.count)
+        return {"half": max(1, n_cpus // 2), "all": n_cpus}.get(self.number) or int(self.number)
 
     @property
     def unit(self) -> str:

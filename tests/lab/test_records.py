@@ -80,6 +80,10 @@ def row(**changes):
         "cpus": "3,1",
         "nodes": "0,0",
         "shared_cores": 0,
+        "load_rate": 1e9,
+        "load_alone_rate": 2e9,
+        "load_cpu_s": 0.3,
+        "throttled_s": 0.05,
     } | changes
 
 

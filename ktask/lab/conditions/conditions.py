@@ -61,7 +61,7 @@ class Conditions:
         yield found
         if self.load and load:
             after = self.load.read()
-            found.load_count, found.load_cpu_s = after.count - load.count, after.cpu_s - load.cpu_s
+            found.load_count, found.load_cpu_s = after.done - load.done, after.cpu_s - load.cpu_s
             found.load_alone_rate = self.load.alone_rate or math.nan
         if self.quota:
             found.throttled_s = self.quota.throttled_s - throttled_s

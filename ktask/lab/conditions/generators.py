@@ -6,13 +6,12 @@ others read while it runs. It waits where it is ahead of the share of a CPU or t
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 
 from ktask.engine import native
 from ktask.engine.compiled import compiled
 from ktask.engine.layout import LINE, PAIR, WORD
+from ktask.host import topology
 from ktask.memory import region as memory
 
 KINDS = ("spin", "memory", "cache", "fault", "mmap", "fork")
@@ -20,17 +19,17 @@ SPIN, MEMORY, CACHE, FAULT, MMAP, _ = range(len(KINDS))
 MIB = 1 << 20
 PAGE = memory.BASE_PAGE
 
-# One row per generator, in cache lines of its own. `count` is in its own unit, `error` is an errno or WRONG.
+# One row per generator, in cache lines of its own. `done` is in its own unit, `error` is an errno or WRONG.
 ROW = np.dtype(
     {
-        "names": ["count", "cpu_ns", "error", "thread", "stop"],
+        "names": ["done", "cpu_ns", "error", "thread", "stop"],
         "formats": ["i8"] * 5,
         "offsets": [0, WORD, 2 * WORD, 3 * WORD, LINE],
         "itemsize": PAIR,
     }
 )
 _PLACES = {name: place[1] for name, place in (ROW.fields or {}).items()}
-COUNT, CPU, ERROR, THREAD, STOP = (_PLACES[name] for name in ("count", "cpu_ns", "error", "thread", "stop"))
+DONE, CPU, ERROR, THREAD, STOP = (_PLACES[name] for name in ("done", "cpu_ns", "error", "thread", "stop"))
 WRONG = 1_000_000  # the work did not happen
 
 STEPS = 20_000  # of a block of `spin`
@@ -159,7 +158,7 @@ def generate(row, kind, words, share, per_s):
         count += done
         cpu = native.clock_ns(native.CLOCK_THREAD_CPUTIME_ID)
         native.store(row + CPU, cpu)
-        native.store(row + COUNT, count)
+        native.store(row + DONE, count)
         due = 0  # nanoseconds after `start` at which this much may have been done
         if share < 1.0:
             due = int((cpu - used) / share)
@@ -175,7 +174,7 @@ def generate(row, kind, words, share, per_s):
 
 def words_for(kind: str, generators: int) -> np.ndarray:
     """Return the memory that one of some generators works on, all of it touched."""
-    cache = max(os.sysconf("SC_LEVEL3_CACHE_SIZE"), 32 * MIB)
+    cache = max([one["size_bytes"] for one in topology.caches()] + [32 * MIB])
     if kind == "memory":
         return np.ones(min(max(2 * cache, 64 * MIB), 256 * MIB) // WORD, np.int64)
     if kind == "cache":

@@ -6,6 +6,7 @@ However this process ends, the pipe is closed, and they end. Those of the same p
 
 from __future__ import annotations
 
+import errno
 import json
 import mmap
 import os
@@ -30,13 +31,13 @@ WINDOW_S, ALIKE, STEADY_S = 0.05, 0.1, 1.0
 class Reading(NamedTuple):
     """What all generators have done so far, and when: in their unit, CPU seconds, monotonic clock."""
 
-    count: int
+    done: int
     cpu_s: float
     at_s: float
 
     def rate_since(self, before: Reading) -> float:
         """Return what was done per second since another reading."""
-        return (self.count - before.count) / max(self.at_s - before.at_s, 1e-9)
+        return (self.done - before.done) / max(self.at_s - before.at_s, 1e-9)
 
 
 class RunningLoad:
@@ -99,14 +100,19 @@ class RunningLoad:
         if (errors := self.rows["error"][self.rows["error"] != 0]).size:
             why = "its work did not happen" if errors[0] == WRONG else os.strerror(errors[0])
             raise CheckError(f"a generator of the load {self.load.kind} has failed: {why}")
-        if self._process and self._process.poll() is not None:
-            raise CheckError(f"the load {self.load.kind} has ended (exit code {self._process.returncode})")
-        return Reading(int(self.rows["count"].sum()), self.rows["cpu_ns"].sum() / 1e9, time.monotonic())
+        if self._has_ended():
+            raise CheckError(f"the load {self.load.kind} has ended: one of its processes or threads is gone")
+        return Reading(int(self.rows["done"].sum()), self.rows["cpu_ns"].sum() / 1e9, time.monotonic())
+
+    def _has_ended(self) -> bool:
+        if self._process:
+            return self._process.poll() is not None
+        return not all(thread.is_alive() for thread in self._threads)
 
     def settle(self) -> None:
         """Wait until all generators run and their rate is steady, and keep that rate."""
         end = time.monotonic() + START_S
-        while not (self.rows["count"] > 0).all():
+        while not (self.rows["done"] > 0).all():
             self.read()
             if time.monotonic() > end:
                 raise CheckError(f"the load {self.load.kind} did not start within {START_S:.0f} s")
@@ -136,9 +142,13 @@ def rows_in(file: int, generators: int) -> np.ndarray:
 
 
 def run(rows: np.ndarray, k: int, load: Load, cpu: int) -> None:
-    """Be generator `k` until its row says stop."""
-    if cpu >= 0:
-        os.sched_setaffinity(0, {cpu})
-    words = words_for(load.kind, len(rows))
+    """Be generator `k` until its row says stop; what goes wrong before it begins is in the row, too."""
+    try:
+        if cpu >= 0:
+            os.sched_setaffinity(0, {cpu})
+        words = words_for(load.kind, len(rows))
+    except (OSError, MemoryError) as error:
+        rows["error"][k] = getattr(error, "errno", errno.ENOMEM)
+        return
     place, per_s = rows.ctypes.data + k * ROW.itemsize, load.bytes_per_s / len(rows)
     generate(place, KINDS.index(load.kind), words, float(load.share), per_s)

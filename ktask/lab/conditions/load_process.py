@@ -25,8 +25,10 @@ def main() -> int:
     nothing = np.zeros(1, ROW)
     nothing["stop"] = 1
     generate(nothing.ctypes.data, 0, np.zeros(1, np.int64), 1.0, 0.0)  # compiled, or loaded, once for all
+    signal.signal(signal.SIGCHLD, lambda *_: os._exit(1))  # without one of them it is another load
     pids = [start(rows, k, Load(*load), cpu, own) for k, cpu in enumerate(cpus)]
     sys.stdin.buffer.read()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
@@ -37,6 +39,7 @@ def start(rows, k: int, load: Load, cpu: int, own: int) -> int:
     """Fork generator `k`; return its process number."""
     if pid := os.fork():
         return pid
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     children.die_with(own)
     run(rows, k, load, cpu)
     os._exit(1)  # it ends by being killed, or after an error that its row has

@@ -1,7 +1,6 @@
 """Conditions around repetitions: what load and quota did enters the records and the JSON."""
 
 import math
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -26,11 +25,17 @@ class CountingLoad:
         return next(self.readings)
 
 
+class CountingQuota:
+    def __init__(self):
+        self.readings = iter([2.0, 2.25])
+
+    @property
+    def throttled_s(self):
+        return next(self.readings)
+
+
 def test_what_load_and_quota_do_meanwhile_is_metered():
-    throttled = iter([2.0, 2.25])
-    quota = SimpleNamespace()
-    type(quota).throttled_s = property(lambda _: next(throttled))
-    with Conditions(load=CountingLoad(), quota=quota).metered() as found:
+    with Conditions(load=CountingLoad(), quota=CountingQuota()).metered() as found:
         assert math.isnan(found.load_count)
     assert (found.load_count, found.load_cpu_s, found.throttled_s) == (300, 0.5, 0.25)
     assert found.load_alone_rate == 500
@@ -61,9 +66,8 @@ def test_a_repetition_of_several_calls_has_the_rate_of_all_and_means():
 @pytest.mark.parametrize("load", ["spin", "fault:same"])
 def test_a_case_is_measured_beside_a_load(load):
     protocol = {"least": 1, "most": 1, "warmup_s": 0.01, "sample_s": 1e-6}
-    found = measure(
-        "free", "dontneed", size="1MiB", threads=[1], load=load, nice=0, protocol=protocol, quiet=True
-    )
+    how = {"page_kind": "4KiB", "load": load, "nice": 0, "protocol": protocol, "quiet": True}
+    found = measure("zeroing", "populate", size="32MiB", threads=[1], **how)
     serial = [row for row in found.rows if row["baseline"]]
     assert all(row["load_rate"] > 0 and row["load_alone_rate"] > 0 for row in serial)
     assert all(row["throttled_s"] is None for row in serial)
