@@ -47,6 +47,7 @@ docs/conditions
 docs/kernels
 docs/workloads
 docs/evidence
+docs/costs
 docs/reproducer
 docs/models
 docs/simulator

@@ -48,6 +48,7 @@ EXAMPLES = (
     "ktask run protect --page-size 4KiB --size 256MiB --threads 2 --evidence",
     "ktask run zeroing --page-size 4KiB --size 1GiB --threads 2 --load spin:all --nice 19",
     "ktask run zeroing --size 1GiB --threads 2 --load memory:2 --quota 150%",
+    "ktask run zeroing --page-size 4KiB --size 256MiB --threads 2 --bystanders",
     "ktask run free --page-size 4KiB --size 2GiB --min-chunk 32MiB --trace free.csv",
 )
 
@@ -86,6 +87,14 @@ def run(
         bool,
         typer.Option("--evidence", help="Show why it is not more: kernel functions and locks, seen by perf."),
     ] = False,
+    bystanders: Annotated[
+        bool,
+        typer.Option(
+            "--bystanders",
+            help="Show what others wait for meanwhile: page faults and mappings of the same process, page "
+            "faults, wake-ups and cached reads of another.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure one case against its one-thread baseline, in several fresh processes.
@@ -102,7 +111,7 @@ def run(
     _check(repetitions, trace)
     rules = Protocol(least=repetitions, most=repetitions)
     how: dict[str, Any] = {"trace": trace is not None, "chunked": evidence, "evidence": evidence}
-    how["quiet"] = not sys.stderr.isatty()
+    how |= {"bystanders": bystanders, "quiet": not sys.stderr.isatty()}
     with narrowed_to(cpus):
         case = case_of(
             workload,
@@ -188,6 +197,8 @@ def render(result: dict[str, Any]) -> Iterator[Part]:
         yield f"\n{cold_note(threads, result['cold'])}"
     if "evidence" in result:
         yield from _evidence(result["evidence"], result["threads"])
+    if "bystanders" in result:
+        yield from _bystanders(result["bystanders"], result["threads"])
 
 
 def _conditions(found: dict[str, Any], threads: int) -> Iterator[Part]:
@@ -233,6 +244,33 @@ def _evidence(seen: dict[str, Any], threads: int) -> Iterator[Part]:
         yield table(
             ("lock", "kind", "taken in", "waited, all threads", "times in all"), locks, left=(0, 1, 2)
         )
+
+
+def _bystanders(found: dict[str, Any], threads: int) -> Iterator[Part]:
+    """Yield what others wait for beside the serial call and the threads."""
+    from ktask.cli.tables import table  # noqa: PLC0415
+
+    if found["skipped"]:
+        yield f"\nno bystanders: {found['skipped']}"
+        return
+    yield "\nWhat others wait for meanwhile, median and 99th percentile, beside untimed repetitions:\n"
+    heads = ("neighbour", "idle", "serial call", f"{threads} threads", "longest", "p99 against serial", "n")
+    yield table(heads, [_neighbour(one) for one in found["probes"]])
+
+
+def _neighbour(one: dict[str, Any]) -> tuple[str, ...]:
+    """Return one probe as cells."""
+    ways = [one[f"beside_{way}"] for way in ("idle", "serial", "threads")]
+    both = (", ".join(_known(way[name], fmt_time) for name in ("p50_s", "p99_s")) for way in ways)
+    ratio = one["p99_ratio"]
+    against = _known(ratio["median"], fmt_number)
+    if ratio["low"] is not None:
+        against += f" [{fmt_number(ratio['low'])}, {fmt_number(ratio['high'])}]"
+    return one["neighbour"], *both, _known(ways[-1]["max_s"], fmt_time), against, str(ways[-1]["n"])
+
+
+def _known(value: float | None, form: Callable[[float], str]) -> str:
+    return "–" if value is None else form(value)
 
 
 def _conclusion(result: dict[str, Any], passes: int) -> str:

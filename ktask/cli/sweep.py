@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from ktask.lab.sweep.grid import Grid
 
 
-EVIDENCE = {"auto": True, "off": False}
+SWITCH = {"auto": True, "off": False}
 EXAMPLES = (
     "ktask sweep quick",
     "ktask sweep full --dry-run",
     "ktask sweep full --run night",
-    "ktask sweep quick --evidence off",
+    "ktask sweep quick --evidence off --bystanders off",
     "ktask sweep full --run night --resume",
     "ktask sweep full --run night --resume --passes 9",
     "ktask sweep quick --placement siblings --cpus 0-15",
@@ -72,6 +72,14 @@ def sweep(
             "time at most.",
         ),
     ] = "auto",
+    bystanders: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|off",
+            help="auto: neighbours measure what others wait for beside untimed repetitions of each path, in "
+            "two seconds of a pass at most.",
+        ),
+    ] = "auto",
     placement: Placement = None,
     cpus: Cpus = None,
     base: Base = None,
@@ -89,22 +97,22 @@ def sweep(
     from ktask.lab.sweep import sweep as sweeps  # noqa: PLC0415
 
     check_passes(passes)
-    if evidence not in EVIDENCE:
-        raise ValueError(f"evidence={evidence!r} is not allowed; use {' or '.join(EVIDENCE)}")
+    switches = {
+        name: _switched(name, text) for name, text in (("evidence", evidence), ("bystanders", bystanders))
+    }
     if scheduler and (placement or cpus):
         raise ValueError("--placement and --cpus are for this machine; in a grid they hold for each host")
     _require(placement, cpus)
     loaded, root = grids.load_grid(grid, placement=placement, cpus=cpus), runs_folder(base)
     if dry_run:
-        _emit_estimate(replace(loaded, passes=passes or loaded.passes), root, as_json, EVIDENCE[evidence])
+        _emit_estimate(replace(loaded, passes=passes or loaded.passes), root, as_json, switches)
         return
     if retry and not resume:
         raise ValueError("--retry needs --resume, and the --run whose failed cells to measure once more")
     run = run or sweeps.new_run_name(loaded)
     given = {"--scheduler": scheduler, "--placement": placement, "--cpus": cpus, "--dir": base}
-    given["--evidence"] = None if EVIDENCE[evidence] else evidence
-    how: dict[str, Any] = {"passes": passes, "resume": resume, "retry": retry, "root": root}
-    how["evidence"] = EVIDENCE[evidence]
+    given |= {f"--{name}": None if is_on else "off" for name, is_on in switches.items()}
+    how: dict[str, Any] = {"passes": passes, "resume": resume, "retry": retry, "root": root, **switches}
     where = "".join(f" {option} {value}" for option, value in given.items() if value)
     again = f"`ktask sweep {grid} --run {run} --resume{where}`"
     try:
@@ -130,6 +138,13 @@ def sweep(
     emit({"run": runs[0], "runs": runs} if scheduler else {"run": runs[0]}, as_json, lambda _: runs)
 
 
+def _switched(name: str, text: str) -> bool:
+    """Return whether "auto" was said and not "off"; ValueError for anything else."""
+    if text not in SWITCH:
+        raise ValueError(f"{name}={text!r} is not allowed; use {' or '.join(SWITCH)}")
+    return SWITCH[text]
+
+
 def _require(placement: str | None, cpus: str | None) -> None:
     """Refuse CPUs that this process cannot have, and a placement that cannot be on them."""
     from ktask.engine import cpu_order  # noqa: PLC0415
@@ -140,13 +155,14 @@ def _require(placement: str | None, cpus: str | None) -> None:
             cpu_order.require(read_topology(), placement)
 
 
-def _emit_estimate(grid: Grid, root: Path, as_json: bool, evidence: bool) -> None:
+def _emit_estimate(grid: Grid, root: Path, as_json: bool, switches: dict[str, bool]) -> None:
     from ktask.lab.sweep import estimate  # noqa: PLC0415
     from ktask.lab.sweep.sweep import list_runs  # noqa: PLC0415
 
     earlier = sorted(list_runs(root), key=lambda run: (run / "machine.json").stat().st_mtime)[-5:]
     cells = estimate.estimate_sweep(grid, [estimate.SAMPLE, *earlier])
-    emit(estimate.to_json(grid, cells, evidence), as_json, lambda total: render_estimate(grid, cells, total))
+    total = estimate.to_json(grid, cells, **switches)
+    emit(total, as_json, lambda total: render_estimate(grid, cells, total))
 
 
 def render_estimate(grid: Grid, cells: Sequence[CellEstimate], total: dict[str, Any]) -> Iterator[Part]:
@@ -164,12 +180,18 @@ def render_estimate(grid: Grid, cells: Sequence[CellEstimate], total: dict[str, 
         yield from skipped
     threads, memory = ", ".join(map(str, grid.threads)), fmt_size(total["memory_bytes"])
     more = " and some around the knee of each" if grid.refined and grid.threads[-1] > 2 else ""
-    looks = f" ({_duration(total['evidence_s'])} of it for evidence)" if total["evidence_s"] else ""
+    extra = [f"{_duration(total[f'{name}_s'])} of it for {name}" for name in switches_of(total)]
+    looks = f" ({', '.join(extra)})" if extra else ""
     yield (
         f"\ngrid {grid.name}: {len(cells) - len(skipped)} cells at {threads} threads{more}, "
         f"{grid.passes} pass{'es' * (grid.passes > 1)}, about "
         f"{_duration(total['time_s'])}{looks}, up to {memory} of memory; nothing measured"
     )
+
+
+def switches_of(total: dict[str, Any]) -> list[str]:
+    """Return for what an estimate has time beside the cells."""
+    return [name for name in ("evidence", "bystanders") if total[f"{name}_s"]]
 
 
 def _kind_row(kind: tuple[str, ...], cells: Sequence[CellEstimate]) -> tuple[str, ...]:

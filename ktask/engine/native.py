@@ -19,10 +19,12 @@ binding.initialize_native_asmparser()  # numba itself has no use for inline asse
 _I64 = ir.IntType(64)
 
 CLOCK_MONOTONIC, CLOCK_THREAD_CPUTIME_ID = 1, 3
+EINTR, EAGAIN = errno.EINTR, errno.EAGAIN
 
 # Linux calls that numba code makes. `syscall` and `fcntl` are variadic in C; on x86-64 and aarch64 integer
 # arguments of a variadic call travel in the same registers as those of an ordinary one.
 madvise = types.ExternalFunction("madvise", int32(int64, int64, int32))
+mmap = types.ExternalFunction("mmap", int64(int64, int64, int32, int32, int32, int64))
 munmap = types.ExternalFunction("munmap", int32(int64, int64))
 pread = types.ExternalFunction("pread", int64(int32, int64, int64, int64))
 ioctl = types.ExternalFunction("ioctl", int32(int32, int64, int64))
@@ -53,6 +55,7 @@ gettid = types.ExternalFunction("gettid", int32())
 setpriority = types.ExternalFunction("setpriority", int32(int32, int64, int32))
 sched_yield = types.ExternalFunction("sched_yield", int32())
 _getrusage = types.ExternalFunction("getrusage", int32(int32, int64))
+_clock_nanosleep = types.ExternalFunction("clock_nanosleep", int32(int32, int32, int64, int64))
 _clock_gettime = types.ExternalFunction("clock_gettime", int32(int32, int64))
 _errno_location = types.ExternalFunction("__errno_location", int64())
 
@@ -175,6 +178,24 @@ def process_usage(room):
 
 
 @compiled
+def thread_faults():
+    """Return how many page faults without a disk the calling thread has had."""
+    room = stack_1k()
+    _getrusage(1, room)
+    return load_plain(room + 64)
+
+
+@compiled
+def sleep_until(at_ns):
+    """Sleep until the monotonic clock shows `at_ns`, also if signals arrive meanwhile."""
+    room = _stack_2_words()
+    store(room, at_ns // 1_000_000_000)
+    store(room + 8, at_ns % 1_000_000_000)
+    while _clock_nanosleep(CLOCK_MONOTONIC, 1, room, 0) == EINTR:
+        pass
+
+
+@compiled
 def clock_ns(clock):
     """Return `clock` in nanoseconds."""
     room = _stack_2_words()
@@ -227,6 +248,3 @@ def _load_int32(typingctx, address):
 def last_errno():
     """Return errno of this thread's last libc call that failed."""
     return int64(_load_int32(_errno_location()))
-
-
-EINTR, EAGAIN = errno.EINTR, errno.EAGAIN

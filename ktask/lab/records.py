@@ -7,6 +7,7 @@ data/runs/<run>/machine.json  grid.yaml  datapackage.json
                 records/<process>.parquet  appears whole when the process is done
                 traces/<process>.parquet   the chunks of one more repetition (`ktask.lab.traces`)
                 evidence/<cell>.parquet    where the time goes, in more of them (`ktask.lab.evidence.store`)
+                bystanders/<process>.parquet  what others wait for meanwhile (`ktask.lab.bystanders.store`)
                 cells/<process>.ipynb      the executed notebook of the process
                 skipped/<process>.json     why there are no records of it
 """
@@ -135,6 +136,19 @@ class Run:
             If a file of it is damaged; the message names it.
         """
         from ktask.lab.evidence import store  # noqa: PLC0415  (most readers of records do without)
+
+        return store.load(self.path)
+
+    @cached_property
+    def bystanders(self) -> pd.DataFrame:
+        """What others waited for, a row per process, probe and way; empty if no neighbour probed.
+
+        Raises
+        ------
+        ValueError
+            If a file of it is damaged; the message names it.
+        """
+        from ktask.lab.bystanders import store  # noqa: PLC0415  (most readers of records do without)
 
         return store.load(self.path)
 
@@ -275,7 +289,8 @@ def load_run(path: Path | str) -> Run:
 
 def write_datapackage(path: Path, run_name: str) -> None:
     """Describe the records of a run (Frictionless Data Package, with the schema of the rows)."""
-    from ktask.lab.evidence import store  # noqa: PLC0415  (most readers of records do without)
+    from ktask.lab.bystanders import store as bystanders  # noqa: PLC0415  (most readers do without)
+    from ktask.lab.evidence import store  # noqa: PLC0415
 
     write_json(
         path / "datapackage.json",
@@ -288,6 +303,7 @@ def write_datapackage(path: Path, run_name: str) -> None:
                 _resource("records", "One row per repetition; warm-ups and flagged ones included.", COLUMNS),
                 _resource("traces", "One row per chunk of an extra repetition per cell.", traces.COLUMNS),
                 _resource("evidence", "What was seen of extra repetitions of a case.", store.COLUMNS),
+                _resource("bystanders", "What others waited for beside extra ones.", bystanders.COLUMNS),
             ],
         },
     )

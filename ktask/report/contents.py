@@ -14,11 +14,13 @@ from ktask.lab.records import Run, load_run, unconditioned
 from ktask.report import (
     advice,
     bottlenecks,
+    costs,
     evidence_tables,
     kernels,
     larger_machines,
     machine,
     model_sections,
+    neighbours,
     numa,
     questions,
     reproduction,
@@ -40,10 +42,11 @@ from ktask.report.study import FIGURE_KINDS, Study, completed, data_hash, split_
 # Figures in the order of the page; "" stands for those of the workloads.
 LAST = (
     *(numa.NUMA_KEY, states.FIGURE_KEY, kernels.KERNELS_KEY, MODEL_KEY, RESIDUALS_KEY, words.CROSSOVER_KEY),
-    *(PUBLISHED_KEY, PREDICTION_KEY, words.CHUNKS_KEY),
+    *(PUBLISHED_KEY, PREDICTION_KEY, neighbours.BYSTANDERS_KEY, words.CHUNKS_KEY),
 )
 PAGE_ORDER = (words.NOISE_KEY, "", *LAST)
 CELL = "cell.ipynb"
+COSTS = 10  # the number of the section on costs
 
 
 @dataclass(frozen=True)
@@ -221,6 +224,13 @@ class Report:
         why = (bottlenecks.finding(evidence), stack, losses, *folded)
         return join([heading, words.workload_finding(rows), numbers, speedup, *why, throughput, distribution])
 
+    def costs(self) -> Html:
+        """Return what threads cost others: neighbours, CPU time, caches; and rules for their number."""
+        return self._each(self._costs)
+
+    def _costs(self, study: Study) -> Markup:
+        return costs.section(study, self._figure(study.key(neighbours.BYSTANDERS_KEY)), COSTS)
+
     def recommendations(self) -> Html:
         """Return how many threads, from which size on, in which chunks, or why not."""
         return self._each(
@@ -265,9 +275,8 @@ class Report:
         return join([self._figure(study.key(words.CROSSOVER_KEY)), listing, blame])
 
     def questions(self) -> Html:
-        """Return open questions for the audience: those the data raise, and those reviewers left open."""
-        found = pd.concat([study.bottlenecks for study in self.studies], ignore_index=True)
-        return Html(questions.open_questions(found.drop_duplicates([*tables.PATH, "bottleneck"])))
+        """Return the questions of reviewers: who asked, and what this run answers."""
+        return self._each(questions.section)
 
     def side_by_side(self) -> Html:
         """Return several runs beside each other, speedups and changes of times; nothing for one."""
@@ -342,7 +351,9 @@ def _source(key: str) -> str:
         return "data/published, by reproduction.ipynb, and records/*.parquet"
     if kind == PREDICTION_KEY:
         return f"records/*.parquet and traces/*.parquet, measured by {CELL}"
-    folder = {"timeline": "traces", "stack": "evidence"}.get(kind, "records")
+    folder = {"timeline": "traces", "stack": "evidence", neighbours.BYSTANDERS_KEY: "bystanders"}.get(
+        kind, "records"
+    )
     return f"{folder}/{workload.replace('-', '_') or '*'}-*.parquet, measured by {CELL}"
 
 

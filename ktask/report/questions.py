@@ -1,41 +1,300 @@
-"""Open questions for the audience: those that the data raise, then those that reviewers left open."""
+"""The 17 questions that reviewers asked of ktask and padata: who asked, and what this run answers.
+
+An answer is from the rows of this run, or it says where one was published, or why there is none here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 from markupsafe import Markup
 
-from ktask.lab.evidence.stack import UNEXPLAINED
-from ktask.report import markup
+from ktask.common import units
+from ktask.lab.studies.total_cost import energy_table
+from ktask.report import advice, costs, markup, neighbours
 from ktask.report import sentences as words
+from ktask.report.tables import at_best, at_largest_size
 
-STANDING = (
-    "How many threads should a kernel path ask for, when it knows neither the bandwidth of the memory nor "
-    "what else is running? Static limits were refused in review [2], and no call was found that says when "
-    "the scheduler could spare a CPU.",
-    "Who pays for the helpers' CPU time: the caller's control group, its limits included, or nobody? "
-    "Moving the workers there and charging afterwards were both posted [4], and neither was taken.",
-    "May idle CPUs be used at all where they are idle on purpose, for power or for latency?",
-    "What does such a gain bring to a program that its users wait for? That needs a workload of yours; "
-    "`ktask run` measures the path inside it.",
+if TYPE_CHECKING:
+    from ktask.report.study import Study
+
+HERE, ELSEWHERE, NOT_HERE = "measured here", "published elsewhere", "not measurable here"
+LEAST_WAIT = 0.005  # of the thread time
+NO_CELL = "This run has no such cells; `ktask sweep questions` has."
+
+
+class Answer(NamedTuple):
+    """What is known of a question: of which kind, in words, and the anchor that shows it."""
+
+    kind: str
+    text: str | Markup
+    anchor: str = ""
+
+
+class Question(NamedTuple):
+    """A question, who asked it and when, and what answers it from a study."""
+
+    title: str
+    asked: str
+    answer: Callable[[Study], Answer]
+
+
+def _missing(what: str) -> Answer:
+    return Answer(NOT_HERE, markup.with_code(f"{what} {NO_CELL}"))
+
+
+def _best(study: Study, **wanted: str) -> pd.DataFrame:
+    """Return the advised thread counts of the kernel paths with these columns, at their largest size."""
+    rows = at_best(study.scaling[study.scaling["backend"] == "kernel"])
+    for name, value in wanted.items():
+        rows = rows[rows[name] == value]
+    return rows[rows["speedup"].notna()]
+
+
+def _speedup_of(row: pd.Series) -> str:
+    threads = words.count(int(row["threads"]), "thread")
+    return f"{words.path_label(row)}, {words.size_label(row)}: {words.speedup(row)} with {threads}"
+
+
+def _each_speedup(rows: pd.DataFrame) -> str:
+    return "; ".join(words.each(rows, _speedup_of))
+
+
+# --- the answers ---------------------------------------------------------------------------------------
+
+
+def how_many(study: Study) -> Answer:
+    """Return the fewest threads within noise of the fastest, and how near the rules come to them."""
+    rows = _best(study)
+    if rows.empty:
+        return _missing("No kernel path was measured with several threads.")
+    rules = study.rules[study.rules["published"].notna() & study.rules["here"].notna()]
+    best, worst = (rules.sort_values("published").iloc[k] for k in (0, -1))
+    top = rows.sort_values("speedup").iloc[-1]
+    text = (
+        f"Fewest within noise of the fastest, over {words.count(len(rows), 'kernel path')}: "
+        f"{words.span(rows['threads'])}. Most gained: {_speedup_of(top)}. Rules, time over the fastest on "
+        f"published "
+        f"tables: {best['rule']} {units.fmt_number(best['published'])}, {worst['rule']} "
+        f"{units.fmt_number(worst['published'])}."
+    )
+    return Answer(HERE, text, study.key("how-many"))
+
+
+def total_cpu(study: Study) -> Answer:
+    """Return what a saved second is paid with."""
+    found = study.total_costs
+    text = costs.total_finding(at_largest_size(found)) if len(found) else ""
+    return Answer(HERE, text, study.key("total-cost")) if text else _missing("CPU time is not known.")
+
+
+def real_effect(study: Study) -> Answer:
+    """Return what an application sees: the end and the start of a large process."""
+    parts = [_best(study, workload="free", method="exit"), _best(study, workload="start")]
+    rows = pd.concat([part for part in parts if len(part)] or [parts[0]])
+    if rows.empty:
+        return _missing("No start or end of a process was measured.")
+    return Answer(HERE, f"From start to end of what a user waits for: {_each_speedup(rows)}.", "results-free")
+
+
+def affinity(study: Study) -> Answer:
+    """Return whether helpers stayed on the CPUs that the caller may use."""
+    rows = study.repetitions
+    texts = rows["cpus"].dropna().unique() if "cpus" in rows else ()
+    used = {int(cpu) for text in texts for cpu in str(text).split(",") if cpu}
+    allowed = study.run.machine.get("affinity")
+    if not used or not isinstance(allowed, list):
+        return Answer(ELSEWHERE, "padata's RFC of 2022 keeps helpers to the caller's CPUs.")
+    outside = len(used - set(allowed))
+    text = (
+        f"Helpers used {words.count(len(used), 'CPU')}, {outside} of them outside the {len(allowed)} that "
+        f"the caller "
+        "may use. They are threads of the caller's process, so their time is its own. For kernel threads "
+        "that was "
+        "declined in 2022."
+    )
+    return Answer(HERE, text, study.key("machine"))
+
+
+def power(study: Study) -> Answer:
+    """Return the joules where they can be read; else by how much CPU time grows, which is not the same."""
+    rows = _best(study)
+    rows = rows[rows["cpu_cost"].notna()].sort_values("cpu_cost")
+    found = energy_table(study.run.evidence)
+    if len(found):
+        ratios = found["threads_j"] / found["serial_j"]
+        text = f"Energy of the package with threads over the serial call: {words.reach(ratios)} times."
+        return Answer(HERE, text, study.key("energy"))
+    if rows.empty:
+        return Answer(NOT_HERE, "No energy counter can be read on this machine.")
+    top = rows.iloc[-1]
+    text = (
+        f"No energy counter can be read. CPUs are busy for up to {words.value(top, 'cpu_cost')} times the "
+        f"time of the "
+        f"serial call ({words.name_of(top)}): so much less idle time. Joules stay open."
+    )
+    return Answer(HERE, text, study.key("total-cost"))
+
+
+def chunks(study: Study) -> Answer:
+    """Return the smallest chunks within noise of the best."""
+    found = study.advice
+    known = found[found["min_chunk"].notna()] if len(found) else found
+    if known.empty:
+        return _missing("Chunk sizes were not varied, or are undecided.")
+    texts = words.each(known, lambda row: f"{words.name_of(row)} {advice.minimum_chunk(row)}")
+    text = (
+        f"Smallest chunk within noise of the best: {'; '.join(texts)}. An error undoes finished chunks in "
+        f"the engine "
+        "here, as in v4."
+    )
+    return Answer(HERE, text, study.key("chunks"))
+
+
+def user_space(study: Study) -> Answer:
+    """Return what a program gains that enters the paths in parallel itself."""
+    parts = [_best(study, workload=name) for name in ("start", "pin")]
+    parts.append(_best(study, workload="zeroing", method="populate"))
+    rows = pd.concat([part for part in parts if len(part)] or [parts[0]])
+    if rows.empty:
+        return _missing("Neither populating nor pinning was measured with several threads.")
+    text = (
+        f"Here a program calls the paths from its own threads: {_each_speedup(rows)}. IOMMU mappings are not "
+        "in it."
+    )
+    return Answer(HERE, text, study.key("results-zeroing"))
+
+
+def locks(study: Study) -> Answer:
+    """Return the lock that threads waited for longest, on each path where they waited."""
+    seen = [(row, row["seen"]) for _, row in study.bottlenecks.iterrows() if row["seen"] is not None]
+    kernel = [(row, one) for row, one in seen if row["backend"] == "kernel" and one.many.sees_locks]
+    if not kernel:
+        return Answer(NOT_HERE, "Locks could not be seen in this run (section 5 says why).")
+    texts = []
+    for row, one in kernel:
+        longest = next((wait for wait in one.waits if one.share(wait.wait_s) >= LEAST_WAIT), None)
+        if longest is not None:
+            share = words.percent(one.share(longest.wait_s))
+            texts.append(f"{words.name_of(row)}: {longest.lock or longest.kind}, {share}")
+    none = f" On {len(kernel) - len(texts)} of {len(kernel)} paths no lock takes half a percent." * (
+        len(texts) < len(kernel)
+    )
+    said = f"Longest wait, of the thread time: {'; '.join(texts)}." if texts else "No path waits for a lock."
+    return Answer(HERE, f"{said}{none} One process of each path.", study.key("results"))
+
+
+def walks(study: Study) -> Answer:
+    """Return how walks and the unmapping of pages scale."""
+    rows = pd.concat([_best(study, workload="page_walk"), _best(study, workload="free")])
+    rows = rows[rows["method"] != "exit"]
+    if rows.empty:
+        return _missing("Neither walking nor freeing was measured with several threads.")
+    return Answer(HERE, f"{_each_speedup(rows)}.", study.key("results-page-walk"))
+
+
+def caches(study: Study) -> Answer:
+    """Return what clearing does to the cache of a neighbour."""
+    if study.caches.empty:
+        return _missing("No neighbour read from its cache beside clearing.")
+    return Answer(HERE, neighbours.cache_finding(study.caches), study.key("caches"))
+
+
+def _published(text: str) -> Callable[[Study], Answer]:
+    return lambda _: Answer(ELSEWHERE, text)
+
+
+def _cannot(text: str) -> Callable[[Study], Answer]:
+    return lambda _: Answer(NOT_HERE, text)
+
+
+def _of_conditions(what: str) -> Callable[[Study], Answer]:
+    return lambda _: _missing(what)
+
+
+NO_DATE = "date not read"
+QUESTIONS = (
+    Question("How many threads?", f"Alexander Duyck, on padata ({NO_DATE})", how_many),
+    Question(
+        "Limits by current load, not by counters?",
+        "Michal Hocko, 2017",
+        _of_conditions("The kernel has no call that refuses when CPUs are busy."),
+    ),
+    Question(
+        "One thread against many on idle, half busy and full machines?",
+        "Michal Hocko, 2018-11-06",
+        _of_conditions("A table for one machine was published on 2018-11-07."),
+    ),
+    Question("What is the total CPU time?", "Tejun Heo, 2018-11-30", total_cpu),
+    Question("How much do real workloads gain?", "Andrew Morton, 2017 and 2020", real_effect),
+    Question(
+        "Do helpers escape CPU limits of a control group?",
+        "Michal Hocko, 2018; Tejun Heo, 2019-06-11",
+        _of_conditions("No quota was measured."),
+    ),
+    Question(
+        "Do helpers stay on the caller's CPUs, and is their time its own?",
+        f"Pavel Machek ({NO_DATE})",
+        affinity,
+    ),
+    Question("What about power?", f"Peter Zijlstra, on ktask v4 ({NO_DATE})", power),
+    Question(
+        "Is handing over priority worth it?",
+        f"Peter Zijlstra, on ktask v4 ({NO_DATE})",
+        _of_conditions("No priority was varied."),
+    ),
+    Question(
+        "Why a new framework?",
+        f"Peter Zijlstra, Jonathan Corbet ({NO_DATE})",
+        _published("Nothing to measure: ktask became a part of padata in 2020."),
+    ),
+    Question(
+        "Does lockdep see helpers under the caller's locks?",
+        "Jason Gunthorpe, 2022",
+        _cannot("Helpers here are threads that take the locks themselves. A recipe was agreed in 2022."),
+    ),
+    Question("Are failed chunks undone, and how large are chunks?", "Alex Williamson, 2018-11-05", chunks),
+    Question("Why not in user space?", "Jason Gunthorpe, 2022", user_space),
+    Question("Which locks stop it from scaling?", "authors and reviewers, 2017 to 2022", locks),
+    Question("Would page-table walks and unmapping gain?", f"Vlastimil Babka ({NO_DATE})", walks),
+    Question(
+        "What does it do to caches?", "Ankur Arora measured one thread; of several nobody asked", caches
+    ),
+    Question(
+        "Is parallel IOMMU mapping safe on every backend?",
+        "to-do of ktask v4, 2018-11-05",
+        _cannot("This needs a device behind an IOMMU, and the kernel's own mapping code."),
+    ),
 )
-ASKED = {
-    "busy": "What do the threads spin on, or share, in {}? The same work takes more CPU time there; from "
-    "user space a lock looks the same as slow memory. `ktask run --evidence` shows which.",
-    "both": "Do the threads spin or sleep in {}? The same work takes more CPU time, and they are off the CPU "
-    "part of the time.",
-    "waiting": "What do the threads wait for in {}? They are off the CPU part of the time.",
-    "end": "Would smaller chunks, or ones that shrink towards the end, help {}? Threads run out of work.",
-    "start": "Could helpers start earlier for {}? Most of the loss is start-up.",
-    "gaps": "What delays threads between chunks in {}?",
-    UNEXPLAINED: "What takes the time in {} that neither samples, locks nor chunks explain?",
-}
 
 
-def open_questions(evidence: pd.DataFrame) -> Markup:
-    """Return the questions as a list; the first ones come from the evidence on each path."""
-    kernel = evidence[evidence["backend"] == "kernel"] if len(evidence) else evidence
-    found = [
-        ASKED[str(bottleneck)].format(words.listed(words.each(rows, words.name_of)))
-        for bottleneck, rows in kernel.groupby("bottleneck", sort=False)
-        if bottleneck in ASKED
-    ]
-    return markup.items(map(markup.with_code, [*found, *STANDING]), "ol")
+def answers(study: Study) -> list[tuple[int, Question, Answer]]:
+    """Return the questions with their numbers and answers."""
+    return [(number, one, one.answer(study)) for number, one in enumerate(QUESTIONS, 1)]
+
+
+def section(study: Study) -> Markup:
+    """Return the table of all questions."""
+    found = answers(study)
+    columns: dict[str, markup.Cell] = {
+        "Question": lambda row: f"{row[0]}. {row[1].title}",
+        "Asked by": lambda row: row[1].asked,
+        "Answer": lambda row: row[2].text,
+        "From": _where,
+    }
+    here = sum(answer.kind == HERE for _, _, answer in found)
+    caption = Markup(
+        "{}The questions of reviewers, 2017 to 2025: {} of {} have an answer from this run. Brackets are 95 "
+        "% intervals "
+        "over processes."
+    ).format(study.title, here, len(found))
+    return markup.table(columns, found, caption=caption, key=study.key("questions"), text=columns)
+
+
+def _where(row: tuple[int, Question, Answer]) -> str | Markup:
+    answer = row[2]
+    if not answer.anchor:
+        return answer.kind
+    return Markup('<a href="#{}">{}</a>').format(answer.anchor, answer.kind)

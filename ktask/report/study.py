@@ -11,15 +11,18 @@ import pandas as pd
 from markupsafe import Markup
 
 from ktask.lab.records import Run
+from ktask.lab.studies.total_cost import total_costs
 from ktask.lab.traces import read_traces
 from ktask.report import (
     advice,
     bottlenecks,
+    costs,
     figures,
     larger_machines,
     machine,
     model,
     model_figures,
+    neighbours,
     numa,
     stack_figure,
     states,
@@ -100,6 +103,32 @@ class Study:
         """The workloads that have records, in reading order."""
         return list(dict.fromkeys(self.scaling["workload"]))
 
+    @cached_property
+    def probed(self) -> pd.DataFrame:
+        """What neighbours found in each process of this machine."""
+        rows = self.run.bystanders
+        return rows[rows["host_id"].isin(set(self.run.records["host_id"]))]
+
+    @cached_property
+    def bystanders(self) -> pd.DataFrame:
+        """What neighbours waited for beside each path that was probed, with its speedup."""
+        return neighbours.bystander_table(self.scaling, self.probed)
+
+    @cached_property
+    def caches(self) -> pd.DataFrame:
+        """What clearing did to the cache of a neighbour."""
+        return neighbours.cache_table(self.probed)
+
+    @cached_property
+    def total_costs(self) -> pd.DataFrame:
+        """CPU seconds of each case, and what a saved second is paid with."""
+        return total_costs(self.run.records)
+
+    @cached_property
+    def rules(self) -> pd.DataFrame:
+        """The rules for the number of threads, scored on this run and on published tables."""
+        return costs.rules_table(self)
+
     @property
     def findings(self) -> list[dict[str, Any]]:
         """What the check of the machine found before the run."""
@@ -135,6 +164,7 @@ class Study:
             partial(model_figures.residuals_figure, self.fits, self.key(model_figures.RESIDUALS_KEY)),
             partial(numa.numa_figure, self.numa, self.key(numa.NUMA_KEY)),
             partial(states.states_figure, run, self.states, self.key(states.FIGURE_KEY)),
+            partial(neighbours.bystander_figure, self.bystanders, self.key(neighbours.BYSTANDERS_KEY)),
             partial(figures.crossover_figure, scaling, self.key(words.CROSSOVER_KEY)),
             partial(figures.chunks_figure, self.chunks, self.key(words.CHUNKS_KEY)),
             partial(larger_machines.prediction_figure, self.larger, self.key(larger_machines.PREDICTION_KEY)),

@@ -25,6 +25,8 @@ TINY = {
     "tables": ["ktask_clear_gigantic_page"],
     "learned_from": ["ktask_clear_gigantic_page"],
     "task_size": "8GiB",
+    "passes": 1,
+    "probing_s": 0.1,
 }
 
 
@@ -36,6 +38,7 @@ FIGURES = {
     "index": 2,
     "page_walk": 2,
     "prediction": 3,
+    "questions": 1,
     "reproduction": 2,
     "simulation": 5,
 }

@@ -19,6 +19,7 @@ from nbformat import v4
 
 from ktask.common import figures as drawing
 from ktask.common import units
+from ktask.lab.bystanders.store import SCHEMA
 from ktask.lab.measure.flags import flag_effects
 from ktask.lab.records import SKIPPED_COLUMNS
 from ktask.lab.traces import write_traces
@@ -93,6 +94,7 @@ class Run:
     grid: dict
     skipped: pd.DataFrame
     evidence: dict = field(default_factory=dict)
+    bystanders: pd.DataFrame = field(default_factory=lambda: SCHEMA.empty_table().to_pandas())
 
 
 def rows_of_cell(truth, size_bytes, rng, *, n, threads, noise, aa, cold):
@@ -273,7 +275,7 @@ def pick(table, **wanted):
 def page_text(report):
     """Return everything that the notebook would show, as one string."""
     pieces = """title summary workloads machines checks design noise results side_by_side model degradations
-        reproduction prediction recommendations questions reproduce all_numbers all_facts footer"""
+        reproduction prediction costs recommendations questions reproduce all_numbers all_facts footer"""
     return "".join(str(getattr(report, name)().body) for name in pieces.split())
 
 
@@ -1354,7 +1356,6 @@ def test_traces_of_a_run_enter_its_report(tmp_path):
     write_traces(path / "traces/c.parquet", trace, {"run_id": "r", "host_id": "h", "cell_id": cell})
     report = Report.open([path])
     assert "timeline-free" in report.figures
-    assert "Would smaller chunks" in report.questions().body
 
 
 # --- advice and several runs ------------------------------------------------------------------------------

@@ -7,9 +7,10 @@ speedup is a ratio of neighbours in time.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from statistics import median
 
@@ -17,10 +18,12 @@ from ktask import workloads
 from ktask.engine.task import Result
 from ktask.host import kernel_files, topology
 from ktask.host.kernel_log import kernel_log
+from ktask.lab import bystanders as neighbours
+from ktask.lab.bystanders import Bystanders, ProcessNeighbour
 from ktask.lab.evidence import Evidence, gather
 from ktask.lab.evidence.collect import BUDGET_S
 from ktask.lab.measure import flags, states, stats
-from ktask.lab.measure.measurement import CHUNKED, Measurement, Protocol, Variant, variants
+from ktask.lab.measure.measurement import CHUNKED, Measurement, Protocol, Variant, is_of, variants
 from ktask.lab.measure.rounds import SERIAL_POLICY, Repetition, interleave, prepared, repeat
 from ktask.lab.measure.rows import observed, row_of
 from ktask.lab.measure.threads import default_threads, distinct, granted
@@ -44,6 +47,7 @@ def measure_case(
     trace: bool = False,
     chunked: bool = True,
     evidence: bool | float = False,
+    bystanders: bool | float = False,
     on_measured: Callable[[Measurement], None] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Measurement:
@@ -67,6 +71,9 @@ def measure_case(
     evidence
         Look afterwards at repetitions that are not timed (`Measurement.seen`); a number is for how many
         seconds of each way to run the case.
+    bystanders
+        Have neighbours probe beside more repetitions, after all that (`Measurement.beside`); a number is for
+        how many seconds.
     on_measured
         Called with the measurement before that, when all that is timed is over.
 
@@ -83,7 +90,7 @@ def measure_case(
         raise ValueError(f"threads={bad[0]} is not allowed; use 1 to {most}, {why}")
     found = Measurement(case, protocol or Protocol())
     log, n_lines = kernel_log(), kernel_log().read()
-    with prepared(case) as state:
+    with _standing_by(bystanders) as others, prepared(case) as state:
         grants = {asked: granted(state, asked, case.policy) for asked in threads if asked > 1}
         found.grants = {asked: one for asked, one in sorted(grants.items()) if one.why}
         cell = _Cell(found, state, variants(distinct(grants)), clock)
@@ -99,7 +106,22 @@ def measure_case(
             on_measured(found)
         if evidence:
             found.seen = cell.evidence(BUDGET_S if evidence is True else evidence)
+        if bystanders:
+            budget_s = neighbours.BUDGET_S if bystanders is True else bystanders
+            found.beside[1] = others if isinstance(others, Bystanders) else cell.bystanders(others, budget_s)
     return found
+
+
+@contextlib.contextmanager
+def _standing_by(wanted: bool | float) -> Iterator[Sequence[ProcessNeighbour] | Bystanders]:
+    """Start neighbours for the block if they are wanted; give the reason where they cannot be."""
+    with contextlib.ExitStack() as stack:
+        try:
+            found = stack.enter_context(neighbours.standing_by()) if wanted else []
+        except OSError as error:
+            yield Bystanders(skipped=f"no neighbour can be started: {error}")
+            return
+        yield found
 
 
 class _Cell:
@@ -196,6 +218,13 @@ class _Cell:
         seen = gather(self.state, threads, policy, alone, budget_s=budget_s)
         ends = self.variants[0], self.variants[-1]
         return seen.beside({one.threads: median(self.found.walls(one)) for one in ends})
+
+    def bystanders(self, others: Sequence[ProcessNeighbour], budget_s: float) -> Bystanders:
+        """Return what neighbours wait for beside the serial call and the most threads."""
+        variant, policy = self.variants[-1], self.found.case.policy
+        last = next(row for row in reversed(self.rows) if is_of(row, variant))
+        used = [int(cpu) for cpu in last["cpus"].split(",") if cpu]
+        return neighbours.gather(self.state, others, variant.threads, policy, used, budget_s=budget_s)
 
 
 def _may_be_cold(case: Case) -> bool:

@@ -23,6 +23,8 @@ from ktask.workloads import Case
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ktask.lab.bystanders import Bystanders
+    from ktask.lab.bystanders.summary import Beside
     from ktask.lab.evidence import Evidence
 
 CHUNKED = "1 thread in chunks"
@@ -174,6 +176,8 @@ class Measurement:
         One more repetition with the times of its chunks, if asked for, and the bytes of a unit in it.
     seen
         What untimed repetitions showed, if asked for.
+    beside
+        What neighbours found beside others, by the process (`pass`) that had them, if asked for.
     grants
         The thread counts that were asked for and gave another number of threads, with the reason.
     kernel_log
@@ -185,6 +189,7 @@ class Measurement:
     rows: list[dict[str, Any]] = field(default_factory=list)
     traced: Result | None = None
     seen: Evidence | None = None
+    beside: dict[int, Bystanders] = field(default_factory=dict)
     bytes_per_unit: int = 1
     grants: dict[int, Granted] = field(default_factory=dict)
     kernel_log: list[str] = field(default_factory=list)
@@ -324,6 +329,25 @@ class Measurement:
             self.seen = look_at(self.case, max(row["threads_requested"] for row in self.rows))
         return self.seen
 
+    def bystanders(self) -> Beside:
+        """Return what others wait for beside it; probes in fresh processes unless that was done."""
+        from ktask.lab.bystanders.summary import Beside  # noqa: PLC0415  (not needed to measure)
+
+        if not self.beside:
+            from ktask.lab.measure.processes import probe  # noqa: PLC0415
+
+            self.beside = probe(self.case, max(row["threads_requested"] for row in self.rows))
+        return Beside(self._bystander_rows())
+
+    def _bystander_rows(self) -> pd.DataFrame:
+        import pandas as pd  # noqa: PLC0415  (not needed to measure)
+
+        from ktask.lab.bystanders import store  # noqa: PLC0415
+
+        key, none = store.key_of(self.rows), {"run_id": "", "host_id": "", "cell_id": ""}
+        tables = [store.table_of(one, key, {**none, "pass": number}) for number, one in self.beside.items()]
+        return pd.concat([table.to_pandas() for table in tables], ignore_index=True)
+
     def as_dict(self, threads: int) -> dict[str, Any]:
         """Return one thread count, as asked for, against the baseline as plain values, ready for JSON."""
         _, again, *others = variants({threads: self._given.get(threads, threads)})
@@ -363,7 +387,8 @@ class Measurement:
             "conditions": self._conditions(variant),
             "seed": self.protocol.seed,
         }
-        return found | ({"evidence": self.seen.as_dict()} if self.seen else {})
+        found |= {"evidence": self.seen.as_dict()} if self.seen else {}
+        return found | ({"bystanders": self.bystanders().as_dict()} if self.beside else {})
 
     def _conditions(self, variant: Variant) -> dict[str, Any]:
         """Return the conditions as they are in options, and what load and quota did beside each side."""
@@ -406,6 +431,19 @@ class Measurement:
 
         if self.seen is not None:
             store.save(Path(folder), store.key_of(self.rows), self.seen, labels)
+
+    def save_bystanders(self, folder: Path | str, labels: Mapping[str, Any]) -> None:
+        """Keep what neighbours found in `folder`, a file for each process that had them.
+
+        `labels` are the values of the columns run_id, host_id and cell_id, and pass if there is one process.
+        """
+        from ktask.lab.bystanders import store  # noqa: PLC0415  (not needed to measure)
+        from ktask.lab.records import process_name  # noqa: PLC0415
+
+        for number, one in self.beside.items():
+            of_process = {"pass": number} | dict(labels)
+            name = process_name(labels["cell_id"], of_process["pass"])
+            store.save(Path(folder) / f"{name}.parquet", one, store.key_of(self.rows), of_process)
 
     def save_records(self, path: Path | str, labels: Mapping[str, Any]) -> None:
         """Keep the repetitions as `path`, and the trace in the folder `traces` beside that of the records.

@@ -12,10 +12,13 @@ from typing import Any
 from ktask.common import children
 from ktask.common.progress import rounds_bar
 from ktask.host import topology
+from ktask.lab.bystanders import Bystanders
 from ktask.lab.evidence import Evidence
 from ktask.lab.measure.cell import measure_case
 from ktask.lab.measure.measurement import Measurement, Protocol, check_passes
 from ktask.workloads import Case
+
+PROBED = 3  # processes, for an interval over them
 
 
 def measure(
@@ -28,6 +31,7 @@ def measure(
     passes: int = 1,
     cpus: str | Iterable[int] | None = None,
     evidence: bool | float = False,
+    bystanders: bool | float = False,
     on_measured: Callable[[Measurement], None] | None = None,
     quiet: bool = False,
     **how: Any,
@@ -53,6 +57,8 @@ def measure(
     evidence
         Look at more repetitions, which are not timed, in the first process; a number is for how many seconds
         of each way to run the case.
+    bystanders
+        Have neighbours probe beside more repetitions, in every process; a number is for how many seconds.
     on_measured
         Called with the measurement when all that is timed is over; with one process before it looks.
     quiet
@@ -72,7 +78,7 @@ def measure(
     check_passes(passes)
     case, rules = Case.of(workload, method, size=size, **how), Protocol.of(protocol or {})
     with topology.narrowed_to(cpus):
-        look: dict[str, Any] = {"evidence": evidence, "on_measured": on_measured}
+        look: dict[str, Any] = {"evidence": evidence, "bystanders": bystanders, "on_measured": on_measured}
         return measure_processes(case, threads, rules, passes, trace=True, quiet=quiet, **look)
 
 
@@ -85,6 +91,7 @@ def measure_processes(
     trace: bool = False,
     chunked: bool = True,
     evidence: bool | float = False,
+    bystanders: bool | float = False,
     on_measured: Callable[[Measurement], None] | None = None,
     quiet: bool = False,
 ) -> Measurement:
@@ -103,17 +110,18 @@ def measure_processes(
     if passes == 1:
         with rounds_bar(protocol.most, quiet=quiet) as on_round:
             how: dict[str, Any] = {"trace": trace, "chunked": chunked, "evidence": evidence}
-            how |= {"on_round": on_round, "on_measured": on_measured}
+            how |= {"bystanders": bystanders, "on_round": on_round, "on_measured": on_measured}
             return measure_case(case, threads, protocol, **how)
     whole = Measurement(case, protocol)
     with rounds_bar(passes, "processes", quiet) as on_pass:
         for number in range(1, passes + 1):
             rules = replace(protocol, seed=protocol.seed + number - 1)
             first = {"trace": trace, "evidence": evidence} if number == 1 else {}
-            task = case, threads, rules, {**first, "chunked": chunked}
+            task = case, threads, rules, {**first, "chunked": chunked, "bystanders": bystanders}
             found = _in_a_process(task)
             whole.rows += [{**row, "pass": number} for row in found.rows]
             whole.kernel_log += found.kernel_log
+            whole.beside |= {number: found.beside[1]} if found.beside else {}
             if number == 1:
                 whole.traced, whole.bytes_per_unit = found.traced, found.bytes_per_unit
                 whole.seen = found.seen
@@ -129,6 +137,12 @@ def look_at(case: Case, threads: int) -> Evidence:
     rules = Protocol(least=1, most=1)
     found = _in_a_process((case, [threads], rules, {"evidence": True}))
     return found.seen or Evidence(skipped="nothing was looked at")
+
+
+def probe(case: Case, threads: int) -> dict[int, Bystanders]:
+    """Return what neighbours find beside `case` with `threads`, in several fresh processes."""
+    task = case, [threads], Protocol(least=1, most=1), {"bystanders": True}
+    return {number: _in_a_process(task).beside[1] for number in range(1, PROBED + 1)}
 
 
 def _in_a_process(task: tuple[Case, Sequence[int] | None, Protocol, dict[str, Any]]) -> Measurement:

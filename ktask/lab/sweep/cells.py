@@ -14,6 +14,8 @@ from ktask.common.files import write_json
 from ktask.engine import slots as limits
 from ktask.host import kernel_files, topology
 from ktask.lab import records
+from ktask.lab.bystanders import Bystanders
+from ktask.lab.bystanders import store as bystander_files
 from ktask.lab.evidence import Evidence, store
 from ktask.lab.measure.measurement import Protocol
 from ktask.lab.sweep import notebooks
@@ -24,7 +26,7 @@ from ktask.workloads import Case
 if TYPE_CHECKING:
     from ktask.lab.sweep.kernels import Kernels
 
-FOLDERS = ("records", "cells", "skipped", "traces", "evidence")
+FOLDERS = ("records", "cells", "skipped", "traces", "evidence", bystander_files.FOLDER)
 LOOK_S = 0.1  # of each way to run a case: 400 samples per thread
 
 
@@ -50,6 +52,8 @@ class CellTask:
         The CPUs to use; None for all that the process may use.
     evidence
         Whether to look afterwards why it is not more.
+    bystanders
+        For how many seconds neighbours probe afterwards.
     """
 
     case: Case
@@ -61,6 +65,7 @@ class CellTask:
     pass_number: int = 1
     cpus: str | None = None
     evidence: bool = False
+    bystanders: float = 0.0
 
     @property
     def name(self) -> str:
@@ -120,20 +125,25 @@ def _run_notebook(task: CellTask, folder: Path, kernels: Kernels | None) -> None
             raise OSError(int(full[1]), "the disk is full", str(folder)) from None
         if oom_kills() > kills:
             reason += "; memory ran out meanwhile, and the kernel killed a process"
-        if not (task.evidence and measured.exists()):
+        if not ((task.evidence or task.bystanders) and measured.exists()):
             keep_reason(task, folder, reason, failed=True)
             return
-        _keep_failed_look(task, folder, reason, measured)
+        _keep_what_failed(task, folder, reason, measured)
     # Last: a cell counts as done once its records have their name, so a kill before loses all of it.
     measured.replace(folder / "records" / f"{task.name}.parquet")
 
 
-def _keep_failed_look(task: CellTask, folder: Path, reason: str, measured: Path) -> None:
-    """Keep why there is no evidence on a case, whose process ended after its records were written."""
+def _keep_what_failed(task: CellTask, folder: Path, reason: str, measured: Path) -> None:
+    """Keep why there is nothing beside the records of a process, which ended after they were written."""
     took_s = max(0.0, time.time() - measured.stat().st_mtime)
-    seen = Evidence(skipped=f"looking failed: {reason}", took_s=took_s)
     rows = records.read_records(measured).to_dict("records")
-    store.save(folder / "evidence", store.key_of(rows), seen, task.labels)
+    if task.evidence and not (folder / "evidence" / f"{cell_id(task.case)}.parquet").exists():
+        seen = Evidence(skipped=f"looking failed: {reason}", took_s=took_s)
+        store.save(folder / "evidence", store.key_of(rows), seen, task.labels)
+    if task.bystanders:
+        found = Bystanders(skipped=f"probing failed: {reason}", took_s=took_s)
+        path = folder / bystander_files.FOLDER / f"{task.name}.parquet"
+        bystander_files.save(path, found, bystander_files.key_of(rows), task.labels)
 
 
 def _unpublished(task: CellTask, folder: Path) -> Path:
@@ -180,6 +190,7 @@ def _parameters(task: CellTask, folder: Path) -> dict[str, Any]:
         "cpus": task.cpus,
         "protocol": asdict(task.protocol),
         "evidence": LOOK_S if task.evidence else 0,
+        "bystanders": task.bystanders,
         "save_as": str(_unpublished(task, folder).resolve()),
         "labels": task.labels,
     }

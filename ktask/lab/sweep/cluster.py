@@ -78,6 +78,7 @@ def sweep_cluster(
     root: Path | None = None,
     quiet: bool = False,
     evidence: bool = True,
+    bystanders: bool = True,
 ) -> list[Path]:
     """Measure a grid on every host of a Dask cluster at once and return the directories of the runs.
 
@@ -88,7 +89,7 @@ def sweep_cluster(
         configuration.
     grid
         Name or file, see `ktask.lab.sweep.grid.load_grid`; thread counts follow from the CPUs of each host.
-    run, passes, resume, retry, root, quiet, evidence
+    run, passes, resume, retry, root, quiet, evidence, bystanders
         See `ktask.lab.sweep.sweep.sweep`. With several hosts each has a run of its own, called `run` and the
         host's name.
 
@@ -109,7 +110,7 @@ def sweep_cluster(
         warn_of_exposure(client)
         names = run_names(run, hosts, root)
         options = {"passes": passes, "resume": resume, "retry": retry, "root": root, "quiet": quiet}
-        options["evidence"] = evidence
+        options |= {"evidence": evidence, "bystanders": bystanders}
         try:
             return _sweep_all(client, hosts, names, options)
         finally:

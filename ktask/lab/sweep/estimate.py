@@ -21,6 +21,7 @@ from ktask.lab.sweep.cells import why_not
 from ktask.lab.sweep.grid import Grid, cell_id
 from ktask.lab.sweep.looks import SHARE, cases_to_look_at
 from ktask.lab.sweep.passes import refines
+from ktask.lab.sweep.probing import MOST_S_PER_PASS
 from ktask.workloads import Case
 
 # Of a cell, beside its repetitions: its process, its figure, its files (37 cells measured: 0.36 to 2.9 s,
@@ -157,14 +158,18 @@ def evidence_s(grid: Grid, cells: Sequence[CellEstimate]) -> float:
     return min(most_s, LOOK_S * len(cases_to_look_at(measured)))
 
 
-def to_json(grid: Grid, cells: Sequence[CellEstimate], evidence: bool = False) -> dict[str, Any]:
-    """Return an estimate ready for JSON, perhaps with what it takes to look at each case."""
+def to_json(
+    grid: Grid, cells: Sequence[CellEstimate], evidence: bool = False, bystanders: bool = False
+) -> dict[str, Any]:
+    """Return an estimate ready for JSON, perhaps with what it takes to look at each case and to probe."""
     measured = [cell for cell in cells if cell.skipped is None]
     looks_s = evidence_s(grid, cells) if evidence else 0.0
+    probing_s = MOST_S_PER_PASS * grid.passes if bystanders and measured and grid.threads[-1] > 1 else 0.0
     return {
         "grid": grid.name,
-        "time_s": sum(cell.time_s for cell in cells) + looks_s,
+        "time_s": sum(cell.time_s for cell in cells) + looks_s + probing_s,
         "evidence_s": looks_s,
+        "bystanders_s": probing_s,
         "memory_bytes": max((cell.memory_bytes for cell in measured), default=0),
         "cells": [
             {"cell_id": cell_id(cell.case)}

@@ -39,7 +39,8 @@ class Progress:
                 self._bar.set_description_str(
                     f"{self._title}, pass {task.pass_number} of {self._grid.passes}"
                 )
-            looks = " with evidence" if task.evidence else ""
+            more = ["evidence"] * task.evidence + ["bystanders"] * bool(task.bystanders)
+            looks = f" with {' and '.join(more)}" if more else ""
             self._bar.set_postfix_str(f"{self._known(task.pass_number)}{cell_id(task.case)}{looks}")
             yield task
 

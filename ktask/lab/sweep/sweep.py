@@ -29,6 +29,7 @@ from ktask.lab.sweep.cells import FOLDERS, CellTask, run_cell
 from ktask.lab.sweep.grid import Grid
 from ktask.lab.sweep.looks import Looks, summary_of_looks
 from ktask.lab.sweep.passes import tasks_to_do
+from ktask.lab.sweep.probing import Probing, summary_of_probing
 from ktask.lab.sweep.progress import Progress
 
 _PASS = re.compile(r"\.pass\d+$")
@@ -81,6 +82,7 @@ def sweep(
     root: Path | None = None,
     quiet: bool = False,
     evidence: bool = True,
+    bystanders: bool = True,
     executor: Executor = run_here,
     machine: Mapping[str, Any] | None = None,
     title: str = "measuring",
@@ -107,6 +109,8 @@ def sweep(
         Without the progress bar on stderr.
     evidence
         Look at more repetitions of each case, which are not timed: why not more (`ktask.lab.sweep.looks`).
+    bystanders
+        Have neighbours probe beside more repetitions of each path (`ktask.lab.sweep.probing`).
     executor
         Runs the cells that have no result yet.
     machine
@@ -133,10 +137,12 @@ def sweep(
         if retry:
             _forget_failures(path)
         looks = Looks(grid.cases if evidence else (), path)
-        tasks = progress.announced(looks.asked(tasks_to_do(path, grid)))
+        probing, todo = Probing(grid, path), looks.asked(tasks_to_do(path, grid))
+        tasks = progress.announced(probing.asked(todo) if bystanders else todo)
         with contextlib.closing(executor(tasks, path)) as done:
             for task in done:
                 looks.update(task)
+                probing.update(task)
                 progress.update(task)
         looks.finish()
     return path
@@ -183,8 +189,9 @@ def _note_resumption(path: Path, grid: Grid, facts: Mapping[str, Any]) -> None:
     """Keep in `machine.json` when the run went on, with what may have changed since it was started."""
     before = run_files.read_machine(path)
     write_json(path / "machine.json", before | {"resumed": [*before.get("resumed", []), facts]})
-    if not (path / "evidence").exists():  # of before there was any
-        (path / "evidence").mkdir()
+    if missing := [name for name in FOLDERS if not (path / name).exists()]:  # of before there were any
+        for name in missing:
+            (path / name).mkdir()
         records.write_datapackage(path, path.name)
     if grid.passes > run_files.read_grid(path)["passes"]:
         with atomic_write(path / "grid.yaml") as partial:
@@ -260,7 +267,8 @@ def summary(path: Path) -> str:
     most = max(passes.values(), default=1)
     measured = f"{len(passes)} cells measured" + (f" in up to {most} passes" if most > 1 else "")
     parts = [measured, f"{len(reasons) - len(failed)} skipped", f"{len(failed)} failed"]
-    looked = f"; {looks}" if (looks := summary_of_looks(path)) else ""
+    seen = summary_of_looks(path), summary_of_probing(path)
+    looked = "".join(f"; {text}" for text in seen if text)
     first = f" (first: {failed[0]['cell_id']}: {failed[0]['reason']})" if failed else ""
     return ", ".join(part for part in parts if not part.startswith("0 ")) + first + looked
 
