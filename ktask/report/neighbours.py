@@ -246,9 +246,9 @@ def cache_section(study: Study) -> Markup:
         "Size": words.size_label,
         "Neighbour's CPU": lambda row: "a helper's" if row["place"] == "helper" else "another",
         "Beside the serial call": lambda row: _times(row, "beside_serial"),
-        "in the 5 ms after": lambda row: _times(row, "after_serial"),
+        "in the 2 ms after": lambda row: _times(row, "after_serial"),
         "Beside the threads": lambda row: _times(row, "beside_threads"),
-        "in the 5 ms after them": lambda row: _times(row, "after_threads"),
+        "in the 2 ms after them": lambda row: _times(row, "after_threads"),
     }
     caption = Markup(
         "{}{} Times are the CPU time of reads of an array that fits the cache, over that beside nothing, in "

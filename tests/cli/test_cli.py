@@ -56,6 +56,7 @@ BAD = {
     "threads in words": ("run zeroing --threads two", "'two'", "whole number"),
     "passes": ("run zeroing --passes 0", "passes=0", "use 1 to 1000"),
     "sweep passes": ("sweep tiny --passes 0", "passes=0", "use 1 to 1000"),
+    "bystanders of a sweep": ("sweep tiny --bystanders on", "'on'", "use auto or off"),
     "evidence of a sweep": ("sweep tiny --evidence maybe", "'maybe'", "use auto or off"),
     "repetitions": ("run zeroing --repetitions 0", "repetitions=0", "use 1 or more"),
     "memory": ("run zeroing --size 64TiB", "needs 65664.00 GiB", "use a smaller size"),

@@ -23,7 +23,7 @@ from conftest import descendants, is_gone, wait_for
 from ktask.host import perf
 from ktask.host.topology import cpu_count
 from ktask.lab.records import load_run
-from ktask.lab.sweep import cells, looks, notebooks, passes, sweep
+from ktask.lab.sweep import cells, looks, notebooks, passes, probing, sweep
 from ktask.lab.sweep import kernels as kernel
 from ktask.lab.sweep.grid import cell_id, parse_grid
 from ktask.workloads import Case
@@ -49,7 +49,7 @@ FILES_OF_A_CELL += (("cells", "ipynb"),)
 def swept(tmp_path_factory):
     """A finished run."""
     root = tmp_path_factory.mktemp("runs")
-    return sweep.sweep(GRID, "done", root=root, quiet=True)
+    return sweep.sweep(GRID, "done", root=root, quiet=True, bystanders=False)
 
 
 KERNELS_FOR_CELLS = kernel.kernels_for_cells
@@ -70,8 +70,9 @@ def one_warm_process(warm, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def no_time_to_look(monkeypatch):
-    """Have sweeps in this process not look, however slow the machine is, unless a test asks for it."""
+    """Have sweeps in this process neither look nor probe, however slow it is, unless a test asks for it."""
     monkeypatch.setattr(looks, "may_look", lambda *_: False)
+    monkeypatch.setattr(probing, "MOST_S_PER_PASS", 0.0)
 
 
 @pytest.fixture
@@ -401,6 +402,30 @@ def test_a_run_of_before_there_was_evidence_gets_some(always_looks, run):
     shutil.rmtree(run / "evidence")
     sweep.sweep(GRID, "done", resume=True, root=run.parent, quiet=True)
     assert len(load_run(run).evidence) == len(WALKS)
+
+
+@pytest.mark.cpus(2)
+def test_neighbours_probe_after_the_records_of_a_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(probing, "MOST_S_PER_PASS", 0.5)
+    fill = Case.of("zeroing", "populate", size="32MiB", page_kind="4KiB")
+    path = sweep.sweep(replace(GRID, cases=(fill,)), "r", root=tmp_path, quiet=True)
+    run = load_run(path)
+    assert set(run.bystanders["skipped"]) == {""}
+    assert set(run.bystanders["cell_id"]) == set(run.records["cell_id"])
+    assert len(run.records.query("not warmup")) == 2 * 4  # rounds, variants
+    assert "; bystanders of 1 cells (" in sweep.summary(path)
+
+
+def test_a_process_that_dies_while_neighbours_probe_keeps_its_records(
+    fake_cell, swept, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(probing, "MOST_S_PER_PASS", 0.5)
+    written = swept / f"records/{WALKS[0]}.parquet"
+    fake_cell(f"import os, shutil; shutil.copy({str(written)!r}, save_as); os._exit(3)")
+    run = load_run(sweep.sweep(replace(GRID, cases=GRID.cases[:1]), "r", root=tmp_path / "runs", quiet=True))
+    assert len(run.records)
+    (reason,) = run.bystanders["skipped"]
+    assert reason == "probing failed: the process of the cell ended itself with exit code 3"
 
 
 # --- failures ---------------------------------------------------------------------------------------------

@@ -24,7 +24,8 @@ from ktask.workloads import CheckError, State
 
 BUDGET_S = 2.0  # for all ways to run the case, with all that prepares and checks it
 ENOUGH_S = 0.2  # of each way: a thousand samples of each probe
-AFTER_S = 0.005  # after the task, in which a cache is looked at once more
+AFTER_S = 0.002  # after the task, in which a cache is looked at once more
+MOST_ROUNDS = 50  # of tasks that are too short for that
 LEAST_FOR_P99 = 100  # samples
 HELPER, ELSEWHERE = "helper", "elsewhere"
 IDLE, SERIAL, THREADS = WAYS = ("idle", "serial", "threads")
@@ -119,7 +120,7 @@ def _windows(
     """Run the case in turns until each way has had enough time, or the time is used up."""
     found: list[Window] = []
     spent = dict.fromkeys(WAYS, 0.0)
-    while not found or (min(spent.values()) < ENOUGH_S and time.monotonic() < end):
+    for _ in range(MOST_ROUNDS):
         for way, count, rule in ((THREADS, threads, policy), (SERIAL, 1, SERIAL_POLICY)):
             result = repeat(state, count, rule, observe=_Switch(neighbours)).result
             start_ns, wall_ns = round(result.started_s * 1e9), round(result.wall_s * 1e9)
@@ -127,6 +128,8 @@ def _windows(
             spent[way] += result.wall_s
         found.append(_idle(neighbours, min(spent[SERIAL], ENOUGH_S) - spent[IDLE]))
         spent[IDLE] += (found[-1].end_ns - found[-1].start_ns) / 1e9
+        if min(spent.values()) >= ENOUGH_S or time.monotonic() > end:
+            break
     return found
 
 

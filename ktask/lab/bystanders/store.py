@@ -43,7 +43,7 @@ COLUMNS: tuple[tuple[str, str, pa.DataType, str], ...] = (
     ("cpu", "integer", pa.int32(), "this CPU"),
     ("way", "string", pa.string(), "idle: beside nothing; serial: the serial call; threads: several threads"),
     ("threads", "integer", pa.int32(), "threads of this way, 0 if idle"),
-    ("phase", "string", pa.string(), "during the task, or in the 5 ms after it"),
+    ("phase", "string", pa.string(), "during the task, or in the 2 ms after it"),
     ("n", "integer", pa.int64(), "samples"),
     (
         "p50_s",

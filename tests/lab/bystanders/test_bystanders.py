@@ -60,7 +60,7 @@ def test_samples_belong_to_the_way_in_whose_window_they_began():
         Window("serial", 20 * ms, 30 * ms),
         Window("idle", 40 * ms, 41 * ms),
     ]
-    at = [(probes.CACHE, 5, 7), (probes.CACHE, 12, 9), (probes.CACHE, 18, 1), (probes.CACHE, 25, 8)]
+    at = [(probes.CACHE, 5, 7), (probes.CACHE, 11, 9), (probes.CACHE, 18, 1), (probes.CACHE, 25, 8)]
     at += [(probes.CACHE, 42, 1), (probes.WAKEUP, 40, 6)]
     samples = np.array([(kind, when * ms, took) for kind, when, took in at])
     rows = {(row["probe"], row["way"], row["phase"]): row for row in summary(samples, windows, 2, "another")}
