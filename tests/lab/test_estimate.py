@@ -146,7 +146,8 @@ def test_the_command_measures_nothing(typed, monkeypatch, tmp_path):
     code, out, _ = typed("sweep", "tiny", "--dry-run", "--json")
     assert code == 0
     found = json.loads(out)
-    assert found == to_json(load_grid("tiny"), estimate_sweep(load_grid("tiny")), evidence=True)
+    both = {"evidence": True, "bystanders": True}
+    assert found == to_json(load_grid("tiny"), estimate_sweep(load_grid("tiny")), **both)
     cells_s = sum(cell["time_s"] for cell in found["cells"])
-    assert found["time_s"] == pytest.approx(cells_s + found["evidence_s"])
+    assert found["time_s"] == pytest.approx(cells_s + found["evidence_s"] + found["bystanders_s"])
     assert list(tmp_path.iterdir()) == []
