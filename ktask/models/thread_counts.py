@@ -19,6 +19,7 @@ from ktask.models.simulation.machines import load_machine
 
 NOISE = 0.03  # of the time; what is nearer to the fastest counts as fast
 WORSE_IN_A_ROW = 2
+NEARLY = 0.05  # of a thread: so little of a quotient is no thread more
 NEAR = 4  # counts that differ by less than a fourth, both neighbours together, are not told apart
 
 
@@ -38,8 +39,10 @@ class Known:
 
 
 def _by_bandwidth(known: Known) -> float:
-    """Return the bandwidth of the node in units of one thread's, rounded up; NaN if that is not known."""
-    return math.ceil(known.bandwidth / known.of_one_thread - 0.05) if known.bandwidth > 0 else math.nan
+    """Return the bandwidth of the node over that of one thread, at most its CPUs; NaN if unknown."""
+    if not known.bandwidth > 0:
+        return math.nan
+    return min(math.ceil(known.bandwidth / known.of_one_thread - NEARLY), known.cpus_of_node)
 
 
 RULES: dict[str, Callable[[Known], float]] = {
@@ -151,11 +154,19 @@ def search(measure: Callable[[int], float], counts: Sequence[int], noise: float 
             found.times[n] = measure(n)
         return found.times[n]
 
+    def fewest_of(known: Iterable[int]) -> int:
+        known = [*known]
+        limit = min(map(time_of, known)) * (1 + noise)
+        return min(k for k in known if time_of(k) <= limit)
+
     places = _doubling(ordered, time_of, noise)
-    best = min(places, key=time_of)
-    best = _beside(best, places, time_of)
-    low = max((k for k in places if k < best and time_of(k) > time_of(best) * (1 + noise)), default=-1)
-    _downwards(low, best, time_of, noise)
+    best = fewest_of(places)
+    after = places[min(places.index(best) + 1, len(places) - 1)]
+    if time_of(after) > time_of(best) * (1 + noise):  # a peak, and not a plateau
+        best = _beside(best, places, fewest_of)
+    limit = min(found.times.values()) * (1 + noise)
+    low = max((k for k in range(best) if found.times.get(ordered[k], 0.0) > limit), default=-1)
+    _downwards(low, best, limit, time_of)
     found.threads = fewest(found.times, noise)
     return found
 
@@ -173,22 +184,20 @@ def _doubling(ordered: Sequence[int], time_of: Callable[[int], float], noise: fl
     return places
 
 
-def _beside(best: int, places: Sequence[int], time_of: Callable[[int], float]) -> int:
+def _beside(best: int, places: Sequence[int], fewest_of: Callable[[Iterable[int]], int]) -> int:
     """Halve the distance to both neighbours of the fastest until it is small; return the fastest place."""
     at = places.index(best)
     low, high = places[max(at - 1, 0)], places[min(at + 1, len(places) - 1)]
     while high - low > max(2, best // NEAR):
         known = sorted({low, (low + best) // 2, best, (best + high + 1) // 2, high})
-        best = min(known, key=time_of)
+        best = fewest_of(known)
         i = known.index(best)
         low, high = known[max(i - 1, 0)], known[min(i + 1, len(known) - 1)]
     return best
 
 
-def _downwards(low: int, best: int, time_of: Callable[[int], float], noise: float) -> None:
-    """Halve the way from the fastest to a place that is known to be slower."""
-    limit = time_of(best) * (1 + noise)
-    high = best
+def _downwards(low: int, high: int, limit: float, time_of: Callable[[int], float]) -> None:
+    """Halve the way from a place that is fast enough to one that is not."""
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if time_of(middle) <= limit else (middle, high)

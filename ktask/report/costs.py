@@ -50,7 +50,7 @@ def total_section(study: Study) -> Markup:
 
 
 def _per_gib(row: Row, name: str) -> str:
-    one = as_estimate(dict(row) | {"n": 1}, name)
+    one = as_estimate(row, name)
     gib = row["size_bytes"] / (1 << 30)
     per = one._replace(median=one.median / gib, low=one.low / gib, high=one.high / gib)
     return units.fmt_estimate(per, units.time_scale(per.median))
@@ -60,7 +60,7 @@ def price(row: Row) -> str:
     """Return the price of a saved second; or that nothing is saved."""
     if not np.isfinite(row["price"]):
         return "saves none"
-    return units.fmt_estimate(as_estimate(dict(row) | {"n": 1}, "price"), units.RATIO)
+    return units.fmt_estimate(as_estimate(row, "price"), units.RATIO)
 
 
 def total_finding(last: pd.DataFrame) -> str:

@@ -50,10 +50,13 @@ def bystander_table(scaling: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     names = [*PATH[:-1], "size_bytes", "threads"]
     kept = [f"{name}{end}" for name in ("speedup", "cpu_cost") for end in ("", "_low", "_high")]
     known = several.drop_duplicates(names)[[*names, *kept, "above_threads", "verdict"]]
-    found = found.drop(columns="policy").merge(known, on=names, how="left").assign(policy="")
-    verdicts = [
-        MARKS[levels.verdict(as_estimate(row | {"n": 1}, "p99_ratio"))] for row in found.to_dict("records")
-    ]
+    found = (
+        found.assign(n=found["n_threads"])
+        .drop(columns="policy")
+        .merge(known, on=names, how="left")
+        .assign(policy="")
+    )
+    verdicts = [MARKS[levels.verdict(as_estimate(row, "p99_ratio"))] for row in found.to_dict("records")]
     labels = [PROBES.get((row.probe, row.process), CACHE) for row in found.itertuples()]
     return sort_cases(found.assign(neighbour=labels, longer=verdicts))
 
@@ -69,7 +72,7 @@ def _waits(row: Row, way: str) -> str:
 
 def ratio_text(row: Row) -> str:
     """Return by how many times the 99th percentile grows over that beside the serial call."""
-    return units.fmt_estimate(as_estimate(dict(row) | {"n": 1}, "p99_ratio"), units.RATIO)
+    return units.fmt_estimate(as_estimate(row, "p99_ratio"), units.RATIO)
 
 
 def worst(found: pd.DataFrame) -> pd.Series | None:
@@ -231,8 +234,8 @@ def cache_table(rows: pd.DataFrame) -> pd.DataFrame:
 
     The rows of `ratios_to_idle` of work that clears memory.
     """
-    found = ratios_to_idle(rows[rows["probe"] == CACHE]) if len(rows) else pd.DataFrame()
-    return sort_cases(found[found["workload"] == "zeroing"]) if len(found) else found
+    found = ratios_to_idle(rows[rows["probe"] == CACHE])
+    return sort_cases(found[found["workload"] == "zeroing"].assign(n=found["processes"]))
 
 
 def cache_section(study: Study) -> Markup:
@@ -251,9 +254,8 @@ def cache_section(study: Study) -> Markup:
         "in the 2 ms after them": lambda row: _times(row, "after_threads"),
     }
     caption = Markup(
-        "{}{} Times are the CPU time of reads of an array that fits the cache, over that beside nothing, in "
-        "the same "
-        "process [95 % interval over processes]."
+        "{}{} Times are the CPU time of reads of an array in the second-level cache, over that beside "
+        "nothing, in the same process [95 % interval over processes]."
     ).format(study.title, cache_finding(found))
     return markup.table(
         columns, found, caption=caption, key=study.key("caches"), text=["Stores", "Neighbour's CPU"]
@@ -261,7 +263,7 @@ def cache_section(study: Study) -> Markup:
 
 
 def _times(row: Row, name: str) -> str:
-    return units.fmt_estimate(as_estimate(dict(row) | {"n": 1}, name), units.RATIO)
+    return units.fmt_estimate(as_estimate(row, name), units.RATIO)
 
 
 def cache_finding(found: pd.DataFrame) -> str:

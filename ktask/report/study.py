@@ -122,7 +122,8 @@ class Study:
     @cached_property
     def total_costs(self) -> pd.DataFrame:
         """CPU seconds of each case, and what a saved second is paid with."""
-        return total_costs(self.run.records)
+        found = total_costs(self.run.records)
+        return found.assign(n=found["processes"])
 
     @cached_property
     def rules(self) -> pd.DataFrame:

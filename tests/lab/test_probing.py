@@ -48,7 +48,10 @@ def swept(path, look_s, passes=5):
             probed[task.case] += 1
             key = store.key_of(rows)
             store.save(
-                path / store.FOLDER / f"{task.name}.parquet", Bystanders(took_s=look_s), key, task.labels
+                path / store.FOLDER / f"{task.name}.parquet",
+                Bystanders(skipped="a test", took_s=look_s),
+                key,
+                task.labels,
             )
         found.update(task)
     return probed, task

@@ -283,11 +283,12 @@ def test_a_run_without_its_grid_is_refused(run):
 def test_the_data_package_lists_every_column_in_order(tmp_path):
     write_datapackage(tmp_path, "Night-1")
     package = json.loads((tmp_path / "datapackage.json").read_text())
-    resource, traced, seen = package["resources"]
+    resource, traced, seen, beside = package["resources"]
     assert [field["name"] for field in resource["schema"]["fields"]] == PROMISED + ADDED
     assert (package["name"], package["version"]) == ("night-1", records.SCHEMA_VERSION)
     assert resource["path"] == "records/*.parquet"
     assert (traced["path"], seen["path"]) == ("traces/*.parquet", "evidence/*.parquet")
+    assert beside["path"] == "bystanders/*.parquet"
     for one in package["resources"]:
         assert all(field["description"] and field["type"] for field in one["schema"]["fields"])
 

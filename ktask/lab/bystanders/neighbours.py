@@ -64,13 +64,18 @@ class Room:
 
 
 class ThreadNeighbour:
-    """Probes in a thread of this process, which exists only while it probes."""
+    """Probes in a thread of this process, which exists only while it probes.
 
-    process, kinds = SAME, (probes.FAULT, probes.MMAP)
+    It does one kind of thing beside a repetition: a mapping waits for every fault under way, and faults wait
+    behind it, so a probe that did both would wait for itself.
+    """
+
+    process, kinds, at_once = SAME, (probes.FAULT, probes.MMAP), 1
 
     def __init__(self) -> None:
         self.room = Room()
         self._thread = threading.Thread()
+        self._prober = probes.Prober(self.room.words, self.kinds[:1])
 
     def begin(self, cpu: int) -> None:
         """Start to probe on a CPU; nothing is done yet, as the words are off."""
@@ -80,19 +85,23 @@ class ThreadNeighbour:
 
     def _run(self, cpu: int) -> None:
         os.sched_setaffinity(0, {cpu})
-        with contextlib.closing(probes.Prober(self.room.words, self.kinds)) as prober:
-            prober.run()
+        self._prober.run()
+
+    def take_turn(self, number: int) -> None:
+        """Do one of the kinds from now on; only while the probes are off."""
+        self._prober.kinds[0] = self.kinds[number % len(self.kinds)]
 
     def end(self) -> None:
         """Stop to probe."""
         self.room.put(probes.END, 1)
         self._thread.join()
+        self._prober.close()
 
 
 class ProcessNeighbour:
     """Probes in a process of its own, which was forked from this one and shares the words alone."""
 
-    process, kinds = ANOTHER, (probes.FAULT, probes.CACHE)
+    process, kinds, at_once = ANOTHER, (probes.FAULT, probes.CACHE), 2
 
     def __init__(self) -> None:
         self.room = Room()
@@ -116,6 +125,9 @@ class ProcessNeighbour:
         self.room.clear()
         os.sched_setaffinity(self.pid, {cpu})
         os.write(self._orders, b"g")
+
+    def take_turn(self, number: int) -> None:
+        """Go on with all of the kinds."""
 
     def end(self) -> None:
         """Stop to probe; OSError if the process is gone."""

@@ -20,6 +20,7 @@ NAMES = {FAULT: "page fault", MMAP: "mmap and munmap", WAKEUP: "wake-up", CACHE:
 PERIOD_NS = 100_000
 STEPS = 1024  # cache lines that one sample reads, each by the address that the one before holds
 LINE_BYTES = 64
+LEAST_CACHE_BYTES, MOST_CACHE_BYTES = 256 << 10, 4 << 20
 PAGES = 512  # faulted in one after the other, then given back
 MOST = 1 << 20  # samples, of a minute; memory is used as they come
 
@@ -124,10 +125,9 @@ def address_of(words: np.ndarray) -> int:
 
 
 def cache_bytes() -> int:
-    """Return how much a neighbour reads: twice a core's own cache, at most a quarter of the last level."""
+    """Return how much a neighbour reads: half of the second-level cache of a core."""
     known = {one["level"]: one["size_bytes"] for one in topology.caches(kernel_files.ROOT)}
-    own, last = known.get(2, 1 << 20), max(known.values(), default=4 << 20)
-    return max(min(2 * own, last // 4, 8 << 20), 256 << 10)
+    return min(max(known.get(2, 0) // 2, LEAST_CACHE_BYTES), MOST_CACHE_BYTES)
 
 
 def ring(size_bytes: int) -> np.ndarray:
@@ -147,23 +147,23 @@ class Prober:
     room
         `ROOM_BYTES` of words, shared with who switches the probes.
     kinds
-        What to do in turn.
+        What to do in turn; may be changed while `ON` is not set.
     """
 
     def __init__(self, room: np.ndarray, kinds: Sequence[int]):
-        self._room, self._kinds = room, np.array(kinds, dtype=np.int64)
+        self._room, self.kinds = room, np.array(kinds, dtype=np.int64)
         self._lines = ring(cache_bytes() if CACHE in kinds else LINE_BYTES)
         self._region = memory.Region(PAGES * memory.BASE_PAGE, "4KiB")
 
     def run(self) -> None:
         """Probe until `END` is set."""
         self._room[FAULTED // 8] = PAGES  # so that the first one gives all pages back
-        kinds = address_of(self._kinds), len(self._kinds)
+        kinds = address_of(self.kinds), len(self.kinds)
         run(address_of(self._room), *kinds, self._region.address, address_of(self._lines))
 
     def close(self) -> None:
         """Give the memory back."""
-        self._region.close()
+        self._region.unmap()
 
 
 def compile_probes() -> None:

@@ -143,7 +143,7 @@ def _time(seconds: float) -> str:
 
 def _plain(row: pd.Series) -> dict[str, Any]:
     """Return one probe for JSON: an object per way, and the ratios."""
-    found = {"neighbour": name_of(row)}
+    found: dict[str, Any] = {"neighbour": name_of(row)}
     found |= {name: row[name] for name in (*PROBE, "cpu", "threads", "processes")}
     for way in WAYS:
         names = {time: time.removesuffix("_s") for time in TIMES}

@@ -73,7 +73,7 @@ def _has_cpu_time(part: pd.DataFrame) -> bool:
 
 
 def _row(serial: pd.DataFrame, several: pd.DataFrame) -> dict[str, Any]:
-    both = serial.join(several, lsuffix="_serial", rsuffix="_threads", how="inner")
+    both = serial.add_suffix("_serial").join(several.add_suffix("_threads"), how="inner")
     saved_s = both["wall_s_serial"] - both["wall_s_threads"]
     paid_s = both["cpu_s_threads"] - both["cpu_s_serial"]
     saved = _over(saved_s)

@@ -171,7 +171,6 @@ def test_a_file_that_is_no_table_is_named(tmp_path, monkeypatch):
 
 @pytest.mark.cpus(2)
 def test_beside_a_case_every_probe_has_samples_and_nothing_stays(tmp_path):
-    before = psutil.Process().children(), psutil.Process().num_fds()
     case = Case.of("zeroing", "populate", size="16MiB", page_kind="4KiB", min_chunk="1MiB")
     protocol = Protocol(least=2, most=2, warmup_s=0.1)
     timed = []
@@ -188,6 +187,13 @@ def test_beside_a_case_every_probe_has_samples_and_nothing_stays(tmp_path):
     assert "page fault, same process" in str(found.bystanders())
     found.save_bystanders(tmp_path, {"run_id": "r", "host_id": "h", "cell_id": "c"})
     assert len(store.read(tmp_path / "c.parquet")) == len(rows)
+    assert psutil.Process().children() == []
+
+
+def test_neighbours_leave_neither_a_process_nor_a_file():
+    before = psutil.Process().children(), psutil.Process().num_fds()
+    with neighbours.standing_by():
+        pass
     assert (psutil.Process().children(), psutil.Process().num_fds()) == before
 
 
