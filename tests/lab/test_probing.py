@@ -27,6 +27,7 @@ def test_a_path_is_probed_at_the_shortest_size_that_is_long_enough():
     serial_s = {case(size=size): seconds for size, seconds in SIZES.items()}
     serial_s |= {case("memset", "8MiB"): 0.001, case("memset", "16MiB"): 0.002}
     serial_s |= {case(size="64MiB", policy="dynamic"): 0.016, Case.of("free", "buddy", size="1GiB"): 1.0}
+    serial_s[case(options={"load": "spin"})] = 1.0
     assert probing.cases_to_probe(serial_s) == [case(), case("memset", "16MiB")]
 
 

@@ -27,11 +27,12 @@ MODEL = "model"
 def cases_to_probe(serial_s: Mapping[Case, float]) -> list[Case]:
     """Return one case of each path, given how long the serial calls take: the shortest that is long enough.
 
-    Models have no neighbours, and of cases that differ in their chunks or policy the first is taken.
+    Models and cases under a condition are left out; of cases that differ in their chunks or policy the first
+    is taken.
     """
     paths: dict[tuple, dict[int, Case]] = {}
     for case in serial_s:
-        if workloads.get(case.workload).method(case.method).backend != MODEL:
+        if not case.is_conditioned and workloads.get(case.workload).method(case.method).backend != MODEL:
             path = case.workload, case.method, case.page_kind, case.options
             paths.setdefault(path, {}).setdefault(case.size_bytes, case)
     return [_shortest_of(found.values(), serial_s) for found in paths.values()]
