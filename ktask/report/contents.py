@@ -14,6 +14,7 @@ from ktask.lab.records import Run, load_run, unconditioned
 from ktask.report import (
     advice,
     bottlenecks,
+    busy,
     costs,
     evidence_tables,
     kernels,
@@ -42,7 +43,7 @@ from ktask.report.study import FIGURE_KINDS, Study, completed, data_hash, split_
 # Figures in the order of the page; "" stands for those of the workloads.
 LAST = (
     *(numa.NUMA_KEY, states.FIGURE_KEY, kernels.KERNELS_KEY, MODEL_KEY, RESIDUALS_KEY, words.CROSSOVER_KEY),
-    *(PUBLISHED_KEY, PREDICTION_KEY, neighbours.BYSTANDERS_KEY, words.CHUNKS_KEY),
+    *(PUBLISHED_KEY, PREDICTION_KEY, neighbours.BYSTANDERS_KEY, busy.BUSY_KEY, words.CHUNKS_KEY),
 )
 PAGE_ORDER = (words.NOISE_KEY, "", *LAST)
 CELL = "cell.ipynb"
@@ -229,7 +230,9 @@ class Report:
         return self._each(self._costs)
 
     def _costs(self, study: Study) -> Markup:
-        return costs.section(study, self._figure(study.key(neighbours.BYSTANDERS_KEY)), COSTS)
+        keys = {"neighbours-wait": neighbours.BYSTANDERS_KEY, "busy-load": busy.BUSY_KEY}
+        drawn = {part: self._figure(study.key(key)) for part, key in keys.items()}
+        return costs.section(study, drawn, COSTS)
 
     def recommendations(self) -> Html:
         """Return how many threads, from which size on, in which chunks, or why not."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from ktask.common import units
 from ktask.lab.studies.total_cost import energy_table
 from ktask.models import thread_counts
 from ktask.models.thread_counts import Curve, Known
-from ktask.report import markup, neighbours
+from ktask.report import busy, markup, neighbours, quota
 from ktask.report import sentences as words
 from ktask.report.bottlenecks import memory_roof
 from ktask.report.sentences import Row
@@ -175,21 +175,26 @@ def _score(row: Row, which: str) -> str:
 
 PARTS: dict[str, tuple[str, Callable[[Study], Markup]]] = {
     "neighbours-wait": ("What neighbours wait for", neighbours.section),
+    "busy-load": (
+        "On a busy machine",
+        lambda study: busy.section(study.all_cells, study.key(busy.TABLE_KEY)),
+    ),
+    "in-a-group": (
+        "Under a CPU quota",
+        lambda study: quota.section(study.all_cells, study.key(quota.TABLE_KEY)),
+    ),
     "cpu-for-wall": ("CPU time for wall time", total_section),
     "how-many": ("How many threads", rules_section),
     "cached": ("The caches of a neighbour", neighbours.cache_section),
 }
 
 
-def section(study: Study, figure: Markup, number: int) -> Markup:
-    """Return the section on what threads cost others; the figure stands at its head."""
+def section(study: Study, figures: Mapping[str, Markup], number: int) -> Markup:
+    """Return the section on what threads cost others; a part has the figure of its name at its head."""
     parts = [(key, title, build(study)) for key, (title, build) in PARTS.items()]
     shown = [part for part in parts if part[2]]
-    heads = [
-        Markup('<h3 id="{}">{}.{} {}{}</h3>').format(study.key(key), number, k, study.title, title)
-        for k, (key, title, _) in enumerate(shown, 1)
-    ]
-    bodies = [body for _, _, body in shown]
-    return markup.join(
-        [heads[0], figure, bodies[0], *(x for pair in zip(heads[1:], bodies[1:], strict=True) for x in pair)]
-    )
+    pieces = []
+    for k, (key, title, body) in enumerate(shown, 1):
+        head = Markup('<h3 id="{}">{}.{} {}{}</h3>').format(study.key(key), number, k, study.title, title)
+        pieces += [head, figures.get(key, ""), body]
+    return markup.join(pieces)

@@ -13,8 +13,9 @@ from markupsafe import Markup
 
 from ktask.common import units
 from ktask.lab.studies.total_cost import energy_table
-from ktask.report import advice, costs, markup, neighbours
+from ktask.report import advice, busy, costs, markup, neighbours, quota
 from ktask.report import sentences as words
+from ktask.report.conditioned import WORK
 from ktask.report.tables import at_best, at_largest_size
 
 if TYPE_CHECKING:
@@ -81,6 +82,66 @@ def how_many(study: Study) -> Answer:
         f"{units.fmt_number(worst['published'])}."
     )
     return Answer(HERE, text, study.key("how-many"))
+
+
+def _fully_loaded(study: Study) -> dict[str, pd.Series]:
+    """Return the rows of the fully loaded machine by the way to run helpers, with the most threads."""
+    table = busy.busy_table(study.all_cells)
+    if table.empty:
+        return {}
+    first = max((part for _, part in table.groupby(WORK, sort=False)), key=len)
+    most = first[first["baseline"] | (first["threads"] == first["threads"].max())]
+    loaded = most[most["load"] == "spin:all"].drop_duplicates("way")
+    return {str(row["way"]): row for _, row in loaded.iterrows()}
+
+
+def current_load(study: Study) -> Answer:
+    """Return what a load loses to one thread and to several, where limits do not look at it."""
+    rows = _fully_loaded(study)
+    if not {busy.ALONE, busy.HANDED} <= rows.keys():
+        return _missing("No load was measured.")
+    one, several = rows[busy.ALONE], rows[busy.HANDED]
+    text = (
+        f"Beside spinning load on all CPUs, {words.count(int(several['threads']), 'thread')} with helpers at "
+        f"nice 19 "
+        f"take {words.value(several, 'taken')} from the load, one thread {words.value(one, 'taken')}: its "
+        f"lost work, as "
+        "time over that of one thread on the idle machine. The kernel has no call that refuses when CPUs "
+        "are busy."
+    )
+    return Answer(HERE, text, study.key("busy-machine"))
+
+
+def when_busy(study: Study) -> Answer:
+    """Return the times on the idle and the fully loaded machine, and what the published table had."""
+    found = busy.answers(study.all_cells)
+    return (
+        Answer(HERE, " ".join(found), study.key("busy-machine"))
+        if found
+        else _missing("No load was measured.")
+    )
+
+
+def hand_over(study: Study) -> Answer:
+    """Return the time with and without handing priority over, on the fully loaded machine."""
+    rows = _fully_loaded(study)
+    if not {busy.HANDED, busy.KEPT} <= rows.keys():
+        return _missing("No priority was varied.")
+    handed, kept = (words.value(rows[way], "relative") for way in (busy.HANDED, busy.KEPT))
+    text = (
+        f"On the fully loaded machine, with handing over {handed}, without {kept} times as long as one "
+        f"thread on the idle "
+        "machine."
+    )
+    return Answer(HERE, text, study.key("busy-machine"))
+
+
+def control_groups(study: Study) -> Answer:
+    """Return how far a quota stops helpers, and whether it should cap them."""
+    table = quota.quota_table(study.all_cells)
+    said = [quota.throttling_sentence(table), quota.cap_sentence(table)] if len(table) else []
+    text = " ".join(filter(None, said))
+    return Answer(HERE, text, study.key("quota")) if text else _missing("No quota was measured.")
 
 
 def total_cpu(study: Study) -> Answer:
@@ -210,29 +271,25 @@ def _cannot(text: str) -> Callable[[Study], Answer]:
     return lambda _: Answer(NOT_HERE, text)
 
 
-def _of_conditions(what: str) -> Callable[[Study], Answer]:
-    return lambda _: _missing(what)
-
-
 NO_DATE = "date not read"
 QUESTIONS = (
     Question("How many threads?", f"Alexander Duyck, on padata ({NO_DATE})", how_many),
     Question(
         "Limits by current load, not by counters?",
         "Michal Hocko, 2017",
-        _of_conditions("The kernel has no call that refuses when CPUs are busy."),
+        current_load,
     ),
     Question(
         "One thread against many on idle, half busy and full machines?",
         "Michal Hocko, 2018-11-06",
-        _of_conditions("A table for one machine was published on 2018-11-07."),
+        when_busy,
     ),
     Question("What is the total CPU time?", "Tejun Heo, 2018-11-30", total_cpu),
     Question("How much do real workloads gain?", "Andrew Morton, 2017 and 2020", real_effect),
     Question(
         "Do helpers escape CPU limits of a control group?",
         "Michal Hocko, 2018; Tejun Heo, 2019-06-11",
-        _of_conditions("No quota was measured."),
+        control_groups,
     ),
     Question(
         "Do helpers stay on the caller's CPUs, and is their time its own?",
@@ -243,7 +300,7 @@ QUESTIONS = (
     Question(
         "Is handing over priority worth it?",
         f"Peter Zijlstra, on ktask v4 ({NO_DATE})",
-        _of_conditions("No priority was varied."),
+        hand_over,
     ),
     Question(
         "Why a new framework?",

@@ -16,6 +16,7 @@ from ktask.lab.traces import read_traces
 from ktask.report import (
     advice,
     bottlenecks,
+    busy,
     costs,
     figures,
     larger_machines,
@@ -103,6 +104,11 @@ class Study:
         """The workloads that have records, in reading order."""
         return list(dict.fromkeys(self.scaling["workload"]))
 
+    @property
+    def all_cells(self) -> Run:
+        """The run with its cells under a condition."""
+        return self.whole or self.run
+
     @cached_property
     def probed(self) -> pd.DataFrame:
         """What neighbours found in each process of this machine."""
@@ -165,6 +171,7 @@ class Study:
             partial(model_figures.residuals_figure, self.fits, self.key(model_figures.RESIDUALS_KEY)),
             partial(numa.numa_figure, self.numa, self.key(numa.NUMA_KEY)),
             partial(states.states_figure, run, self.states, self.key(states.FIGURE_KEY)),
+            partial(busy.busy_figure, self.all_cells, self.key(busy.BUSY_KEY)),
             partial(neighbours.bystander_figure, self.bystanders, self.key(neighbours.BYSTANDERS_KEY)),
             partial(figures.crossover_figure, scaling, self.key(words.CROSSOVER_KEY)),
             partial(figures.chunks_figure, self.chunks, self.key(words.CHUNKS_KEY)),

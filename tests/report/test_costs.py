@@ -4,9 +4,12 @@ import re
 
 import pyarrow as pa
 import pytest
+from markupsafe import Markup
+from test_busy import busy_run
 from test_report import FEW, GIB, MIB, make_records, make_run
 
 from ktask.lab.bystanders import Bystanders, store
+from ktask.lab.records import unconditioned
 from ktask.report import costs, neighbours, questions
 from ktask.report.questions import HERE, NOT_HERE, QUESTIONS
 from ktask.report.study import Study
@@ -109,10 +112,21 @@ def test_without_neighbours_the_section_says_how_to_have_them(records):
 
 
 def test_the_section_has_every_part_with_its_number(study):
-    text = costs.section(study, "", 10)
+    text = costs.section(study, {"neighbours-wait": Markup("<figure></figure>")}, 10)
     heads = re.findall(r"<h3 id=.*?>(10\.\d) (.*?)</h3>", text)
     assert [number for number, _ in heads] == ["10.1", "10.2", "10.3", "10.4"]
     assert "A saved second costs" in text
+    assert text.index("<figure>") < text.index("10.2")
+
+
+def test_load_and_quota_answer_their_questions():
+    run = busy_run()
+    found = {number: answer for number, _, answer in questions.answers(Study(unconditioned(run), whole=run))}
+    assert {n for n in (2, 3, 9) if found[n].kind == HERE} == {2, 3, 9}
+    assert re.search(
+        r"2 threads with helpers at nice 19 take 0\.4\d+ \[.*one thread 0\.\d+ \[", found[2].text
+    )
+    assert re.search(r"with handing over 1\.5\d? \[.*without 3\.0", found[9].text)
 
 
 def test_rules_are_scored_on_the_run_and_on_published_tables(study):
