@@ -41,6 +41,7 @@ def save_run(cells: Sequence[Measurement], name: str, root: Path | None = None) 
     for cell, one in zip(cells, names, strict=True):
         labels = {"run_id": path.name, "host_id": host_id, "cell_id": one}
         cell.save_processes(path / "records", labels)
+        cell.save_bystanders(path / "bystanders", labels)
     return path
 
 

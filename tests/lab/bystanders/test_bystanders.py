@@ -197,6 +197,23 @@ def test_neighbours_leave_neither_a_process_nor_a_file():
     assert (psutil.Process().children(), psutil.Process().num_fds()) == before
 
 
+@pytest.mark.parametrize(
+    ("used", "places"),
+    [
+        ((0, 2), {"helper": 2, "elsewhere": 5}),  # 4 and 5 share a core of their own
+        ((0, 2, 4), {"helper": 2, "elsewhere": 5}),  # a sibling, as there is no core left
+        ((0, 2, 4, 1, 3, 5), {"helper": 2}),
+    ],
+)
+def test_neighbours_are_beside_a_helper_and_on_a_core_of_their_own(monkeypatch, used, places):
+    cpus = {number: SimpleNamespace(core=number // 2) for number in range(6)}
+    monkeypatch.setattr(
+        collect.placement, "site", lambda: SimpleNamespace(topo=SimpleNamespace(by_number=cpus))
+    )
+    monkeypatch.setattr(collect.placement, "cpus_in_order", lambda: (0, 2, 4, 1, 3, 5))
+    assert collect.places_beside(used) == places
+
+
 def test_one_thread_has_no_bystanders():
     found = measure_case(Case.of("zeroing", size="1MiB"), [1], Protocol(least=1, most=1), bystanders=True)
     assert found.beside[1].skipped == collect.ONE_THREAD
