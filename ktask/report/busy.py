@@ -174,18 +174,21 @@ _HOLDS = {"yes": True, "Not so here": False, "Undecided": None}
 
 def finding(part: pd.DataFrame) -> str:
     """Return what helpers are worth on the idle and on the fully loaded machine, for one piece of work."""
-    most = part["threads"].max()
-    several = part[part["threads"] == most]
-    said = []
-    for load in (NO_LOAD, "spin:all"):
-        rows = several[several["load"] == load]
-        alone = part[part["baseline"] & (part["load"] == load)]
-        if len(rows) and len(alone):
-            parts = [f"{row['way']} {words.value(row, 'relative')}" for _, row in rows.iterrows()]
-            one = f"one thread {words.value(alone.iloc[0], 'relative')}"
-            said.append(f"{LOADS[load]}, {'; '.join([one, *parts])}")
-    head = f"Time of {words.count(int(most), 'thread')} over that of one on the idle machine"
-    return f"{head}: {'. '.join(said)}." if said else ""
+    most = int(part["threads"].max())
+    rows = part[part["baseline"] | (part["threads"] == most)].drop_duplicates(["load", "way"])
+    idle = rows[(rows["load"] == NO_LOAD) & ~rows["baseline"]].head(1)
+    full = rows[rows["load"] == "spin:all"]
+    said = [f"On the idle machine, {_takes(row)} of the time of one." for _, row in idle.iterrows()]
+    busy = [_takes(row) for _, row in full.sort_values("baseline", ascending=False, kind="stable").iterrows()]
+    busy[:1] = [f"With load on every CPU, {one}" for one in busy[:1]]
+    return " ".join([*said, *(f"{one}." for one in busy)])
+
+
+def _takes(row: pd.Series) -> str:
+    if row["baseline"]:
+        return f"one thread takes {words.value(row, 'relative')}"
+    how = "" if row["load"] == NO_LOAD else f" with helpers at {row['way']}"
+    return f"{words.count(int(row['threads']), 'thread')} take {words.value(row, 'relative')}{how}"
 
 
 def simulated_sentence(table: pd.DataFrame) -> str:
@@ -194,7 +197,8 @@ def simulated_sentence(table: pd.DataFrame) -> str:
     if known.empty:
         return ""
     good, worst = int((known["error"].abs() <= GOOD).sum()), known.loc[known["error"].abs().idxmax()]
-    head = f"The simulator, calibrated without load, is within {GOOD:.0%} in {good} of {len(known)} rows"
+    share = f"{good} of {len(known)} rows"
+    head = f"The simulator, calibrated without load, is within {words.percent(GOOD)} in {share}"
     if good == len(known):
         return f"{head}."
     where = f"{worst['way']}, {LOADS[worst['load']]}"

@@ -125,8 +125,9 @@ def test_one_process_decides_nothing(run):
 
 def test_the_page_says_it_in_sentences_a_table_and_a_figure(run):
     text = str(busy.section(run))
-    assert "Time of 2 threads over that of one on the idle machine: idle, one thread 1" in text
-    assert "fully loaded, one thread 2" in text
+    assert "On the idle machine, 2 threads take 0.50" in text
+    assert "With load on every CPU, one thread takes 2" in text
+    assert "2 threads take 1.50 [1.49, 1.51] with helpers at nice 19, handed over." in text
     for words in (HANDED, KEPT, escape(EQUAL), "fully loaded", "Lost by the load"):
         assert words in text
     figure = busy.busy_figure(run)
@@ -171,7 +172,7 @@ def test_what_the_simulator_says_is_beside_what_was_measured(run, monkeypatch, m
     assert idle["simulated_s"] == pytest.approx(1, rel=0.02)
     assert abs(idle["error"]) < 0.03
     said = busy.simulated_sentence(table)
-    assert said.startswith("The simulator, calibrated without load, is within 15% in ")
+    assert said.startswith("The simulator, calibrated without load, is within 15 % in ")
     assert "farthest off, by " in said
     assert busy.simulated_sentence(table.assign(error=0.1)).endswith(f"in {len(table)} of {len(table)} rows.")
     monkeypatch.setattr(busy, "calibrate", lambda _: (_ for _ in ()).throw(ValueError("nothing")))
