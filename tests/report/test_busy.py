@@ -137,7 +137,7 @@ def test_the_page_says_it_in_sentences_a_table_and_a_figure(run):
 
 
 def test_a_run_without_such_cells_says_nothing():
-    plain = make_run(skips=())
+    plain = make_run(cell("", {1: 1.0, 2: 0.5}), skips=())
     assert busy.busy_table(plain).empty
     assert (busy.section(plain), quota.section(plain), busy.busy_figure(plain)) == ("", "", None)
     assert busy.answers(plain) == ()
