@@ -13,6 +13,7 @@ import os
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +26,7 @@ from ktask.workloads import CheckError
 from ktask.workloads.conditions import Load
 
 START_S = 60.0  # longest; the first time, the generators are compiled
-WINDOW_S, ALIKE, STEADY_S = 0.05, 0.1, 1.0
+WINDOW_S, ALIKE, STEADY_S = 0.1, 0.1, 1.0
 
 
 class Reading(NamedTuple):
@@ -117,14 +118,13 @@ class RunningLoad:
             if time.monotonic() > end:
                 raise CheckError(f"the load {self.load.kind} did not start within {START_S:.0f} s")
             time.sleep(0.001)
-        end, before = time.monotonic() + STEADY_S, 0.0
-        while True:
-            first = self.read()
-            time.sleep(WINDOW_S)
-            self.alone_rate = self.read().rate_since(first)
-            if abs(self.alone_rate - before) <= ALIKE * before or time.monotonic() > end:
-                return
-            before = self.alone_rate
+        self.alone_rate = steady(self._rate)
+
+    def _rate(self) -> float:
+        """Return what the generators do per second in a window of time."""
+        before = self.read()
+        time.sleep(WINDOW_S)
+        return self.read().rate_since(before)
 
     def close(self) -> None:
         """End all generators and wait until they are gone."""
@@ -134,6 +134,14 @@ class RunningLoad:
         if self._process:
             self._process.communicate()  # closes its input, at whose end it ends
         os.close(self._file)
+
+
+def steady(rate: Callable[[], float]) -> float:
+    """Return a rate once two in a row are alike, or what it is after a second."""
+    end, before, now = time.monotonic() + STEADY_S, rate(), rate()
+    while not (now > 0 and abs(now - before) <= ALIKE * now) and time.monotonic() < end:
+        before, now = now, rate()
+    return now
 
 
 def rows_in(file: int, generators: int) -> np.ndarray:

@@ -94,7 +94,8 @@ def test_half_a_cpu_is_half_a_cpu():
     raise AssertionError(shares)
 
 
-def test_a_target_rate_is_not_exceeded_and_what_was_reached_is_said():
+def test_a_target_rate_is_not_exceeded_and_what_was_reached_is_said(monkeypatch):
+    monkeypatch.setattr(generators, "MIB", 1 << 16)  # a smaller array
     running = RunningLoad(parse_load("memory:2:512MiB/s:same"))
     try:
         running.settle()
@@ -107,6 +108,16 @@ def test_a_target_rate_is_not_exceeded_and_what_was_reached_is_said():
     assert 0 < reached < 1.5 * (512 << 20)
 
 
+@pytest.mark.parametrize(
+    ("rates", "found"), [([0, 0, 4, 10, 10.5, 99], 10.5), ([7, 7, 99], 7), ([1, 2, 4, 8, 16, 32, 99], 32)]
+)
+def test_a_rate_is_steady_when_two_in_a_row_are_alike_or_time_is_up(monkeypatch, rates, found):
+    clock = iter([0.0, *(0.25 * k for k in range(9))])
+    monkeypatch.setattr(load.time, "monotonic", lambda: next(clock))
+    left = iter(rates)
+    assert load.steady(lambda: next(left)) == found
+
+
 def test_pinned_generators_start_from_the_last_cpu_that_a_task_takes(monkeypatch):
     monkeypatch.setattr(load.cpu_order, "order", lambda topo: (4, 5, 6))
     running = RunningLoad(Load("spin", "4", in_same_process=True))
@@ -117,8 +128,8 @@ def test_pinned_generators_start_from_the_last_cpu_that_a_task_takes(monkeypatch
         assert len(set(running.threads)) == 4
     finally:
         running.close()
-    assert running.threads  # they were, and are no more
-    assert not {str(tid) for tid in running.threads} & set(os.listdir("/proc/self/task"))  # noqa: PTH208
+    gone = {str(tid) for tid in running.threads}
+    wait_for(lambda: not gone & set(os.listdir("/proc/self/task")), "their end")  # noqa: PTH208
 
 
 def test_a_load_that_has_ended_is_an_error_and_close_leaves_nothing():
