@@ -1,14 +1,15 @@
-"""`ktask report`: one HTML file from one or several runs."""
+"""`ktask report`: one HTML file from one or several runs, or a text for a mail, or a table."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ktask.cli.base import FOUND, AsJson, Base, emit, fail
+from ktask.cli.base import FOUND, AsJson, Base, emit, fail, printable
 
 
 def _progress(text: str) -> None:
@@ -18,26 +19,67 @@ def _progress(text: str) -> None:
 EXAMPLES = (
     "ktask report data/sample",
     "ktask report 20261123-054255-quick --out mine.html",
+    "ktask report monday --format mail",
+    "ktask report monday --format csv --out monday.csv",
 )
+
+
+FORMATS = ("html", "mail", "csv")
 
 
 def report(
     runs: Annotated[list[str], typer.Argument(help="Names of runs, or their directories.")],
-    out: Annotated[Path | None, typer.Option(help="The HTML file; reports/<run>.html by default.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The file; reports/<run>.html by default, mail and csv go to stdout."),
+    ] = None,
+    form: Annotated[str, typer.Option("--format", help=f"One of {', '.join(FORMATS)}.")] = "html",
     base: Base = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write one self-contained HTML file from one or several runs; print its path."""
+    """Write one self-contained HTML file from one or several runs; print its path.
+
+    As a mail: the claims and a table per workload, in 75 columns. As csv: a row per case and thread count.
+    """
     from ktask.common.resources import reports_folder, runs_folder  # noqa: PLC0415
-    from ktask.lab.sweep.notebooks import NotebookError  # noqa: PLC0415
     from ktask.lab.sweep.sweep import find_run  # noqa: PLC0415
+
+    if form not in FORMATS:
+        raise ValueError(f"format {form!r} is not allowed; use {', '.join(FORMATS)}")
+    paths = [find_run(name, runs_folder(base)) for name in runs]
+    if form != "html" and not out:
+        if as_json:
+            raise ValueError(f"--json prints the path of a file; give one: --format {form} --out FILE")
+        sys.stdout.write(_text(paths, form))
+        return
+    out = out or reports_folder(base) / f"{'+'.join(path.resolve().name for path in paths)}.html"
+    written = _page(paths, out) if form == "html" else _file(paths, form, out)
+    emit({"report": str(written)}, as_json, lambda value: [value["report"]])
+
+
+def _page(paths: Sequence[Path], out: Path) -> Path:
+    from ktask.lab.sweep.notebooks import NotebookError  # noqa: PLC0415
     from ktask.report import write_report  # noqa: PLC0415
 
-    paths = [find_run(name, runs_folder(base)) for name in runs]
-    if out is None:
-        out = reports_folder(base) / f"{'+'.join(path.resolve().name for path in paths)}.html"
     try:
-        written = write_report(paths, out, progress=_progress)
+        return write_report(paths, out, progress=_progress)
     except NotebookError as error:
         fail(f"no report, its notebook did not end: {error}", FOUND)
-    emit({"report": str(written)}, as_json, lambda value: [value["report"]])
+
+
+def _file(paths: Sequence[Path], form: str, out: Path) -> Path:
+    from ktask.common.files import write_text  # noqa: PLC0415
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_text(out, _text(paths, form))
+    return out
+
+
+def _text(paths: Sequence[Path], form: str) -> str:
+    """Return a report as text; what would steer a terminal is spelled out, as it may come from any run."""
+    from ktask.report import Report, mail  # noqa: PLC0415
+
+    report = Report.open(paths)
+    if form == "mail":
+        return printable(mail.mail(report))
+    return printable(mail.columns(report).to_csv(index=False, float_format="%.9g", lineterminator="\n"))

@@ -117,18 +117,23 @@ class Report:
         run = study.run
         claims = summary.claims(study.scaling, machine.scope(run.machine))
         linked = [(claim, self._link(study.key(claim.figure))) for claim in claims]
-        missing = int(run.skipped["missing"].sum())
-        facts = (int((tables.skipped_table(run)["passes_with"] == 0).sum()), run.machine, missing)
-        caveat = summary.caveat(study.scaling, study.aa, study.findings, *facts)
         first, details = ([pair for pair in linked if pair[0].is_detail == one] for one in (False, True))
         pieces = {
             "claims": first,
             "details": details,
             "advice": advice.in_short(study.advice),
-            "caveat": caveat,
+            "caveat": self.caveat(study),
         }
         pieces["notes"] = [with_code(note) for note in summary.passes_known(run, study.scaling) if note]
         return render("summary.html.j2", study=study, footnote=words.above_note(study.scaling), **pieces)
+
+    @staticmethod
+    def caveat(study: Study) -> str:
+        """Return the caveat that matters most for the claims of a study."""
+        run = study.run
+        skipped = int((tables.skipped_table(run)["passes_with"] == 0).sum())
+        missing = int(run.skipped["missing"].sum())
+        return summary.caveat(study.scaling, study.aa, study.findings, skipped, run.machine, missing)
 
     # --- what and where --------------------------------------------------------------------------------
 

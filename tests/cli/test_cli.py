@@ -77,6 +77,8 @@ BAD = {
     "damaged grid": ("sweep damaged.yaml", "damaged.yaml", "cannot be read"),
     "wrong grid": ("sweep wrong.yaml", "threads=0", "at least 1"),
     "run name": ("sweep tiny --run a/b", "'a/b'", "letters, digits"),
+    "format of a report": ("report sample --format pdf", "'pdf'", "use html, mail, csv"),
+    "mail as JSON": ("report sample --format mail --json", "--json", "--out FILE"),
     "no run": ("report nosuch", "'nosuch'", "does not exist"),
     "damaged records": ("report damaged --out r.html", "c.parquet", "delete it and resume the run"),
     "damaged machine": ("report machineless --out r.html", "machine.json", "measure again"),
@@ -157,6 +159,16 @@ def test_a_report_whose_notebook_does_not_end_is_no_traceback(monkeypatch, typed
     assert err.splitlines()[-1] == (
         "ktask: no report, its notebook did not end: the process of the cell died (killed, or out of memory)"
     )
+
+
+@pytest.mark.parametrize("form", ["mail", "csv"])
+def test_a_report_as_text_goes_to_stdout_or_to_a_file(form, typed, tmp_path):
+    code, out, err = typed("report", "sample", "--format", form)
+    assert (code, err) == (0, "")
+    assert "populate" in out
+    code, said, _ = typed("report", "sample", "--format", form, "--out", tmp_path / "deep" / "r.txt")
+    assert (code, said.strip()) == (0, str(tmp_path / "deep" / "r.txt"))
+    assert (tmp_path / "deep" / "r.txt").read_text() == out
 
 
 def test_a_notebook_of_a_report_has_as_long_as_it_takes(monkeypatch, typed, tmp_path):
