@@ -10,7 +10,19 @@ from typing import Any
 
 import typer
 
-from ktask.cli import compare, doctor, predict, profile, report, reproducer, run, simulate, sweep, vectors
+from ktask.cli import (
+    compare,
+    doctor,
+    import_results,
+    predict,
+    profile,
+    report,
+    reproducer,
+    run,
+    simulate,
+    sweep,
+    vectors,
+)
 from ktask.cli.base import BAD_INPUT, FOUND, INTERRUPTED, OK, fail
 from ktask.lab.sweep.warm_process import keep_from_threads
 
@@ -30,6 +42,7 @@ for verb in (
     report,
     profile,
     compare,
+    import_results,
     reproducer,
     vectors,
     predict,
@@ -37,7 +50,7 @@ for verb in (
 ):  # in the order of the help
     name = verb.__name__.rpartition(".")[2]
     epilog = "\n".join(["Examples:\n\n\b", *(f"  {line}" for line in verb.EXAMPLES)])
-    app.command(name, epilog=epilog)(getattr(verb, name))
+    app.command(getattr(verb, "NAME", name), epilog=epilog)(getattr(verb, name))
 
 
 def _interrupt_again(lost: Any) -> None:

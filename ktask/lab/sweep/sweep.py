@@ -208,7 +208,7 @@ def describe_machine() -> dict[str, Any]:
 def _make(path: Path, grid_text: str, machine: Mapping[str, Any]) -> bool:
     """Make the directory of a run, with all it needs or not at all; False if another start was first."""
     remove_stale(path.parent.glob(f".{path.name}.*.tmp"))  # of starts that were killed
-    with held_directory(lambda: _hidden(path)) as partial:
+    with held_directory(lambda: hidden(path)) as partial:
         for folder in FOLDERS:
             (partial / folder).mkdir()
         write_json(partial / "machine.json", dict(machine))
@@ -223,7 +223,7 @@ def _make(path: Path, grid_text: str, machine: Mapping[str, Any]) -> bool:
     return True
 
 
-def _hidden(path: Path) -> Path:
+def hidden(path: Path) -> Path:
     """Make a directory beside `path` in which to prepare it."""
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     partial.mkdir(parents=True)
