@@ -19,6 +19,7 @@ from typing import Any
 
 from ktask.common.version import __version__
 from ktask.host import available_memory, control_groups, node_memory, topology
+from ktask.host.boot_log import parallel_boot
 from ktask.host.kernel_files import ROOT, bracketed, numbered, read_int, read_text
 from ktask.host.topology import CPU_DIR, NODE_DIR
 
@@ -148,6 +149,11 @@ def collect_cmdline(root: Path) -> Facts:
     text = read_text(root / "proc/cmdline") or ""
     kernel_part = re.split(r"(?:^|\s)--(?:\s|$)", text, maxsplit=1)[0]
     return {"cmdline": " ".join(word for word in kernel_part.split() if TELLING_PARAMETERS.match(word))}
+
+
+def collect_boot(root: Path) -> Facts:
+    """Record what the kernel says it did by several threads while it booted."""
+    return {"parallel_boot": parallel_boot(root)}
 
 
 # --- processor -----------------------------------------------------------------------------------------
@@ -451,6 +457,7 @@ COLLECTORS: tuple[Callable[[Path], Facts], ...] = (
     collect_time,
     collect_kernel,
     collect_cmdline,
+    collect_boot,
     collect_cpu_model,
     collect_cpu_counts,
     collect_caches,

@@ -4,7 +4,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from ktask.common.units import fmt_number, fmt_size
+from ktask.common.units import fmt_number, fmt_size, fmt_time
+from ktask.models import published
 
 Facts = dict[str, Any]
 UNKNOWN = "not known"
@@ -163,6 +164,35 @@ def _limits(machine: Facts) -> str:
     return f"{_cpu_count(machine)} allowed, {f'quota of {quota} CPUs' if quota else 'no quota'}"
 
 
+BOOT_TASKS = {"hugetlb_pages": "hugetlb pages", "deferred_init": "deferred page init"}
+# Published times of the same, as the kernel or the authors give them: file and metrics.
+PUBLISHED = {
+    "hugetlb_pages": ("hugetlb_parallel_boot_init", ("hugetlb init time", "allocation time (kernel log)")),
+    "deferred_init": ("padata_deferred_init_2020", ("deferred init (slowest node)",)),
+}
+
+
+def _boot(machine: Facts) -> str:
+    """Return what was done in parallel at boot, with the range of what was published of other machines."""
+    said = [_boot_task(**task) for task in machine.get("parallel_boot", ())]
+    ours = ", ".join(said) or "no line about it in the kernel's log, or that may not be read"
+    return f"{ours}; published: {', '.join(map(_published_times, BOOT_TASKS))}"
+
+
+def _boot_task(task: str, time_ms: int, threads: int | None = None, nid: int | None = None) -> str:
+    where = f" of node {nid:d}" if nid is not None else ""
+    by = f" by {threads:d} threads" if threads is not None else ""
+    return f"{BOOT_TASKS[task]}{where} in {time_ms:d} ms{by}"
+
+
+def _published_times(task: str) -> str:
+    name, metrics = PUBLISHED[task]
+    table = published.load()
+    table = table[(table["file"] == name) & table["metric"].isin(metrics) & (table["time_s"] > 0)]
+    low, high = (fmt_time(table["time_s"].agg(which)) for which in ("min", "max"))
+    return f"{BOOT_TASKS[task]} {low} to {high} ({table['machine'].nunique()} machines)"
+
+
 def _packages(machine: Facts) -> str:
     names = ("numba", "numpy", "pandas", "scipy")
     packages = machine.get("packages", {})
@@ -182,6 +212,7 @@ LINES: tuple[tuple[str, Callable[[Facts], str]], ...] = (
     ("Distribution", lambda m: str(m["operating_system"])),
     ("Transparent huge pages", lambda m: f"enabled: {m['thp_mode']}, defrag: {m.get('thp_defrag', UNKNOWN)}"),
     ("hugetlb pools", _hugetlb),
+    ("In parallel at boot (padata)", _boot),
     ("Clock governor", _clock),
     ("Virtual machine", _virtual),
     ("Host takes free memory", _balloon),
