@@ -23,6 +23,14 @@ def available_memory_bytes(root: Path = ROOT) -> int:
     return max(0, min(memory_room_bytes(root), default=0))
 
 
+def memory_total_bytes(root: Path = ROOT) -> int:
+    """Return how much memory there is, or a control group allows if that is less; 0 if that is not known."""
+    limits = [meminfo(root).get("MemTotal")]
+    limits += [read_int(group / "memory.max") for group in cgroup_directories(root, "")]
+    limits += [read_int(group / "memory.limit_in_bytes") for group in cgroup_directories(root, "memory")]
+    return min((limit for limit in limits if limit is not None), default=0)
+
+
 def memory_room_bytes(root: Path = ROOT) -> list[int]:
     """Return the room in bytes under each bound on the process's memory; empty if none can be read."""
     rooms = [meminfo(root).get("MemAvailable")]

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ktask.host import available_memory
 from ktask.lab.measure.measurement import Protocol
 from ktask.lab.measure.threads import default_threads
-from ktask.lab.sweep.grid import Grid, cell_id, load_grid, parse_grid, read_grid, shipped
+from ktask.lab.sweep.grid import Grid, cell_id, load_grid, parse_grid, read_grid, shipped, sizes_of
 from ktask.memory import region as memory
 from ktask.workloads import Case, Method, Option, Workload
 from ktask.workloads import base as workloads
@@ -46,6 +47,30 @@ def test_shipped_grids_are_understood(name):
 def test_the_shipped_grids_are_the_promised_ones():
     studies = {"zeroing", "page_walk", "free", "neighbours", "policies", "coverage", "numa", "questions"}
     assert set(shipped()) >= {"quick", "full", "tiny"} | studies
+
+
+@pytest.mark.parametrize(
+    ("value", "memory_gib", "sizes_gib"),
+    [
+        ("1GiB..25%", 24, [1, 4]),
+        ("1GiB..25%", 2048, [1, 4, 16, 64, 256, 512]),
+        ("25%", 24, [4]),
+        ("4GiB..1%", 24, [4]),  # beyond the share: measured where it fits
+        ("512MiB", 24, ["512MiB"]),
+    ],
+)
+def test_sizes_follow_the_machine(value, memory_gib, sizes_gib):
+    found = sizes_of(value, memory_gib << 30)
+    assert [size >> 30 if isinstance(size, int) else size for size in found] == sizes_gib
+
+
+def test_a_grid_asks_a_large_machine_for_large_sizes(monkeypatch):
+    monkeypatch.setattr(available_memory, "memory_total_bytes", lambda: 2 << 40)
+    assert max(case.size_bytes for case in load_grid("large").cases) == 512 << 30
+    with pytest.raises(ValueError, match=r"size '1GiB..60%' is not allowed; use a share of the memory from"):
+        work_with(size="1GiB..60%")
+    with pytest.raises(ValueError, match="size 'x' is not understood"):
+        work_with(size="x..25%")
 
 
 def test_the_full_grid_leaves_out_no_method_and_no_page_kind():

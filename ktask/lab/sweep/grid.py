@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,9 +13,9 @@ import msgspec
 from msgspec import Meta, Struct, structs
 
 from ktask import workloads
-from ktask.common.units import exact_size
+from ktask.common.units import exact_size, parse_size
 from ktask.common.yaml_files import Document, named_files, read_named
-from ktask.host import topology
+from ktask.host import available_memory, topology
 from ktask.host.cpus import format_cpu_list, parse_cpu_list
 from ktask.host.node_memory import usable_nodes
 from ktask.lab.measure.measurement import MOST_PASSES, Protocol
@@ -122,7 +123,7 @@ class Work(Struct, frozen=True):
     """An entry of `work`: every combination of its values is a cell, on a machine with `nodes` nodes."""
 
     workload: Annotated[Any, Meta(extra={"allowed": "the name of a workload"})]
-    size: Annotated[Any, Meta(extra={"allowed": "a size such as 512MiB, or a list of them"})]
+    size: Annotated[Any, Meta(extra={"allowed": "a size such as 512MiB or 1GiB..25%, or a list of them"})]
     method: Any = None
     page_kind: Any = None
     min_chunk: Any = None
@@ -238,7 +239,8 @@ def _cases(work: Work, file: GridFile, usual_placement: Any, before: int) -> lis
     methods = [workload.method(str(name)) for name in _values("method", work.method)] or workload.methods
     min_chunks = _values("min_chunk", work.min_chunk) or [file.min_chunk]
     policy = str(work.policy or file.policy)
-    kinds, sizes = _values("page_kind", work.page_kind), _values("size", work.size)
+    kinds, total = _values("page_kind", work.page_kind), available_memory.memory_total_bytes()
+    sizes = [size for value in _values("size", work.size) for size in sizes_of(value, total)]
     placements = _values("placement", work.placement or usual_placement) or [None]
     given = {name: value for name in CONDITIONS if (value := getattr(work, name)) is not None}
     options = {name: _values(f"option {name}", value) for name, value in (given | work.options).items()}
@@ -261,6 +263,32 @@ def _cases(work: Work, file: GridFile, usual_placement: Any, before: int) -> lis
             kinds or method.page_kinds, sizes, min_chunks, placements, itertools.product(*options.values())
         )
     ]
+
+
+_SCALED = re.compile(r"(?:(.{1,20})\.\.)?([0-9]{1,3})%")
+STEP = 4  # from a size to the next
+
+
+def sizes_of(value: Any, memory_bytes: int) -> list[Any]:
+    """Return the sizes that one of a grid stands for on a machine with so much memory.
+
+    "25%" is the power of two below a quarter of the memory, "1GiB..25%" the sizes up to it in steps of four.
+
+    Examples
+    --------
+    >>> [size >> 30 for size in sizes_of("1GiB..25%", 2 << 40)]
+    [1, 4, 16, 64, 256, 512]
+    """
+    match = _SCALED.fullmatch(str(value))
+    if not match:
+        return [value]
+    share = int(match[2])
+    if not 1 <= share <= 50 or not memory_bytes:
+        raise ValueError(f"size {value!r} is not allowed; use a share of the memory from 1% to 50%")
+    end = 1 << (memory_bytes * share // 100).bit_length() - 1
+    start = parse_size(match[1]) if match[1] else end
+    steps = itertools.takewhile(lambda size: size < end, (start * STEP**k for k in itertools.count()))
+    return [*steps, end] if start <= end else [start]
 
 
 def _values(name: str, value: Any) -> list[Any]:
