@@ -290,7 +290,7 @@ PEERS: dict[tuple[str, str], Peer] = {
     ("fork", "many_processes"): by_fork,
     ("pin", "mlock"): ranged(MLOCK),
     ("pin", "io_uring"): lambda c, state, step, n: c.register_buffers(
-        state.region.address, state.operations, step, pin.BUFFER, state.rings.ctypes.data, state.rings.size, n
+        state.region.address, state.operations, step, pin.BUFFER, *state.rings.args[:2], n
     ),
     ("truncate", "punch_hole"): lambda c, state, step, n: c.in_chunks(
         PUNCH_HOLE, 0, state.operations, step, int(state.files.fds[0]), n
@@ -406,6 +406,15 @@ PROGRAMS: list[tuple[str, str, str, int]] = [
     ("free", "dontneed", "4KiB", GIB // 2),
     ("free", "munmap", "4KiB", GIB // 2),
     ("protect", "uffd_wp", "4KiB", GIB // 2),
+    ("pin", "io_uring_unpin", "4KiB", GIB // 2),
+    ("pin", "munlock", "4KiB", GIB // 2),
+    ("pageout", "pageout_file", "4KiB", GIB // 4),
+    ("pageout", "cold", "4KiB", GIB // 2),
+    ("start", "fused", "4KiB", GIB // 2),
+    ("start", "stages", "THP", GIB // 2),
+    ("reap", "mrelease", "4KiB", GIB // 2),
+    ("mixed", "populate", "4KiB", GIB // 4),
+    ("mixed", "map", "4KiB", GIB // 4),
 ]
 
 

@@ -77,6 +77,7 @@ def _os_error(call: str) -> OSError:
 # Numbers of system calls without a wrapper in every libc: x86-64, and the table that newer machines share.
 _CALLS = {"userfaultfd": (323, 282), "clone": (56, 220), "mbind": (237, 235), "move_pages": (279, 239)}
 _CALLS |= {"io_uring_setup": (425, 425), "io_uring_register": (427, 427)}
+_CALLS |= {"process_mrelease": (448, 448)}
 
 
 def call_number(name: str) -> int:
@@ -96,6 +97,12 @@ def protect(address: int, size_bytes: int, *, writable: bool) -> None:
     """Make a range readable, and writable or not."""
     if _libc.mprotect(ctypes.c_void_p(address), ctypes.c_size_t(size_bytes), _PROT_RW if writable else 1):
         raise _os_error(f"mprotect of {size_bytes} bytes")
+
+
+def lock(address: int, size_bytes: int) -> None:
+    """Have the pages of a range stay in memory (mlock); OSError if this process may not ask for so many."""
+    if _libc.mlock(ctypes.c_void_p(address), ctypes.c_size_t(size_bytes)):
+        raise _os_error(f"mlock of {size_bytes} bytes")
 
 
 def unlock(address: int, size_bytes: int) -> None:
@@ -240,6 +247,8 @@ class Region(AbstractContextManager):
         One of `PAGE_KINDS`.
     shared
         Shared memory (tmpfs or hugetlbfs behind it) instead of private memory.
+    in_folios
+        Have 4 KiB pages come in larger folios, as far as these are enabled.
 
     Attributes
     ----------
@@ -253,7 +262,9 @@ class Region(AbstractContextManager):
         If the region would not fit the budget (hugetlb pages are budgeted by their pool).
     """
 
-    def __init__(self, size_bytes: int, page_kind: str = "4KiB", *, shared: bool = False):
+    def __init__(
+        self, size_bytes: int, page_kind: str = "4KiB", *, shared: bool = False, in_folios: bool = False
+    ):
         if page_kind not in PAGE_KINDS:
             raise ValueError(f"page kind {page_kind!r} is unknown; use one of {', '.join(PAGE_KINDS)}")
         self.page_kind = page_kind
@@ -263,6 +274,7 @@ class Region(AbstractContextManager):
         if reason := why_not(page_kind, self.size_bytes, shared):
             raise UnavailableError(reason)
         self.shared = shared
+        self._advice = MADV_HUGEPAGE if in_folios else thp_advice(page_kind)
         self.address = 0
         self.map()
 
@@ -276,7 +288,7 @@ class Region(AbstractContextManager):
         else:
             self.address = self._mmap_aligned()
         with suppress(OSError):  # a kernel built without THP has only 4 KiB pages anyway
-            self.advise(thp_advice(self.page_kind))
+            self.advise(self._advice)
 
     def _mmap_aligned(self) -> int:
         """Map so that the region starts on a 2 MiB border, and trim what sticks out."""
@@ -390,6 +402,14 @@ class Region(AbstractContextManager):
         """Return for every 4 KiB of the region, or a part of it, whether a page is there (by pagemap)."""
         size_bytes = self.size_bytes - start_bytes if size_bytes is None else size_bytes
         return (pagemap(self.address + start_bytes, size_bytes) & _PRESENT) != 0
+
+    def resident(self) -> np.ndarray:
+        """Return for every 4 KiB whether it is in memory, mapped or in the page cache (by mincore)."""
+        seen = np.zeros(self.size_bytes // BASE_PAGE, dtype=np.uint8)
+        size, room = ctypes.c_size_t(self.size_bytes), ctypes.c_void_p(seen.ctypes.data)
+        if _libc.mincore(ctypes.c_void_p(self.address), size, room):
+            raise _os_error(f"mincore of {self.size_bytes} bytes")
+        return (seen & 1) != 0
 
     def huge_bytes(self) -> int:
         """Return how much of the region is mapped by huge pages."""
@@ -571,6 +591,12 @@ def smaps_bytes(start: int, end: int, name: str) -> int:
     return total
 
 
+def map_file(fd: int, file_offset: int, size_bytes: int, address: int) -> None:
+    """Map a shared piece of a file in the place of what is at `address`; UnavailableError tells why not."""
+    if _libc.mmap(address, size_bytes, _PROT_RW, _MAP_SHARED | _MAP_FIXED, fd, file_offset) != address:
+        raise UnavailableError(str(_os_error(f"mapping {size_bytes} bytes at {address:#x}")))
+
+
 def drain_lru_batches() -> None:
     """Have every CPU of this process hand its batch of pages to the LRU lists.
 
@@ -601,9 +627,7 @@ class Reservation:
 
     def map_file(self, fd: int, file_offset: int, size_bytes: int, at: int) -> None:
         """Map a shared piece of a file `at` bytes from the start; UnavailableError tells why not."""
-        where = self.address + at
-        if _libc.mmap(where, size_bytes, _PROT_RW, _MAP_SHARED | _MAP_FIXED, fd, file_offset) != where:
-            raise UnavailableError(str(_os_error(f"mapping {size_bytes} bytes at {where:#x}")))
+        map_file(fd, file_offset, size_bytes, self.address + at)
 
     def make_accessible(self, at: int, size_bytes: int, *, writable: bool = False) -> None:
         """Make a piece an ordinary mapping without pages; UnavailableError tells why not."""
@@ -618,8 +642,7 @@ class Reservation:
 
     def lock(self) -> None:
         """Have the kernel leave its pages in memory; OSError if this process may not ask for so many."""
-        if _libc.mlock(ctypes.c_void_p(self.address), ctypes.c_size_t(self.size_bytes)):
-            raise _os_error(f"mlock of {self.size_bytes} bytes")
+        lock(self.address, self.size_bytes)
 
     def unmap(self) -> None:
         """Remove whatever lies in it; harmless if that has happened already."""

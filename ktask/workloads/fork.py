@@ -121,7 +121,7 @@ class ManyForks(Forks):
 
     def _hold(self) -> None:
         memory.require_budget(self.size * (self.bytes_per_unit + HOLDER_BYTES), f"{self.size} processes")
-        arguments = map(str, (self.bytes_per_unit, 0, memory.MADV_NOHUGEPAGE, -1))  # on any CPU
+        arguments = map(str, (self.bytes_per_unit, 0, memory.MADV_NOHUGEPAGE, 1, -1))  # on any CPU
         command = [sys.executable, "-I", "-S", populated_child.__file__, *arguments]
         # Ctrl-C of a terminal reaches them too: they need not complain, they end with this process.
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}

@@ -14,7 +14,7 @@ from ktask.engine.task import Ctl, Node
 from ktask.host import topology
 from ktask.memory import region as memory
 from ktask.memory.calls import advise_pages
-from ktask.workloads import Case, Option, expect, nodes
+from ktask.workloads import Case, CheckError, Option, expect, folios, nodes
 
 FILL = Option(
     "fill",
@@ -66,7 +66,8 @@ class Mapped:
 
     def __init__(self, case: Case, region: memory.Region | None = None, unit_bytes: int | None = None):
         self.case = case
-        self.region = region or memory.Region(case.size_bytes, case.page_kind)
+        in_folios = folios.folio_of(case) is not None
+        self.region = region or memory.Region(case.size_bytes, case.page_kind, in_folios=in_folios)
         self.bytes_per_unit = unit_bytes or case.page_size
         self.size = self.region.size_bytes // self.bytes_per_unit
         self.operations = self.region.size_bytes
@@ -100,7 +101,7 @@ class Mapped:
 
     def fill(self) -> None:
         """Fault every page in for writing, by whoever `fill` names; end on the CPU of the caller."""
-        with filling(self.case.option("fill")):
+        with folios.expected(self.case), filling(self.case.option("fill")):
             self._populate(topology.cpu_count())
         with filling("one"):
             pass
@@ -120,4 +121,9 @@ class Populated(Mapped):
 
     def __init__(self, case: Case):
         super().__init__(case)
-        self.region.populate()
+        try:
+            with folios.expected(case):
+                self.region.populate()
+        except CheckError:  # other errors have unmapped it already
+            self.region.unmap()
+            raise

@@ -1,8 +1,9 @@
 """A process with a populated range, run as a program of its own, that exits or forks to be measured.
 
-    python -I -S populated_child.py SIZE_BYTES MMAP_FLAGS ADVICE CPU [FILL_CPU...]
+    python -I -S populated_child.py SIZE_BYTES MMAP_FLAGS ADVICE MAPPINGS CPU [FILL_CPU...]
 
 It fills an equal part of the range on each FILL_CPU, or all of it on CPU, and then runs on CPU (any, if -1).
+The range lies in so many mappings of equal size.
 
 A fresh and small process: a fork of the measuring one would have its page tables, too, and libgomp does not
 survive a fork. It needs nothing but the standard library, says `ready` once its pages are there, and ends
@@ -12,29 +13,37 @@ ends that child at the next order, and answers with the number of its child.
 
 import contextlib
 import ctypes
+import itertools
 import mmap
 import os
 import signal
 import sys
 
 ALIGNMENT = 2 << 20
-MADV_POPULATE_WRITE = 23
+MADV_DONTDUMP, MADV_POPULATE_WRITE = 16, 23
 PR_SET_PDEATHSIG = 1
 
 
-def populated(size_bytes: int, flags: int, advice: int, cpus: list[int]) -> mmap.mmap:
-    """Return a private mapping with populated pages from the first 2 MiB border on, a part from each CPU."""
+def populated(size_bytes: int, flags: int, advice: int, mappings: int, cpus: list[int]) -> mmap.mmap:
+    """Return private memory with populated pages from the first 2 MiB border on, a part from each CPU."""
     room = 0 if flags else ALIGNMENT  # hugetlb mappings are aligned, and may not be longer than their pages
     mapping = mmap.mmap(-1, size_bytes + room, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | flags)
     start = -ctypes.addressof(ctypes.c_char.from_buffer(mapping)) % ALIGNMENT if room else 0
     if advice:
         mapping.madvise(advice, start, size_bytes)
-    ends = [size_bytes * k // len(cpus) // ALIGNMENT * ALIGNMENT for k in range(len(cpus))] + [size_bytes]
-    for cpu, first, end in zip(cpus, ends, ends[1:], strict=False):
+    for first, end in parts(size_bytes, mappings)[1::2]:  # what may not be dumped is a mapping of its own
+        mapping.madvise(MADV_DONTDUMP, start + first, end - first)
+    for cpu, (first, end) in zip(cpus, parts(size_bytes, len(cpus)), strict=False):
         run_on(cpu)
         if end > first:
             populate(mapping, start + first, end - first)
     return mapping
+
+
+def parts(size_bytes: int, count: int) -> list[tuple[int, int]]:
+    """Return starts and ends of equal parts, in whole 2 MiB."""
+    ends = [size_bytes * k // count // ALIGNMENT * ALIGNMENT for k in range(count)] + [size_bytes]
+    return list(itertools.pairwise(ends))
 
 
 def populate(mapping: mmap.mmap, start: int, size_bytes: int) -> None:
@@ -82,10 +91,10 @@ def wait_for_the_end(parent: int) -> None:
 
 def main() -> None:
     """Populate, say so, wait for orders or the end."""
-    size_bytes, flags, advice, cpu, *fill_cpus = map(int, sys.argv[1:])
+    size_bytes, flags, advice, mappings, cpu, *fill_cpus = map(int, sys.argv[1:])
     be_first_to_go()
     try:
-        kept = populated(size_bytes, flags, advice, fill_cpus or [cpu])
+        kept = populated(size_bytes, flags, advice, mappings, fill_cpus or [cpu])
     except OSError as error:
         sys.exit(f"populating {size_bytes} bytes failed: {error.strerror}")
     run_on(cpu)

@@ -13,6 +13,7 @@ from ktask.engine import native
 from ktask.engine.thread_functions import thread_func
 from ktask.memory import region as memory
 from ktask.workloads import Case, Method, Workload, expect
+from ktask.workloads.folios import FOLIO
 from ktask.workloads.nodes import NODE, nodes_of
 from ktask.workloads.populated import Populated, no_populate
 
@@ -127,7 +128,7 @@ WORKLOAD = Workload(
             "mprotect",
             "mprotect by range: page-table entries change, and the mapping is split where chunks meet",
             probe=no_populate,
-            options=(NODE,),
+            options=(NODE, FOLIO),
             by_source="mprotect takes mmap_lock for writing, so threads take turns.",
             locks=("mmap_lock",),
         ),
@@ -135,7 +136,7 @@ WORKLOAD = Workload(
             "uffd_wp",
             "UFFDIO_WRITEPROTECT by range: the same entries change, the mapping stays as it is",
             probe=no_userfaultfd,
-            options=(NODE,),
+            options=(NODE, FOLIO),
             by_source="mmap_lock is taken for reading only. Each call ends with a TLB flush on every CPU "
             "that runs the process.",
         ),

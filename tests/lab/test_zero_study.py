@@ -16,8 +16,15 @@ def test_every_way_names_a_method_and_a_page_kind_that_it_can_do():
 
 
 def test_the_methods_of_a_workload_that_do_a_kind_of_page():
-    assert list(way_study.entries_of("pin", "4KiB")) == ["io_uring", "mlock"]
-    assert way_study.entries_of("pin", "2MiB") == {"io_uring": ("pin", "io_uring", "2MiB", ())}
+    assert list(way_study.entries_of("pin", "4KiB")) == [
+        "io_uring",
+        "mlock",
+        "io_uring_unpin",
+        "munlock",
+        "gpu",
+    ]
+    assert way_study.entries_of("truncate", "2MiB")["ftruncate"] == ("truncate", "ftruncate", "2MiB", ())
+    assert "mlock" not in way_study.entries_of("pin", "2MiB")
 
 
 def test_a_way_has_time_speedup_and_cpu_time():

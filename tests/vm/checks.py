@@ -166,3 +166,15 @@ def test_a_plan_for_this_machine(typed, grid):
     code, out, err = typed("sweep", grid, "--dry-run")
     assert code == 0, err
     assert "minutes" in out + err or " min" in out + err or " h" in out + err
+
+
+def test_memory_is_moved_from_node_to_node(typed):
+    nodes = [nid for nid in NODE_MIB if NODE_MIB[nid]]
+    words = ("--page-size", "4KiB", "--size", "8MiB", "--min-chunk", "64KiB", "--threads", "2")
+    code, out, err = typed("run", "migrate", *words, "--passes", "1", "--repetitions", "2", "--json")
+    found = json.loads(out)
+    if len(nodes) < 2:
+        assert code == 1 and "needs two nodes" in found["skipped"]
+    else:
+        assert code == 0, err
+        assert found["verified"]

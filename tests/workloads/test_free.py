@@ -15,7 +15,7 @@ from ktask.engine import placement
 from ktask.engine import run as engine
 from ktask.memory import region as memory
 from ktask.memory.region import KIB, MIB
-from ktask.workloads import Case, CheckError, populated, populated_child
+from ktask.workloads import Case, CheckError, children, populated, populated_child
 from ktask.workloads.free import exits
 
 
@@ -91,7 +91,7 @@ def test_there_are_as_many_children_as_threads_and_they_share_the_range(threads)
 
 
 def test_a_child_that_the_kernel_kills_once_it_has_its_memory_is_an_error(monkeypatch):
-    monkeypatch.setattr(exits, "_wait_until_ready", lambda child: (child.kill(), child.wait()))
+    monkeypatch.setattr(exits, "wait_until_ready", lambda child: (child.kill(), child.wait()))
     with state_of("exit") as state, pytest.raises(CheckError, match=r"until its exit: it was killed .*"):
         state.before()
 
@@ -108,7 +108,7 @@ def test_a_child_that_was_killed_before_its_time_is_no_measurement():
 def test_a_child_that_the_kernel_kills_as_it_fills_its_memory_is_an_error(monkeypatch, tmp_path):
     program = tmp_path / "child.py"
     program.write_text("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
-    monkeypatch.setattr(exits, "_PROGRAM", program)
+    monkeypatch.setattr(children.populated_child, "__file__", str(program))
     with state_of("exit") as state, pytest.raises(CheckError, match=r"killed .* when memory runs out"):
         state.before()
 
@@ -124,7 +124,7 @@ def test_a_process_that_cannot_be_started_is_an_error(monkeypatch):
     def refused(*_, **__):
         raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(exits.subprocess, "Popen", refused)
+    monkeypatch.setattr(children.subprocess, "Popen", refused)
     with state_of("exit") as state, pytest.raises(CheckError, match="a child did not start: Resource temp"):
         state.before()
 
@@ -218,7 +218,7 @@ def test_each_cpu_fills_its_part_of_a_child(monkeypatch):
     calls = []
     monkeypatch.setattr(populated_child.os, "sched_setaffinity", lambda _, cpus: calls.append(cpus))
     monkeypatch.setattr(populated_child, "populate", lambda _, start, size_bytes: calls.append(size_bytes))
-    populated_child.populated(9 * MIB, 0, 0, [0, 1]).close()
+    populated_child.populated(9 * MIB, 0, 0, 1, [0, 1]).close()
     assert calls == [{0}, 4 * MIB, {1}, 5 * MIB]
 
 

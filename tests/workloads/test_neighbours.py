@@ -15,15 +15,16 @@ import ktask
 from ktask import workloads
 from ktask.engine import run as engine
 from ktask.host.counters import sample_state
+from ktask.host.kernel_log import kernel_log
 from ktask.lab.measure.cell import measure_case
 from ktask.lab.measure.measurement import Protocol
 from ktask.memory.region import KIB, MIB
-from ktask.workloads import Case, CheckError, pin
+from ktask.workloads import Case, CheckError, locked, pin
 
 
 def test_locking_more_than_allowed_is_a_reason(monkeypatch):
-    monkeypatch.setattr(pin.resource, "getrlimit", lambda _: (MIB, MIB))
-    monkeypatch.setattr(pin, "may_lock_beyond_limit", lambda: False)
+    monkeypatch.setattr(locked.resource, "getrlimit", lambda _: (MIB, MIB))
+    monkeypatch.setattr(locked, "may_lock_beyond_limit", lambda: False)
     case = Case("pin", "mlock", "4KiB", 2 * MIB)
     assert workloads.why_not(case).startswith("this process may lock 1.00 MiB (RLIMIT_MEMLOCK, `ulimit -l`)")
     assert workloads.why_not(replace(case, size_bytes=MIB)) is None
@@ -54,7 +55,7 @@ for method in ("mlock", "io_uring"):
         if pin.WORKLOAD.method(method).probe():
             print("allowed allowed" if size < 1 << 20 else "refused refused")
             continue
-        state = pin.setup(case)
+        state = pin.WORKLOAD.setup(case)
         state.before()
         error = engine.run(0, state.size, state.ctl).error
         if not error:
@@ -82,6 +83,7 @@ def test_an_error_in_the_middle_is_a_reason_and_leaves_nothing(monkeypatch, name
     with contextlib.closing(set_up(case)) as state:  # what the engine and the first samples open stays
         engine.run(0, 1, state.ctl)
     sample_state()
+    kernel_log()
     files, mapped = open_files(), mapped_kib()
     setup = workload.setup
 

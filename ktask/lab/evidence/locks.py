@@ -41,6 +41,7 @@ NAMES: list[tuple[str, str, str]] = [
     ),
     ("mutex", r"hugetlb_(no_page|fault)|hugetlbfs_\w+", "hugetlb fault mutex"),
     ("mutex", r".*io_uring.*|io_\w+", "lock of the ring"),
+    ("spinlock", r"__remove_mapping|__?filemap_\w+", "page-cache lock"),
     ("spinlock", r"folio_lruvec_lock\w*|\w*lru\w*|release_pages|folios_put\w*", "LRU lock"),
     (
         "spinlock",

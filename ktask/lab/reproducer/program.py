@@ -28,8 +28,10 @@ from ktask.lab.measure.rounds import prepared
 from ktask.memory import layouts
 from ktask.memory import region as memory
 from ktask.workloads import Case, State
+from ktask.workloads.mixed import PIECE
 from ktask.workloads.page_walk import spaces
-from ktask.workloads.pin import BUFFER, n_rings
+from ktask.workloads.pin import piece_bytes
+from ktask.workloads.rings import BUFFER, n_rings
 
 PARTS = Path(__file__).with_name("c")
 COLUMNS = 80
@@ -41,8 +43,17 @@ COUNTED = {
     "fallocate_files": "FILES",
     "ftruncate": "FILES",
     "ftruncate_files": "FILES",
+    "io_uring_unpin": "BUFFERS",
 }
-OPTIONS = {"free": ("fill",), "page_walk": ("pages",), "zeroing": ("sharing",)}  # that programs follow
+# That programs follow.
+OPTIONS = {
+    "free": ("fill",),
+    "mixed": ("beside",),
+    "page_walk": ("pages",),
+    "reap": ("mappings",),
+    "start": ("pin",),
+    "zeroing": ("sharing",),
+}
 # By what one operation is: what a repetition does, in the unit of its rate, and that unit.
 WORK = {"byte": ("(SIZE / 0x1p30)", "GiB"), "PTE": (f"(SIZE / {memory.BASE_PAGE} / 1e6)", "M PTE")}
 
@@ -99,7 +110,7 @@ def program(case: Case, state: State, plan: Plan) -> str:
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701  (C, not HTML)
     )
-    total = COUNTED.get(case.method, "SIZE")
+    total = "STAGED" if case.method == "stages" else counted(case) or "SIZE"
     fillers = _fillers(case, _fill_plan(case, state))
     work, rate_name = WORK[workloads.get(case.workload).operation]
     text = files.get_template(f"{case.workload}/{case.method}.c").render(
@@ -123,6 +134,11 @@ def program(case: Case, state: State, plan: Plan) -> str:
         constants={name: value for name, value in constants.items() if name in used},
         body=body,
     )
+
+
+def counted(case: Case) -> str | None:
+    """Return what the task counts if that is not bytes, as the name of a constant."""
+    return "UNITS" if case.workload in ("mixed", "reap") else COUNTED.get(case.method)
 
 
 def _without_headers(text: str) -> tuple[str, list[str]]:
@@ -149,6 +165,11 @@ def _command(case: Case, threads: int) -> list[str]:
     return [f"{line} \\" for line in lines] + [last]
 
 
+def size_bytes(state: State) -> int:
+    """Return how much memory a case covers."""
+    return getattr(state, "size_bytes", state.size * state.bytes_per_unit)
+
+
 def _wrapped(words: Iterable[str], columns: int, indent: str = "") -> list[str]:
     """Return lines of words that hold together, though there may be spaces in them; indents are tabs."""
     text = " ".join(word.replace(" ", "~") for word in words)
@@ -159,7 +180,7 @@ def _wrapped(words: Iterable[str], columns: int, indent: str = "") -> list[str]:
 def _head(case: Case, state: State, plan: Plan) -> list[str]:
     """Return the lines that say what the program does."""
     about = workloads.get(case.workload).method(case.method).about
-    size, chunk = (fmt_size(units * state.bytes_per_unit) for units in (state.size, plan.chunk_size))
+    size, chunk = fmt_size(size_bytes(state)), fmt_size(plan.chunk_size * state.bytes_per_unit)
     chunks = f"{plan.n_chunks} chunk{'s' * (plan.n_chunks != 1)} of {'up to ' * plan.shrinking}{chunk}"
     who = f"{plan.threads} thread{'s' * (plan.threads != 1)}"
     pages = f"{case.workload} {case.method}, of {case.page_kind} pages: {about}."
@@ -194,6 +215,8 @@ def _mapping_of(case: Case) -> dict[str, Any]:
         "base_page": memory.BASE_PAGE,
         "page_kind": case.page_kind,
         "fill": dict(case.options).get("fill", "one"),
+        "beside": dict(case.options).get("beside", "map"),
+        "pin": dict(case.options).get("pin", "io_uring"),
         "pages": pages,
         "bytes": {"exit": "bytes", "one_process": "PIECE", "many_processes": "PIECE"}.get(
             case.method, "SIZE"
@@ -208,25 +231,33 @@ def _mapping_of(case: Case) -> dict[str, Any]:
 
 def _constants(case: Case, state: State, plan: Plan) -> dict[str, str]:
     """Return the numbers that a program may use, by name."""
-    unit, counted, fill = state.bytes_per_unit, case.method in COUNTED, _fill_plan(case, state)
+    unit, is_counted, fill = state.bytes_per_unit, bool(counted(case)), _fill_plan(case, state)
     pieces = layouts.pieces_of("dense", state.size * unit, np.random.default_rng(1)).size
-    per_chunk, task_unit = plan.min_chunk if plan.shrinking else plan.chunk_size, 1 if counted else unit
+    per_chunk, task_unit = plan.min_chunk if plan.shrinking else plan.chunk_size, 1 if is_counted else unit
     sizes = {
-        "SIZE": state.size * unit,
+        "SIZE": size_bytes(state),
+        "STAGED": state.size * unit,  # three times the size
         "PAGE": case.page_size,
         "ALIGN": max(case.page_size, memory.THP_SIZE),
         "PIECE": unit,  # of a fork
-        "FILE_SIZE": unit if counted else state.size * unit,
+        "FILE_SIZE": unit if is_counted else state.size * unit,
         "ALIAS": int(pieces[0]),
-        "BUFFER": max(BUFFER, case.page_size),
+        "BUFFER": piece_bytes(case) if case.method == "io_uring_unpin" else max(BUFFER, case.page_size),
         "FILL_CHUNK": fill.chunk_size * unit,
         "ROOM": (len(pieces) + 200) * 2048,  # for the text of smaps
+        "STEP": getattr(state, "step_bytes", 0),
+        "MIXED": PIECE,
         "CHUNK": per_chunk * task_unit,
         "UNIT": task_unit,  # that chunks are multiples of
     }
     counts = {
         "FORKS": state.size,
-        "FILES": state.size if counted else 1,
+        "FILES": state.size if is_counted else 1,
+        "BUFFERS": state.size,
+        "UNITS": state.size,
+        "SOURCE": getattr(state, "source", 0),
+        "TARGET": getattr(state, "target", 0),
+        "MAPPINGS": int(dict(case.options).get("mappings", 1)),
         "RINGS": n_rings(),
         "FILLERS": _fillers(case, fill),
         "CHUNKS": plan.n_chunks,

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +19,11 @@ from ktask.engine import native, placement
 from ktask.engine import run as engine
 from ktask.engine.task import Ctl, Node
 from ktask.engine.thread_functions import thread_func
-from ktask.host.kernel_files import status_bytes
 from ktask.memory import region as memory
-from ktask.workloads import Case, CheckError, expect, expect_pool_pages, populated_child
+from ktask.workloads import Case, CheckError, expect, expect_pool_pages
+from ktask.workloads.children import ending, held_bytes, start_child, wait_until_ready
 
 _ROW = 4  # of the table: where the part of a child ends, its pid, its wait status, whether it was reaped
-_PROGRAM = Path(populated_child.__file__)
 
 
 @thread_func(cache=True)
@@ -68,9 +65,9 @@ class Exit:
         ends = [self.size * (k + 1) // n_children for k in range(n_children)]
         for start, end, cpu in zip([0, *ends], ends, self.cpus, strict=False):
             size_bytes = (end - start) * self.case.page_size
-            self.children.append(_start(size_bytes, self.case.page_kind, cpu, self._fill_cpus(cpu)))
+            self.children.append(start_child(size_bytes, self.case.page_kind, cpu, self._fill_cpus(cpu)))
         for child in self.children:
-            _wait_until_ready(child)
+            wait_until_ready(child)
         self._expect_populated()
         self._pool = memory.free_pool_pages(self.case.page_kind)
         self._table[0] = n_children
@@ -90,7 +87,7 @@ class Exit:
     def _expect_populated(self) -> None:
         for child in self.children:
             if (code := child.poll()) is not None:
-                raise CheckError(f"a child did not live until its exit: {_ending(code)}")
+                raise CheckError(f"a child did not live until its exit: {ending(code)}")
         held = sum(held_bytes(child.pid, self.case.page_kind) for child in self.children)
         what = f"the children hold {held} of {self.operations} bytes before they exit"
         expect(held >= self.operations, what)
@@ -101,7 +98,7 @@ class Exit:
             expect(gone, f"child {child.pid}, one of {len(self.children)}, is still there after the exit")
             child.returncode = os.waitstatus_to_exitcode(status)
             killed = child.returncode == -signal.SIGKILL
-            expect(killed, f"child {child.pid} had ended before it was told to: {_ending(child.returncode)}")
+            expect(killed, f"child {child.pid} had ended before it was told to: {ending(child.returncode)}")
         expect_pool_pages(self.case.page_kind, self._pool + self.size)
 
     def close(self) -> None:
@@ -113,40 +110,3 @@ class Exit:
             for pipe in (child.stdin, child.stdout, child.stderr):
                 pipe.close()
         self.children = []
-
-
-def _start(size_bytes: int, page_kind: str, cpu: int, fill_cpus: list[int]) -> subprocess.Popen[bytes]:
-    flags, advice = memory.hugetlb_flags(page_kind), memory.thp_advice(page_kind)
-    numbers = map(str, (size_bytes, flags, advice, cpu, *fill_cpus))
-    command = [sys.executable, "-I", "-S", str(_PROGRAM), *numbers]
-    pipe = subprocess.PIPE
-    try:
-        return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe)  # noqa: S603
-    except OSError as error:
-        raise CheckError(f"a child did not start: {error.strerror}") from None
-
-
-def _wait_until_ready(child: Any) -> None:
-    if child.stdout.readline() == b"ready\n":
-        return
-    code, said = child.wait(), child.stderr.read().decode(errors="replace")
-    words = said.strip().splitlines()[-1] if said.strip() else _ending(code)
-    raise CheckError(f"a child did not come to hold its memory: {words}")
-
-
-def _ending(code: int) -> str:
-    if code == -signal.SIGKILL:
-        return "it was killed (SIGKILL), as the kernel does when memory runs out"
-    return f"it was ended by {signal.Signals(-code).name}" if code < 0 else f"it left with code {code}"
-
-
-HELD = {"4KiB": ("status", "RssAnon"), "THP": ("smaps_rollup", "AnonHugePages")}
-
-
-def held_bytes(pid: int, page_kind: str) -> int:
-    """Return how much memory in pages of a kind a process holds; 0 if it cannot be seen.
-
-    Hugetlb pages by `status`: smaps of Linux 6.18 counts a private one of 1 GiB as shared.
-    """
-    file, field = HELD.get(page_kind, ("status", "HugetlbPages"))
-    return status_bytes(field, pid, file)

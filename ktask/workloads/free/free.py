@@ -11,6 +11,7 @@ from ktask.engine.thread_functions import thread_func
 from ktask.memory import region as memory
 from ktask.memory.calls import advise, advise_pages
 from ktask.workloads import Case, Method, State, Workload, expect, expect_pool_pages
+from ktask.workloads.folios import FOLIO
 from ktask.workloads.free import buddy
 from ktask.workloads.free.exits import Exit
 from ktask.workloads.nodes import NODE, nodes_of
@@ -155,7 +156,7 @@ WORKLOAD = Workload(
             "dontneed",
             "MADV_DONTNEED by range: zap and free, the mapping stays",
             probe=no_populate,
-            options=(FILL, NODE),
+            options=(FILL, NODE, FOLIO),
             by_source="Each call ends with a TLB flush on every CPU that runs the process. All threads "
             "give their pages back under the locks of zone and LRU.",
             locks=("zone lock", "LRU lock"),
@@ -165,7 +166,7 @@ WORKLOAD = Workload(
             "MADV_FREE by range: pages are marked, and freed only when memory is short",
             page_kinds=("4KiB", "THP"),
             probe=no_populate,
-            options=(FILL, NODE),
+            options=(FILL, NODE, FOLIO),
             by_source="Each batch of pages moves to another list under the LRU lock; with THP, the "
             "page-table lock is held over a TLB flush per huge page.",
             locks=("LRU lock", "page-table lock"),
@@ -174,7 +175,7 @@ WORKLOAD = Workload(
             "munmap",
             "munmap by range: zap and free, mapping and page tables go too",
             probe=no_populate,
-            options=(FILL, NODE),
+            options=(FILL, NODE, FOLIO),
             by_source="munmap takes mmap_lock for writing, so it waits for the call that is freeing under "
             "it.",
             locks=("mmap_lock",),
@@ -183,7 +184,7 @@ WORKLOAD = Workload(
             "munmap_at_once",
             "one munmap over all, as programs do it; helpers zap the range by MADV_DONTNEED first",
             probe=no_populate,
-            options=(FILL, NODE),
+            options=(FILL, NODE, FOLIO),
             by_source="As dontneed; mmap_lock is taken for writing once, for a range that is empty by then.",
             locks=("zone lock", "LRU lock"),
         ),

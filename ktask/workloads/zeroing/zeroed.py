@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ktask.memory import region as memory
-from ktask.workloads import Case, expect
+from ktask.workloads import Case, expect, folios
 from ktask.workloads.populated import Mapped
 
 
@@ -13,7 +13,9 @@ class Zeroed(Mapped):
     """A region, and a word per page that tells whether it was cleared."""
 
     def __init__(self, case: Case, unit_bytes: int, *, shared: bool = False):
-        super().__init__(case, memory.Region(case.size_bytes, case.page_kind, shared=shared), unit_bytes)
+        kind, in_folios = case.page_kind, folios.folio_of(case) is not None
+        region = memory.Region(case.size_bytes, kind, shared=shared, in_folios=in_folios)
+        super().__init__(case, region, unit_bytes)
         self._random = np.random.default_rng(1)
 
     def _dirty(self) -> None:

@@ -14,7 +14,8 @@ import numpy as np
 from ktask.engine import run as engine
 from ktask.memory import region as memory
 from ktask.memory.calls import advise_pages
-from ktask.workloads import Case, Method, Option, State, Workload, expect
+from ktask.workloads import Case, Method, Option, State, Workload, expect, folios
+from ktask.workloads.folios import FOLIO
 from ktask.workloads.nodes import NODE, nodes_of
 from ktask.workloads.populated import no_populate
 from ktask.workloads.zeroing.allocation import FILES, Allocation
@@ -46,12 +47,14 @@ class FirstTouch(Zeroed):
         advice = memory.MADV_REMOVE if self.region.shared else memory.MADV_DONTNEED
         ctl = self.task(advise_pages, advice, threads=self.ctl.max_threads)
         expect(engine.run_numa(self.parts, ctl).error == 0, "the pages could not be given back")
+        self._folios = folios.allocated(self.case)
 
     def check(self) -> None:
         present = self.region.present()
         expect(bool(present.all()), f"{np.count_nonzero(~present)} pages of 4 KiB are not present")
         self._expect_zero()
         self.expect_nodes()
+        folios.expect_allocated(self.case, self._folios)
         if self.region.page_kind == "THP":
             huge = self.region.huge_bytes()
             expect(
@@ -76,6 +79,8 @@ def setup(case: Case) -> State:
 def why_not(case: Case) -> str | None:
     """Return why the options of a case cannot be had here, or None."""
     options = dict(case.options)
+    if options.get("sharing") == "shared" and "folio" in options:
+        return "folio is for private memory; use sharing=private"
     if options.get("sharing") == "shared":
         return memory.why_not(case.page_kind, case.size_bytes, shared=True)
     return None
@@ -98,7 +103,7 @@ WORKLOAD = Workload(
             "first touch: MADV_POPULATE_WRITE runs the kernel's allocation and page clearing",
             probe=no_populate,
             allocates=True,
-            options=(SHARING, NODE),
+            options=(SHARING, NODE, FOLIO),
             by_source="mmap_lock is taken for reading only. A fault on a hugetlb page also holds one of a "
             "table of mutexes, eight per CPU, while the page is cleared.",
         ),

@@ -1,6 +1,8 @@
 {% extends "skeleton.c" %}
 {% block top %}
+{% if method == "mlock" %}
 #include <errno.h>
+{% endif %}
 {% include "base.c" %}
 {% include "status.c" %}
 {% endblock %}

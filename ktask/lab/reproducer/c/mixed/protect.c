@@ -1,0 +1,1 @@
+{% extends "mixed/populate.c" %}

@@ -1,0 +1,1 @@
+{% extends "pageout/pageout_file.c" %}
