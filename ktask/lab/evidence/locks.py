@@ -41,13 +41,13 @@ NAMES: list[tuple[str, str, str]] = [
     ),
     ("mutex", r"hugetlb_(no_page|fault)|hugetlbfs_\w+", "hugetlb fault mutex"),
     ("mutex", r".*io_uring.*|io_\w+", "lock of the ring"),
-    ("spinlock", r"__remove_mapping|__?filemap_\w+", "page-cache lock"),
     ("spinlock", r"folio_lruvec_lock\w*|\w*lru\w*|release_pages|folios_put\w*", "LRU lock"),
     (
         "spinlock",
         r"rmqueue\w*|free_pcppages_bulk|free_one_page|\w*buddy\w*|__rmqueue\w*|free_frozen_page\w*",
         "zone lock",
     ),
+    ("spinlock", r"__remove_mapping|__?filemap_\w+", "page-cache lock"),
     (
         "spinlock",
         r"\w*pte_offset\w*|\w*pmd_lock\w*|\w*(zap|change|copy|unmap)_p\w+range|\w*pmd\w*",
