@@ -114,10 +114,6 @@ def _why_too_much(case: Case) -> str | None:
     return None
 
 
-ISOLATED = "Pages leave their list one by one under the LRU lock, page tables are changed under theirs."
-COLD = (
-    "Page-table entries change under the page-table lock; pages move to another list in batches, under the "
-)
 WORKLOAD = Workload(
     name="pageout",
     about="Take the pages of a range out of memory, or mark them as the first to go: reclaim by range.",
@@ -128,8 +124,8 @@ WORKLOAD = Workload(
             "MADV_PAGEOUT by range of a mapped file whose pages are clean: unmapped, and dropped",
             page_kinds=("4KiB",),
             probe=no_file,
-            by_source=f"mmap_lock is taken for reading only. {ISOLATED} All pages of a file leave the page "
-            "cache under one spinlock of that file.",
+            by_source="mmap_lock is taken for reading only. Pages leave their list one by one under the LRU "
+            "lock, and all pages of a file leave the page cache under one spinlock of that file.",
             locks=("page-cache lock", "LRU lock", "zone lock"),
         ),
         Method(
@@ -146,7 +142,8 @@ WORKLOAD = Workload(
             page_kinds=("4KiB", "THP"),
             probe=no_swap,
             options=(FOLIO,),
-            by_source=f"mmap_lock is taken for reading only. {ISOLATED} All write to the same swap.",
+            by_source="mmap_lock is taken for reading only. Pages leave their list one by one under the LRU "
+            "lock, and all are written to the same swap.",
             locks=("LRU lock", "zone lock"),
         ),
         Method(
