@@ -133,7 +133,8 @@ WORKLOAD = Workload(
             "MADV_COLD by range of a mapped file: pages are marked as unused",
             page_kinds=("4KiB",),
             probe=no_file,
-            by_source=f"mmap_lock is taken for reading only. {COLD}LRU lock.",
+            by_source="mmap_lock is taken for reading only. Entries change under the page-table lock; pages "
+            "move to another list in batches, under the LRU lock.",
             locks=("page-table lock", "LRU lock"),
         ),
         Method(
@@ -152,7 +153,8 @@ WORKLOAD = Workload(
             page_kinds=("4KiB", "THP"),
             probe=no_populate,
             options=(FOLIO,),
-            by_source=f"mmap_lock is taken for reading only. {COLD}LRU lock.",
+            by_source="mmap_lock is taken for reading only. Entries change under the page-table lock; pages "
+            "move to another list in batches, under the LRU lock.",
             locks=("page-table lock", "LRU lock"),
         ),
     ),
