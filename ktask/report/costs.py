@@ -64,14 +64,16 @@ def price(row: Row) -> str:
 
 
 def total_finding(last: pd.DataFrame) -> str:
-    """Return the price of the cheapest and the dearest kernel path, in two sentences."""
+    """Return the highest and the lowest price of a kernel path, a sentence each."""
     known = last[last["price"].notna() & (last["backend"] == "kernel")].sort_values("price")
     if known.empty:
         return ""
     low, high = known.iloc[0], known.iloc[-1]
+    least = f"Least: {price(low)} ({words.name_of(low)})." if len(known) > 1 else ""
     return (
-        f"A saved second costs {price(high)} CPU seconds with {words.name_of(high)}, and {price(low)} with "
-        f"{words.name_of(low)}: threads pay where a second is worth more."
+        f"A saved second costs {price(high)} CPU seconds with {words.name_of(high)}, the most of all paths. "
+        f"{least} "
+        "Where a second is worth more, threads pay."
     )
 
 

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from ktask.report.study import Study
 
 HERE, ELSEWHERE, NOT_HERE = "measured here", "published elsewhere", "not measurable here"
+NOT_IN_RUN = "not in this run"
 LEAST_WAIT = 0.005  # of the thread time
-NO_CELL = "This run has no such cells; `ktask sweep questions` has."
+NO_CELL = "`ktask sweep questions` measures it."
 
 
 class Answer(NamedTuple):
@@ -43,7 +44,7 @@ class Question(NamedTuple):
 
 
 def _missing(what: str) -> Answer:
-    return Answer(NOT_HERE, markup.with_code(f"{what} {NO_CELL}"))
+    return Answer(NOT_IN_RUN, markup.with_code(f"{what} {NO_CELL}"))
 
 
 def _best(study: Study, **wanted: str) -> pd.DataFrame:
@@ -73,7 +74,8 @@ def how_many(study: Study) -> Answer:
         return _missing("No kernel path was measured with several threads.")
     rules = study.rules[study.rules["published"].notna() & study.rules["here"].notna()]
     best, worst = (rules.sort_values("published").iloc[k] for k in (0, -1))
-    top = rows.sort_values("speedup").iloc[-1]
+    plain = rows[~rows["above_threads"].astype(bool)]
+    top = (plain if len(plain) else rows).sort_values("speedup").iloc[-1]
     text = (
         f"Fewest within noise of the fastest, over {words.count(len(rows), 'kernel path')}: "
         f"{words.span(rows['threads'])}. Most gained: {_speedup_of(top)}. Rules, time over the fastest on "
@@ -343,10 +345,9 @@ def section(study: Study) -> Markup:
     }
     here = sum(answer.kind == HERE for _, _, answer in found)
     caption = Markup(
-        "{}The questions of reviewers, 2017 to 2025: {} of {} have an answer from this run. Brackets are 95 "
-        "% intervals "
-        "over processes."
-    ).format(study.title, here, len(found))
+        "{}The questions of reviewers, 2017 to 2025: {} of {} have an answer from this run. In brackets are "
+        "95 % intervals over processes. {}"
+    ).format(study.title, here, len(found), words.above_note(study.scaling) if len(study.scaling) else "")
     return markup.table(columns, found, caption=caption, key=study.key("questions"), text=columns)
 
 

@@ -128,7 +128,8 @@ class Study:
     @cached_property
     def total_costs(self) -> pd.DataFrame:
         """CPU seconds of each case, and what a saved second is paid with."""
-        found = total_costs(self.run.records)
+        rows = self.repetitions[tables.is_of_path(self.repetitions)]
+        found = total_costs(rows.assign(policy=tables.policy_labels(rows)))
         return found.assign(n=found["processes"])
 
     @cached_property

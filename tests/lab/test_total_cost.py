@@ -25,6 +25,7 @@ def records(times=TIMES, passes=(1.0, 1.1, 0.9), **changes):
         }
         | {
             "size_bytes": 1,
+            "min_chunk_size": 1,
             "threads": max(n, 1),
             "baseline": n == 0,
             "warmup": False,

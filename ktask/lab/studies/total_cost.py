@@ -15,7 +15,7 @@ from ktask.lab.measure import levels, stats
 from ktask.lab.measure.levels import PROCESS
 from ktask.lab.measure.stats import Estimate
 
-CASE = ["workload", "backend", "method", "page_kind", "options", "policy", "size_bytes"]
+CASE = ["workload", "backend", "method", "page_kind", "options", "policy", "size_bytes", "min_chunk_size"]
 LEAST_CPU_SHARE = 0.3  # of its wall time; below, other processes do the work of a serial call
 ENDS = ("", "_low", "_high")
 
