@@ -77,7 +77,7 @@ def sweep(
         typer.Option(
             metavar="auto|off",
             help="auto: neighbours measure what others wait for beside untimed repetitions of each path, in "
-            "two seconds of a pass at most.",
+            "two seconds of a pass, or as many as the grid says.",
         ),
     ] = "auto",
     placement: Placement = None,

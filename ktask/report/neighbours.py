@@ -235,7 +235,7 @@ def cache_table(rows: pd.DataFrame) -> pd.DataFrame:
     The rows of `ratios_to_idle` of work that clears memory.
     """
     found = ratios_to_idle(rows[rows["probe"] == CACHE])
-    return sort_cases(found[found["workload"] == "zeroing"].assign(n=found["processes"]))
+    return sort_cases(found[found["workload"] == "zeroing"].assign(n=found["processes"], policy=""))
 
 
 def cache_section(study: Study) -> Markup:

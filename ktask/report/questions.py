@@ -72,16 +72,17 @@ def how_many(study: Study) -> Answer:
     rows = _best(study)
     if rows.empty:
         return _missing("No kernel path was measured with several threads.")
+    faster = rows[rows["verdict"] == "faster"]
     rules = study.rules[study.rules["published"].notna() & study.rules["here"].notna()]
     best, worst = (rules.sort_values("published").iloc[k] for k in (0, -1))
     plain = rows[~rows["above_threads"].astype(bool)]
     top = (plain if len(plain) else rows).sort_values("speedup").iloc[-1]
+    how_few = f"; fewest within noise of the fastest: {words.span(faster['threads'])}" if len(faster) else ""
     text = (
-        f"Fewest within noise of the fastest, over {words.count(len(rows), 'kernel path')}: "
-        f"{words.span(rows['threads'])}. Most gained: {_speedup_of(top)}. Rules, time over the fastest on "
-        f"published "
-        f"tables: {best['rule']} {units.fmt_number(best['published'])}, {worst['rule']} "
-        f"{units.fmt_number(worst['published'])}."
+        f"Threads are faster on {len(faster)} of {words.count(len(rows), 'kernel path')}{how_few}. Most "
+        f"gained: "
+        f"{_speedup_of(top)}. Rules, time over the fastest on published tables: {best['rule']} "
+        f"{units.fmt_number(best['published'])}, {worst['rule']} {units.fmt_number(worst['published'])}."
     )
     return Answer(HERE, text, study.key("how-many"))
 

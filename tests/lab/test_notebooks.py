@@ -96,7 +96,7 @@ def kernels():
 
 
 # zeroing takes hugetlb pages where there are some; the long ones take 10 s and more.
-MARKS = {"zeroing": pytest.mark.alone, "prediction": pytest.mark.long, "free": pytest.mark.long}
+MARKS = {"zeroing": pytest.mark.alone} | dict.fromkeys(("prediction", "free", "questions"), pytest.mark.long)
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=MARKS.get(n, ())) for n in NAMES])

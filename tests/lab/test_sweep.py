@@ -72,7 +72,7 @@ def one_warm_process(warm, monkeypatch):
 def no_time_to_look(monkeypatch):
     """Have sweeps in this process neither look nor probe, however slow it is, unless a test asks for it."""
     monkeypatch.setattr(looks, "may_look", lambda *_: False)
-    monkeypatch.setattr(probing, "MOST_S_PER_PASS", 0.0)
+    monkeypatch.setattr(probing, "cases_to_probe", lambda *_: [])
 
 
 @pytest.fixture
@@ -406,9 +406,9 @@ def test_a_run_of_before_there_was_evidence_gets_some(always_looks, run):
 
 @pytest.mark.cpus(2)
 def test_neighbours_probe_after_the_records_of_a_process(tmp_path, monkeypatch):
-    monkeypatch.setattr(probing, "MOST_S_PER_PASS", 0.5)
+    monkeypatch.setattr(probing, "cases_to_probe", list)
     fill = Case.of("zeroing", "populate", size="32MiB", page_kind="4KiB")
-    path = sweep.sweep(replace(GRID, cases=(fill,)), "r", root=tmp_path, quiet=True)
+    path = sweep.sweep(replace(GRID, cases=(fill,), bystanders_s=0.5), "r", root=tmp_path, quiet=True)
     run = load_run(path)
     assert set(run.bystanders["skipped"]) == {""}
     assert set(run.bystanders["cell_id"]) == set(run.records["cell_id"])
@@ -419,7 +419,7 @@ def test_neighbours_probe_after_the_records_of_a_process(tmp_path, monkeypatch):
 def test_a_process_that_dies_while_neighbours_probe_keeps_its_records(
     fake_cell, swept, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(probing, "MOST_S_PER_PASS", 0.5)
+    monkeypatch.setattr(probing, "cases_to_probe", list)
     written = swept / f"records/{WALKS[0]}.parquet"
     fake_cell(f"import os, shutil; shutil.copy({str(written)!r}, save_as); os._exit(3)")
     run = load_run(sweep.sweep(replace(GRID, cases=GRID.cases[:1]), "r", root=tmp_path / "runs", quiet=True))

@@ -128,7 +128,7 @@ def _windows(
             start_ns, wall_ns = round(result.started_s * 1e9), round(result.wall_s * 1e9)
             found.append(Window(way, start_ns, start_ns + wall_ns))
             spent[way] += result.wall_s
-        found.append(_idle(neighbours, min(spent[SERIAL], ENOUGH_S) - spent[IDLE]))
+        found.append(_idle(neighbours, min(result.wall_s, ENOUGH_S / 2)))
         spent[IDLE] += (found[-1].end_ns - found[-1].start_ns) / 1e9
         if number > 0 and (min(spent.values()) >= ENOUGH_S or time.monotonic() > end):
             break
@@ -139,7 +139,7 @@ def _idle(neighbours: Sequence[Neighbour], idle_s: float) -> Window:
     """Let the neighbours probe beside nothing."""
     switch(neighbours, True)
     start_ns = time.monotonic_ns()
-    time.sleep(max(idle_s, 0.0))
+    time.sleep(idle_s)
     end_ns = time.monotonic_ns()
     switch(neighbours, False)
     return Window(IDLE, start_ns, end_ns)

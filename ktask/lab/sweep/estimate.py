@@ -21,7 +21,6 @@ from ktask.lab.sweep.cells import why_not
 from ktask.lab.sweep.grid import Grid, cell_id
 from ktask.lab.sweep.looks import SHARE, cases_to_look_at
 from ktask.lab.sweep.passes import refines
-from ktask.lab.sweep.probing import MOST_S_PER_PASS
 from ktask.workloads import Case
 
 # Of a cell, beside its repetitions: its process, its figure, its files (37 cells measured: 0.36 to 2.9 s,
@@ -164,7 +163,7 @@ def to_json(
     """Return an estimate ready for JSON, perhaps with what it takes to look at each case and to probe."""
     measured = [cell for cell in cells if cell.skipped is None]
     looks_s = evidence_s(grid, cells) if evidence else 0.0
-    probing_s = MOST_S_PER_PASS * grid.passes if bystanders and measured and grid.threads[-1] > 1 else 0.0
+    probing_s = grid.bystanders_s * grid.passes if bystanders and measured and grid.threads[-1] > 1 else 0.0
     return {
         "grid": grid.name,
         "time_s": sum(cell.time_s for cell in cells) + looks_s + probing_s,

@@ -28,6 +28,7 @@ FOLDER = Path(__file__).parent / "grids"
 MOST_CELLS = 10_000
 MOST_MEASUREMENTS = 1_000_000  # cells, each in its thread counts and passes
 LIMIT_S = 600.0
+BYSTANDERS_S = 2.0
 AUTO = "auto"  # thread counts that follow from the machine
 
 
@@ -55,6 +56,8 @@ class Grid:
         Whether later passes add thread counts around the knee of a cell: where the file names none.
     cpus
         The CPUs to use, such as "0-15,32"; None for all that the process may use.
+    bystanders_s
+        Seconds of a pass, on average, in which neighbours may probe.
     """
 
     name: str
@@ -67,6 +70,7 @@ class Grid:
     passes: int = 1
     refined: bool = False
     cpus: str | None = None
+    bystanders_s: float = BYSTANDERS_S
 
     def __post_init__(self) -> None:
         """Refuse what would never end."""
@@ -149,6 +153,7 @@ class GridFile(Struct, frozen=True):
     cpus: Any = None
     protocol: ProtocolFile = ProtocolFile()  # type: ignore[valid-type]
     limit_s: Positive = LIMIT_S
+    bystanders_s: Positive = BYSTANDERS_S
     passes: Annotated[int, Meta(ge=1, le=MOST_PASSES, extra={"allowed": f"1 to {MOST_PASSES}"})] = 1
 
     def __post_init__(self) -> None:
@@ -211,6 +216,7 @@ def parse_grid(text: str, name: str, where: str = "grid", nodes: int | None = No
         )
     protocol = Protocol(**structs.asdict(file.protocol), seed=file.seed)
     rules = {"limit_s": file.limit_s, "passes": file.passes, "refined": file.threads == AUTO, "cpus": cpus}
+    rules["bystanders_s"] = file.bystanders_s
     return Grid(name, file.about, file.seed, threads, protocol, tuple(cases), **rules)
 
 

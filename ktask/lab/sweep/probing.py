@@ -1,7 +1,9 @@
-"""Beside which processes of a sweep neighbours probe, so that all of it takes at most two seconds per pass.
+"""Beside which processes of a sweep neighbours probe, so that all of it keeps to the seconds of the grid.
 
 Each path is probed at one size, in each pass but the first, which tells how long each size takes; so there is
-an interval over processes. A process probes after it has measured its cell and written its records.
+an interval over processes. A process probes after it has measured its cell and written its records. Where
+there
+is no time for all paths, later passes go on with those that have been probed.
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ from ktask.lab.sweep.cells import CellTask
 from ktask.lab.sweep.grid import Grid, cell_id
 from ktask.workloads import Case
 
-MOST_S_PER_PASS = 2.0
 LONG_ENOUGH_S = 0.005  # of a serial call: fifty samples; what is shorter has too few in each repetition
 MODEL = "model"
 
@@ -48,12 +49,17 @@ class Probing:
 
     def __init__(self, grid: Grid, path: Path):
         self._path, self._grid = path, grid
-        self._left_s = MOST_S_PER_PASS * grid.passes
+        self._first = min(2, grid.passes)
+        self._spent_s, self._longest_s, self._probed = 0.0, 0.0, set[str]()
         for file in (path / store.FOLDER).glob("*.parquet"):
             self._count(file)
 
     def _count(self, file: Path) -> None:
-        self._left_s -= float(store.read(file)["took_s"].max())
+        rows = store.read(file)
+        took_s = float(rows["took_s"].max())
+        self._spent_s += took_s
+        self._longest_s = max(self._longest_s, took_s)
+        self._probed |= set(rows["cell_id"])
 
     @cached_property
     def _cases(self) -> list[Case]:
@@ -64,15 +70,22 @@ class Probing:
 
     def asked(self, tasks: Iterable[CellTask]) -> Iterator[CellTask]:
         """Yield the tasks, those that are to probe with the seconds for it."""
-        first = min(2, self._grid.passes)
         for task in tasks:
-            wanted = task.pass_number >= first and self._left_s > 0 and task.case in self._cases
-            yield replace(task, bystanders=self._seconds(first) if wanted else 0.0)
+            number = task.pass_number - self._first + 1
+            has_time = self._spent_s + self._longest_s <= number * self._pass_s
+            is_due = task.case in self._cases and (number == 1 or cell_id(task.case) in self._probed)
+            yield replace(task, bystanders=self._seconds if number > 0 and has_time and is_due else 0.0)
 
-    def _seconds(self, first: int) -> float:
-        """Return the seconds of each case in a pass."""
+    @property
+    def _pass_s(self) -> float:
+        """Seconds of one pass that probes."""
         passes = self._grid.passes
-        return min(BUDGET_S, MOST_S_PER_PASS * passes / (passes - first + 1) / len(self._cases))
+        return self._grid.bystanders_s * passes / (passes - self._first + 1)
+
+    @property
+    def _seconds(self) -> float:
+        """Seconds of each case in a pass."""
+        return min(BUDGET_S, self._pass_s / len(self._cases))
 
     def update(self, task: CellTask) -> None:
         """Count what a process that is over has spent."""
