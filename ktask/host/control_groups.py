@@ -83,7 +83,7 @@ def _path_below(path: PurePosixPath, top: PurePosixPath) -> PurePosixPath:
 
 
 HOW_V2 = "run it by `systemd-run --scope -p CPUWeight=100 ktask ...` as root"
-HOW_V1 = "run it as root, or `chown` the group to this user"
+HOW_V1 = "run it by `sudo ktask ...`"
 
 
 class Room(NamedTuple):
