@@ -45,7 +45,7 @@ def test_each_kind_does_its_work_and_counts_it(monkeypatch, kind):
     row = ran(kind, words_for(kind, 1))
     assert row["error"] == 0
     assert row["done"] > 0
-    assert 0 < row["cpu_ns"] < 10e9
+    assert row["cpu_ns"] > 0
     assert row["thread"] not in (0, threading.get_native_id())
 
 
@@ -89,7 +89,7 @@ def test_half_a_cpu_is_half_a_cpu():
         if 0.45 <= shares[-1] <= 0.55:
             return
     change = state_change(before, sample_state())
-    if change["other_s"] > 0.2 * change["capacity_s"]:
+    if change["other_s"] > 0.2 * change["capacity_s"] or change["steal_s"] > 0.02 * change["capacity_s"]:
         pytest.skip(f"others use the CPUs; shares of a CPU were {shares}")
     raise AssertionError(shares)
 
@@ -101,6 +101,7 @@ def test_a_target_rate_is_not_exceeded_and_what_was_reached_is_said(monkeypatch)
         running.settle()
         first = running.read()
         time.sleep(0.1)
+        wait_for(lambda: running.read().done > first.done, "more of it")
         reached = running.read().rate_since(first)
     finally:
         running.close()
