@@ -12,11 +12,13 @@ SCHEDULER ?=
 EVIDENCE ?=
 JOBS ?= 2
 PYTEST ?=
+SHORT ?=
+CHAOS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help report test vm setup lab bench docs lint format lock clean sample
+.PHONY: help report test vm chaos setup lab bench docs lint format lock clean sample
 
 help: ## list the verbs
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -35,6 +37,9 @@ test: $(READY) ## run the tests, two at a time (PYTEST="..." adds options)
 
 vm: $(READY) ## run tests on emulated machines with many CPUs and nodes (needs root, QEMU; see docs/machines.md)
 	@$(BIN)/python tests/vm/lane.py $(MACHINES)
+
+chaos: $(READY) ## kills, races, hostile input, faults, bad peers (an hour; SHORT=1: a minute; see docs/reliability.md)
+	@$(BIN)/python tests/chaos/campaign.py $(if $(SHORT),--short) $(CHAOS)
 
 setup: $(READY) ## build the environment in .venv, and nothing else
 

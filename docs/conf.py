@@ -53,6 +53,7 @@ docs/models
 docs/simulator
 docs/cluster
 docs/machines
+docs/reliability
 docs/glossary
 ```
 ```{toctree}

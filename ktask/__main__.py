@@ -1,6 +1,7 @@
 """The command `ktask` from its first moment: a library that cannot be loaded is one line."""
 
 import os
+import stat
 import sys
 from typing import NoReturn
 
@@ -11,6 +12,7 @@ STEP = "raise the limit on memory if there is one (`ulimit -v`), or repair the e
 def main() -> None:
     """Load the command line, which takes a tenth of a second, and run it."""
     _require_standard_files()
+    os.umask(os.umask(stat.S_IWOTH) | stat.S_IWOTH)  # runs and reports are for no other user to change
     try:
         from ktask.cli.app import main as run  # noqa: PLC0415
     except KeyboardInterrupt:

@@ -14,6 +14,7 @@ import typer
 if TYPE_CHECKING:
     from ktask.cli.tables import Part
 
+LONGEST_LINE = 1500  # characters of a message, which may quote what a file holds
 OK, FOUND, BAD_INPUT, UNJUDGED, INTERRUPTED = 0, 1, 2, 125, 130
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
@@ -58,6 +59,8 @@ def printable(text: str) -> str:
 
 
 def fail(message: str, code: int) -> NoReturn:
-    """End the program with one line on stderr."""
-    sys.stderr.write(f"ktask: {printable(' '.join(message.split()))}\n")
+    """End the program with one line on stderr, which is cut if it is very long."""
+    line = " ".join(message.split())
+    line = line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]} ..."
+    sys.stderr.write(f"ktask: {printable(line)}\n")
     sys.exit(code)

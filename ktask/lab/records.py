@@ -24,8 +24,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ktask.common.files import atomic_write, require_regular, write_json
-from ktask.lab import traces
+from ktask.common.files import atomic_write, write_json
+from ktask.lab import parquet_files, traces
 from ktask.lab.measure import flags
 from ktask.lab.run_files import read_grid, read_machine, read_skips
 from ktask.workloads import conditions
@@ -34,8 +34,12 @@ if TYPE_CHECKING:
     from ktask.lab.evidence import Evidence
     from ktask.lab.evidence.store import CaseKey
 
+<<<<<<< HEAD
 MOST_ROWS = 1_000_000  # of one process
 SCHEMA_VERSION = "1.8"
+=======
+SCHEMA_VERSION = "1.7"
+>>>>>>> e1f402c (A campaign of kills, races, hostile input, faults and bad peers; a policy in the page; limits on texts in Parquet files)
 
 # name, Frictionless type, Arrow type, what it is
 COLUMNS: tuple[tuple[str, str, pa.DataType, str], ...] = (
@@ -197,8 +201,7 @@ def read_records(path: Path) -> pd.DataFrame:
         If the file is damaged, has other columns or impossible numbers; the message names it.
     """
     try:
-        _require_few(path)
-        table = pq.read_table(path)
+        table = parquet_files.read(path)
         is_before_fill = "pass" not in table.column_names
         for name in _SINCE.keys() - set(table.column_names):
             table = table.append_column(name, pa.array([_SINCE[name]] * len(table), SCHEMA.field(name).type))
@@ -213,18 +216,9 @@ def read_records(path: Path) -> pd.DataFrame:
     except (pa.ArrowException, OSError, KeyError) as error:
         reason = str(error).partition("\n")[0]  # what follows is a dump of the schema
         raise ValueError(
-            f"{path} is not a readable record file ({reason}); delete it and resume the run"
+            f"{path} is not a readable record file ({reason}); delete it and resume the run, or "
+            "report on the rest without it"
         ) from error
-
-
-def _require_few(path: Path) -> None:
-    """Refuse a file that no process of a cell has written."""
-    try:
-        require_regular(path)
-    except ValueError as error:
-        raise pa.ArrowInvalid(str(error)) from None
-    if (rows := pq.read_metadata(path).num_rows) > MOST_ROWS:
-        raise pa.ArrowInvalid(f"it has {rows} rows, more than {MOST_ROWS}")
 
 
 def _with_fill(rows: pd.DataFrame) -> pd.DataFrame:

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from ktask.common.files import atomic_write
 from ktask.engine.task import Result
+from ktask.lab import parquet_files
 
 # name, Frictionless type, Arrow type, what it is
 COLUMNS: tuple[tuple[str, str, pa.DataType, str], ...] = (
@@ -75,7 +76,7 @@ def read_traces(run: Path) -> pd.DataFrame:
 
 def _read(path: Path) -> pd.DataFrame:
     try:
-        table = pq.read_table(path)
+        table = parquet_files.read(path)
         if "pass" not in table.column_names:  # of an older run
             table = table.append_column("pass", pa.array([1] * len(table), pa.int32()))
         return table.select(SCHEMA.names).cast(SCHEMA).to_pandas()

@@ -1,5 +1,7 @@
 """From run directories to one self-contained HTML file."""
 
+import base64
+import hashlib
 import importlib
 import re
 from collections.abc import Callable, Sequence
@@ -14,6 +16,13 @@ from ktask.lab.sweep import notebooks
 from ktask.lab.sweep.kernels import Kernels
 
 REPORT_FOLDER = Path(__file__).resolve().parent
+TEMPLATE = REPORT_FOLDER / "template"
+# What a browser may do with the page: draw it, run the one script, whose hash follows, and nothing else.
+# Figures have their colours in attributes, which no hash can stand for.
+POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
+    "script-src 'sha256-{}'"
+)
 PRELOADED = ("ktask.report.contents", "scipy.stats")  # what the notebook imports
 HEADING = re.compile(r'<h([23]) id="([^"]*)">(.*?)</h\1>', re.DOTALL)
 TAG = re.compile(r"<[^>]+>")
@@ -86,10 +95,16 @@ def to_html(notebook: dict, title: str) -> str:
         extra_template_basedirs=[str(REPORT_FOLDER)],
         filters={"contents": contents, "markdown2html": markdown2html},
     )
-    resources = {"page_title": title, "style": (REPORT_FOLDER / "template" / "style.css").read_text("utf-8")}
+    style, script = ((TEMPLATE / name).read_text("utf-8") for name in ("style.css", "search.js"))
+    resources = {"page_title": title, "style": style, "script": script, "policy": policy(script)}
     # Not the method of HTMLExporter: it parses the page once more (1 s) for attributes that ours has anyway.
     body, _ = TemplateExporter.from_notebook_node(exporter, from_dict(notebook), resources=resources)
     return with_hard_spaces(body)
+
+
+def policy(script: str) -> str:
+    """Return the Content-Security-Policy of a page whose one script this is."""
+    return POLICY.format(base64.b64encode(hashlib.sha256(script.encode()).digest()).decode())
 
 
 def with_hard_spaces(page: str) -> str:

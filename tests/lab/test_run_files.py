@@ -104,7 +104,7 @@ def test_records_that_are_no_file_are_named(run):
 
 
 def test_records_beyond_all_measure_are_refused(run, monkeypatch):
-    monkeypatch.setattr("ktask.lab.records.MOST_ROWS", 3)
+    monkeypatch.setattr("ktask.lab.parquet_files.MOST_ROWS", 3)
     with pytest.raises(ValueError, match="rows, more than 3"):
         read_records(min((run / "records").glob("*.parquet")))
 

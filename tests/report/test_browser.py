@@ -1,5 +1,6 @@
 """The committed report and the notebooks in a real browser that reaches nothing but this machine."""
 
+import base64
 import json
 import os
 import re
@@ -84,8 +85,42 @@ def test_figures_have_size(page):
 
 
 def test_data_of_a_figure_are_a_click_away(page):
-    text = page.run("fetch(document.querySelector('a.data').href).then(answer => answer.text())")
-    assert len(text.splitlines()) > 2
+    kind, _, data = page.run("document.querySelector('a.data').href").partition(",")
+    assert kind == "data:text/csv;base64"
+    assert len(base64.b64decode(data).splitlines()) > 2
+
+
+def test_the_flame_graphs_can_be_searched(page):
+    page.run("""(() => {
+      const input = document.querySelector('.flame-search input');
+      input.value = document.querySelector('.flame g title').textContent.split(': ')[0];
+      input.dispatchEvent(new Event('input'));
+    })()""")
+    assert re.fullmatch(r"[1-9]\d* found", page.run("document.querySelector('.flame output').value"))
+    assert page.run("document.querySelectorAll('.flame')[0].querySelectorAll('g.hit').length") > 0
+
+
+INJECTED = """<script>window.ran = 1</script><svg onload="window.ran = 1"></svg>
+<img src="data:image/png,x" onerror="window.ran = 1"><img src="http://127.0.0.1:9/x.png">
+<iframe src="about:blank"></iframe>
+<style>@import url(http://127.0.0.1:9/x.css);</style><form action="http://127.0.0.1:9"><button>x</button></form>
+<a href="javascript:void(window.ran = 1)">x</a></main>"""
+
+
+def test_what_gets_into_the_page_is_not_run_and_loads_nothing(new_page, tmp_path):
+    """As if everything that escapes and cuts text on its way into the page had failed."""
+    changed = tmp_path / "page.html"
+    text = REPORT.read_text(encoding="utf-8")
+    changed.write_text(text.replace("</main>", INJECTED), encoding="utf-8")
+    page = new_page()
+    page.open(changed.as_uri())
+    page.run("document.querySelector('form button').click()")
+    page.run("document.querySelector('main > a').click()")
+    page.run("new Promise(done => setTimeout(done, 100))")
+    assert page.run("window.ran") is None
+    assert [one for one in page.requests if not one.startswith(("data:", changed.as_uri()))] == []
+    assert sum("Content Security Policy" in one for one in page.complaints) >= 5
+    assert page.run("document.querySelector('.flame-search').hidden") is False  # our own script ran
 
 
 @LIGHT_AND_DARK

@@ -1003,6 +1003,16 @@ def test_the_page_loads_nothing(html, parsed):
     assert len(html) < 5_000_000
 
 
+def test_a_browser_is_asked_to_run_nothing_but_the_script_of_the_page(parsed):
+    """The browser tests try it; here the page is one with text from a hostile run."""
+    (policy,) = (
+        known["content"] for tag, known in parsed.elements if tag == "meta" and "http-equiv" in known
+    )
+    rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
+    assert rules["default-src"] == rules["base-uri"] == rules["form-action"] == "'none'"
+    assert re.fullmatch(r"'sha256-[\w+/]{43}='", rules["script-src"])
+
+
 def test_the_page_can_be_read_by_machines(html, parsed):
     assert html.startswith("<!DOCTYPE html>")
     assert '<html lang="en">' in html

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from ktask.common.files import atomic_write
 from ktask.common.units import exact_size
 from ktask.host.perf import SAMPLES_PER_S
+from ktask.lab import parquet_files
 from ktask.lab.evidence.case import Evidence
 from ktask.lab.evidence.collect import Look
 from ktask.lab.evidence.locks import Wait
@@ -55,7 +56,6 @@ COLUMNS: tuple[tuple[str, str, pa.DataType, str], ...] = (
 SCHEMA = pa.schema([pa.field(name, kind) for name, _, kind, _ in COLUMNS])
 WAYS = {"serial": "serial", "threads": "many", "alone": "alone"}  # the way, and its place in `Evidence`
 BETWEEN = ";"
-MOST_ROWS = 1_000_000
 _NUMBERS = [one for one in fields(Look) if one.type in ("int", "float", "bool")]
 _AT_LEAST = {"threads": 1, "repetitions": 1}
 
@@ -138,9 +138,7 @@ def load(run: Path) -> dict[CaseKey, Evidence]:
 def read(path: Path) -> tuple[CaseKey, Evidence]:
     """Return the evidence in one file, and what it is about; ValueError if it is damaged."""
     try:
-        if pq.read_metadata(path).num_rows > MOST_ROWS:
-            raise ValueError(f"it has more than {MOST_ROWS} rows")
-        rows = pq.read_table(path).select(SCHEMA.names).cast(SCHEMA).to_pylist()
+        rows = parquet_files.read(path).select(SCHEMA.names).cast(SCHEMA).to_pylist()
         _check(rows)
         return _key(rows), _evidence(rows)
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:

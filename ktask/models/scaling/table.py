@@ -42,6 +42,7 @@ GROUPS = (
 UNLIKELY = 30.0
 MOST_COLUMNS, MOST_CELLS = 1000, 2_000_000
 MOST_THREADS = 1 << 20
+MOST_CURVES = 2000  # each is fitted, which takes some hundredths of a second
 SHORTEST_S, LONGEST_S = 1e-12, 1e12  # what is outside of these is no time of a task
 NUMBER = r"(?i)^\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)\s*([a-zµ]*)\s*$"
 
@@ -341,6 +342,11 @@ class _File:
         is_new = rows.groupby("key").is_new.transform("any")
         self.aside["repeats of an earlier version"] = int((~is_new).sum())
         found = list(rows[is_new].groupby("key", sort=False))
+        if len(found) > MOST_CURVES:
+            problem = (
+                f"{len(found)} curves, by {', '.join(names)}; use at most {MOST_CURVES}, or --by less columns"
+            )
+            raise self.error(rows.index[0], problem)
         for _, same in found:
             self.check_jumps(same, clock)
         counts = rows.threads[is_new].unique()

@@ -1,0 +1,58 @@
+"""Parquet files from another hand: what is too much is refused before it takes memory."""
+
+import os
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ktask.lab import parquet_files, traces
+from ktask.lab.evidence import store
+
+TABLE = pa.table({"name": ["a", "b", "a"], "n": [1, 2, 3], "flags": [["x"], [], ["y", "z"]]})
+
+
+@pytest.fixture
+def path(tmp_path):
+    pq.write_table(TABLE, tmp_path / "a.parquet", compression="zstd")
+    return tmp_path / "a.parquet"
+
+
+def test_what_is_usual_is_read_as_it_is(path):
+    assert parquet_files.read(path).equals(TABLE)
+
+
+@pytest.mark.parametrize(
+    ("limit", "most", "message"),
+    [
+        ("MOST_ROWS", 2, "it has 3 rows, more than 2"),
+        ("MOST_BYTES", 10, "bytes, unpacked, more than 10"),
+        ("LONGEST_TEXT", 0, "column name has a text of 1 bytes, more than 0"),
+        ("MOST_TEXT_BYTES", 2, "column name has texts of 3 bytes, more than 2"),
+    ],
+)
+def test_what_is_too_much_is_refused(path, monkeypatch, limit, most, message):
+    monkeypatch.setattr(parquet_files, limit, most)
+    with pytest.raises(pa.ArrowInvalid, match=message):
+        parquet_files.read(path)
+
+
+def test_a_long_text_said_a_million_times_takes_no_memory(tmp_path):
+    """Some kilobytes that would be 20 GB."""
+    text = pa.DictionaryArray.from_arrays(pa.array([0] * 1_000_000, pa.int32()), ["x" * 20_000])
+    pq.write_table(pa.table({"text": text}), tmp_path / "a.parquet", store_schema=False)
+    assert (tmp_path / "a.parquet").stat().st_size < 100_000
+    with pytest.raises(pa.ArrowInvalid, match="has texts of 20000000000 bytes"):
+        parquet_files.read(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize(("folder", "read"), [("traces", traces.read_traces), ("evidence", store.load)])
+def test_pipes_and_long_texts_are_refused_among_traces_and_evidence(tmp_path, folder, read):
+    (tmp_path / folder).mkdir()
+    os.mkfifo(tmp_path / folder / "a.parquet")
+    with pytest.raises(ValueError, match="a.parquet is not a regular file"):
+        read(tmp_path)
+    (tmp_path / folder / "a.parquet").unlink()
+    pq.write_table(pa.table({"name": ["x" * 30_000]}), tmp_path / folder / "a.parquet")
+    with pytest.raises(ValueError, match="a text of 30000 bytes"):
+        read(tmp_path)
