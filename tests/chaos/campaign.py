@@ -35,7 +35,7 @@ KINDS = {
     for one in (kills.KILLS, kills.RACES, *fuzz.IN_PROCESS, fuzz.BY_COMMAND, faults.KIND, peers.KIND)
 }
 IN_PROCESS = {kind.name for kind in fuzz.IN_PROCESS}
-SLICE = 250  # inputs in one process between two looks at the clock
+SLICE = 1000  # inputs in one process between two looks at the clock
 MOST_KEPT = 50  # failures of a kind
 
 
@@ -108,12 +108,13 @@ def try_kind(kind: Kind, wanted: int, found: dict[str, Any], folder: Path, end: 
 
 
 def table(kinds: dict[str, Any]) -> str:
-    """Return what was tried, held and failed as text."""
-    lines = [f"{'':14}{'tried':>8}{'held':>8}{'failed':>8}{'skipped':>9}{'minutes':>9}  what"]
+    """Return what was tried, held and failed as a Markdown table, with a line for each failure below it."""
+    lines = ["| trials | tried | held | failed | skipped | minutes |", "|---|---|---|---|---|---|"]
     for name, one in kinds.items():
-        held, skipped = one["tried"] - one["failed"], sum(one["skipped"].values())
-        counts = f"{one['tried']:>8}{held:>8}{one['failed']:>8}{skipped:>9}{one['seconds'] / 60:>9.1f}"
-        lines.append(f"{name:14}{counts}  {KINDS[name].about}")
+        counts = (one["tried"], one["tried"] - one["failed"], one["failed"], sum(one["skipped"].values()))
+        shown = " | ".join(f"{n:,}" for n in counts)
+        lines.append(f"| `{name}`: {KINDS[name].about} | {shown} | {one['seconds'] / 60:.1f} |")
+    lines.append("")
     for one in kinds.values():
         lines += [f"failed {row['trial']}: {row['problem']}" for row in one["failures"]]
         lines += [f"skipped {n}: {why}" for why, n in one["skipped"].items()]

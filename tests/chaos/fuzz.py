@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import importlib
 import io
@@ -19,6 +20,7 @@ from random import Random
 
 import inputs
 import trials
+import typer.main
 from trials import BrokenError, Ended, Kind, require
 
 OUT_OF_MEMORY = "memory has run out"
@@ -69,6 +71,13 @@ def preload() -> None:
     """Load what the commands need, so that a fork has it."""
     for name in MODULES:
         importlib.import_module(f"ktask.{name}")
+
+
+def _keep_what_is_not_tried() -> None:
+    """Have the sample and the help of all verbs made once: both take longer than reading an input."""
+    estimate = sys.modules["ktask.lab.sweep.estimate"]
+    estimate.load_run = functools.cache(estimate.load_run)  # type: ignore[attr-defined]
+    typer.main.get_command = functools.cache(typer.main.get_command)
 
 
 def called(words: list[str]) -> Ended:
@@ -143,6 +152,7 @@ def _child(name: str, seeds: list[int], folder: Path, said: int) -> None:
         os.dup2(null.fileno(), 2)
     resource.setrlimit(resource.RLIMIT_AS, (size + trials.LIMIT_BYTES,) * 2)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    _keep_what_is_not_tried()
     for seed in seeds:
         problem = _one(name, seed, place)
         os.write(said, (json.dumps(problem) + "\n").encode())

@@ -5,6 +5,7 @@ Everything follows from a seed.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import csv
 import io
@@ -166,8 +167,8 @@ def table_paths() -> list[Path]:
 # --- runs -------------------------------------------------------------------------------------------------
 
 
-def small_run(folder: Path, cells: int = 2) -> Path:
-    """Make a run of some cells of the sample in `folder`, once, and return its directory."""
+def small_run(folder: Path, cells: int = 2, passes: int = 2) -> Path:
+    """Make a run of some cells and passes of the sample in `folder`, once, and return its directory."""
     path = folder / "run"
     if not path.exists():
         begun = folder / f"run.{os.getpid()}"
@@ -175,10 +176,11 @@ def small_run(folder: Path, cells: int = 2) -> Path:
         for name in ("machine.json", "grid.yaml", "datapackage.json"):
             shutil.copy(SAMPLE / name, begun)
         names = sorted({file.name.partition(".")[0] for file in (SAMPLE / "records").iterdir()})[:cells]
+        stems = {name + end for name in names for end in ("", *(f".pass{k}" for k in range(2, passes + 1)))}
         for part in ("records", "evidence", "traces", "skipped", "cells"):
             (begun / part).mkdir()
-            for file in (SAMPLE / part).glob("*") if part != "cells" else ():
-                if file.name.partition(".")[0] in names or part == "skipped":
+            for file in (SAMPLE / part).glob("*.*"):
+                if file.stem in stems:
                     shutil.copy(file, begun / part)
         begun.rename(path)
     return path
@@ -195,15 +197,17 @@ def damaged_run(chance: Random, source: Path, out: Path) -> Path:
 
 
 def _change_content(chance: Random, path: Path) -> None:
-    if path.suffix == ".parquet":
-        _change_columns(chance, path)
-    elif path.suffix in (".json", ".yaml"):
-        tree = changed_tree(
-            chance, yaml.safe_load(path.read_text(encoding="utf-8", errors="replace").replace("\0", ""))
-        )
-        path.write_text(
-            json.dumps(tree) if path.suffix == ".json" else yaml.safe_dump(tree), encoding="utf-8"
-        )
+    """Change what a file says; one that is damaged already stays as it is."""
+    with contextlib.suppress(pa.ArrowException, OSError, ValueError, yaml.YAMLError):
+        if path.suffix == ".parquet":
+            _change_columns(chance, path)
+        else:
+            read, write = (
+                (json.loads, json.dumps) if path.suffix == ".json" else (yaml.safe_load, yaml.safe_dump)
+            )
+            path.write_text(
+                write(changed_tree(chance, read(path.read_text(encoding="utf-8")))), encoding="utf-8"
+            )
 
 
 def _change_columns(chance: Random, path: Path) -> None:

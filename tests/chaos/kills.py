@@ -28,12 +28,11 @@ GRID = {
     "seed": 1,
     "threads": [1, 2],
     "min_chunk": "64KiB",
-    "passes": 3,
+    "passes": 2,
     "protocol": {"least": 2, "most": 2, "budget_s": 0.1, "warmup_s": 0.2},
     "work": [
         {"workload": "page_walk", "method": "pagemap", "page_kind": "4KiB", "size": "4MiB"},
         {"workload": "zeroing", "method": "populate", "page_kind": "THP", "size": "8MiB"},
-        {"workload": "free", "method": "dontneed", "page_kind": "4KiB", "size": "4MiB"},
         {"workload": "zeroing", "method": "memset", "page_kind": "4KiB", "size": "64TiB"},
     ],
 }
@@ -187,5 +186,5 @@ def _answer(pid: int, heard: int) -> str:
     return answer
 
 
-KILLS = Kind("kills", "kill -9 of a sweep of 4 cells in 3 passes with evidence", kills, 1_000, 2)
+KILLS = Kind("kills", "kill -9 of a sweep of 3 cells in 2 passes with evidence", kills, 1_000, 2)
 RACES = Kind("races", "2 to 4 starts of one run at the same time", race, 500, 6)

@@ -74,7 +74,7 @@ def test_a_bad_end_is_noticed(code, err, what):
 
 def test_what_a_trial_leaves_behind_is_noticed(tmp_path):
     with pytest.raises(BrokenError, match="went on for more than"):
-        trials.finish(trials.start([], tmp_path, before=["sh", "-c", "sleep 60"]), tmp_path, 0.3)
+        trials.finish(trials.start([], tmp_path, before=["sh", "-c", "exec sleep 60"]), tmp_path, 0.3)
     program = "import subprocess; subprocess.Popen(['sleep', '60'])"
     trials.start([], tmp_path, before=[sys.executable, "-c", program]).wait()
     with pytest.raises(BrokenError, match="processes are left"):

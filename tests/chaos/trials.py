@@ -84,16 +84,17 @@ def start(
         for what, most in (limits or {}).items():
             resource.setrlimit(what, (most, most))
 
-    return subprocess.Popen(
-        [*before, sys.executable, "-m", "ktask", *words],
-        cwd=folder,
-        env={name: value for name, value in environment.items() if value is not None},
-        stdin=subprocess.DEVNULL,
-        stdout=(folder / "out").open("w"),
-        stderr=(folder / "err").open("w"),
-        start_new_session=True,
-        preexec_fn=limit,  # noqa: PLW1509  (no other thread is there)
-    )
+    with (folder / "out").open("w") as out, (folder / "err").open("w") as err:
+        return subprocess.Popen(
+            [*before, sys.executable, "-m", "ktask", *words],
+            cwd=folder,
+            env={name: value for name, value in environment.items() if value is not None},
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            start_new_session=True,
+            preexec_fn=limit,  # noqa: PLW1509  (no other thread is there)
+        )
 
 
 def finish(process: subprocess.Popen[str], folder: Path, limit_s: float = LIMIT_S) -> Ended:
@@ -120,7 +121,10 @@ def judge(ended: Ended, *, most_bytes: int = LIMIT_BYTES) -> None:
         raise BrokenError(f"exit {ended.code}, stderr has {found[0]!r}: {last[:300]}")
     if ended.code == 2:
         require(last.startswith("ktask: "), f"exit 2 without its line: {last[:300]!r}")
-        require(ended.err.count("ktask: ") == 1, f"exit 2 with several lines: {ended.err[-300:]!r}")
+        require(
+            len(re.findall(r"^ktask: ", ended.err, re.MULTILINE)) == 1,
+            f"exit 2 with several lines: {ended.err[-300:]!r}",
+        )
         require(len(last) <= LONGEST_LINE, f"a line of {len(last)} characters: {last[:300]}")
     elif ended.code:
         require(ended.out.strip() or last, f"exit {ended.code} without a word")

@@ -517,6 +517,6 @@ def test_a_table_without_an_end_is_refused(tmp_path):
 def test_more_curves_than_anybody_reads_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("ktask.models.scaling.table.MOST_CURVES", 3)
     path = tmp_path / "many.csv"
-    path.write_text("case,threads,time_s\n" + "".join(f"{k},1,2\n{k},2,1\n" for k in range(4)))
-    with pytest.raises(ValueError, match=r"many\.csv, line 2: 4 curves, by case; use at most 3"):
+    path.write_text("case,threads,size,time_s\n" + "".join(f"{k},1,1,2\n{k},2,1,1\n" for k in range(4)))
+    with pytest.raises(ValueError, match=r"many\.csv, line 2: 4 curves, by case, size; use at most 3"):
         read_curves(path)
