@@ -1,6 +1,7 @@
 """The command `ktask` from its first moment: a library that cannot be loaded is one line."""
 
 import os
+import resource
 import stat
 import sys
 from typing import NoReturn
@@ -8,16 +9,19 @@ from typing import NoReturn
 LAB = "the command needs the lab: `pip install 'ktask[lab]'`"
 STEP = "raise the limit on memory if there is one (`ulimit -v`), or repair the environment (`make setup`)"
 
+LEAST_DATA_BYTES = 192 << 20  # with less, OpenBLAS tries without end to get its buffers
+
 
 def main() -> None:
     """Load the command line, which takes a tenth of a second, and run it."""
     _require_standard_files()
+    _require_data()
     os.umask(os.umask(stat.S_IWOTH) | stat.S_IWOTH)  # runs and reports are for no other user to change
     try:
         from ktask.cli.app import main as run  # noqa: PLC0415
     except KeyboardInterrupt:
         _end("interrupted; nothing is left behind", 130)
-    except (ImportError, MemoryError, OSError) as error:
+    except (ImportError, MemoryError, OSError, SystemError) as error:
         _end(_message(error), 1)
     try:
         run()
@@ -36,6 +40,13 @@ def _require_standard_files() -> None:
         sys.stderr = os.fdopen(2, "w")
     if sys.stdout is None:
         _end("stdout is closed, so the result has no place; send it to a file, or to /dev/null", 2)
+
+
+def _require_data() -> None:
+    limit = resource.getrlimit(resource.RLIMIT_DATA)[0]
+    if 0 <= limit < LEAST_DATA_BYTES:  # it is -1 if there is none
+        need = f"ktask needs {LEAST_DATA_BYTES >> 20} MiB"
+        _end(f"data may take {limit >> 20} MiB, and {need}; raise what limits it (`ulimit -d`)", 1)
 
 
 def _message(error: Exception) -> str:

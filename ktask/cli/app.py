@@ -71,7 +71,7 @@ def main() -> None:
         code = INTERRUPTED
     except (ValueError, OSError) as error:
         fail(_message(error), BAD_INPUT)
-    except MemoryError:
+    except (MemoryError, SystemError):  # the latter from within Python, which did not get memory either
         fail("memory has run out; raise what limits it (`ulimit -v`, `ulimit -d`), or use less", FOUND)
     except Exception as error:
         if not hasattr(error, "format_message"):

@@ -72,13 +72,16 @@ def _killed(chance: Random, folder: Path) -> bool:
     others = mine and chance.random() > OF_THE_COMMAND
     target = chance.choice(mine).pid if others else process.pid
     if is_over := process.poll() is not None:
-        require(process.returncode == 0, f"exit {process.returncode}: {(folder / 'err').read_text()[-300:]}")
+        require(
+            process.returncode == 0, f"exit {process.returncode}: {(process.stderr.read() or b'')[-300:]!r}"
+        )
     else:
         with contextlib.suppress(ProcessLookupError):
             os.kill(target, signal.SIGKILL)
     if others and not is_over:  # the sweep has to go on, or to say in one line why it does not
         trials.judge(trials.finish(process, folder, END_LIMIT_S))
     process.wait()
+    trials.let_go(process)
     trials.gone(folder)
     return not is_over
 

@@ -76,7 +76,9 @@ def test_what_a_trial_leaves_behind_is_noticed(tmp_path):
     with pytest.raises(BrokenError, match="went on for more than"):
         trials.finish(trials.start([], tmp_path, before=["sh", "-c", "exec sleep 60"]), tmp_path, 0.3)
     program = "import subprocess; subprocess.Popen(['sleep', '60'])"
-    trials.start([], tmp_path, before=[sys.executable, "-c", program]).wait()
+    started = trials.start([], tmp_path, before=[sys.executable, "-c", program])
+    started.wait()
+    trials.let_go(started)
     with pytest.raises(BrokenError, match="processes are left"):
         trials.gone(tmp_path, 0.1)
     trials.gone(tmp_path)

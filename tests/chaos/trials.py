@@ -73,7 +73,7 @@ def start(
     before: Sequence[str] = (),
     limits: Mapping[int, int] | None = None,
     **env: str | None,
-) -> subprocess.Popen[str]:
+) -> subprocess.Popen[bytes]:
     """Start `ktask` in `folder`, with places of its own for what is temporary; None unsets a variable."""
     (folder / "tmp").mkdir(exist_ok=True)
     (folder / "runtime").mkdir(mode=0o700, exist_ok=True)
@@ -84,33 +84,46 @@ def start(
         for what, most in (limits or {}).items():
             resource.setrlimit(what, (most, most))
 
-    with (folder / "out").open("w") as out, (folder / "err").open("w") as err:
-        return subprocess.Popen(
-            [*before, sys.executable, "-m", "ktask", *words],
-            cwd=folder,
-            env={name: value for name, value in environment.items() if value is not None},
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=err,
-            start_new_session=True,
-            preexec_fn=limit,  # noqa: PLW1509  (no other thread is there)
-        )
+    process = subprocess.Popen(
+        [*before, sys.executable, "-m", "ktask", *words],
+        cwd=folder,
+        env={name: value for name, value in environment.items() if value is not None},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,  # a file would be within the limits on files
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=limit,  # noqa: PLW1509  (no other thread is there)
+    )
+    for stream in (process.stdout, process.stderr):
+        os.set_blocking(stream.fileno(), False)  # type: ignore[union-attr]
+    return process
 
 
-def finish(process: subprocess.Popen[str], folder: Path, limit_s: float = LIMIT_S) -> Ended:
+def finish(process: subprocess.Popen[bytes], folder: Path, limit_s: float = LIMIT_S) -> Ended:
     """Wait for the end of a command, and say what came of it; one that goes on for too long is broken."""
     began, code, usage = time.monotonic(), None, None
+    out, err = bytearray(), bytearray()
     while code is None and time.monotonic() < began + limit_s:
         pid, status, usage = os.wait4(process.pid, os.WNOHANG)
         code = os.waitstatus_to_exitcode(status) if pid else None
+        out += process.stdout.read() or b""  # type: ignore[union-attr]
+        err += process.stderr.read() or b""  # type: ignore[union-attr]
         time.sleep(0 if pid else 0.01)
     if code is None:
         end_all(folder)
         process.wait()
-        raise BrokenError(f"went on for more than {limit_s:g} s")
-    process.returncode = code
-    out, err = ((folder / name).read_text(errors="replace") for name in ("out", "err"))
-    return Ended(code, out, err, time.monotonic() - began, 1024 * usage.ru_maxrss)
+    else:
+        process.returncode = code
+    let_go(process)
+    require(code is not None, f"went on for more than {limit_s:g} s")
+    texts = out.decode(errors="replace"), err.decode(errors="replace")
+    return Ended(code, *texts, time.monotonic() - began, 1024 * usage.ru_maxrss)
+
+
+def let_go(process: subprocess.Popen[bytes]) -> None:
+    """Close the ends of the pipes to a command that is over."""
+    for stream in (process.stdout, process.stderr):
+        stream.close()  # type: ignore[union-attr]
 
 
 def judge(ended: Ended, *, most_bytes: int = LIMIT_BYTES) -> None:
@@ -178,14 +191,18 @@ def listening_beyond_loopback(folder: Path) -> list[str]:
 
 
 def shared_with_all() -> set[str]:
-    """Return what outlives processes and has a name of ktask: shared memory, control groups, mounts."""
+    """Return what outlives processes and has a name of ktask, but for what a living process may need."""
     roots = (Path("/dev/shm"), Path("/sys/fs/cgroup"), Path("/dev/hugepages"))
+    found = [
+        path for root in roots if root.is_dir() for path in (*root.glob("*ktask*"), *root.glob("*/*ktask*"))
+    ]
     return {
-        str(path)
-        for root in roots
-        if root.is_dir()
-        for path in (*root.glob("*ktask*"), *root.glob("*/*ktask*"))
+        str(path) for path in found if not any(map(_is_number_of_a_process, re.findall(r"\d+", path.name)))
     }
+
+
+def _is_number_of_a_process(text: str) -> bool:
+    return Path("/proc", text).exists()
 
 
 def run(words: Sequence[str], folder: Path, limit_s: float = LIMIT_S, **how: Any) -> Ended:

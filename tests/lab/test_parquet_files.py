@@ -50,7 +50,7 @@ def test_a_long_text_said_a_million_times_takes_no_memory(tmp_path):
 def test_pipes_and_long_texts_are_refused_among_traces_and_evidence(tmp_path, folder, read):
     (tmp_path / folder).mkdir()
     os.mkfifo(tmp_path / folder / "a.parquet")
-    with pytest.raises(ValueError, match="a.parquet is not a regular file"):
+    with pytest.raises(ValueError, match=r"a\.parquet is not a regular file"):
         read(tmp_path)
     (tmp_path / folder / "a.parquet").unlink()
     pq.write_table(pa.table({"name": ["x" * 30_000]}), tmp_path / folder / "a.parquet")

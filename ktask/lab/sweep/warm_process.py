@@ -19,7 +19,6 @@ import random
 import signal
 import socket
 import sys
-import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -71,8 +70,9 @@ def _fork(request: dict[str, Any], server: socket.socket) -> int:
             server.close()
             _prepare(request, parent)
             (_run_kernel if is_safe else _start_python)(request["connection_file"])
-        except BaseException:
-            traceback.print_exc()
+        except BaseException as error:
+            why = " ".join(f"{type(error).__name__}: {error}".split())
+            sys.stderr.write(f"\nthe process of a notebook cannot start: {why}\n")
         finally:
             os._exit(1)
     return pid

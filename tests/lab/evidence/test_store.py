@@ -8,7 +8,7 @@ import pytest
 from seen_evidence import KEY, SEEN, a_look, kept
 
 from ktask.lab import records
-from ktask.lab.evidence import Evidence, store
+from ktask.lab.evidence import Evidence
 from ktask.lab.evidence.store import SCHEMA, load
 
 
@@ -68,7 +68,7 @@ def test_what_cannot_be_evidence_is_named(tmp_path, how, reason):
 def test_a_file_that_is_no_table_is_named(tmp_path, monkeypatch):
     path = kept(tmp_path)
     monkeypatch.setattr("ktask.lab.parquet_files.MOST_ROWS", 3)
-    with pytest.raises(ValueError, match="it has .* rows, more than 3"):
+    with pytest.raises(ValueError, match="rows, more than 3"):
         load(tmp_path)
     path.write_bytes(b"no")
     with pytest.raises(ValueError, match="not readable evidence"):
