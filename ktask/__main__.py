@@ -9,13 +9,18 @@ from typing import NoReturn
 LAB = "the command needs the lab: `pip install 'ktask[lab]'`"
 STEP = "raise the limit on memory if there is one (`ulimit -v`), or repair the environment (`make setup`)"
 
-LEAST_DATA_BYTES = 192 << 20  # with less, OpenBLAS tries without end to get its buffers
+# What this process must be allowed: with less data, OpenBLAS tries without end to get its buffers; with fewer
+# files, the libraries that run notebooks fail each in a way of its own.
+LEAST = (
+    (resource.RLIMIT_DATA, 192 << 20, "bytes of data", "ulimit -d"),
+    (resource.RLIMIT_NOFILE, 128, "open files", "ulimit -n"),
+)
 
 
 def main() -> None:
     """Load the command line, which takes a tenth of a second, and run it."""
     _require_standard_files()
-    _require_data()
+    _require_limits()
     os.umask(os.umask(stat.S_IWOTH) | stat.S_IWOTH)  # runs and reports are for no other user to change
     try:
         from ktask.cli.app import main as run  # noqa: PLC0415
@@ -42,11 +47,11 @@ def _require_standard_files() -> None:
         _end("stdout is closed, so the result has no place; send it to a file, or to /dev/null", 2)
 
 
-def _require_data() -> None:
-    limit = resource.getrlimit(resource.RLIMIT_DATA)[0]
-    if 0 <= limit < LEAST_DATA_BYTES:  # it is -1 if there is none
-        need = f"ktask needs {LEAST_DATA_BYTES >> 20} MiB"
-        _end(f"data may take {limit >> 20} MiB, and {need}; raise what limits it (`ulimit -d`)", 1)
+def _require_limits() -> None:
+    for which, least, what, how in LEAST:
+        limit = resource.getrlimit(which)[0]
+        if 0 <= limit < least:  # it is -1 if there is none
+            _end(f"{limit} {what} are too few, ktask needs {least}; raise the limit (`{how}`)", 1)
 
 
 def _message(error: Exception) -> str:

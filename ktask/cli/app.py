@@ -74,6 +74,8 @@ def main() -> None:
     except (MemoryError, SystemError):  # the latter from within Python, which did not get memory either
         fail("memory has run out; raise what limits it (`ulimit -v`, `ulimit -d`), or use less", FOUND)
     except Exception as error:
+        if "can't start new thread" in str(error):
+            fail("no thread can be started; raise what limits them (`ulimit -u`, a control group)", FOUND)
         if not hasattr(error, "format_message"):
             raise
         fail(error.format_message(), BAD_INPUT)

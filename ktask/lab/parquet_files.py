@@ -38,7 +38,7 @@ def read(path: Path) -> pa.Table:
         if found > most:
             raise pa.ArrowInvalid(f"it has {found} {what}, more than {most}")
     texts = [field.name for field in about.schema.to_arrow_schema() if _is_text(field.type)]
-    table = pq.read_table(path, read_dictionary=texts)
+    table = pq.read_table(path, read_dictionary=texts, use_threads=False)
     for at, name in enumerate(table.column_names):
         if pa.types.is_dictionary(table.schema.field(at).type):
             table = table.set_column(at, name, _plain(name, table.column(at)))

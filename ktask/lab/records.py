@@ -34,12 +34,7 @@ if TYPE_CHECKING:
     from ktask.lab.evidence import Evidence
     from ktask.lab.evidence.store import CaseKey
 
-<<<<<<< HEAD
-MOST_ROWS = 1_000_000  # of one process
 SCHEMA_VERSION = "1.8"
-=======
-SCHEMA_VERSION = "1.7"
->>>>>>> e1f402c (A campaign of kills, races, hostile input, faults and bad peers; a policy in the page; limits on texts in Parquet files)
 
 # name, Frictionless type, Arrow type, what it is
 COLUMNS: tuple[tuple[str, str, pa.DataType, str], ...] = (
@@ -211,7 +206,7 @@ def read_records(path: Path) -> pd.DataFrame:
         for name in NEEDED:
             if table[name].null_count:
                 raise pa.ArrowInvalid(f"column {name} has a row without a value")
-        rows = table.to_pandas().astype(_MAY_BE_UNKNOWN)
+        rows = table.to_pandas(use_threads=False).astype(_MAY_BE_UNKNOWN)
         return _plausible(_with_fill(rows) if is_before_fill else rows)
     except (pa.ArrowException, OSError, KeyError) as error:
         reason = str(error).partition("\n")[0]  # what follows is a dump of the schema
@@ -267,7 +262,9 @@ def load_run(path: Path | str) -> Run:
     if not (path / "machine.json").is_file():
         raise ValueError(f"{path} is not a run: it has no machine.json; `ktask sweep quick` makes a run")
     frames = [read_records(file) for file in sorted((path / "records").glob("*.parquet"))]
-    records = pd.concat(frames, ignore_index=True) if frames else SCHEMA.empty_table().to_pandas()
+    records = (
+        pd.concat(frames, ignore_index=True) if frames else SCHEMA.empty_table().to_pandas(use_threads=False)
+    )
     machine = read_machine(path)
     if machine.get("virtualised") and records["pass"].nunique() > 1:
         records = flags.mark_cold_over_processes(records)

@@ -71,7 +71,9 @@ def read_traces(run: Path) -> pd.DataFrame:
         If a file is damaged; the message names it.
     """
     frames = [_read(path) for path in sorted((run / "traces").glob("*.parquet"))]
-    return pd.concat(frames, ignore_index=True) if frames else SCHEMA.empty_table().to_pandas()
+    return (
+        pd.concat(frames, ignore_index=True) if frames else SCHEMA.empty_table().to_pandas(use_threads=False)
+    )
 
 
 def _read(path: Path) -> pd.DataFrame:
@@ -79,7 +81,7 @@ def _read(path: Path) -> pd.DataFrame:
         table = parquet_files.read(path)
         if "pass" not in table.column_names:  # of an older run
             table = table.append_column("pass", pa.array([1] * len(table), pa.int32()))
-        return table.select(SCHEMA.names).cast(SCHEMA).to_pandas()
+        return table.select(SCHEMA.names).cast(SCHEMA).to_pandas(use_threads=False)
     except (pa.ArrowException, OSError, KeyError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(

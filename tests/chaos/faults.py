@@ -111,7 +111,7 @@ FAULTS: dict[str, Fault] = {
         for n in (100, 300, 600, 1200, 2400)
     },
     **{f"{n} MiB of data": Fault(limits={resource.RLIMIT_DATA: n * MIB}) for n in (64, 256)},
-    **{f"{n} descriptors": Fault(limits={resource.RLIMIT_NOFILE: n}) for n in (8, 16, 24, 40, 64)},
+    **{f"{n} descriptors": Fault(limits={resource.RLIMIT_NOFILE: n}) for n in (16, 64, 128, 200)},
     **{f"{n} processes": Fault(limits={resource.RLIMIT_NPROC: n}, around=ordinary) for n in (1, 3, 10)},
     "no locked memory": Fault(limits={resource.RLIMIT_MEMLOCK: 0}),
     "a stack of 128 KiB": Fault(limits={resource.RLIMIT_STACK: 128 << 10}),

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from ktask.common.resources import PUBLISHED, SAMPLE
+from ktask.lab.sweep import cells as cells_of_a_run
 from ktask.lab.sweep import grid
 from ktask.models.simulation import machines
 
@@ -180,7 +181,7 @@ def small_run(folder: Path, cells: int = 2, passes: int = 2) -> Path:
             shutil.copy(SAMPLE / name, begun)
         names = sorted({file.name.partition(".")[0] for file in (SAMPLE / "records").iterdir()})[:cells]
         stems = {name + end for name in names for end in ("", *(f".pass{k}" for k in range(2, passes + 1)))}
-        for part in ("records", "evidence", "traces", "skipped", "cells"):
+        for part in cells_of_a_run.FOLDERS:
             (begun / part).mkdir()
             for file in (SAMPLE / part).glob("*.*"):
                 if file.stem in stems:

@@ -43,26 +43,29 @@ def kills(seed: int, folder: Path) -> int:
     """Kill a sweep again and again until it is done; see that nothing is lost, doubled or left."""
     chance = Random(seed)
     (folder / "grid.yaml").write_text(yaml.safe_dump(GRID))
-    path, before = folder / "data/runs/killed", trials.shared_with_all()
+    path, done = folder / "data/runs/killed", 0
     kept: dict[str, str] = {}
-    for count in range(2 + 7 * seed % (MOST_KILLS - 2)):
-        hit = _killed(chance, folder)
+    for _ in range(2 + 7 * seed % (MOST_KILLS - 2)):
+        hit, numbers = _killed(chance, folder)
+        done += hit
         found = contents(path)
         lost = [name for name, content in kept.items() if found.get(name) != content]
-        require(not lost, f"kill {count + 1}: lost or measured twice: {lost[:3]}")
-        require(
-            trials.shared_with_all() <= before, f"kill {count + 1}: left: {trials.shared_with_all() - before}"
-        )
+        require(not lost, f"kill {done}: lost or measured twice: {lost[:3]}")
+        left = trials.shared_with_all(numbers)
+        require(not left, f"kill {done}: left: {left}")
         kept = found
         if not hit:  # the sweep was done
-            return count
+            break
     trials.run([*WORDS, "--retry"], folder, END_LIMIT_S)
     whole(path, kept)
-    return count + 1
+    return done
 
 
-def _killed(chance: Random, folder: Path) -> bool:
-    """Go on with the sweep and kill it, or one of its processes, after a while; False if it ended before."""
+def _killed(chance: Random, folder: Path) -> tuple[bool, set[int]]:
+    """Go on with the sweep and kill it, or one of its processes, after a while.
+
+    Returns whether it was still there, and the numbers of its processes.
+    """
     process = trials.start([*WORDS, "--retry"], folder)
     end = time.monotonic() + chance.uniform(0.02, LONGEST_S)
     while process.poll() is None and time.monotonic() < end:
@@ -83,7 +86,7 @@ def _killed(chance: Random, folder: Path) -> bool:
     process.wait()
     trials.let_go(process)
     trials.gone(folder)
-    return not is_over
+    return not is_over, {process.pid, *(one.pid for one in mine)}
 
 
 def contents(path: Path) -> dict[str, str]:

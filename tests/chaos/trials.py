@@ -190,19 +190,13 @@ def listening_beyond_loopback(folder: Path) -> list[str]:
     ]
 
 
-def shared_with_all() -> set[str]:
-    """Return what outlives processes and has a name of ktask, but for what a living process may need."""
+def shared_with_all(numbers: set[int]) -> set[str]:
+    """Return what outlives processes and has the name of ktask and the number of one of these processes."""
     roots = (Path("/dev/shm"), Path("/sys/fs/cgroup"), Path("/dev/hugepages"))
     found = [
         path for root in roots if root.is_dir() for path in (*root.glob("*ktask*"), *root.glob("*/*ktask*"))
     ]
-    return {
-        str(path) for path in found if not any(map(_is_number_of_a_process, re.findall(r"\d+", path.name)))
-    }
-
-
-def _is_number_of_a_process(text: str) -> bool:
-    return Path("/proc", text).exists()
+    return {str(path) for path in found if numbers & set(map(int, re.findall(r"\d+", path.name)))}
 
 
 def run(words: Sequence[str], folder: Path, limit_s: float = LIMIT_S, **how: Any) -> Ended:
@@ -210,6 +204,6 @@ def run(words: Sequence[str], folder: Path, limit_s: float = LIMIT_S, **how: Any
     ended = finish(start(words, folder, **how), folder, limit_s)
     judge(ended)
     gone(folder)
-    left = sorted(path.name for path in (folder / "tmp").iterdir())
+    left = sorted(path.name for path in (folder / "tmp").iterdir() if path.suffix != ".slots")
     require(not left, f"left in the temporary directory: {left[:5]}")
     return ended

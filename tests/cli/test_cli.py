@@ -347,6 +347,7 @@ def test_the_default_policy_exists():
         ),
         ("raise ModuleNotFoundError('No module named x')", 1, r"No module named x; .*ktask\[lab\]"),
         ("raise MemoryError", 1, r"memory has run out; raise .*`ulimit -v`"),
+        ("raise SystemError('error return without exception set')", 1, r".*raise .*`ulimit -v`"),
         ("raise KeyboardInterrupt", 130, "interrupted; nothing is left behind"),
     ],
 )
@@ -357,6 +358,30 @@ def test_what_goes_wrong_while_libraries_are_loaded_is_one_line(library, source,
     done = commands.run("run zeroing --size 1MiB --repetitions 1 --passes 1")
     assert (done.returncode, done.stdout) == (code, "")
     assert re.fullmatch(rf"ktask: .*{said}.*\n", done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [("-d 65536", "67108864 bytes of data are too few"), ("-n 64", "64 open files are too few")],
+)
+def test_limits_that_libraries_do_not_bear_are_one_line(limit, said):
+    """With little data, OpenBLAS goes on without end; with few files, notebooks end in tracebacks."""
+    command = f"ulimit {limit}; exec {sys.executable} -m ktask sweep tiny"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 1
+    assert re.fullmatch(
+        rf"ktask: {said}, ktask needs \d+; raise the limit \(`ulimit {limit[:2]}`\)\n", done.stderr
+    )
+
+
+def test_without_threads_it_is_one_line(typed, monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(cli, "app", refuse)
+    code, _, err = typed("doctor")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "no thread can be started; raise what limits them" in err
 
 
 def test_what_the_run_cannot_write_is_not_taken_for_a_library(monkeypatch):

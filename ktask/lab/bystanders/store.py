@@ -14,7 +14,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ktask.common.files import atomic_write, require_regular
+from ktask.common.files import atomic_write
+from ktask.lab import parquet_files
 from ktask.lab.bystanders import probes
 from ktask.lab.bystanders.collect import ELSEWHERE, HELPER, PHASES, WAYS, Bystanders
 from ktask.lab.bystanders.neighbours import ANOTHER, SAME
@@ -101,19 +102,20 @@ def load(run: Path) -> pd.DataFrame:
         If a file is damaged; the message names it.
     """
     frames = [read(path) for path in sorted((run / FOLDER).glob("*.parquet"))]
-    return pd.concat(frames, ignore_index=True) if frames else SCHEMA.empty_table().to_pandas()
+    return (
+        pd.concat(frames, ignore_index=True) if frames else SCHEMA.empty_table().to_pandas(use_threads=False)
+    )
 
 
 def read(path: Path) -> pd.DataFrame:
     """Return the rows of one file; ValueError if it is damaged."""
     try:
-        require_regular(path)
-        if pq.read_metadata(path).num_rows > MOST_ROWS:
+        table = parquet_files.read(path).select(SCHEMA.names).cast(SCHEMA)
+        if len(table) > MOST_ROWS:
             raise ValueError(f"it has more than {MOST_ROWS} rows")
-        table = pq.read_table(path).select(SCHEMA.names).cast(SCHEMA)
         for k, row in enumerate(table.to_pylist()):
             _check(k, row)
-        return table.to_pandas()
+        return table.to_pandas(use_threads=False)
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{path} is not readable ({reason}); delete it, it is no measurement") from error

@@ -71,8 +71,7 @@ def _fork(request: dict[str, Any], server: socket.socket) -> int:
             _prepare(request, parent)
             (_run_kernel if is_safe else _start_python)(request["connection_file"])
         except BaseException as error:
-            why = " ".join(f"{type(error).__name__}: {error}".split())
-            sys.stderr.write(f"\nthe process of a notebook cannot start: {why}\n")
+            _say_in_one_line(error)
         finally:
             os._exit(1)
     return pid
@@ -151,11 +150,21 @@ _hole: mmap.mmap | None = None
 def main(fd: int, *modules: str) -> None:
     """Import `modules`, then serve on the socket `fd`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who asks
-    for module in modules:
-        importlib.import_module(module)
-    gc.collect()
-    gc.freeze()  # the collector of a cell leaves alone what it shares with this process
-    serve(socket.socket(fileno=fd))
+    try:
+        for module in modules:
+            importlib.import_module(module)
+        gc.collect()
+        gc.freeze()  # the collector of a cell leaves alone what it shares with this process
+        serve(socket.socket(fileno=fd))
+    except Exception as error:
+        _say_in_one_line(error)
+        sys.exit(1)
+
+
+def _say_in_one_line(error: BaseException) -> None:
+    """Say why a process does not go on; whoever waits for it says what that means."""
+    why = " ".join(f"{type(error).__name__}: {error}".split())
+    sys.stderr.write(f"\nthe process of a notebook cannot start: {why}\n")
 
 
 if __name__ == "__main__":
