@@ -7,6 +7,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from conftest import run_python
 
 from ktask.lab.sweep import scheduler
 
@@ -55,6 +56,25 @@ def test_another_service_on_the_port_is_told_as_that(answer):
         scheduler.connect(address),
     ):
         pass
+
+
+def test_a_client_that_did_not_come_about_is_not_waited_for():
+    """Dask's own waits 40 s at the end of the process, and ends with a traceback."""
+    code = """
+        import sys
+        from ktask.lab.sweep import scheduler
+        try:
+            with scheduler.connect(sys.argv[1]):
+                pass
+        except scheduler.ClusterError as error:
+            print(error)
+    """
+    began = time.monotonic()
+    with listener(b"HTTP/1.1 400 Bad Request\r\n\r\n") as address:
+        done = run_python(code, address)
+    assert "is no Dask scheduler" in done.stdout
+    assert done.stderr == ""
+    assert time.monotonic() - began < 30
 
 
 @pytest.mark.parametrize("port", [65536, 99999])
