@@ -195,4 +195,4 @@ def _mounted(commands: str) -> list[str]:
     return ["unshare", "--mount", "sh", "-ec", f'{commands}; exec "$@"', "sh"]
 
 
-KIND = Kind("faults", "commands without memory, disk, descriptors, folders, ...", attempt, len(PAIRS), 2)
+KIND = Kind("faults", "commands without memory, disk, descriptors, folders, ...", attempt, len(PAIRS), 1)

@@ -216,11 +216,11 @@ def by_command(seed: int, folder: Path) -> int:
 
 
 IN_PROCESS = (
-    Kind("grid", "grids, read and estimated", attempt("grid"), 35_000, 40),
+    Kind("grid", "grids, read and estimated", attempt("grid"), 35_000, 20),
     Kind("machine", "machine descriptions, simulated", attempt("machine"), 25_000, 10),
     Kind("table", "CSV tables, predicted", attempt("table"), 15_000, 5),
     Kind("vectors", "files of worked cases, checked", attempt("vectors"), 15_000, 30),
     Kind("run", "run directories, compared", attempt("run"), 5_000, 5),
     Kind("command line", "words of all verbs", attempt("command line"), 5_000, 15),
 )
-BY_COMMAND = Kind("command", "any of them by the command itself, and reports", by_command, 1_000, 2)
+BY_COMMAND = Kind("command", "any of them by the command itself, and reports", by_command, 1_000, 1)

@@ -15,7 +15,12 @@ import trials
 from trials import BrokenError, Ended, Kind, SkippedError
 
 
-@pytest.mark.parametrize("kind", campaign.KINDS.values(), ids=campaign.KINDS.keys())
+LONG = {"kills": pytest.mark.long}
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(one, id=name, marks=LONG.get(name, ())) for name, one in campaign.KINDS.items()]
+)
 def test_a_few_of_each_kind_hold(kind, tmp_path):
     found = campaign.empty()
     for _ in campaign.try_kind(kind, kind.few, found, tmp_path, math.inf):
