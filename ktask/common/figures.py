@@ -249,7 +249,7 @@ def intervals(
         known = looks(list(dict.fromkeys(table[hue])))
         style = {"hue": hue, "palette": known["palette"], "markers": [*known["markers"].values()]}
     style |= {
-        "dodge": 0.4 if hue else False,
+        "dodge": 0.4 if hue and table[hue].nunique() > 1 else False,
         "markersize": 4.5,
         "markeredgewidth": 0,
         "linestyle": "none",

@@ -14,7 +14,6 @@ import pytest
 import trials
 from trials import BrokenError, Ended, Kind, SkippedError
 
-
 LONG = {"kills": pytest.mark.long}
 
 

@@ -25,15 +25,17 @@ def account():
     if reason := ordinary_user.why_not():
         pytest.skip(reason)
     folder = Path(tempfile.mkdtemp(prefix="ktask-account-"))  # pytest's own folders are closed to others
-    environment = ordinary_user.make_account(folder)
-    before = set(folder.rglob("*"))
-    for line in WAY:
-        words = [*ordinary_user.words(), sys.executable, "-m", "ktask", *line.split()]
-        how = {"cwd": folder / "clone", "env": environment, "stdin": subprocess.DEVNULL, "umask": 0}
-        done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False, **how)
-        assert done.returncode == 0, (line, done.stderr[-1000:])
-    yield folder, before
-    shutil.rmtree(folder)
+    try:
+        environment = ordinary_user.make_account(folder)
+        before = set(folder.rglob("*"))
+        for line in WAY:
+            words = [*ordinary_user.words(), sys.executable, "-m", "ktask", *line.split()]
+            how = {"cwd": folder / "clone", "env": environment, "stdin": subprocess.DEVNULL, "umask": 0}
+            done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False, **how)
+            assert done.returncode == 0, (line, done.stderr[-1000:])
+        yield folder, before
+    finally:
+        shutil.rmtree(folder)
 
 
 @pytest.mark.long

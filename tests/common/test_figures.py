@@ -55,6 +55,13 @@ def test_intervals_lie_in_rows(points):
     assert [text.get_text() for text in axis.get_yticklabels()] == ["a"]
 
 
+def test_intervals_of_one_colour_only_are_drawn(points):
+    with figures.theme():
+        _, axis = figures.single()
+        figures.intervals(axis, points[points["way"] == "a"], "speedup", "threads", "way")
+    assert 1.9 in {value for line in axis.lines for value in line.get_xdata()}
+
+
 def test_drawing_and_saving_leave_no_trace(points, tmp_path):
     with mpl.rc_context():
         mpl.rcdefaults()
