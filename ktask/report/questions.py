@@ -64,6 +64,11 @@ def _each_speedup(rows: pd.DataFrame) -> str:
     return "; ".join(words.each(rows, _speedup_of))
 
 
+def _results(study: Study, rows: pd.DataFrame) -> str:
+    """Return the anchor of the results of the first of these rows."""
+    return study.key(words.figure_key("results", rows["workload"].iloc[0]))
+
+
 # --- the answers ---------------------------------------------------------------------------------------
 
 
@@ -160,7 +165,9 @@ def real_effect(study: Study) -> Answer:
     rows = pd.concat([part for part in parts if len(part)] or [parts[0]])
     if rows.empty:
         return _missing("No start or end of a process was measured.")
-    return Answer(HERE, f"From start to end of what a user waits for: {_each_speedup(rows)}.", "results-free")
+    return Answer(
+        HERE, f"From start to end of what a user waits for: {_each_speedup(rows)}.", _results(study, rows)
+    )
 
 
 def affinity(study: Study) -> Answer:
@@ -179,7 +186,7 @@ def affinity(study: Study) -> Answer:
         "that was "
         "declined in 2022."
     )
-    return Answer(HERE, text, study.key("machine"))
+    return Answer(HERE, text, "machine")
 
 
 def power(study: Study) -> Answer:
@@ -228,7 +235,7 @@ def user_space(study: Study) -> Answer:
         f"Here a program calls the paths from its own threads: {_each_speedup(rows)}. IOMMU mappings are not "
         "in it."
     )
-    return Answer(HERE, text, study.key("results-zeroing"))
+    return Answer(HERE, text, _results(study, rows))
 
 
 def locks(study: Study) -> Answer:
@@ -247,7 +254,7 @@ def locks(study: Study) -> Answer:
         len(texts) < len(kernel)
     )
     said = f"Longest wait, of the thread time: {'; '.join(texts)}." if texts else "No path waits for a lock."
-    return Answer(HERE, f"{said}{none} One process of each path.", study.key("results"))
+    return Answer(HERE, f"{said}{none} One process of each path.", "results")
 
 
 def walks(study: Study) -> Answer:
@@ -256,7 +263,7 @@ def walks(study: Study) -> Answer:
     rows = rows[rows["method"] != "exit"]
     if rows.empty:
         return _missing("Neither walking nor freeing was measured with several threads.")
-    return Answer(HERE, f"{_each_speedup(rows)}.", study.key("results-page-walk"))
+    return Answer(HERE, f"{_each_speedup(rows)}.", _results(study, rows))
 
 
 def caches(study: Study) -> Answer:
