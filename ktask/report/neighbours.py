@@ -134,12 +134,13 @@ def section(study: Study) -> Markup:
             study.title, markup.with_code(f"Not measured: {reasons[0]}." if reasons else NOBODY)
         )
     columns: dict[str, markup.Cell] = {
-        "Path": lambda row: words.full_label(row["case"]),
-        "Size": lambda row: words.size_label(row["case"]),
+        "Path": lambda row: f"{words.full_label(row['case'])}, {words.size_label(row['case'])}",
         "Threads": lambda row: int(row["case"]["threads"]),
         "Speedup": lambda row: words.speedup(row["case"]),
         "CPU time ratio": lambda row: words.value(row["case"], "cpu_cost"),
-        **{f"{label[:1].upper()}{label[1:]}": _probe_cell(label) for label in PROBES.values()},
+    }
+    waits: dict[str, markup.Cell] = {
+        f"{label[:1].upper()}{label[1:]}": _probe_cell(label) for label in PROBES.values()
     }
     rows = [
         {"case": part.iloc[0], "probes": {row["neighbour"]: row for _, row in part.iterrows()}}
@@ -150,20 +151,19 @@ def section(study: Study) -> Markup:
         "call → "
         "beside the threads, on the CPU of the first helper."
     ).format(study.title)
-    listing = markup.table(columns, rows, caption=caption, key=study.key("prices"))
+    listing = markup.table(columns | waits, rows, caption=caption, key=study.key("prices"), text=waits)
     return markup.join([finding(found), listing, _all_probes(study)])
 
 
 ALL_PROBES: dict[str, markup.Cell] = {
     "Path": words.full_label,
     "Neighbour": lambda row: row["neighbour"],
-    "CPU": lambda row: "a helper's" if row["place"] == "helper" else "another",
+    "CPU": lambda row: "helper" if row["place"] == "helper" else "another",
     "Idle": lambda row: _both(row, IDLE),
     "Serial call": lambda row: _both(row, SERIAL),
     "Threads": lambda row: _both(row, THREADS),
     "Longest": lambda row: units.fmt_time(row["max_threads_s"]),
     "p99 against serial": ratio_text,
-    "": lambda row: row["longer"],
     "n": lambda row: int(row["n_threads"]),
 }
 
@@ -182,7 +182,7 @@ def _all_probes(study: Study) -> Markup:
         "over that beside the serial call [95 % interval over processes]; samples beside threads."
     ).format(study.title)
     listing = markup.table(
-        ALL_PROBES, rows, caption=caption, key=study.key("neighbours"), text=["Neighbour", "CPU", ""]
+        ALL_PROBES, rows, caption=caption, key=study.key("neighbours"), text=["Neighbour", "CPU"]
     )
     return Markup("<details><summary>All that neighbours found</summary>{}</details>").format(listing)
 
@@ -247,7 +247,7 @@ def cache_section(study: Study) -> Markup:
         "Path": words.full_label,
         "Stores": lambda row: "of the kernel" if row["backend"] == "kernel" else "of the program",
         "Size": words.size_label,
-        "Neighbour's CPU": lambda row: "a helper's" if row["place"] == "helper" else "another",
+        "Neighbour's CPU": lambda row: "helper" if row["place"] == "helper" else "another",
         "Beside the serial call": lambda row: _times(row, "beside_serial"),
         "in the 2 ms after": lambda row: _times(row, "after_serial"),
         "Beside the threads": lambda row: _times(row, "beside_threads"),
