@@ -18,6 +18,7 @@ import trials
 import yaml
 from trials import Kind, SkippedError, require
 
+from ktask.common.private_folders import private_of
 from ktask.lab.records import load_run
 
 LIMIT_S = 120.0
@@ -157,16 +158,17 @@ def attempt(seed: int, folder: Path) -> int:
 
 
 def _run(words: list[str], folder: Path, **how: Any) -> None:
-    """Run a command as `trials.run` does; what it left has a place of its own where TMPDIR is not ours."""
+    """Run a command as `trials.run` does; it leaves no private directory, in the usual place neither."""
+    roots = [folder / "tmp", *([Path(tempfile.gettempdir())] if "TMPDIR" in how else [])]
+    before = {path for root in roots for path in private_of(root)}
     try:
         ended = trials.finish(trials.start(words, folder, **how), folder, LIMIT_S)
     except PermissionError as error:
         raise SkippedError(f"cannot be started here: {error}") from None
     trials.judge(ended)
     trials.gone(folder)
-    for root in (folder / "tmp", Path(tempfile.gettempdir())):
-        left = [path.name for path in root.glob("ktask-private-*") if not _is_held(path)]
-        require(not left, f"left in {root}: {left[:3]}")
+    left = [path for root in roots for path in private_of(root) if path not in before and not _is_held(path)]
+    require(not left, f"left: {left[:3]}")
 
 
 def _is_held(path: Path) -> bool:
