@@ -141,12 +141,14 @@ def _batch(name: str, seeds: list[int], folder: Path) -> Iterator[tuple[int, str
         finally:
             os._exit(code)
     os.close(said)
-    done = 0
-    with os.fdopen(heard, encoding="utf-8") as lines:
-        for line in lines:
-            done += 1
-            yield seeds[done - 1], json.loads(line)
-    ended = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    done, ended = 0, 0
+    try:
+        with os.fdopen(heard, encoding="utf-8") as lines:
+            for line in lines:
+                done += 1
+                yield seeds[done - 1], json.loads(line)
+    finally:  # who asks may have enough
+        ended = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if done < len(seeds):
         too_long = f"went on for more than {trials.LIMIT_S:g} s"
         yield seeds[done], too_long if ended == -signal.SIGALRM else f"ended the process with {ended}"

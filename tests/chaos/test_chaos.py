@@ -106,6 +106,7 @@ def test_an_input_that_breaks_the_process_is_noticed(does, what, tmp_path, monke
         return Ended(0, "{}", "", 0.0, 0)
 
     monkeypatch.setattr(fuzz, "called", called)
+    monkeypatch.setattr(fuzz, "_compile", lambda _: None)
     monkeypatch.setattr(trials, "LIMIT_S", 0.5)
     found = dict(fuzz.in_process("vectors", iter([1]), tmp_path))
     assert what in found[1]
