@@ -30,7 +30,7 @@ GRID = {
     "work": [{"workload": "page_walk", "method": "pagemap", "page_kind": "4KiB", "size": "4MiB"}],
 }
 COMMANDS = {
-    "sweep": ["sweep", "grid.yaml", "--run", "faulty", "--resume"],
+    "sweep": ["sweep", "grid.yaml", "--run", "faulty", "--resume", "--bystanders", "off"],
     "run": [
         "run",
         "zeroing",

@@ -124,8 +124,10 @@ def _compile(name: str) -> None:
     """Have what a kind runs compiled, if it is not yet, so that no input has to wait for that."""
     words = {"vectors": ["vectors", str(inputs.VECTORS)], "machine": ["simulate", "xeon-e7-8895v3"]}
     if (pid := os.fork()) == 0:
-        called([*words.get(name, words["machine"]), "--json"])
-        os._exit(0)
+        try:
+            called([*words.get(name, words["machine"]), "--json"])
+        finally:
+            os._exit(0)
     os.waitpid(pid, 0)
 
 

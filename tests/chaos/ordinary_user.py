@@ -11,7 +11,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 CLONE = ("ktask", "notebooks", "data/published")
-NOBODY = 61_234  # no such user: whatever is this one's, such commands have made
+NOBODY = (
+    61_000 + os.getpid() % 4_000
+)  # no such user: whatever is this one's, commands of this process have made
 
 
 def why_not() -> str | None:
