@@ -89,7 +89,7 @@ def grid(tmp_path_factory):
 def spread(running, grid, tmp_path_factory):
     """A finished run on the cluster."""
     root = tmp_path_factory.mktemp("spread")
-    (path,) = cluster.sweep_cluster(running.address, grid, "done", root=root, quiet=True)
+    (path,) = cluster.sweep_cluster(running.address, grid, "done", root=root, quiet=True, bystanders=False)
     return path
 
 
