@@ -65,6 +65,7 @@ lint: $(READY) ## check style, types, the direction of imports, and that noteboo
 format: $(READY) ## put the code in the common format
 	@$(BIN)/ruff check --fix-only -q . ; $(BIN)/ruff format -q .
 
+sample: GRID := questions
 sample: $(READY) ## measure the committed sample run and its report again
 	@rm -rf data/runs/sample
 	@$(BIN)/ktask sweep $(GRID) --run sample

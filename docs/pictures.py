@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from ktask.common import figures
-from ktask.lab.records import load_run
+from ktask.lab.records import load_run, unconditioned
 from ktask.report.figures import speedup_figure
 from ktask.report.study import Study
 
 DOCS = Path(__file__).parent
-TRACED = "zeroing-populate-THP-1GiB"
+TRACED = "zeroing-populate-THP-512MiB"
 
 
 def speedup(study: Study, path: Path) -> None:
@@ -18,18 +18,18 @@ def speedup(study: Study, path: Path) -> None:
 
 
 def timeline(study: Study, path: Path) -> None:
-    """Draw the chunks of clearing 1 GiB of huge pages."""
+    """Draw the chunks of clearing 512 MiB of huge pages."""
     rows = study.traces[study.traces["cell_id"] == TRACED]
     threads = int(rows["threads"].iloc[0])
     with figures.theme():
         drawing, axis = figures.single(8, 0.6 + 0.4 * threads)
         figures.chunk_lanes(axis, rows, rows["wall_s"].iloc[0], threads)
         axis.set_xlabel("time since the release (ms)")
-        axis.set_title(f"1 GiB of huge pages: {len(rows)} chunks on {threads} threads")
+        axis.set_title(f"512 MiB of huge pages: {len(rows)} chunks on {threads} threads")
     figures.save(drawing, path)
 
 
 if __name__ == "__main__":
-    sample = Study(load_run(DOCS.parent / "data" / "sample"))
+    sample = Study(unconditioned(load_run(DOCS.parent / "data" / "sample")))
     speedup(sample, DOCS / "speedup.svg")
     timeline(sample, DOCS / "trace.svg")

@@ -206,7 +206,7 @@ def simulated_sentence(table: pd.DataFrame) -> str:
 
 
 def _taken(row: pd.Series) -> str:
-    return words.value(row, "taken") if is_known(row["taken"]) else "–"
+    return words.value(row, "taken", units.PERCENT) if is_known(row["taken"]) else "–"
 
 
 def _simulated(row: pd.Series) -> str:
@@ -221,7 +221,7 @@ COLUMNS: dict[str, markup.Cell] = {
     "Machine": lambda row: LOADS[row["load"]],
     "Helpers": "way",
     "Threads": words.threads_label,
-    "Wall": words.wall,
+    "Wall": lambda row: units.fmt_time(row["wall"]),
     "Over one idle thread": lambda row: words.value(row, "relative"),
     "Lost by the load": _taken,
     "Simulated": _simulated,
@@ -281,9 +281,10 @@ def busy_figure(run: Run, key: str = BUSY_KEY) -> Figure | None:
         axes[k].set_xlabel("")
     draw.label_left(axes, "over one idle thread", most=2)
     draw.legend(drawing, axes, "helpers")
-    caption = Markup("{} Above, the time of the task; below, what the load lost meanwhile. {}").format(
-        finding(here), words.interval_note(here)
-    )
+    caption = Markup(
+        "A busy machine: above, the time of the task; below, what the load lost meanwhile. Right, the table "
+        "of 2018-11-07. {}"
+    ).format(words.interval_note(here))
     return Figure(key, drawing, data, caption, _alt(data))
 
 

@@ -42,8 +42,8 @@ def total_section(study: Study) -> Markup:
     last = at_largest_size(found)
     caption = Markup(
         "{}Total cost at the largest size. CPU time is per GiB. The last column is what threads take more, "
-        "over the "
-        "wall time that they save [95 % interval over processes]. {}"
+        "over the wall time that they save [95 % interval over processes]; undecided where it is open "
+        "whether they save any. {}"
     ).format(study.title, total_finding(last))
     table = markup.table(columns, last, caption=caption, key=study.key("total-cost"))
     return markup.join([table, _energy(study)])
@@ -57,15 +57,18 @@ def _per_gib(row: Row, name: str) -> str:
 
 
 def price(row: Row) -> str:
-    """Return the price of a saved second; or that nothing is saved."""
+    """Return the price of a saved second; or that nothing is saved, or that this is not decided."""
     if not np.isfinite(row["price"]):
         return "saves none"
+    if row["saved_s_low"] <= 0:
+        return "undecided"
     return units.fmt_estimate(as_estimate(row, "price"), units.RATIO)
 
 
 def total_finding(last: pd.DataFrame) -> str:
     """Return the highest and the lowest price of a kernel path, a sentence each."""
-    known = last[last["price"].notna() & (last["backend"] == "kernel")].sort_values("price")
+    saves = last["price"].notna() & ~(last["saved_s_low"] <= 0)
+    known = last[saves & (last["backend"] == "kernel")].sort_values("price")
     if known.empty:
         return ""
     low, high = known.iloc[0], known.iloc[-1]

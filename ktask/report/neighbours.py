@@ -207,8 +207,8 @@ def bystander_figure(found: pd.DataFrame, key: str) -> Figure | None:
     caption = Markup(
         "{} A point right of 1: the slowest hundredth of that neighbour's calls takes longer than beside "
         "the serial "
-        "call. Bars: {}; {} per point."
-    ).format(_headline(found), levels.INTERVAL_KIND, words.count(int(data["processes"].max()), "process"))
+        "call. Bars: {}; up to {} processes per point."
+    ).format(_headline(found), levels.INTERVAL_KIND, int(data["processes"].max()))
     return Figure(key, drawing, data, caption, _alt(data))
 
 

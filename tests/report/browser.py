@@ -83,6 +83,7 @@ class Page:
 
     def resize(self, width, height=900, *, media="screen", scheme="light"):
         """Show the page at this width (CSS pixels), on screen or in print, light or dark."""
+        self.call("Page.bringToFront")  # a tab behind another draws nothing, and this would wait for ever
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self.call("Emulation.setDeviceMetricsOverride", **metrics)
         features = [{"name": "prefers-color-scheme", "value": scheme}]
