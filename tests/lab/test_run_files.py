@@ -12,16 +12,29 @@ import yaml
 from ktask.common.resources import SAMPLE
 from ktask.lab.records import load_run, read_records
 
+SKIP = {
+    "cell_id": "zeroing-populate-1GiB-2GiB",
+    "pass": 1,
+    "workload": "zeroing",
+    "method": "populate",
+    "page_kind": "1GiB",
+    "size_bytes": 2 << 30,
+    "backend": "kernel",
+    "options": "",
+    "reason": "the machine has no pool of 1GiB hugetlb pages",
+    "failed": False,
+}
+
 
 @pytest.fixture
 def run(tmp_path):
-    """The sample, with few of its records."""
+    """The sample, with few of its records and a skip."""
     path = tmp_path / "run"
-    for name in ("machine.json", "grid.yaml", "skipped"):
-        copy = shutil.copytree if (SAMPLE / name).is_dir() else shutil.copy
-        path.mkdir(exist_ok=True)
-        copy(SAMPLE / name, path / name)
-    (path / "records").mkdir()
+    for folder in ("records", "skipped"):
+        (path / folder).mkdir(parents=True)
+    for name in ("machine.json", "grid.yaml"):
+        shutil.copy(SAMPLE / name, path / name)
+    (path / "skipped" / f"{SKIP['cell_id']}.json").write_text(json.dumps(SKIP))
     for file in sorted((SAMPLE / "records").glob("*.parquet"))[:2]:
         shutil.copy(file, path / "records")
     return path
