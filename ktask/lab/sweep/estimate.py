@@ -16,7 +16,7 @@ from ktask import workloads
 from ktask.common.resources import SAMPLE
 from ktask.host import perf
 from ktask.lab.measure.threads import CLOSE
-from ktask.lab.records import load_run
+from ktask.lab.records import load_run, unconditioned
 from ktask.lab.sweep.cells import why_not
 from ktask.lab.sweep.grid import Grid, cell_id
 from ktask.lab.sweep.looks import SHARE, cases_to_look_at
@@ -132,7 +132,7 @@ def _known_repetitions(runs: Sequence[Path]) -> pd.DataFrame:
     found = [pd.DataFrame(columns=[*_CELL, *_Times._fields])]
     for run in runs:
         with contextlib.suppress(ValueError, OSError):  # an estimate does without
-            found.append(_times_of(load_run(run).records))
+            found.append(_times_of(unconditioned(load_run(run)).records))
     return pd.concat([table for table in found if len(table)] or found, ignore_index=True)
 
 
