@@ -15,6 +15,7 @@ from markupsafe import Markup
 from ktask.common import figures as draw
 from ktask.common import units
 from ktask.lab.measure import levels
+from ktask.lab.measure.stats import Estimate
 from ktask.lab.records import Run
 from ktask.models import published
 from ktask.models.simulation import busy as simulated
@@ -60,9 +61,24 @@ _ONE = levels.NOTHING
 def _relative(row: pd.Series, idle: pd.Series) -> pd.Series:
     """Return a row with its time, and what the load lost, over the time of the idle serial call."""
     relative = over(row, idle)
-    taken = {f"taken{end}": row[f"lost{end}"] * row["wall"] / idle["wall"] for end in conditioned.ENDS}
+    lost = Estimate(row["lost"], row["lost_low"], row["lost_high"], np.nan, int(row["n"]))
+    taken = columns("taken", _product(lost, relative))
     way = ALONE if row["baseline"] else WAYS[row["nice"]]
     return pd.concat([row, pd.Series({"way": way, **columns("relative", relative), **taken})])
+
+
+def _product(one: Estimate, other: Estimate) -> Estimate:
+    """Return the product of two estimates: their relative distances to an end add up as squares."""
+    middle = one.median * other.median
+
+    def end(name: str) -> float:
+        parts = (
+            (getattr(one, name) - one.median) * other.median,
+            (getattr(other, name) - other.median) * one.median,
+        )
+        return float(np.hypot(*parts))
+
+    return one._replace(median=middle, low=middle - end("low"), high=middle + end("high"))
 
 
 def with_simulated(table: pd.DataFrame, run: Run) -> pd.DataFrame:
@@ -72,7 +88,7 @@ def with_simulated(table: pd.DataFrame, run: Run) -> pd.DataFrame:
     """
     try:
         machine = calibrate(run)
-        found = simulated.walls_s(machine, [_way(row) for _, row in table.iterrows()])
+        found = [simulated.wall_s(machine, _way(row)) for _, row in table.iterrows()]
     except ValueError:
         found = [np.nan] * len(table)
     return table.assign(simulated_s=found, error=np.array(found, float) / table["wall"].to_numpy(float) - 1)

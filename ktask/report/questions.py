@@ -84,9 +84,8 @@ def how_many(study: Study) -> Answer:
     top = (plain if len(plain) else rows).sort_values("speedup").iloc[-1]
     how_few = f"; fewest within noise of the fastest: {words.span(faster['threads'])}" if len(faster) else ""
     text = (
-        f"Threads are faster on {len(faster)} of {words.count(len(rows), 'kernel path')}{how_few}. Most "
-        f"gained: "
-        f"{_speedup_of(top)}. Rules, time over the fastest on published tables: {best['rule']} "
+        f"Threads are faster on {len(faster)} of {words.count(len(rows), 'kernel path')}{how_few}. "
+        f"Most gained: {_speedup_of(top)}. Rules, time over the fastest on published tables: {best['rule']} "
         f"{units.fmt_number(best['published'])}, {worst['rule']} {units.fmt_number(worst['published'])}."
     )
     return Answer(HERE, text, study.key("how-many"))
@@ -111,11 +110,10 @@ def current_load(study: Study) -> Answer:
     one, several = rows[busy.ALONE], rows[busy.HANDED]
     text = (
         f"Beside spinning load on all CPUs, {words.count(int(several['threads']), 'thread')} with helpers at "
-        f"nice 19 "
-        f"take {words.value(several, 'taken')} from the load, one thread {words.value(one, 'taken')}: its "
-        f"lost work, as "
-        "time over that of one thread on the idle machine. The kernel has no call that refuses when CPUs "
-        "are busy."
+        f"nice 19 take {words.value(several, 'taken')} from the load, one thread "
+        f"{words.value(one, 'taken')}: its lost work, as time over that of one thread on the idle machine. "
+        "The kernel has no call that "
+        "refuses when CPUs are busy."
     )
     return Answer(HERE, text, study.key("busy-machine"))
 
@@ -138,8 +136,7 @@ def hand_over(study: Study) -> Answer:
     handed, kept = (words.value(rows[way], "relative") for way in (busy.HANDED, busy.KEPT))
     text = (
         f"On the fully loaded machine, with handing over {handed}, without {kept} times as long as one "
-        f"thread on the idle "
-        "machine."
+        "thread on the idle machine."
     )
     return Answer(HERE, text, study.key("busy-machine"))
 
@@ -181,10 +178,8 @@ def affinity(study: Study) -> Answer:
     outside = len(used - set(allowed))
     text = (
         f"Helpers used {words.count(len(used), 'CPU')}, {outside} of them outside the {len(allowed)} that "
-        f"the caller "
-        "may use. They are threads of the caller's process, so their time is its own. For kernel threads "
-        "that was "
-        "declined in 2022."
+        "the caller may use. They are threads of the caller's process, so their time is its own. For kernel "
+        "threads that was declined in 2022."
     )
     return Answer(HERE, text, "machine")
 
@@ -203,8 +198,7 @@ def power(study: Study) -> Answer:
     top = rows.iloc[-1]
     text = (
         f"No energy counter can be read. CPUs are busy for up to {words.value(top, 'cpu_cost')} times the "
-        f"time of the "
-        f"serial call ({words.name_of(top)}): so much less idle time. Joules stay open."
+        f"time of the serial call ({words.name_of(top)}): so much less idle time. Joules stay open."
     )
     return Answer(HERE, text, study.key("total-cost"))
 
@@ -218,8 +212,7 @@ def chunks(study: Study) -> Answer:
     texts = words.each(known, lambda row: f"{words.name_of(row)} {advice.minimum_chunk(row)}")
     text = (
         f"Smallest chunk within noise of the best: {'; '.join(texts)}. An error undoes finished chunks in "
-        f"the engine "
-        "here, as in v4."
+        "the engine here, as in v4."
     )
     return Answer(HERE, text, study.key("chunks"))
 

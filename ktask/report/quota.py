@@ -7,6 +7,8 @@ import math
 import pandas as pd
 from markupsafe import Markup
 
+from ktask.common import units
+from ktask.lab.conditions.quota import PERIOD_US
 from ktask.lab.measure import levels
 from ktask.lab.records import Run
 from ktask.report import conditioned, markup
@@ -71,7 +73,17 @@ def cap_sentence(table: pd.DataFrame) -> str:
         return ""
     return (
         "A cap on threads at the whole CPUs of the quota, as in the padata series of 2022, refuses threads: "
-        f"{'; '.join(said)}. Speedup is over one thread under the same quota."
+        f"{'; '.join(said)}. Speedup is over one thread under the same quota. {_reach(refused)}"
+    )
+
+
+def _reach(refused: pd.DataFrame) -> str:
+    """Return which tasks that says nothing of: in the long run, nothing gets more than its quota."""
+    longest = units.fmt_time(refused["wall"].max())
+    return (
+        f"Each repetition begins with the quota of a period, and took up to {longest} with the threads: of a "
+        f"task of many periods of {PERIOD_US // 1000} ms this says nothing, as no number of threads gets "
+        "more than the quota."
     )
 
 

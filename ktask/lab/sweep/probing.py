@@ -2,8 +2,7 @@
 
 Each path is probed at one size, in each pass but the first, which tells how long each size takes; so there is
 an interval over processes. A process probes after it has measured its cell and written its records. Where
-there
-is no time for all paths, later passes go on with those that have been probed.
+there is no time for all paths, later passes go on with those that have been probed.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,8 +42,3 @@ def wall_s(machine: Machine, busy: Busy) -> float:
     how["hand_over"] &= how.get("low_priority", policy_named(busy.policy).low_priority)
     task = busy.size_bytes, busy.min_chunk_size, busy.threads, busy.policy
     return float(np.median([one.wall_s for one in simulations(known, *task, seeds=SEEDS, **how)]))
-
-
-def walls_s(machine: Machine, ways: Iterable[Busy]) -> list[float]:
-    """Return the simulated seconds of several ways."""
-    return [wall_s(machine, one) for one in ways]
