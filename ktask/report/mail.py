@@ -17,8 +17,8 @@ WIDTH = 75
 PATH_WIDTH = 19
 MARKS = {"faster": "+", "slower": "-", "same": "=", "undecided": "?"}
 METHOD = (
-    "Times: median over passes, each cell in a fresh process per pass. [95 % interval over processes]. "
-    "CPU: CPU time over that of the serial call. + faster, - slower, = same (0.95 to 1.05), ? undecided."
+    "Times: median over passes, each cell in a fresh process per pass. CPU: CPU time over that of the serial "
+    "call. + faster, - slower, = same (0.95 to 1.05), ? undecided."
 )
 
 
@@ -54,7 +54,7 @@ def _study(report: Report, study: Study) -> Iterator[str]:
         yield from ("", words.workload_label(workload) + user)
         yield _line("path", "size", "serial", "thr", "time", "speedup", "CPU")
         yield from _rows(rows)
-    yield from ("", *_wrapped(METHOD), "")
+    yield from ("", *_wrapped(f"{METHOD} In brackets: {words.interval_kind(study.scaling)}."), "")
 
 
 def _rows(rows: pd.DataFrame) -> Iterator[str]:

@@ -142,15 +142,18 @@ def n_range(data: pd.DataFrame) -> str:
     return f"{span(data['processes'])} {noun}, n = {span(data['n'])}"
 
 
+def interval_kind(data: pd.DataFrame) -> str:
+    """Return what the intervals of these rows know of other processes."""
+    if (data["processes"] < 2).all():
+        return "95 % interval inside one process, which does not hold for the next"
+    if (data["processes"] < 2).any():
+        return f"{levels.INTERVAL_KIND}; of one process, inside it, which does not hold for the next"
+    return levels.INTERVAL_KIND
+
+
 def interval_note(data: pd.DataFrame) -> str:
     """Return what points and bars are: kind of interval, processes and repetitions."""
-    if (data["processes"] < 2).all():
-        kind = "95 % interval inside one process, which does not hold for the next"
-    elif (data["processes"] < 2).any():
-        kind = f"{levels.INTERVAL_KIND}; of one process, inside it, which does not hold for the next"
-    else:
-        kind = levels.INTERVAL_KIND
-    return f"Bars: {kind}; {n_range(data)} per point."
+    return f"Bars: {interval_kind(data)}; {n_range(data)} per point."
 
 
 def duration(seconds: float) -> str:

@@ -157,6 +157,8 @@ def passes_known(run: Run, scaling: pd.DataFrame) -> list[str]:
 
 def _more(run: Run, passes: int) -> str:
     """Return how to get more passes."""
+    if suite := run.machine.get("imported_from"):
+        return f"`ktask import {suite}` takes several folders of results, each a pass."
     grid = str(run.grid.get("name", ""))
     if grid in ("", BY_HAND):
         return f"`ktask.measure(..., passes={passes})` narrows it."
