@@ -23,7 +23,7 @@ from ktask.engine.policy import ANY_NODE, Part
 from ktask.models.simulation import event_loop
 from ktask.models.simulation.machines import FIGURES, Load, Machine, nice_weight
 
-MOST_CHUNKS = 1_000_000  # of one task
+MOST_CHUNKS = 1 << 20  # of one task
 MOST_SIMULATED = 1_000_000  # chunks of all seeds; there is one at least
 TRACE_COLUMNS = ("part", "worker", "start", "end", "t0_s", "t1_s")
 
