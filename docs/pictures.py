@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ktask.common import figures
 from ktask.lab.records import load_run, unconditioned
-from ktask.report.figures import speedup_figure
+from ktask.report.paths.figures import speedup_figure
 from ktask.report.study import Study
 
 DOCS = Path(__file__).parent

@@ -77,7 +77,8 @@ def _file(paths: Sequence[Path], form: str, out: Path) -> Path:
 
 def _text(paths: Sequence[Path], form: str) -> str:
     """Return a report as text; what would steer a terminal is spelled out, as it may come from any run."""
-    from ktask.report import Report, mail  # noqa: PLC0415
+    from ktask.report import Report  # noqa: PLC0415
+    from ktask.report.forms import mail  # noqa: PLC0415
 
     report = Report.open(paths)
     if form == "mail":

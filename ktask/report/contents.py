@@ -11,33 +11,19 @@ from markupsafe import Markup
 from ktask.common import units
 from ktask.common.progress import watched
 from ktask.lab.records import Run, load_run, unconditioned
-from ktask.report import (
-    advice,
-    bottlenecks,
-    busy,
-    costs,
-    evidence_tables,
-    kernels,
-    larger_machines,
-    machine,
-    model_sections,
-    neighbours,
-    numa,
-    questions,
-    reproduction,
-    sections,
-    several_runs,
-    states,
-    summary,
-    tables,
-)
-from ktask.report import evidence as causes
+from ktask.report import machine, sections, summary, tables
 from ktask.report import sentences as words
+from ktask.report.costs import busy, neighbours, questions
+from ktask.report.costs import section as costs
 from ktask.report.figure import Figure
-from ktask.report.larger_machines import PREDICTION_KEY
 from ktask.report.markup import Cell, Html, items, join, paragraph, render, table, with_code
-from ktask.report.model_figures import MODEL_KEY, RESIDUALS_KEY
-from ktask.report.reproduction import PUBLISHED_KEY
+from ktask.report.paths import advice, bottlenecks, evidence_tables, numa, states
+from ktask.report.paths import evidence as causes
+from ktask.report.runs import kernels, several_runs
+from ktask.report.scaling import larger_machines, model_sections, reproduction
+from ktask.report.scaling.larger_machines import PREDICTION_KEY
+from ktask.report.scaling.model_figures import MODEL_KEY, RESIDUALS_KEY
+from ktask.report.scaling.reproduction import PUBLISHED_KEY
 from ktask.report.study import FIGURE_KINDS, Study, completed, data_hash, split_hosts
 
 # Figures in the order of the page; "" stands for those of the workloads.

@@ -13,25 +13,13 @@ from markupsafe import Markup
 from ktask.lab.records import Run
 from ktask.lab.studies.total_cost import total_costs
 from ktask.lab.traces import read_traces
-from ktask.report import (
-    advice,
-    bottlenecks,
-    busy,
-    costs,
-    figures,
-    larger_machines,
-    machine,
-    model,
-    model_figures,
-    neighbours,
-    numa,
-    stack_figure,
-    states,
-    tables,
-    timeline,
-)
+from ktask.report import machine, tables
 from ktask.report import sentences as words
+from ktask.report.costs import busy, neighbours
+from ktask.report.costs import section as costs
 from ktask.report.figure import Figure
+from ktask.report.paths import advice, bottlenecks, figures, numa, stack_figure, states, timeline
+from ktask.report.scaling import larger_machines, model, model_figures
 
 FIGURE_KINDS = ("speedup", "stack", "timeline", "throughput", "distribution")
 

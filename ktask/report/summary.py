@@ -8,8 +8,8 @@ import pandas as pd
 from markupsafe import Markup
 
 from ktask.lab.records import Run
-from ktask.report import bottlenecks
 from ktask.report import sentences as words
+from ktask.report.paths import bottlenecks
 from ktask.report.tables import PATH, at_best, parallel
 
 NOISY = 0.2  # processes that differ by more than this in the median are the caveat

@@ -19,7 +19,8 @@ from ktask.lab.measure.measurement import Protocol
 from ktask.lab.records import load_run
 from ktask.lab.sweep import saved_session as keep
 from ktask.lab.traces import read_traces
-from ktask.report import Report, knobs
+from ktask.report import Report
+from ktask.report.paths import knobs
 from ktask.workloads import Case
 
 PNG = b"\x89PNG"

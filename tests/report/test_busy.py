@@ -9,8 +9,9 @@ from test_report import GIB, Truth, make_records, make_run, skipped
 from ktask.lab.records import unconditioned
 from ktask.models.simulation import busy as simulated
 from ktask.models.simulation.machines import Machine
-from ktask.report import Report, busy, conditioned, quota
-from ktask.report.busy import ALONE, EQUAL, HANDED, KEPT
+from ktask.report import Report
+from ktask.report.costs import busy, conditioned, quota
+from ktask.report.costs.busy import ALONE, EQUAL, HANDED, KEPT
 
 ALONE_RATE = 1000.0
 # Seconds for 1 GiB, and the share of its rate that the load loses, by load, way and threads.

@@ -10,8 +10,9 @@ from test_report import FEW, GIB, MIB, make_records, make_run
 
 from ktask.lab.bystanders import Bystanders, store
 from ktask.lab.records import unconditioned
-from ktask.report import costs, neighbours, questions
-from ktask.report.questions import HERE, NOT_HERE, NOT_IN_RUN, QUESTIONS
+from ktask.report.costs import neighbours, questions
+from ktask.report.costs import section as costs
+from ktask.report.costs.questions import HERE, NOT_HERE, NOT_IN_RUN, QUESTIONS
 from ktask.report.study import Study
 
 SIZE = 64 * MIB

@@ -2,8 +2,8 @@
 
 from runs_of_passes import measured, slowed
 
-from ktask.report import kernels
-from ktask.report.kernels import KERNELS_KEY, kernels_figure
+from ktask.report.runs import kernels
+from ktask.report.runs.kernels import KERNELS_KEY, kernels_figure
 
 
 def runs(*releases):

@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 from test_report import EVIL, FEW, make_records, make_run, one_path
 
-from ktask.report import Report, mail
+from ktask.report import Report
+from ktask.report.forms import mail
 
 LINES = 75
 

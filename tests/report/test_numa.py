@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from test_report import GIB, MIB, Truth, make_records, make_run
 
-from ktask.report import Report, machine, numa, tables
+from ktask.report import Report, machine, tables
+from ktask.report.paths import numa
 from ktask.report.study import Study
 
 CORES = 4  # of each of two nodes

@@ -24,25 +24,10 @@ from ktask.lab.measure.flags import flag_effects
 from ktask.lab.records import SKIPPED_COLUMNS
 from ktask.lab.traces import write_traces
 from ktask.models.simulation.machines import Machine
-from ktask.report import (
-    Report,
-    advice,
-    bottlenecks,
-    figures,
-    larger_machines,
-    machine,
-    model,
-    model_sections,
-    page,
-    reproduction,
-    sections,
-    states,
-    summary,
-    tables,
-    timeline,
-    write_report,
-)
+from ktask.report import Report, machine, page, sections, summary, tables, write_report
 from ktask.report import sentences as words
+from ktask.report.paths import advice, bottlenecks, figures, states, timeline
+from ktask.report.scaling import larger_machines, model, model_sections, reproduction
 from ktask.report.study import Study, data_hash
 
 MIB, GIB = 1 << 20, 1 << 30

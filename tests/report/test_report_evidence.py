@@ -12,7 +12,8 @@ from ktask.lab.evidence.collect import Look
 from ktask.lab.evidence.locks import Wait
 from ktask.lab.evidence.proxy import ASLEEP, BY_CLOCK, IN_THE_QUEUE, UNNAMED
 from ktask.lab.evidence.store import CaseKey
-from ktask.report import Report, bottlenecks, evidence, evidence_tables, flame, page, stack_figure
+from ktask.report import Report, page
+from ktask.report.paths import bottlenecks, evidence, evidence_tables, flame, stack_figure
 from ktask.report.study import Study
 
 ENTRY = ("do_syscall_64", "entry_SYSCALL_64_after_hwframe", "?")

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from ktask.common import figures as draw
 from ktask.lab.evidence.stack import IDEAL, UNEXPLAINED
 from ktask.report import sentences as words
-from ktask.report.evidence import KNOWN_PARTS
 from ktask.report.figure import Figure
+from ktask.report.paths.evidence import KNOWN_PARTS
 from ktask.report.tables import CASE, PATH, case_of
 
 FUNCTIONS = "other functions"

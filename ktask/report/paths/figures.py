@@ -11,8 +11,8 @@ from ktask.common import figures as draw
 from ktask.common import units
 from ktask.lab.records import Run
 from ktask.report import sentences as words
-from ktask.report.bottlenecks import Roof, memory_roof
 from ktask.report.figure import Figure
+from ktask.report.paths.bottlenecks import Roof, memory_roof
 from ktask.report.tables import (
     CASE,
     PATH,

@@ -7,8 +7,8 @@ from ktask.common import units
 from ktask.models.scaling.scores import score
 from ktask.report import markup
 from ktask.report import sentences as words
-from ktask.report.bottlenecks import Roof
-from ktask.report.model import ABOUT, LEVEL_PERCENT, SPLIT_FROM, Fitted
+from ktask.report.paths.bottlenecks import Roof
+from ktask.report.scaling.model import ABOUT, LEVEL_PERCENT, SPLIT_FROM, Fitted
 from ktask.report.study import Study
 from ktask.report.tables import at_best, compared
 

@@ -13,9 +13,12 @@ from markupsafe import Markup
 
 from ktask.common import units
 from ktask.lab.studies.total_cost import energy_table
-from ktask.report import advice, busy, costs, markup, neighbours, quota
+from ktask.report import markup
 from ktask.report import sentences as words
-from ktask.report.conditioned import WORK
+from ktask.report.costs import busy, neighbours, quota
+from ktask.report.costs import section as costs
+from ktask.report.costs.conditioned import WORK
+from ktask.report.paths import advice
 from ktask.report.tables import at_best, at_largest_size
 
 if TYPE_CHECKING:

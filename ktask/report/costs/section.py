@@ -13,9 +13,10 @@ from ktask.common import units
 from ktask.lab.studies.total_cost import energy_table
 from ktask.models import thread_counts
 from ktask.models.thread_counts import Curve, Known
-from ktask.report import busy, markup, neighbours, quota
+from ktask.report import markup
 from ktask.report import sentences as words
-from ktask.report.bottlenecks import memory_roof
+from ktask.report.costs import busy, neighbours, quota
+from ktask.report.paths.bottlenecks import memory_roof
 from ktask.report.sentences import Row
 from ktask.report.tables import PATH, as_estimate, at_largest_size, compared
 

@@ -11,9 +11,10 @@ from ktask.common import units
 from ktask.lab.conditions.quota import PERIOD_US
 from ktask.lab.measure import levels
 from ktask.lab.records import Run
-from ktask.report import conditioned, markup
+from ktask.report import markup
 from ktask.report import sentences as words
-from ktask.report.conditioned import WORK, columns, is_known, over
+from ktask.report.costs import conditioned
+from ktask.report.costs.conditioned import WORK, columns, is_known, over
 from ktask.workloads.conditions import NO_LOAD, NO_QUOTA, parse_quota
 
 TABLE_KEY = "quota"

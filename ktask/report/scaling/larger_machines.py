@@ -25,8 +25,8 @@ from ktask.models.simulation.what_if import repeated
 from ktask.report import markup, tables
 from ktask.report import sentences as words
 from ktask.report.figure import Figure
-from ktask.report.model import Fitted
-from ktask.report.model_figures import draw_law
+from ktask.report.scaling.model import Fitted
+from ktask.report.scaling.model_figures import draw_law
 from ktask.report.tables import PATH
 
 PREDICTION_KEY = "larger"  # a key has no hyphen before the workload

@@ -6,10 +6,10 @@ import pandas as pd
 from markupsafe import Markup
 
 from ktask.common import units
-from ktask.report import evidence, flame
 from ktask.report import sentences as words
-from ktask.report.evidence import Growth, Seen
 from ktask.report.markup import Cell, join, paragraph, table
+from ktask.report.paths import evidence, flame
+from ktask.report.paths.evidence import Growth, Seen
 from ktask.report.sentences import Row
 
 MOST_FUNCTIONS, MOST_COUNTERS = 8, 16

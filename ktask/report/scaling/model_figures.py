@@ -11,8 +11,8 @@ from ktask.common import figures as draw
 from ktask.common import units
 from ktask.report import sentences as words
 from ktask.report.figure import Figure
-from ktask.report.model import LEVEL_PERCENT, Fitted
-from ktask.report.model import curves as fitted_curves
+from ktask.report.scaling.model import LEVEL_PERCENT, Fitted
+from ktask.report.scaling.model import curves as fitted_curves
 
 MODEL_KEY, RESIDUALS_KEY = "model", "residuals"
 

@@ -20,9 +20,10 @@ from ktask.lab.records import Run
 from ktask.models import published
 from ktask.models.simulation import busy as simulated
 from ktask.models.simulation.calibrate import calibrate
-from ktask.report import conditioned, markup
+from ktask.report import markup
 from ktask.report import sentences as words
-from ktask.report.conditioned import WORK, columns, is_known, over
+from ktask.report.costs import conditioned
+from ktask.report.costs.conditioned import WORK, columns, is_known, over
 from ktask.report.figure import Figure
 from ktask.workloads.conditions import NO_LOAD, NO_QUOTA
 

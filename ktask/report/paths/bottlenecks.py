@@ -13,11 +13,11 @@ from markupsafe import Markup
 from ktask.common import units
 from ktask.lab.evidence.stack import UNEXPLAINED
 from ktask.lab.measure import states, stats
-from ktask.report import evidence as causes
 from ktask.report import markup
 from ktask.report import sentences as words
-from ktask.report.evidence import Found
 from ktask.report.markup import Cell
+from ktask.report.paths import evidence as causes
+from ktask.report.paths.evidence import Found
 from ktask.report.tables import CASE, PATH, as_estimate, parallel, quotient, sort_cases
 
 # A path is above or below these only if its whole interval is.

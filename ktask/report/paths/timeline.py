@@ -6,8 +6,8 @@ from markupsafe import Markup
 from ktask.common import figures as draw
 from ktask.common import units
 from ktask.report import sentences as words
-from ktask.report.bottlenecks import LOSSES, label
 from ktask.report.figure import Figure
+from ktask.report.paths.bottlenecks import LOSSES, label
 from ktask.report.tables import CASE, PATH
 
 MOST_PANELS = 8

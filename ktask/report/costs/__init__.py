@@ -1,0 +1,1 @@
+"""What threads cost others: neighbours, a busy machine, a quota, CPU time; and the reviewers' questions."""

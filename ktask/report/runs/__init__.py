@@ -1,0 +1,1 @@
+"""Several runs: machines beside each other, kernels as a series."""

@@ -1,0 +1,1 @@
+"""Laws, larger machines and published results, beside what was measured."""
