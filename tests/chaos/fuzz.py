@@ -17,11 +17,14 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import inputs
 import trials
 import typer.main
 from trials import BrokenError, Ended, Kind, require
+
+from ktask.common.resources import SAMPLE
 
 OUT_OF_MEMORY = "memory has run out"
 MODULES = ("cli.app", "lab.sweep.sweep", "lab.sweep.estimate", "lab.compare", "models.scaling.scores")
@@ -73,10 +76,16 @@ def preload() -> None:
         importlib.import_module(f"ktask.{name}")
 
 
+@functools.cache
+def _known() -> Any:
+    """Return what an estimate knows of the sample."""
+    return sys.modules["ktask.lab.sweep.estimate"]._known_repetitions([SAMPLE])  # type: ignore[attr-defined]
+
+
 def _keep_what_is_not_tried() -> None:
-    """Have the sample and the help of all verbs made once: both take longer than reading an input."""
-    estimate = sys.modules["ktask.lab.sweep.estimate"]
-    estimate.load_run = functools.cache(estimate.load_run)  # type: ignore[attr-defined]
+    """Have what is known of the sample and the help of all verbs made once: it takes longer than an input."""
+    known = _known()
+    sys.modules["ktask.lab.sweep.estimate"]._known_repetitions = lambda _: known  # type: ignore[attr-defined]
     typer.main.get_command = functools.cache(typer.main.get_command)
 
 
@@ -110,6 +119,7 @@ def in_process(name: str, seeds: Iterator[int], folder: Path) -> Iterator[tuple[
     preload()
     inputs.small_run(folder / "base")
     _compile(name)
+    _known()
     gc.freeze()
     waiting = list(seeds)
     while waiting:

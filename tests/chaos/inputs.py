@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import csv
+import functools
 import io
 import json
 import os
@@ -120,12 +121,16 @@ def changed_bytes(chance: Random, data: bytes) -> bytes:
     return data.decode("utf-8", "replace").encode(how, "replace")
 
 
+@functools.cache
+def _trees(folder: Path) -> list[Any]:
+    return [yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.yaml"))]
+
+
 def yaml_file(chance: Random, folder: Path) -> bytes:
     """Return a changed copy of one of the YAML files of a folder."""
-    path = chance.choice(sorted(folder.glob("*.yaml")))
-    tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    tree = chance.choice(_trees(folder))
     if isinstance(work := tree.get("work"), list):  # of a grid: few entries, as each takes some milliseconds
-        tree["work"] = chance.sample(work, min(len(work), chance.randrange(1, 4)))
+        tree = tree | {"work": chance.sample(work, min(len(work), chance.randrange(1, 4)))}
     tree = changed_tree(chance, tree)
     flow = chance.choice((None, None, True, False))
     text = (

@@ -16,14 +16,23 @@ import trials
 import yaml
 from trials import BrokenError, Kind, require
 
+from ktask.host.control_groups import room_for_quota
 from ktask.lab.records import load_run
 from ktask.lab.sweep import cells, sweep
 from ktask.lab.sweep.grid import cell_id, parse_grid
+from ktask.lab.sweep.looks import cases_to_look_at
 
 MOST_KILLS = 25  # of one sweep
 LONGEST_S = 3.5  # from a start to a kill
 OF_THE_COMMAND = 0.85  # of the kills; the others kill one of the processes that it has started
 END_LIMIT_S = 180.0
+UNDER_A_QUOTA = {
+    "workload": "zeroing",
+    "method": "memset",
+    "page_kind": "4KiB",
+    "size": "2MiB",
+    "quota": "50%",
+}
 GRID = {
     "seed": 1,
     "threads": [1, 2],
@@ -33,6 +42,7 @@ GRID = {
     "work": [
         {"workload": "page_walk", "method": "pagemap", "page_kind": "4KiB", "size": "4MiB"},
         {"workload": "zeroing", "method": "populate", "page_kind": "THP", "size": "8MiB"},
+        *([] if isinstance(room_for_quota(), str) else [UNDER_A_QUOTA]),
         {"workload": "zeroing", "method": "memset", "page_kind": "4KiB", "size": "64TiB"},
     ],
 }
@@ -113,7 +123,8 @@ def whole(path: Path, kept: dict[str, str]) -> None:
     require(
         not run.records.duplicated(["cell_id", "pass", "round", "order"]).any(), "a repetition is there twice"
     )
-    require(len(run.evidence) == len(names) - 1, f"evidence on {len(run.evidence)} cases")
+    looked_at = {cell_id(case) for case in cases_to_look_at(grid.cases[:-1])}
+    require(set(run.evidence) == looked_at, f"evidence on {sorted(run.evidence)}")
     hidden = sorted(file.name for file in path.rglob(".*") if file.name != ".lock")
     require(not hidden, f"files are left in the run: {hidden[:3]}")
     left = sorted(file.name for file in path.parent.iterdir() if file != path)
@@ -192,5 +203,7 @@ def _answer(pid: int, heard: int) -> str:
     return answer
 
 
-KILLS = Kind("kills", "kill -9 of a sweep of 3 cells in 2 passes with evidence", kills, 1_000, 2)
+KILLS = Kind(
+    "kills", "kill -9 of a sweep of 4 cells in 2 passes with evidence, one under a CPU quota", kills, 1_000, 2
+)
 RACES = Kind("races", "2 to 4 starts of one run at the same time", race, 500, 6)

@@ -4,10 +4,12 @@ import json
 import math
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import campaign
+import faults
 import fuzz
 import inputs
 import pytest
@@ -124,3 +126,13 @@ def test_damage_hits_every_kind_of_file(tmp_path):
 
 def _is(path: Path, data: bytes) -> bool:
     return path.is_file() and not path.is_symlink() and path.read_bytes() == data
+
+
+def test_the_clock_of_a_command_goes_back(tmp_path):
+    code = "import time; first = time.time(); time.sleep(0.4); print(time.time() - first)"
+    try:
+        with faults.clock_back(tmp_path, 0.2) as words:
+            done = subprocess.run([*words, sys.executable, "-c", code], capture_output=True, check=True)
+    except SkippedError as reason:
+        pytest.skip(str(reason))
+    assert -86_400 < float(done.stdout) < -86_000

@@ -81,6 +81,8 @@ def start(
     environment: dict[str, str | None] = {**os.environ, **places, **env}
 
     def limit() -> None:
+        with contextlib.suppress(OSError):  # its session is scheduled as a group, which `nice` does not reach
+            Path("/proc/self/autogroup").write_text(f"{os.nice(0)}")
         for what, most in (limits or {}).items():
             resource.setrlimit(what, (most, most))
 

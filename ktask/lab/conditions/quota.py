@@ -1,7 +1,7 @@
 """A CPU quota on this process: a control group of its own, entered around each repetition.
 
-The group is called ktask-PID. Other groups stay as they are, and so do other processes. What a killed run has
-left is removed by the next one.
+The group is called ktask-PID. Other groups stay as they are, and so do other processes. A guard removes the
+group if this process is killed; if the guard is killed as well, the next process with a quota removes it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from ktask.memory.region import UnavailableError
 
 PERIOD_US = 100_000  # the kernel's own
 _STAT = re.compile(r"^throttled_(time|usec) ([0-9]{1,20})$", re.MULTILINE)
+# At the end of its input, which this process holds, it removes the group; a last thread may be in it still.
+_GUARD = 'read _; until rmdir "$0" || [ ! -d "$0" ] || [ $((n += 1)) -gt 100 ]; do sleep 0.1; done'
 _UNITS_PER_S = {"time": 1e9, "usec": 1e6}  # version 1 counts nanoseconds
 
 
@@ -30,6 +33,7 @@ class QuotaGroup:
             raise UnavailableError(room)
         remove_leftovers(room.parent)
         self.room, self.path = room, room.parent / f"ktask-{os.getpid()}"
+        self._guard = _guard_of(self.path)
         try:
             self.path.mkdir()
             self._limit(cpus)
@@ -65,6 +69,15 @@ class QuotaGroup:
         """Remove the group."""
         with contextlib.suppress(OSError):
             self.path.rmdir()
+        self._guard.kill()
+        self._guard.communicate()
+
+
+def _guard_of(group: Path) -> subprocess.Popen:
+    """Start what removes a group at the latest when this process is gone."""
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    command = ["/bin/sh", "-c", _GUARD, str(group)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, **quiet)  # type: ignore[call-overload]  # noqa: S603
 
 
 def _move_to(group: Path) -> None:

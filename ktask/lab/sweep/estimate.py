@@ -74,7 +74,8 @@ def _estimate(case: Case, grid: Grid, known: pd.DataFrame) -> CellEstimate:
     reason = why_not(case)
     need = workloads.get(case.workload).memory_need(case) + PROCESS_BYTES
     passes = range(1, grid.passes + 1)
-    time_s = 0.0 if reason else sum(_process_s(case, grid, number, known) for number in passes)
+    times = _times(case, known)
+    time_s = 0.0 if reason else sum(_process_s(case, grid, number, times) for number in passes)
     return CellEstimate(case, time_s, need, reason)
 
 
@@ -89,10 +90,9 @@ class _Times(NamedTuple):
         return self.around_s + self.work_s / min(threads, GAIN)
 
 
-def _process_s(case: Case, grid: Grid, number: int, known: pd.DataFrame) -> float:
+def _process_s(case: Case, grid: Grid, number: int, times: _Times) -> float:
     """Return the seconds of a cell in a pass: its warm-ups, then rounds until the protocol has enough."""
-    protocol, times = grid.protocol, _times(case, known)
-    counts = _counts(case, grid, number)
+    protocol, counts = grid.protocol, _counts(case, grid, number)
     one_s = times.at(1)
     several_s = sum(map(times.at, counts)) + one_s * bool(counts)  # one thread in chunks
     round_s = 2 * one_s + several_s

@@ -1,5 +1,6 @@
 """A quota: a control group of the suite's own, entered and left, and removed."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -63,12 +64,12 @@ def test_a_group_that_may_not_be_written_to_is_a_reason(tmp_path):
 def test_both_versions_are_told_the_quota_and_tell_the_throttling(tmp_path, mount, own, limit, stat):
     root = foreign(tmp_path, mount, own, cgroup_procs="")
     write(root, "cg/cgroup.subtree_control", "cpu")
-    group = QuotaGroup(1.5, root)
-    assert (group.path / limit[0]).read_text() == limit[1]
-    write(root, f"cg/{group.path.name}/cpu.stat", stat)
-    assert group.throttled_s == 2.5
-    with group.entered():
-        assert (group.path / "cgroup.procs").read_text() == str(os.getpid())
+    with contextlib.closing(QuotaGroup(1.5, root)) as group:
+        assert (group.path / limit[0]).read_text() == limit[1]
+        write(root, f"cg/{group.path.name}/cpu.stat", stat)
+        assert group.throttled_s == 2.5
+        with group.entered():
+            assert (group.path / "cgroup.procs").read_text() == str(os.getpid())
     assert (root / "cg/cgroup.procs").read_text() == str(os.getpid())
 
 
@@ -106,3 +107,22 @@ def test_a_process_in_the_group_is_throttled_and_then_back_where_it_was():
     finally:
         group.close()
     assert not group.path.exists()
+
+
+@real
+@pytest.mark.parametrize("inside", [False, True])
+def test_nothing_is_left_of_a_process_that_was_killed(inside):
+    enter = "group.entered().__enter__();" if inside else ""
+    code = "from ktask.lab.conditions.quota import QuotaGroup; group = QuotaGroup(0.5); "
+    code += f"{enter} print(group.path, flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        group = Path(process.stdout.readline().decode().strip())
+        if not group.is_dir():
+            pytest.skip("this process may not have a quota of a half")
+        process.kill()
+    end = time.monotonic() + 10
+    while group.exists() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not group.exists()
