@@ -1,22 +1,20 @@
 """The contents of the report: one method per section, which a notebook calls for a piece of the page."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 
-import pandas as pd
 from markupsafe import Markup
 
-from ktask.common import units
 from ktask.common.progress import watched
 from ktask.lab.records import Run, load_run, unconditioned
-from ktask.report import machine, sections, summary, tables
+from ktask.report import machine, measured, numbering, sections, summary, tables
 from ktask.report import sentences as words
 from ktask.report.costs import busy, neighbours, questions
 from ktask.report.costs import section as costs
 from ktask.report.figure import Figure
-from ktask.report.markup import Cell, Html, items, join, paragraph, render, table, with_code
+from ktask.report.markup import Cell, Html, details, join, paragraph, render, table, with_code
 from ktask.report.paths import advice, bottlenecks, evidence_tables, numa, states
 from ktask.report.paths import evidence as causes
 from ktask.report.runs import kernels, several_runs
@@ -26,14 +24,7 @@ from ktask.report.scaling.model_figures import MODEL_KEY, RESIDUALS_KEY
 from ktask.report.scaling.reproduction import PUBLISHED_KEY
 from ktask.report.study import FIGURE_KINDS, Study, completed, data_hash, split_hosts
 
-# Figures in the order of the page; "" stands for those of the workloads.
-LAST = (
-    *(numa.NUMA_KEY, states.FIGURE_KEY, kernels.KERNELS_KEY, MODEL_KEY, RESIDUALS_KEY, words.CROSSOVER_KEY),
-    *(PUBLISHED_KEY, PREDICTION_KEY, neighbours.BYSTANDERS_KEY, busy.BUSY_KEY, words.CHUNKS_KEY),
-)
-PAGE_ORDER = (words.NOISE_KEY, "", *LAST)
-CELL = "cell.ipynb"
-COSTS = 10  # the number of the section on costs
+RESULTS, COSTS = 1, 2  # the numbers of the sections that have subsections
 
 
 @dataclass(frozen=True)
@@ -75,8 +66,7 @@ class Report:
         todo.append(partial(kernels.kernels_figure, self.plain_runs))
         todo.append(partial(reproduction.published_figure, self.studies))
         drawn = filter(None, [draw() for draw in watched(todo, "figures")])
-        ordered = sorted(drawn, key=_place)
-        return {figure.key: replace(figure, number=i) for i, figure in enumerate(ordered, 1)}
+        return {figure.key: figure for figure in numbering.numbered(drawn)}
 
     def _figure(self, key: str) -> Markup:
         figure = self.figures.get(key)
@@ -121,66 +111,24 @@ class Report:
         missing = int(run.skipped["missing"].sum())
         return summary.caveat(study.scaling, study.aa, study.findings, skipped, run.machine, missing)
 
-    # --- what and where --------------------------------------------------------------------------------
-
-    def workloads(self) -> Html:
-        """Return what each measured workload and method does, and what one operation is."""
-        names = dict.fromkeys(one for study in self.studies for one in study.workloads)
-        scaling = pd.concat([study.scaling for study in self.studies], ignore_index=True)
-        groups = scaling.groupby(["workload", "backend", "method", "unit"], sort=False)
-        methods = [rows.iloc[0].to_dict() | {"kinds": rows["page_kind"].unique()} for _, rows in groups]
-        abouts = [
-            Markup("<b>{}.</b> {}").format(words.workload_label(name), words.about(name))
-            for name in names
-            if words.about(name)
-        ]
-        caption = (
-            "The measured paths. The last column follows from the source of the kernel (of this program, for "
-            "models) and was not measured; section 5 shows what this run saw."
-        )
-        listing = table(METHODS, methods, caption=caption, key="methods", text=METHODS)
-        return Html(join([items(abouts), listing if methods else paragraph("No workload was measured.")]))
-
-    def machines(self) -> Html:
-        """Return the machine table, one column per machine."""
-        described = [dict(machine.describe(study.run.machine)) for study in self.studies]
-        rows = [(label, *(facts[label] for facts in described)) for label in described[0]]
-        names = ("Property", *(study.label or "Value" for study in self.studies))
-        columns: dict[str, Cell] = {name: i for i, name in enumerate(names)}
-        return Html(table(columns, rows, caption="The machine before the run.", key="machine", text=columns))
-
-    def checks(self) -> Html:
-        """Return the findings of the machine check, and the warnings that repetitions carry."""
-        return self._each(lambda study: join([sections.findings(study), sections.flags(study)]))
-
-    # --- method ----------------------------------------------------------------------------------------
-
-    def design(self) -> Html:
-        """Return how often, in which order and with which seed the runs measured."""
-        return self._each(sections.design)
-
-    def noise(self) -> Html:
-        """Return the A/A comparison."""
-        missing = paragraph("No cell measured its baseline twice, so there is no A/A check.")
-        return self._each(lambda study: self._figure(study.key(words.NOISE_KEY)) or missing)
+    def side_by_side(self) -> Html:
+        """Return several runs beside each other, speedups and changes of times; nothing for one."""
+        side = several_runs.section(self.studies, self.plain_runs)
+        return Html(join([side, self._figure(kernels.KERNELS_KEY)]))
 
     # --- results ---------------------------------------------------------------------------------------
 
     def results(self) -> Html:
-        """Return what could not be looked at, a subsection per workload, and one on what medians hide."""
+        """Return what could not be looked at, a subsection per workload, and one on far memory."""
         found = [(study, workload) for study in self.studies for workload in study.workloads]
         if not found:
             return Html(paragraph("Nothing was measured; appendix B lists the cases of the grid, and why."))
         parts = [*map(self._not_looked_at, self.studies)]
         parts += [self._result(study, one, i) for i, (study, one) in enumerate(found, start=1)]
-        far = [study for study in self.studies if len(study.numa)]
-        titles = [("far", "Near and far memory")] * bool(far) + [("hidden", "What medians hide")]
-        heads = [
-            Markup('<h3 id="{}">5.{} {}</h3>').format(anchor, number, title)
-            for number, (anchor, title) in enumerate(titles, start=len(found) + 1)
-        ]
-        parts += [*heads[:-1], *map(self._far, far), heads[-1]]
-        return Html(join([*parts, *map(self._hidden, self.studies)]))
+        if far := [study for study in self.studies if len(study.numa)]:
+            head = Markup('<h3 id="far">{}.{} Near and far memory</h3>').format(RESULTS, len(found) + 1)
+            parts += [head, *map(self._far, far)]
+        return Html(join(parts))
 
     def _not_looked_at(self, study: Study) -> Markup:
         """Return which paths this run has no evidence on, and how to allow it."""
@@ -192,32 +140,30 @@ class Report:
         """Return what it costs that memory is far from the threads."""
         return join([self._figure(study.key(numa.NUMA_KEY)), numa.section(study)])
 
-    def _hidden(self, study: Study) -> Markup:
-        """Return two states, drift and settling at every size, and results with cold repetitions."""
-        figure = self._figure(study.key(states.FIGURE_KEY))
-        return join([states.states_section(study), figure, states.cold_section(study)])
-
     def _result(self, study: Study, workload: str, number: int) -> Markup:
-        """Return finding, speedup, bottlenecks, throughput and distribution of a workload."""
+        """Return what a workload gains, why not more, and the evidence, folded."""
 
         def key(kind: str) -> str:
             return study.key(words.figure_key(kind, workload))
 
         rows = study.scaling[study.scaling["workload"] == workload]
         evidence = study.bottlenecks[study.bottlenecks["workload"] == workload]
-        drawn = (self._figure(key(kind)) for kind in FIGURE_KINDS)
-        speedup, stack, timeline, throughput, distribution = drawn
-        heading = Markup('<h3 id="{}">5.{} {}{}</h3>').format(
-            key("results"), number, study.title, words.workload_label(workload)
+        speedup, stack, *others = (self._figure(key(kind)) for kind in FIGURE_KINDS)
+        heading = Markup('<h3 id="{}">{}.{} {}{}</h3>').format(
+            key("results"), RESULTS, number, study.title, words.workload_label(workload)
         )
-        numbers = sections.results(rows, key("times"))
-        losses = bottlenecks.table(evidence, key("bottlenecks"))
-        folded = evidence_tables.folded(evidence, study.key, timeline)
-        why = (bottlenecks.finding(evidence), stack, losses, *folded)
-        return join([heading, words.workload_finding(rows), numbers, speedup, *why, throughput, distribution])
+        folded = [
+            bottlenecks.table(evidence, key("bottlenecks")),
+            *evidence_tables.folded(evidence, study.key),
+            sections.results(rows, key("times")),
+            *others,
+        ]
+        more = details(f"Evidence of {words.workload_label(workload)}", join(folded))
+        why = bottlenecks.finding(evidence)
+        return join([heading, words.workload_finding(rows), speedup, why, stack, more])
 
     def costs(self) -> Html:
-        """Return what threads cost others: neighbours, CPU time, caches; and rules for their number."""
+        """Return what threads cost others: neighbours, a busy machine, a quota, CPU time."""
         return self._each(self._costs)
 
     def _costs(self, study: Study) -> Markup:
@@ -227,27 +173,21 @@ class Report:
 
     def recommendations(self) -> Html:
         """Return how many threads, from which size on, in which chunks, or why not."""
-        return self._each(
-            lambda study: join([advice.recommendations(study), self._figure(study.key(words.CHUNKS_KEY))])
-        )
-
-    def model(self) -> Html:
-        """Return the roof, and the law fitted to each path with its residuals."""
-        return self._each(self._model)
-
-    def _model(self, study: Study) -> Markup:
-        roof = model_sections.roof_sentence(study.scaling, bottlenecks.memory_roof(study.scaling))
-        drawn = [self._figure(study.key(name)) for name in (MODEL_KEY, RESIDUALS_KEY)]
-        choice = model_sections.choice_sentence(study.scaling)
-        return join([study.title, roof, choice, model_sections.fit_table(study), *drawn])
+        return self._each(advice.recommendations)
 
     def reproduction(self) -> Html:
         """Return published results beside those of the runs."""
         return Html(join([self._figure(PUBLISHED_KEY), reproduction.table(self.studies)]))
 
-    def prediction(self) -> Html:
-        """Return what laws and simulation say about larger machines, and what that rests on."""
-        return self._each(self._prediction)
+    def larger_machines(self) -> Html:
+        """Return the law of each path, and what laws and simulation say about larger machines."""
+        return self._each(lambda study: join([self._model(study), self._prediction(study)]))
+
+    def _model(self, study: Study) -> Markup:
+        roof = model_sections.roof_sentence(study.scaling, bottlenecks.memory_roof(study.scaling))
+        choice = model_sections.choice_sentence(study.scaling)
+        laws = model_sections.fit_table(study)
+        return join([study.title, roof, choice, laws, self._figure(study.key(MODEL_KEY))])
 
     def _prediction(self, study: Study) -> Markup:
         listing = model_sections.prediction_table(study)
@@ -256,101 +196,82 @@ class Report:
         figure = self._figure(study.key(PREDICTION_KEY))
         return join([study.title, larger_machines.rests_on(study.larger), figure, listing])
 
-    def degradations(self) -> Html:
-        """Return where threads make it worse, and from which size on they pay."""
-        return self._each(self._degradations)
-
-    def _degradations(self, study: Study) -> Markup:
-        crossover = tables.crossover_table(study.scaling)
-        if crossover.empty:
-            return paragraph(study.title, "No thread count above one was measured, so there is no crossover.")
-        listing = sections.crossover(study, crossover)
-        blame = bottlenecks.slower_by_chunks(study.scaling)
-        return join([self._figure(study.key(words.CROSSOVER_KEY)), listing, blame])
-
     def questions(self) -> Html:
         """Return the questions of reviewers: who asked, and what this run answers."""
         return self._each(questions.section)
 
-    def side_by_side(self) -> Html:
-        """Return several runs beside each other, speedups and changes of times; nothing for one."""
-        side = several_runs.section(self.studies, self.plain_runs)
-        return Html(join([side, self._figure(kernels.KERNELS_KEY)]))
+    # --- method and machine ----------------------------------------------------------------------------
+
+    def design(self) -> Html:
+        """Return how often, in which order and with which seed the runs measured."""
+        return self._each(sections.design)
+
+    def machine_state(self) -> Html:
+        """Return the facts of the machine that matter most, and what disturbs a measurement on it."""
+        return Html(join([sections.machines(self.studies), *map(sections.severe_findings, self.studies)]))
+
+    def reproduce(self) -> Html:
+        """Return the commands that measure these runs again, and make this page."""
+        return Html(render("reproduce.html.j2", runs=[sections.identity(run) for run in self.runs]))
 
     # --- appendix --------------------------------------------------------------------------------------
 
-    def reproduce(self) -> Html:
-        """Return the commands, and which data each figure was made from."""
-        columns: dict[str, Cell] = {
-            "Figure": lambda one: one.link,
-            "Data beside the caption": lambda one: f"{one.key}.csv",
-            "Rows": lambda one: len(one.data),
-            "Made from, and by which notebook": lambda one: _source(one.key),
-        }
-        caption = "From figure to data; report.ipynb draws them all and measures nothing."
-        text = ["Data beside the caption", "Made from, and by which notebook"]
-        drawn = self.figures.values()
-        listing = table(columns, drawn, caption=caption, key="figure-data", text=text) if drawn else ""
-        commands = render("reproduce.html.j2", runs=[sections.identity(run) for run in self.runs])
-        return Html(join([commands, listing]))
+    def workloads(self) -> Html:
+        """Return what each measured workload and method does, and what one operation is."""
+        return Html(measured.workloads(self.studies))
 
     def all_numbers(self) -> Html:
         """Return every case and thread count, and everything that was skipped."""
         return self._each(sections.all_numbers)
 
     def all_facts(self) -> Html:
-        """Return every fact of `machine.json`."""
-        return self._each(self._facts)
+        """Return every finding, every warning of a repetition and every fact of `machine.json`."""
+        every = sections.machines(self.studies, all_lines=True)
+        return Html(join([every, *map(sections.all_facts, self.studies)]))
 
-    def _facts(self, study: Study) -> Markup:
-        columns: dict[str, Cell] = {"Fact": 0, "Value": 1}
-        caption = Markup("{}All recorded facts.").format(study.title)
-        facts = machine.other_facts(study.run.machine)
-        return table(columns, facts, caption=caption, key=study.key("facts"), text=columns)
+    def checks(self) -> Html:
+        """Return the A/A comparison, what medians hide, the crossover, chunk sizes and residuals."""
+        return self._each(self._checks)
+
+    def _checks(self, study: Study) -> Markup:
+        def figure(key: str) -> Markup:
+            return self._figure(study.key(key))
+
+        noise = figure(words.NOISE_KEY) or paragraph(
+            "No cell measured its baseline twice, so there is no A/A check."
+        )
+        hidden = [states.states_section(study), figure(states.FIGURE_KEY), states.cold_section(study)]
+        last = [figure(words.CHUNKS_KEY), figure(RESIDUALS_KEY)]
+        return join([study.title, noise, *hidden, *self._degradations(study), *last])
+
+    def _degradations(self, study: Study) -> list[Markup]:
+        """Return where threads make it worse, and from which size on they pay."""
+        crossover = tables.crossover_table(study.scaling)
+        if crossover.empty:
+            return [paragraph("No thread count above one was measured, so there is no crossover.")]
+        listing = sections.crossover(study, crossover)
+        blame = bottlenecks.slower_by_chunks(study.scaling)
+        return [self._figure(study.key(words.CROSSOVER_KEY)), listing, blame]
+
+    def more_evidence(self) -> Html:
+        """Return what else is known of costs, and which data each figure was made from."""
+        return Html(join([*map(costs.more, self.studies), self._figure_data()]))
+
+    def _figure_data(self) -> Markup:
+        columns: dict[str, Cell] = {
+            "Figure": lambda one: one.link,
+            "Data beside the caption": lambda one: f"{one.key}.csv",
+            "Rows": lambda one: len(one.data),
+            "Made from, and by which notebook": lambda one: numbering.source(one.key),
+        }
+        if not self.figures:
+            return Markup("")
+        caption = "From figure to data; report.ipynb draws them all and measures nothing."
+        text = ["Data beside the caption", "Made from, and by which notebook"]
+        return table(columns, self.figures.values(), caption=caption, key="figure-data", text=text)
 
     def footer(self) -> Html:
         """Return commit, data hash and lock hash."""
         unknown = machine.UNKNOWN
         runs = [sections.identity(run) | {"data": self.hashes.get(run.name, unknown)} for run in self.runs]
         return Html(render("footer.html.j2", runs=runs))
-
-
-def _by_source(row: dict[str, str]) -> str | Markup:
-    method = words.method_of(row["workload"], row["method"])
-    return with_code(method.by_source) if method and method.by_source else units.NO_VALUE
-
-
-def _what_it_does(row: dict[str, str]) -> str:
-    method = words.method_of(row["workload"], row["method"])
-    return method.about if method and method.about else "not described in this version"
-
-
-METHODS: dict[str, Cell] = {
-    "Workload and method": lambda row: (
-        f"{words.workload_label(row['workload'])}, {words.short(row['method'])}"
-    ),
-    "Who works": "backend",
-    "Pages": lambda row: ", ".join(map(words.kind_label, row["kinds"])),
-    "Operation": "unit",
-    "What it does": _what_it_does,
-    "By its source": _by_source,
-}
-
-
-def _source(key: str) -> str:
-    kind, _, workload = key.partition("-")
-    if kind == kernels.KERNELS_KEY:
-        return f"records/*.parquet of all runs, measured by {CELL}"
-    if kind == PUBLISHED_KEY:
-        return "data/published, by reproduction.ipynb, and records/*.parquet"
-    if kind == PREDICTION_KEY:
-        return f"records/*.parquet and traces/*.parquet, measured by {CELL}"
-    folder = {"timeline": "traces", "stack": "evidence", neighbours.BYSTANDERS_KEY: "bystanders"}.get(
-        kind, "records"
-    )
-    return f"{folder}/{workload.replace('-', '_') or '*'}-*.parquet, measured by {CELL}"
-
-
-def _place(figure: Figure) -> int:
-    kind = figure.key.split("-")[0]
-    return PAGE_ORDER.index(kind if kind in PAGE_ORDER else "")

@@ -20,7 +20,7 @@ class Figure:
     data: pd.DataFrame  # the numbers drawn
     caption: Markup  # the finding, the kind of interval and n
     alt: str  # what the drawing shows, for screen readers
-    number: int = 0  # its place in the report
+    number: str = ""  # in the report
 
     def of(self, run: str) -> "Figure":
         """Return the figure with the name of its run before caption and alternative text."""

@@ -223,3 +223,8 @@ LINES: tuple[tuple[str, Callable[[Facts], str]], ...] = (
     ("CPUs of the process", _limits),
     ("Software", _packages),
 )
+# What a reader needs to judge the results; the others are in the appendix.
+IMPORTANT = (
+    *("Processor", "Topology", "Caches", "NUMA nodes", "Memory", "Kernel", "Transparent huge pages"),
+    *("hugetlb pools", "Virtual machine", "Host takes free memory", "Clock governor", "CPUs of the process"),
+)

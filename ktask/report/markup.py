@@ -77,6 +77,13 @@ def paragraph(*sentences: str | Markup) -> Markup:
     return Markup("<p>{}</p>").format(body) if body else Markup("")
 
 
+def details(summary: str, body: Markup, kind: str = "") -> Markup:
+    """Return a part of the page that is folded; nothing if it is empty."""
+    look = Markup(' class="{}"').format(kind) if kind else ""
+    text = Markup("<details{}><summary>{}</summary>{}</details>")
+    return text.format(look, summary, body) if body else Markup("")
+
+
 def items(lines: Iterable[str | Markup], tag: str = "ul") -> Markup:
     """Return a list, numbered if `tag` is "ol"; nothing without lines."""
     body = join(Markup("<li>{}</li>").format(line) for line in lines)

@@ -24,7 +24,8 @@ POLICY = (
     "script-src 'sha256-{}'"
 )
 PRELOADED = ("ktask.report.contents", "scipy.stats")  # what the notebook imports
-HEADING = re.compile(r'<h([23]) id="([^"]*)">(.*?)</h\1>', re.DOTALL)
+HEADING = re.compile(r'<h2 id="([^"]*)">(.*?)</h2>', re.DOTALL)
+APPENDIX = re.compile(r'(<h2 id="[^"]*">[A-Z] .*?</h2>)(.*?)(?=<h2|<footer)', re.DOTALL)
 TAG = re.compile(r"<[^>]+>")
 # A number and its unit stay on one line, and a percentage has a space as all other units have.
 NOT_PROSE = re.compile(
@@ -93,7 +94,7 @@ def to_html(notebook: dict, title: str) -> str:
     exporter = HTMLExporter(
         template_name="template",
         extra_template_basedirs=[str(REPORT_FOLDER)],
-        filters={"contents": contents, "markdown2html": markdown2html},
+        filters={"contents": contents, "folded": folded, "markdown2html": markdown2html},
     )
     style, script = ((TEMPLATE / name).read_text("utf-8") for name in ("style.css", "search.js"))
     resources = {"page_title": title, "style": style, "script": script, "policy": policy(script)}
@@ -131,18 +132,14 @@ def anchor(heading: str) -> str:
     return "-".join(word for word in words if len(word) > 1) or "section"
 
 
+def folded(body: str) -> str:
+    """Return a page with each part of its appendix folded below its heading, which stays in sight."""
+    return APPENDIX.sub(r'<details class="appendix"><summary>\1</summary>\2</details>\n', body)
+
+
 def contents(body: str) -> Markup:
-    """Return the table of contents of a page as nested lists."""
-    items: list[tuple[str, list[str]]] = []
-    for level, key, text in HEADING.findall(body):
-        link = f'<a href="#{escape(key)}">{TAG.sub("", text)}</a>'
-        if level == "2":
-            items.append((link, []))
-        elif items:
-            items[-1][1].append(link)
-    lines = (f"<li>{link}{_nested(links)}</li>" for link, links in items)
-    return Markup(f"<ol>{''.join(lines)}</ol>")  # noqa: S704 - headings of a page that is escaped already
-
-
-def _nested(links: Sequence[str]) -> str:
-    return f"<ol>{''.join(f'<li>{link}</li>' for link in links)}</ol>" if links else ""
+    """Return the table of contents of a page: a link to each section."""
+    links = (
+        f'<li><a href="#{escape(key)}">{TAG.sub("", text)}</a></li>' for key, text in HEADING.findall(body)
+    )
+    return Markup(f"<ol>{''.join(links)}</ol>")  # noqa: S704 - headings of a page that is escaped already

@@ -1,5 +1,6 @@
 """Tables and paragraphs of the page, each made from one study."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -50,22 +51,15 @@ def _took(run: Run) -> str:
     )
 
 
-def findings(study: Study) -> Markup:
-    """Return the findings of the machine check, the worst first."""
-    if not study.findings:
-        return paragraph(study.title, "The machine was not checked before this run.")
-    severe = [one for one in study.findings if one.get("level") in SEVERE]
-    columns: dict[str, Cell] = {
-        "Checked": lambda one: one.get("name", "?"),
-        "Result": lambda one: _mark(str(one.get("level", "?"))),
-        "Value": lambda one: one.get("value", ""),
-        "What it means, and the remedy": _advice,
-    }
-    caption = Markup("{}Check of the machine: {} of {} would or may disturb a measurement.").format(
-        study.title, words.count(len(severe), "finding"), len(study.findings)
-    )
-    rows = sorted(study.findings, key=_severity)
-    return table(columns, rows, caption=caption, key=study.key("checks"), text=columns)
+def machines(studies: Sequence[Study], *, all_lines: bool = False) -> Markup:
+    """Return the machine table, one column per machine: the lines that matter most, or all."""
+    described = [dict(machine.describe(study.run.machine)) for study in studies]
+    shown = [label for label in described[0] if all_lines or label in machine.IMPORTANT]
+    rows = [(label, *(facts[label] for facts in described)) for label in shown]
+    names = ("Property", *(study.label or "Value" for study in studies))
+    columns: dict[str, Cell] = {name: i for i, name in enumerate(names)}
+    key = "all-of-the-machine" if all_lines else "machine"
+    return table(columns, rows, caption="The machine before the run.", key=key, text=columns)
 
 
 def _severity(finding: dict[str, Any]) -> int:
@@ -82,6 +76,47 @@ def _mark(level: str) -> Markup:
 def _advice(finding: dict[str, Any]) -> Markup:
     """Return what a finding means and its remedy; text between backticks becomes code."""
     return with_code(" ".join(str(finding[name]) for name in ("means", "remedy") if finding.get(name)))
+
+
+FINDINGS: dict[str, Cell] = {
+    "Checked": lambda one: one.get("name", "?"),
+    "Result": lambda one: _mark(str(one.get("level", "?"))),
+    "Value": lambda one: one.get("value", ""),
+    "What it means, and the remedy": _advice,
+}
+
+
+def severe_findings(study: Study) -> Markup:
+    """Return what the machine check found that would or may disturb a measurement."""
+    if not study.findings:
+        return paragraph(study.title, "The machine was not checked before this run.")
+    severe = [one for one in study.findings if one.get("level") in SEVERE]
+    number = f"{len(severe)} of {words.count(len(study.findings), 'finding')}"
+    if not severe:
+        return paragraph(study.title, f"The check of the machine: {number} disturb a measurement.")
+    caption = Markup("{}Check of the machine: {} would or may disturb a measurement.").format(
+        study.title, number
+    )
+    rows = sorted(severe, key=_severity)
+    return table(FINDINGS, rows, caption=caption, key=study.key("checks"), text=FINDINGS)
+
+
+def all_facts(study: Study) -> Markup:
+    """Return every finding, every warning of a repetition and every fact of `machine.json`."""
+    columns: dict[str, Cell] = {"Fact": 0, "Value": 1}
+    caption = Markup("{}All recorded facts.").format(study.title)
+    facts = machine.other_facts(study.run.machine)
+    listing = table(columns, facts, caption=caption, key=study.key("facts"), text=columns)
+    return join([_all_findings(study), flags(study), listing])
+
+
+def _all_findings(study: Study) -> Markup:
+    """Return the findings of the machine check, the worst first."""
+    if not study.findings:
+        return Markup("")
+    caption = Markup("{}All findings of the machine check.").format(study.title)
+    rows = sorted(study.findings, key=_severity)
+    return table(FINDINGS, rows, caption=caption, key=study.key("all-checks"), text=FINDINGS)
 
 
 def flags(study: Study) -> Markup:

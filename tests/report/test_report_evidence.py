@@ -81,7 +81,7 @@ def test_traces_and_cpu_time_tell_where_nothing_was_seen():
 )
 def test_the_source_is_set_beside_what_this_run_saw(changes, text):
     (row,) = [row for _, row in table_of(run_with(seen_case(**changes))).iterrows()]
-    said = page.with_hard_spaces(str(evidence_tables.details(row, row["seen"], "key"))).replace("\u00a0", " ")
+    said = page.with_hard_spaces(str(evidence_tables.of_path(row, row["seen"], "key"))).replace("\u00a0", " ")
     assert "<i>By the kernel&#39;s source: </i>munmap takes mmap_lock for writing" in said
     assert text in said
 
@@ -130,7 +130,7 @@ def test_the_stack_adds_up_to_the_threads():
 
 def test_functions_locks_and_counters_are_listed_by_name():
     (row,) = [row for _, row in table_of(run_with(seen_case())).iterrows()]
-    html = evidence_tables.details(row, row["seen"], "key")
+    html = evidence_tables.of_path(row, row["seen"], "key")
     said = plain(html)
     assert html.startswith('<details class="evidence"><summary>munmap (4 KiB), 1 GiB, 2 threads: functions')
     assert "clear_page_erms memory 30 % 43 % 30.0 ms 52.0 ms 22.0 ms" in said
@@ -205,7 +205,7 @@ def drawn(stacks, waits=()):
     found = seen_case(stacks=stacks, waits=list(waits))
     table = table_of(run_with(found))
     (row,) = [row for _, row in table.iterrows()]
-    html, said = str(evidence_tables.details(row, row["seen"], "key")), str(bottlenecks.finding(table))
+    html, said = str(evidence_tables.of_path(row, row["seen"], "key")), str(bottlenecks.finding(table))
     stack_figure.stack_figure(table, "free", "key")
     ElementTree.fromstring(re.search("<svg.*</svg>", html, re.DOTALL)[0])
     return html + said

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -179,7 +179,8 @@ def _score(row: Row, which: str) -> str:
 
 # --- the section ---------------------------------------------------------------------------------------
 
-PARTS: dict[str, tuple[str, Callable[[Study], Markup]]] = {
+Part: TypeAlias = tuple[str, Callable[["Study"], Markup]]
+PARTS: dict[str, Part] = {
     "neighbours-wait": ("What neighbours wait for", neighbours.section),
     "busy-load": (
         "On a busy machine",
@@ -190,6 +191,8 @@ PARTS: dict[str, tuple[str, Callable[[Study], Markup]]] = {
         lambda study: quota.section(study.all_cells, study.key(quota.TABLE_KEY)),
     ),
     "cpu-for-wall": ("CPU time for wall time", total_section),
+}
+MORE: dict[str, Part] = {
     "how-many": ("How many threads", rules_section),
     "cached": ("The caches of a neighbour", neighbours.cache_section),
 }
@@ -197,10 +200,18 @@ PARTS: dict[str, tuple[str, Callable[[Study], Markup]]] = {
 
 def section(study: Study, figures: Mapping[str, Markup], number: int) -> Markup:
     """Return the section on what threads cost others; a part has the figure of its name at its head."""
-    parts = [(key, title, build(study)) for key, (title, build) in PARTS.items()]
-    shown = [part for part in parts if part[2]]
+    return _parts(study, PARTS, figures, f"{number}.")
+
+
+def more(study: Study) -> Markup:
+    """Return what the appendix has on costs: rules for the number of threads, and caches."""
+    return _parts(study, MORE, {}, "E.")
+
+
+def _parts(study: Study, wanted: Mapping[str, Part], figures: Mapping[str, Markup], number: str) -> Markup:
+    parts = [(key, title, build(study)) for key, (title, build) in wanted.items()]
     pieces = []
-    for k, (key, title, body) in enumerate(shown, 1):
-        head = Markup('<h3 id="{}">{}.{} {}{}</h3>').format(study.key(key), number, k, study.title, title)
+    for k, (key, title, body) in enumerate((part for part in parts if part[2]), 1):
+        head = Markup('<h3 id="{}">{}{} {}{}</h3>').format(study.key(key), number, k, study.title, title)
         pieces += [head, figures.get(key, ""), body]
     return markup.join(pieces)

@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from ktask.common import units
 from ktask.report import sentences as words
-from ktask.report.markup import Cell, join, paragraph, table
+from ktask.report.markup import Cell, details, join, paragraph, table
 from ktask.report.paths import evidence, flame
 from ktask.report.paths.evidence import Growth, Seen
 from ktask.report.sentences import Row
@@ -17,21 +17,16 @@ MOST_FUNCTIONS, MOST_COUNTERS = 8, 16
 LEAST_GROWTH, LEAST_WAIT = 0.005, 0.0005
 
 
-def folded(rows: pd.DataFrame, key: Callable[[str], str], timeline: Markup) -> list[Markup]:
-    """Return the timeline of chunks, and all that was seen of each path that does not scale.
-
-    Where every path was looked at, the timeline is folded, too: the speedup stack says more.
-    """
-    if timeline and rows["seen"].notna().all():
-        timeline = Markup("<details><summary>Timeline of chunks</summary>{}</details>").format(timeline)
+def folded(rows: pd.DataFrame, key: Callable[[str], str]) -> list[Markup]:
+    """Return all that was seen of each path that does not scale."""
     found = rows[rows["seen"].notna() & (rows["bottleneck"] != "scales")]
-    return [timeline] + [
-        details(row, row["seen"], key(words.figure_key("seen", f"{row['workload']}-{i}")))
+    return [
+        of_path(row, row["seen"], key(words.figure_key("seen", f"{row['workload']}-{i}")))
         for i, row in found.iterrows()
     ]
 
 
-def details(row: Row, seen: Seen, key: str) -> Markup:
+def of_path(row: Row, seen: Seen, key: str) -> Markup:
     """Return all that was seen of one path, folded."""
     label = words.path_label(row)
     title = f"{label}, {words.size_label(row)}, {words.count(int(row['threads']), 'thread')}"
@@ -42,8 +37,7 @@ def details(row: Row, seen: Seen, key: str) -> Markup:
         flame.graph(seen.serial, seen.many, label, f"{key}-flame"),
         _counters(seen, label, f"{key}-counters"),
     ]
-    head = Markup("<summary>{}: functions, locks, flame graph, counters</summary>").format(title)
-    return Markup('<details class="evidence">{}{}</details>').format(head, join(pieces))
+    return details(f"{title}: functions, locks, flame graph, counters", join(pieces), "evidence")
 
 
 def _functions(seen: Seen, label: str, key: str) -> Markup:

@@ -22,7 +22,7 @@ def section(studies: Sequence[Study], runs: Sequence[Run]) -> Markup:
     """Return the comparison of several studies; nothing for a single one."""
     if len(studies) < 2:
         return Markup("")
-    heading = Markup('<h3 id="side-by-side">Runs side by side</h3>')
+    heading = Markup('<h2 id="side-by-side">These runs side by side</h2>')
     changes = [_changes(runs[0], other, f"changes-{i}") for i, other in enumerate(runs[1:], start=1)]
     return markup.join([heading, finding(studies), speedups(studies), *changes])
 

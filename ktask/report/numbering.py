@@ -1,0 +1,65 @@
+"""The figures of a page in its order: their numbers, and which data each was made from."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from ktask.report import sentences as words
+from ktask.report.costs import busy, neighbours
+from ktask.report.figure import Figure
+from ktask.report.paths import numa, states
+from ktask.report.runs import kernels
+from ktask.report.scaling.larger_machines import PREDICTION_KEY
+from ktask.report.scaling.model_figures import MODEL_KEY, RESIDUALS_KEY
+from ktask.report.scaling.reproduction import PUBLISHED_KEY
+
+# Kinds of figures in the order of the page; those that are folded have numbers of their own: S1, S2, ...
+OF_A_WORKLOAD = ("speedup", "stack")
+SHOWN = (
+    *(kernels.KERNELS_KEY, *OF_A_WORKLOAD, numa.NUMA_KEY),
+    *(neighbours.BYSTANDERS_KEY, busy.BUSY_KEY, PUBLISHED_KEY, MODEL_KEY, PREDICTION_KEY),
+)
+FOLDED_OF_A_WORKLOAD = ("timeline", "throughput", "distribution")
+FOLDED = (
+    *FOLDED_OF_A_WORKLOAD,
+    *(words.NOISE_KEY, states.FIGURE_KEY, words.CROSSOVER_KEY, words.CHUNKS_KEY, RESIDUALS_KEY),
+)
+CELL = "cell.ipynb"
+
+
+def kind_of(figure: Figure) -> str:
+    """Return what a figure shows: the first word of its key."""
+    return figure.key.split("-")[0]
+
+
+def numbered(figures: Iterable[Figure]) -> list[Figure]:
+    """Return figures in the order of the page, each with its number; those of a workload stay together."""
+    drawn = list(figures)
+    shown = sorted((one for one in drawn if kind_of(one) in SHOWN), key=_place_shown)
+    folded = sorted((one for one in drawn if kind_of(one) not in SHOWN), key=_place_folded)
+    numbers = [*map(str, range(1, len(shown) + 1)), *(f"S{i}" for i in range(1, len(folded) + 1))]
+    return [replace(one, number=number) for one, number in zip([*shown, *folded], numbers, strict=True)]
+
+
+def _place_shown(figure: Figure) -> int:
+    kind = kind_of(figure)
+    return SHOWN.index(OF_A_WORKLOAD[0] if kind in OF_A_WORKLOAD else kind)
+
+
+def _place_folded(figure: Figure) -> int:
+    kind = kind_of(figure)
+    return FOLDED.index(FOLDED[0] if kind in FOLDED_OF_A_WORKLOAD else kind)
+
+
+def source(key: str) -> str:
+    """Return which data the figure of this key was made from, and which notebook measured them."""
+    kind, _, workload = key.partition("-")
+    if kind == kernels.KERNELS_KEY:
+        return f"records/*.parquet of all runs, measured by {CELL}"
+    if kind == PUBLISHED_KEY:
+        return "data/published, by reproduction.ipynb, and records/*.parquet"
+    if kind == PREDICTION_KEY:
+        return f"records/*.parquet and traces/*.parquet, measured by {CELL}"
+    folder = {"timeline": "traces", "stack": "evidence", neighbours.BYSTANDERS_KEY: "bystanders"}.get(
+        kind, "records"
+    )
+    return f"{folder}/{workload.replace('-', '_') or '*'}-*.parquet, measured by {CELL}"
