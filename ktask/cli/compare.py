@@ -121,6 +121,7 @@ def render(found: Comparison) -> Iterator[Part]:
     from ktask.cli.tables import table  # noqa: PLC0415
 
     yield f"{found.new.name} against {found.old.name}; ratios of times, below 1 is better\n"
+    yield from (f"{run.name}: {run.synthetic}\n" for run in (found.old, found.new) if run.synthetic)
     yield table(HEAD, map(_row, found.rows), left=(0, 5))
     yield from _beside(found)
     yield from ("", *conclusion(found))

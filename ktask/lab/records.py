@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ktask.lab.evidence.store import CaseKey
 
 SCHEMA_VERSION = "1.8"
+SYNTHETIC = "made by the simulator; no machine was measured"
 
 # name, Frictionless type, Arrow type, what it is
 COLUMNS: tuple[tuple[str, str, pa.DataType, str], ...] = (
@@ -124,6 +125,11 @@ class Run:
     machine: dict[str, Any]
     grid: dict[str, Any]
     skipped: pd.DataFrame
+
+    @property
+    def synthetic(self) -> str:
+        """What has to be said of a run that nobody measured (`synthetic` in machine.json); else empty."""
+        return SYNTHETIC if self.machine.get("synthetic") else ""
 
     @cached_property
     def evidence(self) -> dict[CaseKey, Evidence]:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ktask.common.units import fmt_number, fmt_size, fmt_time
+from ktask.lab.records import SYNTHETIC
 from ktask.models import published
 
 Facts = dict[str, Any]
@@ -18,6 +19,8 @@ def describe(machine: Facts) -> list[tuple[str, str]]:
 
 def scope(machine: Facts) -> str:
     """Return the machine in a few words, for the scope of a claim."""
+    if machine.get("synthetic"):
+        return f"synthetic machine with {_safely(_cpu_count, machine)}, {SYNTHETIC}"
     model = plain_model(str(machine.get("cpu_model") or "CPU of unknown model"))
     virtual = "virtual machine, " if machine.get("virtualised") else ""
     return f"{virtual}{model}, {_safely(_cpu_count, machine)}"

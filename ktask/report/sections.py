@@ -31,6 +31,7 @@ def identity(run: Run) -> dict[str, Any]:
         "date": machine.UNKNOWN if pd.isna(date) else f"{date:%Y-%m-%d %H:%M} UTC",
         "host": str(run.machine.get("host_name") or machine.UNKNOWN),
         "processor": machine.scope(run.machine),
+        "synthetic": run.synthetic,
         "kernel": str(run.machine.get("kernel_release") or machine.UNKNOWN),
         "took": _took(run),
         "largest": units.fmt_size(int(run.records["size_bytes"].max())) if len(run.records) else "no bytes",

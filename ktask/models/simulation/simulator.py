@@ -148,9 +148,10 @@ def run_plan(
     hand_over: bool = False,
     loads_to_end: bool = False,
     trace: bool = False,
+    seed: int = 0,
 ) -> Simulation:
     """Return what would come of a given plan; see `simulations`."""
-    return _Stage(machine, plan, low_priority, hand_over, loads_to_end).play(0, trace)
+    return _Stage(machine, plan, low_priority, hand_over, loads_to_end).play(seed, trace)
 
 
 class _Stage:
