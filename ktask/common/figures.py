@@ -22,6 +22,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
+from ktask.common import hover
 from ktask.common.files import atomic_write
 from ktask.common.units import fmt_size, fmt_time
 
@@ -184,6 +185,15 @@ def _with_ends(
     )
 
 
+def _said(
+    table: pd.DataFrame, value: str, name: str | None, ends: tuple[str, str] | None, unit: str
+) -> list[str]:
+    """Return what each row says when it is pointed at; `name` is the column that tells rows apart."""
+    between = ends or (f"{value}_low", f"{value}_high")
+    rows = table.to_dict("records")
+    return [hover.text_of(row, value, between, row[name] if name else None, unit) for row in rows]
+
+
 MEASURED = {"estimator": "median", "errorbar": ("pi", 100)}  # of the three rows of `_with_ends`
 
 
@@ -197,6 +207,7 @@ def curves(
     order: Sequence = (),
     ends: tuple[str, str] | None = None,
     band: bool = False,
+    unit: str = "",
     **look,
 ) -> None:
     """Draw a line per value of `hue`, with the intervals that the table has.
@@ -217,6 +228,8 @@ def curves(
         Columns with the ends of the interval; by default `y` with `_low` and `_high`.
     band
         Draw the interval as a band without marks, not as bars.
+    unit
+        Of the values, for what a point says when it is pointed at.
     **look
         For `seaborn.lineplot`.
     """
@@ -230,6 +243,7 @@ def curves(
     else:
         style |= {"err_style": "bars", "err_kws": {"capsize": 2, "elinewidth": 0.9}}
     sns.lineplot(long, x=x, y=y, ax=axis, **MEASURED, **(style | look))
+    hover.points(axis, table, x, y, _said(table, y, hue, ends, unit))
 
 
 def intervals(
@@ -240,6 +254,7 @@ def intervals(
     hue: str | None = None,
     *,
     ends: tuple[str, str] | None = None,
+    unit: str = "",
     **look,
 ) -> None:
     """Draw a point with its interval for each row of the table, at the height of its text in column `row`."""
@@ -257,6 +272,13 @@ def intervals(
         "err_kws": {"linewidth": 0.9},
     }
     sns.pointplot(long, x=value, y=row, orient="h", ax=axis, **MEASURED, **(style | look))
+    heights = axis.yaxis.convert_units(table[row].astype(str).to_list())
+    if style["dodge"]:
+        levels = list(dict.fromkeys(table[hue]))
+        steps = table[hue].map(levels.index) / (len(levels) - 1) - 0.5
+        heights = heights + style["dodge"] * steps.to_numpy()
+    places = list(zip(table[value].to_list(), heights, strict=True))
+    hover.marks(axis, places, _said(table, value, row, ends, unit))
     axis.set_ylabel("")
 
 
@@ -372,9 +394,7 @@ VARIABLES = {
     WARN: f"var(--bad, {WARN})",
     **{colour: f"var(--series-{i}, {colour})" for i, colour in enumerate(PALETTE, start=1)},
 }
-XML = "{http://www.w3.org/2000/svg}"
-HREF = "{http://www.w3.org/1999/xlink}href"
-ElementTree.register_namespace("", XML[1:-1])
+ElementTree.register_namespace("", hover.XML[1:-1])
 
 
 def save(drawing: Figure, path: Path | str) -> None:
@@ -382,6 +402,10 @@ def save(drawing: Figure, path: Path | str) -> None:
     kind = Path(path).suffix[1:]
     with theme(), atomic_write(path) as partial:
         drawing.savefig(partial, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
+        if kind == "svg":
+            tree = ElementTree.parse(partial)  # noqa: S314 - written by matplotlib a moment ago
+            hover.titles(tree.getroot())
+            tree.write(partial, encoding="utf-8", xml_declaration=True)
 
 
 def to_svg(drawing: Figure, key: str, alt: str) -> str:
@@ -400,11 +424,12 @@ def to_svg(drawing: Figure, key: str, alt: str) -> str:
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         FigureCanvasSVG(drawing).print_svg(buffer, metadata=nothing)
     root = ElementTree.fromstring(buffer.getvalue())  # noqa: S314 - written by matplotlib a moment ago
+    hover.titles(root)
     for element in root.iter():
-        if element.tag == f"{XML}g":
+        if element.tag == f"{hover.XML}g":
             element.attrib.pop("id", None)  # counted, so the same in all drawings, and not referred to
-        if HREF in element.attrib:
-            element.set("href", element.attrib.pop(HREF))
+        if hover.HREF in element.attrib:
+            element.set("href", element.attrib.pop(hover.HREF))
     width, height = drawing.get_size_inches() * 72
     root.attrib = {"class": "plot", "role": "img", "aria-label": alt, "style": f"--natural: {width / 72:g}in"}
     root.set("viewBox", f"0 0 {width:g} {height:g}")

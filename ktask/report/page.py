@@ -96,7 +96,7 @@ def to_html(notebook: dict, title: str) -> str:
         extra_template_basedirs=[str(REPORT_FOLDER)],
         filters={"contents": contents, "folded": folded, "markdown2html": markdown2html},
     )
-    style, script = ((TEMPLATE / name).read_text("utf-8") for name in ("style.css", "search.js"))
+    style, script = ((TEMPLATE / name).read_text("utf-8") for name in ("style.css", "page.js"))
     resources = {"page_title": title, "style": style, "script": script, "policy": policy(script)}
     # Not the method of HTMLExporter: it parses the page once more (1 s) for attributes that ours has anyway.
     body, _ = TemplateExporter.from_notebook_node(exporter, from_dict(notebook), resources=resources)

@@ -987,7 +987,7 @@ def parsed(html):
 def test_the_page_loads_nothing(html, parsed):
     assert [one for one in parsed.loads if not one.startswith("data:")] == []
     assert not re.search(r"url\(\s*['\"]?(?!#)|@import", html)
-    assert not {"script", "iframe", "link", "object", "embed", "img"} & set(parsed.tags)
+    assert not {"iframe", "link", "object", "embed", "img"} & set(parsed.tags)
     assert len(html) < 5_000_000
 
 
@@ -999,12 +999,14 @@ def test_a_browser_is_asked_to_run_nothing_but_the_script_of_the_page(parsed):
     rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
     assert rules["default-src"] == rules["base-uri"] == rules["form-action"] == "'none'"
     assert re.fullmatch(r"'sha256-[\w+/]{43}='", rules["script-src"])
+    assert [known for tag, known in parsed.elements if tag == "script"] == [{}]
 
 
 def test_the_page_can_be_read_by_machines(html, parsed):
     assert html.startswith("<!DOCTYPE html>")
     assert '<html lang="en">' in html
-    assert (parsed.tags["h1"], parsed.tags["main"], parsed.tags["title"]) == (1, 1, 1)
+    assert (parsed.tags["h1"], parsed.tags["main"]) == (1, 1)
+    assert html[: html.index("<body")].count("<title>") == 1
     assert parsed.tags["caption"] == parsed.tags["table"] > 10
     assert all(known.get("scope") in ("col", "row") for tag, known in parsed.elements if tag == "th")
     assert [key for key, times in parsed.ids.items() if times > 1] == []
@@ -1106,7 +1108,7 @@ def test_a_progress_bar_is_not_in_the_page():
     drawing = v4.new_code_cell(outputs=[v4.new_output("display_data", bar), line])
     cells = [drawing, v4.new_markdown_cell("## Method")]
     html = page.to_html(v4.new_notebook(cells=cells), "title")
-    assert "figures" not in html
+    assert "figures: 20" not in html
     assert html.count("Method") == 1
 
 

@@ -142,7 +142,7 @@ def throughput_figure(scaling: pd.DataFrame, workload: str, key: str) -> Figure 
     roof = memory_roof(scaling) if workload == "zeroing" else None
     drawing, axes = draw.panels(len(groups), sharex=True, sharey=True)
     for axis, (path, part) in zip(axes, groups, strict=True):
-        draw.curves(axis, part, "size_bytes", "throughput", "count", order=order)
+        draw.curves(axis, part, "size_bytes", "throughput", "count", order=order, unit=scale.suffix)
         if roof:
             axis.axhline(roof.bytes_per_s / scale.factor, label="highest user-space rate", **draw.DOTTED)
         draw.set_title(axis, words.path_label(case_of(path)))
@@ -287,7 +287,7 @@ def chunks_figure(chunks: pd.DataFrame, key: str) -> Figure | None:
     groups = list(drawn.groupby(CASE, sort=False))
     drawing, axes = draw.panels(len(groups), 2.0, sharex=True)
     for axis, (case, part) in zip(axes, groups, strict=True):
-        draw.curves(axis, part, "chunk_size", "wall", "count", order=order)
+        draw.curves(axis, part, "chunk_size", "wall", "count", order=order, unit="ms")
         axis.axhline(1e3 * part["base_wall"].median(), label="serial call", **draw.DOTTED)
         draw.set_title(axis, f"{words.full_label(case_of(case))}, {words.size_label(case_of(case))}")
         _from_zero(axis)
