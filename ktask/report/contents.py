@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from ktask.common.progress import watched
 from ktask.lab.records import Run, load_run, unconditioned
-from ktask.report import machine, measured, numbering, sections, summary, tables
+from ktask.report import first_screen, headline, machine, measured, numbering, sections, tables
 from ktask.report import sentences as words
 from ktask.report.costs import busy, neighbours, questions
 from ktask.report.costs import section as costs
@@ -79,37 +79,30 @@ class Report:
     def _each(self, build: Callable[[Study], str | Markup]) -> Html:
         return Html(join(build(study) for study in self.studies))
 
-    # --- head and summary ------------------------------------------------------------------------------
+    # --- first screen ----------------------------------------------------------------------------------
 
     def title(self) -> Html:
-        """Return title, date of the measurement and commit."""
+        """Return title and, in a line for each run, machine, date and commit."""
         return Html(render("title.html.j2", runs=[sections.identity(run) for run in self.runs]))
 
-    def summary(self) -> Html:
-        """Return what is known of processes, the claims, each with scope and figure, and one caveat."""
-        return self._each(self._summary)
+    def first_screen(self) -> Html:
+        """Return for each run the answer, its figure, the claims and the caveat."""
+        return self._each(self._first_screen)
 
-    def _summary(self, study: Study) -> Markup:
-        run = study.run
-        claims = summary.claims(study.scaling, machine.scope(run.machine))
-        linked = [(claim, self._link(study.key(claim.figure))) for claim in claims]
-        first, details = ([pair for pair in linked if pair[0].is_detail == one] for one in (False, True))
+    def _first_screen(self, study: Study) -> Markup:
+        claims = [(claim, self._link(study.key(claim.figure))) for claim in first_screen.claims(study)]
+        known = first_screen.passes_known(study.run, study.scaling)
+        of_kernel = study.advice[study.advice["backend"] == "kernel"]
         pieces = {
-            "claims": first,
-            "details": details,
-            "advice": advice.in_short(study.advice),
-            "caveat": self.caveat(study),
+            "answer": first_screen.answer(study),
+            "figure": self._figure(study.key(headline.KEY)),
+            "claims": claims,
+            "advice": advice.in_short(of_kernel),
+            "caveat": first_screen.caveat(study),
+            "notes": [with_code(note) for note in known],
+            "footnote": words.above_note(study.headline) if len(study.headline) else "",
         }
-        pieces["notes"] = [with_code(note) for note in summary.passes_known(run, study.scaling) if note]
-        return render("summary.html.j2", study=study, footnote=words.above_note(study.scaling), **pieces)
-
-    @staticmethod
-    def caveat(study: Study) -> str:
-        """Return the caveat that matters most for the claims of a study."""
-        run = study.run
-        skipped = int((tables.skipped_table(run)["passes_with"] == 0).sum())
-        missing = int(run.skipped["missing"].sum())
-        return summary.caveat(study.scaling, study.aa, study.findings, skipped, run.machine, missing)
+        return render("first_screen.html.j2", study=study, **pieces)
 
     def side_by_side(self) -> Html:
         """Return several runs beside each other, speedups and changes of times; nothing for one."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
+from ktask.report import headline
 from ktask.report import sentences as words
 from ktask.report.costs import busy, neighbours
 from ktask.report.figure import Figure
@@ -15,7 +16,7 @@ from ktask.report.scaling.reproduction import PUBLISHED_KEY
 # Kinds of figures in the order of the page; those that are folded have numbers of their own: S1, S2, ...
 OF_A_WORKLOAD = ("speedup", "stack")
 SHOWN = (
-    *(kernels.KERNELS_KEY, *OF_A_WORKLOAD, numa.NUMA_KEY),
+    *(headline.KEY, kernels.KERNELS_KEY, *OF_A_WORKLOAD, numa.NUMA_KEY),
     *(neighbours.BYSTANDERS_KEY, busy.BUSY_KEY, PUBLISHED_KEY, MODEL_KEY, PREDICTION_KEY),
 )
 FOLDED_OF_A_WORKLOAD = ("timeline", "throughput", "distribution")
@@ -59,6 +60,8 @@ def source(key: str) -> str:
         return "data/published, by reproduction.ipynb, and records/*.parquet"
     if kind == PREDICTION_KEY:
         return f"records/*.parquet and traces/*.parquet, measured by {CELL}"
+    if kind == headline.KEY:
+        return f"records/*.parquet and bystanders/*.parquet, measured by {CELL}"
     folder = {"timeline": "traces", "stack": "evidence", neighbours.BYSTANDERS_KEY: "bystanders"}.get(
         kind, "records"
     )

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from ktask.lab.records import Run
 from ktask.lab.studies.total_cost import total_costs
 from ktask.lab.traces import read_traces
-from ktask.report import machine, tables
+from ktask.report import headline, machine, tables
 from ktask.report import sentences as words
 from ktask.report.costs import busy, neighbours
 from ktask.report.costs import section as costs
@@ -125,6 +125,11 @@ class Study:
         """The rules for the number of threads, scored on this run and on published tables."""
         return costs.rules_table(self)
 
+    @cached_property
+    def headline(self) -> pd.DataFrame:
+        """One row per kernel path at its best number of threads, with what it costs."""
+        return headline.headline_table(self)
+
     @property
     def findings(self) -> list[dict[str, Any]]:
         """What the check of the machine found before the run."""
@@ -144,7 +149,8 @@ class Study:
         """Return one function per figure, in the order of the page; it gives None without data."""
         run, scaling = self.run, self.scaling
         borders = machine.thread_borders(run.machine)
-        found = [partial(figures.aa_figure, self.aa, self.key(words.NOISE_KEY))]
+        found = [partial(headline.headline_figure, self, self.key(headline.KEY))]
+        found.append(partial(figures.aa_figure, self.aa, self.key(words.NOISE_KEY)))
         for one in self.workloads:
             keys = (self.key(words.figure_key(kind, one)) for kind in FIGURE_KINDS)
             speedup, stack, lanes, throughput, distribution = keys

@@ -24,7 +24,7 @@ from ktask.lab.measure.flags import flag_effects
 from ktask.lab.records import SKIPPED_COLUMNS
 from ktask.lab.traces import write_traces
 from ktask.models.simulation.machines import Machine
-from ktask.report import Report, machine, page, sections, summary, tables, write_report
+from ktask.report import Report, first_screen, machine, page, sections, tables, write_report
 from ktask.report import sentences as words
 from ktask.report.paths import advice, bottlenecks, figures, states, timeline
 from ktask.report.scaling import larger_machines, model, model_sections, reproduction
@@ -259,7 +259,7 @@ def pick(table, **wanted):
 
 def page_text(report):
     """Return everything that the notebook would show, as one string."""
-    pieces = """title summary side_by_side results costs recommendations reproduction larger_machines
+    pieces = """title first_screen side_by_side results costs recommendations reproduction larger_machines
         questions design machine_state reproduce workloads all_numbers all_facts checks more_evidence
         footer"""
     return "".join(str(getattr(report, name)().body) for name in pieces.split())
@@ -451,7 +451,7 @@ def test_there_is_no_advice_while_the_largest_size_is_undecided():
     assert (found.outcome[0], found.size_bytes[0]) == ("undecided", GIB)
     assert advice.reason(found.iloc[0], run.skipped).endswith("1 GiB); faster at 1 MiB")
     assert advice._threads(found.iloc[0]) == "undecided"
-    assert advice.in_short(found) == "None: no path is decided."
+    assert advice.in_short(found) == "No advice: no path is decided."
     assert advice.headline(found).endswith("1 path is undecided: no advice.")
 
 
@@ -530,12 +530,12 @@ def report(run):
 
 def test_a_run_has_all_its_figures(report):
     names = ("zeroing", "page-walk", "free")
-    shown = [*(f"speedup-{name}" for name in names), "published", "model", "larger"]
+    shown = ["headline", *(f"speedup-{name}" for name in names), "published", "model", "larger"]
     folded = [f"{kind}-{name}" for name in names for kind in ("throughput", "distribution")]
     folded += ["noise", "crossover", "residuals"]
     assert list(report.figures) == [*shown, *folded]
     numbers = [figure.number for figure in report.figures.values()]
-    assert numbers == [*map(str, range(1, 7)), *(f"S{i}" for i in range(1, 10))]
+    assert numbers == [*map(str, range(1, 8)), *(f"S{i}" for i in range(1, 10))]
 
 
 def test_the_roof_stands_in_the_scaling_figure_where_it_is_in_sight(report):
@@ -692,48 +692,10 @@ def test_a_speedup_is_given_with_and_without_cold_repetitions():
 # --- words ---------------------------------------------------------------------------------------------
 
 
-def test_claims_carry_number_interval_scope_and_figure(scaling, report):
-    claims = summary.claims(scaling, "some machine")
-    heads = ["All kernel paths", "Slower than serial", "CPU time", "Zeroing", "Page walk", "Free"]
-    assert [re.search("<b>(.*?):?</b>", one.text)[1] for one in claims] == [*heads, "In user space"]
-    for claim in claims:
-        assert re.search(r"\d\.\d+ \[\d\.\d+, \d\.\d+\]", claim.text) or claim == claims[0]
-        assert f"2 threads, 5 processes, n = {7 * PASSES}" in claim.scope
-        assert claim.figure in report.figures
-    whole = "of 7 kernel paths, 6 are faster than the serial call and 1 is slower than it."
-    assert claims[0].text.endswith(whole)
-    assert "of 2 kernel paths, 1 is faster than the serial call and 1 is slower than it" in claims[5].text
-    assert "munmap (4 KiB) with 2 threads at 4 MiB 0.687 [" in claims[1].text  # its worst point
-    assert "both paths are faster" in claims[6].text
-
-
-def test_every_slower_path_is_named_and_undecided_ones_too():
-    truths = [replace(TRUTHS[k], scaling={2: 0.5 + 0.05 * k}) for k in (0, 1, 2, 5, 6, 7)]
-    open_one = [replace(TRUTHS[8], scaling={2: 1.02})]
-    records = [make_records(truths, (GIB,)), make_records(open_one, (GIB,), noise=0.1)]
-    table = scaled(make_run(pd.concat(records, ignore_index=True)))
-    texts = {claim.text.split("</b>")[0]: claim.text for claim in summary.claims(table, "m")}
-    assert texts["<b>Slower than serial:"].count(" serial, ") == len(truths)
-    assert texts["<b>All kernel paths:"].endswith("Undecided: free munmap (4 KiB).")
-    assert "6 are slower than the serial call and 1 is undecided" in texts["<b>All kernel paths:"]
-
-
-def test_claims_fill_up_from_cost_and_losses():
-    table = scaled(one_path({2: 0.7}))
-    texts = [str(claim.text) for claim in summary.claims(table, "m")]
-    assert [text.partition("</b>")[0] for text in texts] == [
-        "<b>Free:",
-        "<b>Slower than serial:",
-        "<b>CPU time:",
-    ]
-    assert "the one measured kernel path is slower than the serial call" in texts[0]
-    assert "faster" not in "".join(texts)
-
-
 def test_noise_above_the_effect_is_no_gain():
     table = scaled(one_path({2: 1.1}, noise=0.3, n=9))
     assert set(table.verdict) == {"baseline", "undecided"}
-    text = summary.claims(table, "m")[0].text + words.workload_finding(table)
+    text = words.workload_finding(table)
     assert "the one measured path is undecided" in text
     assert "faster" not in text
 
@@ -742,18 +704,6 @@ def test_without_verdicts_nothing_is_called_no_slower():
     caption = Report([one_path({2: 1.6}, passes=1)]).figures["crossover"].caption
     assert caption.startswith("All 2 points are undecided.")
     assert "do threads make" not in caption
-
-
-@pytest.mark.parametrize(
-    ("speedups", "text"),
-    [
-        ({2: 0.7}, "With several threads, all 2 points are slower. "),
-        ({2: 1.6, 4: 0.7}, "With several threads, of 4 points, 2 are faster and 2 are slower. "),
-        ({2: 1.6}, ""),
-    ],
-)
-def test_losses_are_counted(speedups, text):
-    assert summary.losses(scaled(one_path(speedups))) == text
 
 
 def test_one_cpu_says_nothing_about_more_threads():
@@ -784,45 +734,6 @@ def test_a_run_where_everything_was_skipped():
 def test_all_cold_run_reports_no_rate():
     text = page_text(Report([one_path({2: 1.6}, n=2, cold=(0, 1))]))
     assert "undecided: no warm repetition" in text
-
-
-@pytest.mark.parametrize(
-    ("changes", "caveat"),
-    [
-        ({}, "At most 2 threads on one machine, in one state of it"),
-        ({"findings": [{"name": "thp", "level": "blocker"}]}, "found a blocker before the run: thp"),
-        ({"aa": pd.DataFrame({"unequal": []})}, "No A/A comparison was measured"),
-        ({"aa": pd.DataFrame({"unequal": [True] * 3 + [False]})}, "3 A/A comparisons of 4 differed"),
-    ],
-)
-def test_the_caveat_that_matters_most_is_given(scaling, changes, caveat):
-    usual = {"aa": pd.DataFrame({"unequal": [False] * 4}), "findings": [], "skipped": 0}
-    assert caveat in summary.caveat(scaling, **(usual | changes))
-
-
-def test_processes_that_differ_much_are_the_caveat():
-    run = one_path({2: 1.6}, noise=0.3, aa=True)
-    report = Report([run])
-    assert "The machine is noisy: processes that measure the same differ by" in report.summary().body
-
-
-@pytest.mark.parametrize(
-    ("threads", "text"),
-    [
-        ({2: 1.6}, "2 threads on every decided path, from the size listed for each."),
-        ({2: 0.7}, "One thread there: more do not pay on the one decided path."),
-        ({}, "None: no path is decided."),
-    ],
-)
-def test_the_head_of_the_page_recommends(threads, text):
-    run = one_path(threads)
-    assert advice.in_short(advice_on(run)).startswith(text)
-
-
-def test_paths_that_should_stay_alone_are_named(run, scaling):
-    text = advice.in_short(advice.recommendation_table(scaling, run.skipped))
-    assert "on 8 of 9 decided paths" in text
-    assert text.endswith("One thread for free munmap (4 KiB).")
 
 
 def test_cpu_time_of_other_processes_is_not_taken_for_that_of_the_work():
@@ -1014,7 +925,7 @@ def test_the_page_can_be_read_by_machines(html, parsed):
 
 def test_every_figure_is_there_with_words(html, parsed):
     drawings = [known for tag, known in parsed.elements if tag == "svg"]
-    assert len(drawings) == parsed.tags["figure"] == parsed.tags["figcaption"] == 15
+    assert len(drawings) == parsed.tags["figure"] == parsed.tags["figcaption"] == 16
     assert all(known["role"] == "img" and len(known["aria-label"]) > 40 for known in drawings)
     assert "No description has been provided" not in html
 
@@ -1026,13 +937,15 @@ def test_links_inside_the_page_lead_somewhere(parsed):
     assert all(re.match("#|data:text/csv|https://github.com/", link) for link in parsed.links)
 
 
-def test_the_summary_has_claims_recommendation_and_caveat(html):
-    head = html[html.index('class="summary"') : html.index("</section>")]
-    assert head.count("<li>") == 3  # on one screen; by workload on request
-    details = html[html.index("<details><summary>By workload") :]
-    assert details[: details.index("</details>")].count("<li>") == 4
+def test_the_first_screen_has_answer_figure_claims_advice_and_caveat(html):
+    head = html[html.index('class="first-screen"') : html.index("</section>")]
+    assert head.index("Mostly yes: 3 of 4 kernel paths are faster with 2\u00a0threads") < head.index(
+        "<figure"
+    )
+    assert head.count("<figure") == 1
+    assert head.count("<li>") == 3
     assert "narrows it" not in head
-    assert head.index("<b>Recommendation.</b> 2\u00a0threads") < head.index("<b>Caveat.</b>")
+    assert head.index("<b>Use.</b> 2\u00a0threads") < head.index("<b>Caveat.</b>")
     assert 'href="#advice"' in head
 
 
@@ -1213,8 +1126,7 @@ def test_chunking_overhead_is_separated_from_what_threads_cost(alone, bottleneck
         "1 in chunks",
         "2",
     ]
-    assert len(summary.claims(scaling, "here")) == 2
-    assert "slower" not in summary.losses(scaling)
+    assert first_screen.losses(scaling) == ""
 
 
 @pytest.mark.parametrize(
@@ -1298,7 +1210,7 @@ def test_chunking_is_taken_out_before_threads_are_blamed():
     assert "Slower for the chunking overhead, not for the threads:" in blame
     assert "free dontneed (4 KiB), 1 GiB: one thread in the same chunks takes 2.0" in blame
     assert blame in Report([run]).checks().body
-    (worst,) = [one.text for one in summary.claims(scaled(run), "here") if "Slower" in one.text]
+    (worst,) = [one.scope for one in first_screen.claims(Report([run]).studies[0]) if "loses" in one.text]
     assert "one thread in the same chunks 2.0" in worst
     assert bottlenecks.slower_by_chunks(scaled(one_path({1: 0.95, 2: 0.9}))) == ""
 
@@ -1321,7 +1233,7 @@ def test_cells_that_a_killed_run_lacks_are_reported():
     lost = {"cell_id": "free-exit-4KiB-1GiB", "workload": "free", "method": "exit", "page_kind": "4KiB"}
     cells = [{"cell_id": run.records.cell_id[0]}, lost | {"size_bytes": GIB, "options": {}}]
     report = Report([replace(run, grid=run.grid | {"cells": cells})])
-    assert "The run is not complete: 1 cell of its grid was not measured." in report.summary().body
+    assert "The run is not complete: 1 cell of its grid was not measured." in report.first_screen().body
     assert "the run ended before it" in report.all_numbers().body
     assert "not measured: the run ended before it" in report.recommendations().body
 
@@ -1407,7 +1319,7 @@ def test_chunk_sizes_are_an_axis_and_no_paths(policy):
     assert len(scaled(run)) == 2 * 3
     assert set(scaled(run).min_chunk_size) == {2 * MIB}
     report = Report([run])
-    assert report.summary().body.count("the one measured kernel path") == 1
+    assert len(report.studies[0].headline) == 1
     figure = report.figures["chunks"]
     assert sorted(set(figure.data.min_chunk_size)) == sorted(CHUNKS)
     assert set(figure.data.threads) == {1, 2}
@@ -1435,9 +1347,9 @@ def test_a_speedup_above_the_number_of_threads_is_marked_and_explained(report):
     run = one_path({2: 2.3})
     assert pick(scaled(run), threads=2, size_bytes=GIB).above_threads
     marked = Report([run])
-    for part in (marked.summary(), marked.results(), marked.all_numbers(), marked.recommendations()):
+    for part in (marked.first_screen(), marked.results(), marked.all_numbers(), marked.recommendations()):
         assert re.search(r"2\.\d+ \[2\.\d+, 2\.\d+\] †", part.body)
-    for part in (marked.summary(), marked.results(), marked.all_numbers()):
+    for part in (marked.first_screen(), marked.results(), marked.all_numbers()):
         assert "† More than the number of threads: either the serial call started" in part.body
     assert "†" not in page_text(report)
 
@@ -1458,17 +1370,17 @@ def test_both_are_said_where_the_memory_was_filled_in_two_ways():
 
 
 def test_one_pass_is_said_at_the_top_with_what_narrows_it():
-    body = Report([one_path({2: 1.6}, passes=1)]).summary().body
+    body = Report([one_path({2: 1.6}, passes=1)]).first_screen().body
     assert "One pass: each interval knows one process only, so every path is undecided." in body
     assert "<code>ktask sweep quick --run sample --resume --passes 5</code> narrows it." in body
     assert "faster" not in body
-    assert body.index("One pass:") < body.index("<li>")
+    assert body.index("One pass:") < body.index("<figure")
 
 
 def test_cells_that_lack_passes_are_counted():
     run = one_path({2: 1.6})
     run = replace(run, records=run.records[(run.records["pass"] == 1) | (run.records.size_bytes < GIB)])
-    body = Report([run]).summary().body
+    body = Report([run]).first_screen().body
     assert "1 cell of 2 had one process so far and stay undecided." in body
     assert "--passes 5" in body
     assert "each measured by 1 to 5 processes" in Report([run]).design().body
@@ -1476,14 +1388,14 @@ def test_cells_that_lack_passes_are_counted():
 
 def test_several_boots_are_said():
     run = one_path({2: 1.6})
-    assert "boots" not in Report([run]).summary().body
+    assert "boots" not in Report([run]).first_screen().body
     run.records["boot_id"] = np.where(run.records["pass"] < 3, "first", "second")
-    assert "Measured in 2 boots" in Report([run]).summary().body
+    assert "Measured in 2 boots" in Report([run]).first_screen().body
 
 
 def test_a_session_that_was_saved_by_hand_is_measured_again_by_hand():
     run = one_path({2: 1.6}, passes=1)
-    body = Report([replace(run, grid=run.grid | {"name": "by-hand"})]).summary().body
+    body = Report([replace(run, grid=run.grid | {"name": "by-hand"})]).first_screen().body
     assert "<code>ktask.measure(..., passes=5)</code> narrows it." in body
 
 

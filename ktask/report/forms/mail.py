@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from ktask.common import units
-from ktask.report import sections, summary, tables
+from ktask.report import first_screen, sections, tables
 from ktask.report import sentences as words
 from ktask.report.contents import Report
 from ktask.report.study import Study
@@ -45,9 +45,9 @@ def _study(report: Report, study: Study) -> Iterator[str]:
     yield from _wrapped(f"ktask: Linux {run['kernel']}, {run['processor']}")
     yield from _wrapped(f"run {run['name']} of {run['date']}: grid {run['grid']}, passes: {run['passes']}")
     yield ""
-    claims = summary.claims(study.scaling, "")
-    shown = [claim for claim in claims if not claim.is_detail] or claims
-    for text in [*(claim.text.striptags() for claim in shown), report.caveat(study)]:
+    yield from _wrapped(first_screen.answer(study))
+    claims = [f"{claim.text} ({claim.scope})." for claim in first_screen.claims(study)]
+    for text in [*claims, first_screen.caveat(study)]:
         yield from _wrapped(text, "  ", "* ")
     for (workload, backend), rows in study.scaling.groupby(["workload", "backend"], sort=False):
         user = ", in user space" * (backend == "user")

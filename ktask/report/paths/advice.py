@@ -193,24 +193,27 @@ def headline(found: pd.DataFrame) -> str:
 
 
 def in_short(found: pd.DataFrame) -> str:
-    """Return the advice on all paths in a few sentences, for the head of the page."""
+    """Return the advice on all paths in a sentence, for the head of the page."""
     known = found[found["outcome"].isin(DECIDED)]
     pays, rest = known[known["outcome"] == "threads"], known[known["outcome"] != "threads"]
-    undecided = _named("Undecided, so no advice: {}.", found[found["outcome"] == "undecided"])
     if known.empty:
-        return "None: no path is decided."
+        return "No advice: no path is decided."
     if pays.empty:
-        paths = "the one decided path" if len(known) == 1 else f"any of {len(known)} decided paths"
-        return f"One thread there: more do not pay on {paths}.{undecided}"
+        return f"One thread: more do not pay on {_share(known, known)}."
     threads = words.thread_range(pays["threads"].astype(int))
-    share = f"{len(pays)} of {words.count(len(known), 'decided path')}" if len(rest) else "every decided path"
-    return (
-        f"{threads} on {share}, from the size listed for each.{_named('One thread for {}.', rest)}{undecided}"
-    )
+    alone = f", one on {words.listed(words.each(rest, words.name_of))}" if 0 < len(rest) <= MOST_NAMES else ""
+    return f"{threads} on {_share(pays, known)}{alone or ', one on the rest' * (len(rest) > 0)}."
 
 
-def _named(text: str, rows: pd.DataFrame) -> str:
-    return f" {text.format(words.listed(words.each(rows, words.name_of)))}" if len(rows) else ""
+MOST_NAMES = 3  # of more paths, none is named
+
+
+def _share(some: pd.DataFrame, known: pd.DataFrame) -> str:
+    if len(known) == 1:
+        return "the one decided path"
+    if len(some) == len(known):
+        return f"all {len(known)} decided paths"
+    return f"{len(some)} of {len(known)} decided paths"
 
 
 def minimum_chunk(row: Row) -> str:
