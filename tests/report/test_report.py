@@ -80,6 +80,7 @@ class Run:
     skipped: pd.DataFrame
     evidence: dict = field(default_factory=dict)
     bystanders: pd.DataFrame = field(default_factory=lambda: SCHEMA.empty_table().to_pandas())
+    synthetic: str = ""
 
 
 def rows_of_cell(truth, size_bytes, rng, *, n, threads, noise, aa, cold):
