@@ -1,15 +1,15 @@
 """The engine beside its peers, interleaved in one run: medians and ratios with their intervals.
 
-    python benchmarks/bench.py [--short] [--only TEXT] [--rounds N] [--json FILE]
+    python benchmarks/bench.py [--short] [--only TEXT] [--rounds N] [--processes N] [--json FILE]
 
 For paths of the kernel the JSON has `beside_c`: both speedups over the own serial call, their ratio, and the
-ratio of the serial calls. To free memory, C maps and fills its own.
+ratio of the serial calls. To free memory, C maps and fills its own. With several processes, those contests
+are repeated in fresh ones, and `over_processes` has the mean of each ratio and its 95 % interval.
 
 Six questions. What does an empty chunk cost? What does a task of two chunks cost, from the Python call to
 its return? How well is uneven work balanced? Do paths of the kernel scale as when C enters them? Do the
-programs of `ktask reproducer` find the same? Is resident memory zeroed as fast as by C and NumPy? Every
-round runs all contestants once, in random order, so that a ratio compares neighbours in time. Rounds beside
-which other processes used over 5 % of the CPUs are left out, if five remain. GCC builds the OpenMP peers;
+programs of `ktask reproducer` find the same? Is resident memory zeroed as fast as by C and NumPy? Rounds
+beside which other processes used over 5 % of the CPUs are left out, if five remain. GCC builds the peers;
 without it they are left out, and said so.
 """
 
@@ -18,9 +18,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import itertools
-import os
-import re
-import shutil
+import json
 import subprocess
 import sys
 import tempfile
@@ -28,52 +26,40 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numba
 import numpy as np
+from contest import SEED, WALKS, Contest, Named, openmp, threads_word, timed
+from kernel_paths import (
+    kernel_contests,
+    page_walk,
+    program_contests,
+    seconds_of,
+    set_up,
+)
 from numba import njit, prange
+from start_states import over_processes
 
 import ktask
 from ktask import workloads
 from ktask.common.files import write_json
 from ktask.common.units import fmt_size
-from ktask.engine import native, placement
+from ktask.engine import native
 from ktask.engine import run as engine
 from ktask.host.counters import OTHER_LOAD_LIMIT
 from ktask.host.facts import machine_facts
 from ktask.host.topology import cpu_count
 from ktask.lab.measure import stats
-from ktask.lab.measure.rounds import prepared, quiet_rounds, repeat, without_error
-from ktask.lab.reproducer import reproducer
+from ktask.lab.measure.rounds import prepared, without_error
 from ktask.memory import region as memory
 from ktask.memory.region import GIB, MIB
-from ktask.workloads import Case, fork, pin
+from ktask.workloads import Case
 
-SEED = 20261123
-WALKS = {"pagemap_scan": "walk_scan", "pagemap": "walk_pagemap", "mincore": "walk_mincore"}
 US, NS = 1e6, 1e9
-
-
-@dataclass
-class Contest:
-    """One question: contestants that return seconds, and the one the others are compared with."""
-
-    name: str
-    unit: str
-    per_second: float  # multiplies seconds
-    contestants: dict[str, Callable[[], float]]
-    reference: str
-    rounds: int = 31
-    serial: dict[str, str] = field(default_factory=dict)  # the serial call of a contestant
-    close: Callable[[], None] = lambda: None
-
-    def measure(self, rounds: int) -> tuple[dict[str, np.ndarray], float]:
-        """Return the seconds of every contestant in each round that was quiet, and the load beside these."""
-        return quiet_rounds(self.contestants, rounds, SEED)
+ROUNDS_OF_MORE = 9  # in the second process and those after it
 
 
 # --- peers -----------------------------------------------------------------------------------------------
@@ -103,58 +89,12 @@ def uneven(start, end, costs, out):
     return 0
 
 
-def openmp() -> ctypes.CDLL | None:
-    """Build and load the C peers; None without a compiler that has OpenMP."""
-    if not shutil.which("gcc"):
-        return None
-    folder = Path(tempfile.mkdtemp(prefix="ktask-bench-"))
-    try:
-        library = folder / "omp.so"
-        source = Path(__file__).parent / "omp.c"
-        command = ["gcc", "-O2", "-fopenmp", "-shared", "-fPIC", "-o", str(library), str(source)]
-        if subprocess.run(command, check=False, capture_output=True).returncode:  # noqa: S603
-            return None
-        loaded = ctypes.CDLL(str(library))
-    finally:
-        shutil.rmtree(folder)
-    pointer, long, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
-    walk = (number, pointer, long, long, number, pointer)
-    arguments = {
-        **dict.fromkeys(("run_dynamic", "run_static"), (pointer, long, long, long, number)),
-        **dict.fromkeys(("zero_memset", "zero_stream"), (pointer, long, number)),
-        **dict.fromkeys(WALKS.values(), walk),
-        "set_places": (pointer, long),
-        "in_chunks": (number, pointer, long, long, number, number),
-        "fill_and_free": (number, long, long, number, number, number),
-        "fork_here": (long, pointer, number),
-        "fork_there": (long, pointer, pointer, pointer, pointer, number),
-        "end_children": (long, pointer, number),
-        "cut_files": (long, pointer, number),
-        "register_buffers": (pointer, long, long, long, pointer, long, number),
-    }
-    for name, kinds in arguments.items():
-        function = getattr(loaded, name)
-        function.restype, function.argtypes = ctypes.c_double, kinds
-    return loaded
-
-
 @njit(parallel=True, nogil=True)
 def prange_calls(out, size, chunk):
     """Run chunks by numba's own parallel loop."""
     n_chunks = (size + chunk - 1) // chunk
     for i in prange(n_chunks):
         out[i & 63] = i
-
-
-def timed(call: Callable[[], object]) -> Callable[[], float]:
-    """Return a function that returns how long `call` takes, in seconds."""
-
-    def measure() -> float:
-        start = time.perf_counter()
-        call()
-        return time.perf_counter() - start
-
-    return measure
 
 
 def engine_s(size: int, ctl: ktask.Ctl, policy: str = "ktask-v4") -> float:
@@ -245,213 +185,14 @@ def balance(name: str, threads: int, steps: int, c_peers: ctypes.CDLL | None) ->
     return Contest(name, "us", US, contestants, "ktask-v4 chunks, in order, no overhead")
 
 
-MADVISE, MUNMAP, MPROTECT, MLOCK, UFFD_WP, PUNCH_HOLE = range(6)  # the calls of `in_chunks`
-Peer = Callable[[ctypes.CDLL, Any, int, int], float]  # takes the library, the state, bytes per call, threads
-
-
-def ranged(call: int, arg: Callable[[Any], int] | int = 0) -> Peer:
-    """Return the peer that makes a call on each chunk of the region of a state."""
-
-    def by_c(c_peers: ctypes.CDLL, state: Any, step: int, threads: int) -> float:
-        value = arg(state) if callable(arg) else arg
-        return c_peers.in_chunks(call, state.region.address, state.operations, step, value, threads)
-
-    return by_c
-
-
-def own_memory(call: int) -> Peer:
-    """Return the peer that maps memory of its own, fills it as the case says, and frees it."""
-
-    def by_c(c_peers: ctypes.CDLL, state: Any, step: int, threads: int) -> float:
-        fillers = cpu_count() if state.case.option("fill") == "each" else 1
-        kind = memory.thp_advice(state.case.page_kind)
-        return c_peers.fill_and_free(call, state.operations, step, kind, fillers, threads)
-
-    return by_c
-
-
-def by_fork(c_peers: ctypes.CDLL, state: Any, step: int, threads: int) -> float:
-    """Fork this process, or have each holder fork."""
-    if isinstance(state, fork.ManyForks):
-        arrays = state.pids, state.orders, state.answers, state.holder_pids
-        return c_peers.fork_there(state.size, *(a.ctypes.data for a in arrays), threads)
-    return c_peers.fork_here(state.size, state.pids.ctypes.data, threads)
-
-
-PEERS: dict[tuple[str, str], Peer] = {
-    ("zeroing", "populate"): ranged(MADVISE, memory.MADV_POPULATE_WRITE),
-    ("free", "dontneed"): own_memory(MADVISE),
-    ("free", "munmap"): own_memory(MUNMAP),
-    ("free", "lazyfree"): ranged(MADVISE, memory.MADV_FREE),
-    ("free", "exit"): lambda c, state, _, n: c.end_children(len(state.children), state.rows.ctypes.data, n),
-    ("protect", "mprotect"): ranged(MPROTECT, 1),
-    ("protect", "uffd_wp"): ranged(UFFD_WP, lambda state: state.fd),
-    ("fork", "one_process"): by_fork,
-    ("fork", "many_processes"): by_fork,
-    ("pin", "mlock"): ranged(MLOCK),
-    ("pin", "io_uring"): lambda c, state, step, n: c.register_buffers(
-        state.region.address, state.operations, step, pin.BUFFER, *state.rings.args[:2], n
-    ),
-    ("truncate", "punch_hole"): lambda c, state, step, n: c.in_chunks(
-        PUNCH_HOLE, 0, state.operations, step, int(state.files.fds[0]), n
-    ),
-    ("truncate", "ftruncate_files"): lambda c, state, _, n: c.cut_files(
-        state.size, state.files.fds.ctypes.data, n
-    ),
-    ("collapse", "collapse"): ranged(MADVISE, memory.MADV_COLLAPSE),
-    ("collapse", "collapse_shared"): ranged(MADVISE, memory.MADV_COLLAPSE),
-}
-SIZE = GIB // 4
-PATHS: list[tuple[str, str, str, int, dict[str, str]]] = [
-    *(("zeroing", "populate", kind, SIZE, {}) for kind in ("THP", "4KiB", "2MiB")),
-    ("zeroing", "populate", "1GiB", 2 * GIB, {}),
-    *(("free", "dontneed", "4KiB", SIZE, {"fill": who}) for who in ("one", "each")),
-    *(("free", "dontneed", "THP", GIB, {"fill": who}) for who in ("one", "each")),
-    ("free", "munmap", "4KiB", SIZE, {}),
-    ("free", "munmap", "THP", GIB, {}),
-    ("free", "lazyfree", "4KiB", SIZE, {}),
-    ("free", "exit", "4KiB", SIZE, {}),
-    *(("protect", method, "4KiB", SIZE, {}) for method in ("mprotect", "uffd_wp")),
-    *(("fork", method, "4KiB", SIZE, {}) for method in ("one_process", "many_processes")),
-    *(("pin", method, "4KiB", SIZE, {}) for method in ("mlock", "io_uring")),
-    *(("truncate", method, "4KiB", SIZE, {}) for method in ("punch_hole", "ftruncate_files")),
-    *(("collapse", method, "THP", SIZE, {}) for method in ("collapse", "collapse_shared")),
-]
-
-
-def kernel_path(name: str, case: Case, threads: int, c_peers: ctypes.CDLL) -> Contest:
-    """Return the contest for one path of the kernel, entered by the same calls in the same chunks."""
-    ready, close = set_up(case)
-    state: Any = ready
-    place_peers(c_peers)
-    chunk, peer = chunk_of(state, threads), PEERS[case.workload, case.method]
-    is_apart = (case.workload, case.method) in (("free", "dontneed"), ("free", "munmap"))
-
-    def by_c(count: int) -> float:
-        step = chunk if count > 1 else state.operations
-        if is_apart:
-            return _done(peer(c_peers, state, step, count), name)
-        state.ctl = replace(state.ctl, max_threads=count)  # before the preparation, which may depend on it
-        state.before()
-        seconds = _done(peer(c_peers, state, step, count), name)
-        state.check()
-        return seconds
-
-    return _beside_c(name, threads, partial(seconds_of, state), by_c, close)
-
-
-def _done(seconds: float, name: str) -> float:
-    """Return the seconds of a peer; CheckError if its calls failed."""
-    workloads.expect(seconds >= 0, f"the peer of {name} failed")
-    return seconds
-
-
-def set_up(case: Case) -> tuple[workloads.State, Callable[[], None]]:
-    """Return a case set up, and what gives it back."""
-    stack = ExitStack()
-    return stack.enter_context(prepared(case)), stack.close
-
-
-def place_peers(c_peers: ctypes.CDLL) -> None:
-    """Have the threads of the peers run on the CPUs that the engine takes, in the same order."""
-    cpus = np.array(placement.cpus_in_order(), np.int64)
-    c_peers.set_places(cpus.ctypes.data, cpus.size)
-
-
-def seconds_of(state: workloads.State, count: int) -> float:
-    """Return the seconds of one repetition by the engine."""
-    return repeat(state, count).result.wall_s
-
-
-def chunk_of(state: workloads.State, threads: int) -> int:
-    """Return the bytes of a chunk that the engine gives several threads."""
-    plan = ktask.plan(ktask.Node(0, state.size, -1), replace(state.ctl, max_threads=threads))
-    return plan.chunk_size * state.bytes_per_unit
-
-
-def _beside_c(name: str, threads: int, by_ktask, by_c, close) -> Contest:
-    """Return the contest between the engine and C, each by several threads and by one call over all."""
-    together = {"ktask": f"ktask, {_threads(threads)}", "C": f"OpenMP dynamic,1, {_threads(threads)}"}
-    alone = {"ktask": "ktask, serial call", "C": "C, serial call"}
-    contestants = {
-        together["ktask"]: lambda: by_ktask(threads),
-        together["C"]: lambda: by_c(threads),
-        alone["ktask"]: lambda: by_ktask(1),
-        alone["C"]: lambda: by_c(1),
-    }
-    serial = {together[whose]: alone[whose] for whose in together}
-    return Contest(name, "ms", 1e3, contestants, together["C"], serial=serial, close=close)
-
-
-def page_walk(name: str, method: str, size_bytes: int, threads: int, c_peers: ctypes.CDLL) -> Contest:
-    """Return the contest for one page walk, by the same calls in the same chunks."""
-    state, close = set_up(Case.of("page_walk", method, size=size_bytes, page_kind="4KiB"))
-    place_peers(c_peers)
-    chunk, found = chunk_of(state, threads), np.zeros(1, np.int64)
-
-    def by_c(count: int) -> float:
-        where = state.process.fd, state.space.address, size_bytes, chunk if count > 1 else size_bytes
-        seconds = getattr(c_peers, WALKS[method])(*where, count, found.ctypes.data)
-        workloads.expect(found[0] == state.space.present, f"the peer found {found[0]} pages")
-        return seconds
-
-    return _beside_c(name, threads, partial(seconds_of, state), by_c, close)
-
-
-# For `ktask reproducer`: what it makes has to give the numbers that ktask gives.
-PROGRAMS: list[tuple[str, str, str, int]] = [
-    ("zeroing", "populate", "4KiB", GIB // 2),
-    ("zeroing", "populate", "THP", GIB // 2),
-    ("page_walk", "pagemap", "4KiB", 8 * GIB),
-    ("free", "dontneed", "4KiB", GIB // 2),
-    ("free", "munmap", "4KiB", GIB // 2),
-    ("protect", "uffd_wp", "4KiB", GIB // 2),
-    ("pin", "io_uring_unpin", "4KiB", GIB // 2),
-    ("pin", "munlock", "4KiB", GIB // 2),
-    ("pageout", "pageout_file", "4KiB", GIB // 4),
-    ("pageout", "cold", "4KiB", GIB // 2),
-    ("start", "fused", "4KiB", GIB // 2),
-    ("start", "stages", "THP", GIB // 2),
-    ("reap", "mrelease", "4KiB", GIB // 2),
-    ("mixed", "populate", "4KiB", GIB // 4),
-    ("mixed", "map", "4KiB", GIB // 4),
-]
-
-
-def c_program(name: str, case: Case, threads: int) -> Contest:
-    """Return the contest between the engine and the C program of a case, a process per round."""
-    text, stack = reproducer(case, threads), ExitStack()
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ktask-bench-")))
-    (folder / "case.c").write_text(re.sub(r"#define ROUNDS \d+", "#define ROUNDS 3", text))
-    subprocess.run(["gcc", "-O2", "-fopenmp", "case.c", "-o", "case"], cwd=folder, check=True)  # noqa: S607
-    places = re.findall("OMP_PLACES='(.+)' ./case", text)[0]
-    free = partial(os.sched_setaffinity, 0, os.sched_getaffinity(0))  # of the one CPU that the suite keeps to
-    state, left = stack.enter_context(prepared(case)), {}
-
-    def by_c(count: int) -> float:
-        if count not in left:  # one run of the program gives both
-            environment = os.environ | {"OMP_PLACES": places}
-            said = subprocess.check_output([folder / "case"], env=environment, text=True, preexec_fn=free)  # noqa: S603
-            serial, together = (float(line.split()[2]) / 1e3 for line in said.splitlines()[:2])
-            left.update({1: serial, threads: together})
-        return left.pop(count)
-
-    def by_ktask(count: int) -> float:
-        """Return the seconds after two rounds to warm up, as the program has them: it ran a second long."""
-        return [seconds_of(state, count) for _ in range(3)][-1]
-
-    contest = _beside_c(name, threads, by_ktask, by_c, stack.close)
-    return replace(contest, rounds=9)
-
-
 def page_table_model(name: str, size_bytes: int, tables: str, threads: int) -> Contest:
     """Return the contest between walking a radix table in arrays and reading as much memory."""
     stack, contestants = ExitStack(), {}
     for what, method in (("walk", "radix"), ("read", "plain_read")):
         case = Case.of("page_walk", method, size=size_bytes, page_kind="4KiB", options={"tables": tables})
         state = stack.enter_context(prepared(case))
-        contestants |= {f"{what}, {_threads(n)}": partial(seconds_of, state, n) for n in (1, threads)}
-    return Contest(name, "ms", 1e3, contestants, f"read, {_threads(threads)}", 15, close=stack.close)
+        contestants |= {f"{what}, {threads_word(n)}": partial(seconds_of, state, n) for n in (1, threads)}
+    return Contest(name, "ms", 1e3, contestants, f"read, {threads_word(threads)}", 15, close=stack.close)
 
 
 def zeroing(name: str, size_bytes: int, page_kind: str, threads: int, c_peers: ctypes.CDLL | None) -> Contest:
@@ -460,12 +201,12 @@ def zeroing(name: str, size_bytes: int, page_kind: str, threads: int, c_peers: c
     ctl = replace(state.ctl, max_threads=threads)
     address, size = state.region.address, state.region.size_bytes
     words = state.region.words
-    own = f"ktask auto, {_threads(threads)}"
+    own = f"ktask auto, {threads_word(threads)}"
     calls = {own: lambda: ktask.run(0, state.size, ctl), "numpy.fill, 1 thread": lambda: words.fill(0)}
     if c_peers:
-        calls[f"C memset, {_threads(threads)}"] = lambda: c_peers.zero_memset(address, size, threads)
+        calls[f"C memset, {threads_word(threads)}"] = lambda: c_peers.zero_memset(address, size, threads)
         if c_peers.zero_stream(address, size, threads) >= 0:
-            calls[f"C non-temporal, {_threads(threads)}"] = lambda: c_peers.zero_stream(
+            calls[f"C non-temporal, {threads_word(threads)}"] = lambda: c_peers.zero_stream(
                 address, size, threads
             )
     fill = ktask.Ctl(fill_bytes, (address,), 2 * MIB, threads)
@@ -488,14 +229,7 @@ def makespan(shares: list[float], threads: int) -> float:
     return max(ends)
 
 
-def _threads(count: int) -> str:
-    return "1 thread" if count == 1 else f"{count} threads"
-
-
 # --- the run ---------------------------------------------------------------------------------------------
-
-
-Named = Iterator[tuple[str, Callable[[str], Contest]]]  # the name, and what sets the contest up
 
 
 def engine_contests(short: bool, c_peers: ctypes.CDLL | None) -> Named:
@@ -503,35 +237,13 @@ def engine_contests(short: bool, c_peers: ctypes.CDLL | None) -> Named:
     n_chunks, calls, steps = (20_000, 20, 200) if short else (1_000_000, 300, 20_000)
     n_cpus = cpu_count()
     for n in sorted({1, min(2, n_cpus), n_cpus}):
-        yield f"one empty chunk, {_threads(n)}", lambda name, n=n: empty_chunks(name, n, n_chunks, c_peers)
+        yield (
+            f"one empty chunk, {threads_word(n)}",
+            lambda name, n=n: empty_chunks(name, n, n_chunks, c_peers),
+        )
     if n_cpus > 1:
         yield "a task of 2 empty chunks", lambda name: small_task(name, 2, calls, c_peers)
         yield "the last tenth costs ten times as much", lambda name: balance(name, 2, steps, c_peers)
-
-
-def kernel_contests(short: bool, c_peers: ctypes.CDLL | None) -> Named:
-    """Yield the paths of the kernel."""
-    if not c_peers or cpu_count() < 2:
-        return
-    for workload, method, kind, size, options in PATHS:
-        size_bytes = 64 * MIB if short else size
-        case = Case.of(workload, method, size=size_bytes, page_kind=kind, options=options)
-        if workloads.why_not(case) is None:
-            set_to = "".join(f", {name}={value}" for name, value in options.items())
-            what = f"{workload} {method}, {fmt_size(size_bytes)} of {kind} pages{set_to}, 2 threads"
-            yield what, partial(kernel_path, case=case, threads=2, c_peers=c_peers)
-
-
-def program_contests(short: bool, c_peers: ctypes.CDLL | None) -> Named:
-    """Yield the C programs of some cases, each beside the case itself."""
-    if not c_peers or cpu_count() < 2:
-        return
-    for workload, method, kind, size in PROGRAMS:
-        size_bytes = 64 * MIB if short else size
-        case = Case.of(workload, method, size=size_bytes, page_kind=kind)
-        if workloads.why_not(case) is None:
-            what = f"C program of {workload} {method}, {fmt_size(size_bytes)} of {kind} pages, 2 threads"
-            yield what, partial(c_program, case=case, threads=2)
 
 
 def page_walk_contests(short: bool, c_peers: ctypes.CDLL | None) -> Named:
@@ -556,13 +268,13 @@ def zeroing_contests(short: bool, c_peers: ctypes.CDLL | None) -> Named:
         size = size_mib * MIB
         case = Case.of("zeroing", "auto", size=size, page_kind=kind)
         if workloads.why_not(case) is None and memory.region_need(size, kind) < memory.budget_bytes():
-            what = f"zeroing {fmt_size(size)} of resident {kind} memory, {_threads(n)}"
+            what = f"zeroing {fmt_size(size)} of resident {kind} memory, {threads_word(n)}"
             yield what, partial(zeroing, size_bytes=size, page_kind=kind, threads=n, c_peers=c_peers)
 
 
-def result_of(contest: Contest, rounds: int) -> dict:
+def result_of(contest: Contest, rounds: int, warmups: int) -> dict:
     """Return medians and ratios of one contest, and the largest share of the CPUs that others used."""
-    seconds, other_load = contest.measure(rounds)
+    seconds, other_load = contest.measure(rounds, warmups)
     base = seconds[contest.reference]
     rows = {
         name: {
@@ -611,6 +323,52 @@ def _interval(one: dict) -> str:
     return f"{one['median']:10.2f}  [{one['low']:9.2f}, {one['high']:9.2f}]"
 
 
+def contests(short: bool, only: str, beside_c_alone: bool, c_peers: ctypes.CDLL | None) -> Iterator[Contest]:
+    """Yield the contests with `only` in their name, set up, one at a time, because each holds its memory."""
+    besides = () if beside_c_alone else (engine_contests, zeroing_contests)
+    for kind in (*besides[:1], kernel_contests, program_contests, page_walk_contests, *besides[1:]):
+        for name, make in kind(short, c_peers):
+            if only in name:
+                with closing(make(name)) as contest:
+                    yield contest
+
+
+def in_a_process(only: str, rounds: int) -> list[dict]:
+    """Return what a fresh process finds of the contests beside C."""
+    with tempfile.TemporaryDirectory(prefix="ktask-bench-") as folder:
+        out = Path(folder) / "bench.json"
+        words = ["--beside-c", "--only", only, "--rounds", str(rounds), "--json", str(out)]
+        command = [sys.executable, __file__, *words]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # noqa: S603
+        return json.loads(out.read_text())["contests"]
+
+
+def summary(processes: list[list[dict]]) -> dict[str, dict]:
+    """Return what processes find of each contest beside C: the mean of every ratio, with its interval."""
+    found: dict[str, list[dict]] = {}
+    for one in itertools.chain.from_iterable(processes):
+        if "beside_c" in one:
+            found.setdefault(one["name"], []).append(one)
+    return {name: _over(ones) for name, ones in found.items()}
+
+
+def _over(ones: list[dict]) -> dict:
+    ratios = {
+        name: [one["beside_c"][name]["median"] for one in ones] for name in ("speedup_ratio", "serial_ratio")
+    }
+    for k, name in enumerate(("speedup", "speedup_in_c")):
+        ratios[name] = [list(one["beside_c"]["speedup"].values())[k]["median"] for one in ones]
+    means = {name: over_processes(values) for name, values in ratios.items()}
+    return means | {"processes": len(ones), "other_load": max(one["other_load"] for one in ones)}
+
+
+def render_summary(name: str, found: dict) -> str:
+    """Return what processes find of one contest as a line of text."""
+    columns = ("speedup", "speedup_in_c", "speedup_ratio", "serial_ratio")
+    cells = (f"{found[k]['ratio']:5.3f} [{found[k]['low']:5.3f}, {found[k]['high']:5.3f}]" for k in columns)
+    return f"{'  '.join(cells)}  n={found['processes']} {found['other_load']:4.0%}  {name}"
+
+
 def main() -> None:
     """Run the contests; print tables, and write JSON if asked to."""
     parser = argparse.ArgumentParser(
@@ -620,23 +378,27 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the result there")
     parser.add_argument("--only", default="", help="contests with this in their name, such as 'page walk'")
     parser.add_argument("--rounds", type=int, help="so many of each contest")
+    parser.add_argument("--processes", type=int, default=1, help="repeat those beside C in so many")
+    parser.add_argument("--beside-c", action="store_true", help="only those beside C")
     options = parser.parse_args()
     c_peers, results = openmp(), []
     if c_peers is None:
         sys.stderr.write("no gcc with OpenMP here: its rows are left out\n")
-    kinds = (engine_contests, kernel_contests, program_contests, page_walk_contests, zeroing_contests)
-    for name, make in itertools.chain.from_iterable(kind(options.short, c_peers) for kind in kinds):
-        if options.only not in name:
-            continue
-        with closing(make(name)) as contest:  # one at a time, because each holds its memory
-            results.append(result_of(contest, options.rounds or (3 if options.short else contest.rounds)))
+    for contest in contests(options.short, options.only, options.beside_c, c_peers):
+        rounds = options.rounds or (2 if options.short else contest.rounds)
+        results.append(result_of(contest, rounds, warmups=0 if options.short else 2))
         sys.stdout.write(render(results[-1]) + "\n\n")
         sys.stdout.flush()
+    rounds = options.rounds or ROUNDS_OF_MORE
+    more = [in_a_process(options.only, rounds) for _ in range(options.processes - 1)]
+    found = summary([results, *more]) if more else {}
+    if found:
+        sys.stdout.write("speedup, in C, their ratio, ratio of the serial calls; mean over processes\n")
+    for name, one in found.items():
+        sys.stdout.write(render_summary(name, one) + "\n")
     if options.json:
-        write_json(
-            options.json,
-            {"machine": machine_facts(), "short": options.short, "seed": SEED, "contests": results},
-        )
+        said = {"machine": machine_facts(), "short": options.short, "seed": SEED}
+        write_json(options.json, said | {"contests": results, "over_processes": found})
 
 
 if __name__ == "__main__":

@@ -71,6 +71,19 @@ static double start(int threads)
     return now();
 }
 
+/* The same for thread functions that may fail, by threads that are awake on their CPUs. Returns seconds, or -1. */
+double run_awake(chunk_fn fn, int64_t size, int64_t chunk, int64_t args, int threads)
+{
+    int64_t n = (size + chunk - 1) / chunk;
+    int failed = 0;
+    double t0 = start(threads);
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) reduction(| : failed)
+    for (int64_t i = 0; i < n; i++)
+        failed |= fn(i * chunk, (i + 1) * chunk < size ? (i + 1) * chunk : size, args) != 0;
+    double seconds = now() - t0;
+    return failed ? -1 : seconds;
+}
+
 /* The same kernel paths by the same calls. `arg` is the advice or protection, or the file. */
 enum { MADVISE, MUNMAP, MPROTECT, MLOCK, UFFD_WP, PUNCH_HOLE };
 

@@ -20,7 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from bench import nothing, openmp
+from bench import nothing
+from contest import openmp
 from start_states import over_processes
 
 import ktask

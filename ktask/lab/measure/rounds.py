@@ -75,11 +75,16 @@ def interleave(
 
 
 def quiet_rounds(
-    variants: Mapping[Name, Callable[[], float]], rounds: int, seed: int = SEED, *, least: int = 5
+    variants: Mapping[Name, Callable[[], float]],
+    rounds: int,
+    seed: int = SEED,
+    *,
+    least: int = 5,
+    warmups: int = 2,
 ) -> tuple[dict[Name, np.ndarray], float]:
     """Interleave variants, and keep the rounds beside which other processes used up to 5 % of the CPUs.
 
-    For comparisons of two times on a machine that is not ours alone. Two rounds to warm up are dropped.
+    For comparisons of two times on a machine that is not ours alone. The rounds to warm up are dropped.
 
     Returns
     -------
@@ -88,7 +93,8 @@ def quiet_rounds(
         the CPUs that others used beside one of them.
     """
     samples = [sample_state()]
-    found = interleave(variants, rounds, seed, warmups=2, on_round=lambda _: samples.append(sample_state()))
+    keep = lambda _: samples.append(sample_state())  # noqa: E731
+    found = interleave(variants, rounds, seed, warmups=warmups, on_round=keep)
     changes = [state_change(*pair) for pair in itertools.pairwise(samples)]
     loads = np.array([change["other_s"] / change["capacity_s"] for change in changes])
     loads[[change["other_s"] < MIN_EVIDENCE_S for change in changes]] = 0.0
