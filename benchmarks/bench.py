@@ -34,6 +34,7 @@ import numba
 import numpy as np
 from contest import SEED, WALKS, Contest, Named, openmp, threads_word, timed
 from kernel_paths import (
+    SHORT,
     kernel_contests,
     page_walk,
     program_contests,
@@ -234,7 +235,7 @@ def makespan(shares: list[float], threads: int) -> float:
 
 def engine_contests(short: bool, c_peers: ctypes.CDLL | None) -> Named:
     """Yield what the engine itself costs."""
-    n_chunks, calls, steps = (20_000, 20, 200) if short else (1_000_000, 300, 20_000)
+    n_chunks, calls, steps = (20_000, 5, 200) if short else (1_000_000, 300, 20_000)
     n_cpus = cpu_count()
     for n in sorted({1, min(2, n_cpus), n_cpus}):
         yield (
@@ -250,12 +251,12 @@ def page_walk_contests(short: bool, c_peers: ctypes.CDLL | None) -> Named:
     """Yield the page walks, of the kernel and of the model."""
     if cpu_count() < 2:
         return
-    size = 64 * MIB if short else 16 * GIB
+    size = SHORT if short else 16 * GIB
     for method in WALKS if c_peers else ():
         if workloads.why_not(Case.of("page_walk", method, size=MIB, page_kind="4KiB")) is None:
             what = f"page walk {method}, {fmt_size(size)} of 4KiB pages, 2 threads"
             yield what, partial(page_walk, method=method, size_bytes=size, threads=2, c_peers=c_peers)
-    size = GIB if short else 512 * GIB
+    size = 64 * MIB if short else 512 * GIB
     for tables in ("in_order", "scattered"):
         what = f"page walk by radix table of {fmt_size(size)}, {tables}, walked and read"
         yield what, partial(page_table_model, size_bytes=size, tables=tables, threads=2)
@@ -263,7 +264,7 @@ def page_walk_contests(short: bool, c_peers: ctypes.CDLL | None) -> Named:
 
 def zeroing_contests(short: bool, c_peers: ctypes.CDLL | None) -> Named:
     """Yield the sizes of resident memory."""
-    sizes = (1, 4) if short else (1, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+    sizes = (1,) if short else (1, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
     for size_mib, kind, n in itertools.product(sizes, ("THP", "4KiB"), sorted({1, cpu_count()})):
         size = size_mib * MIB
         case = Case.of("zeroing", "auto", size=size, page_kind=kind)

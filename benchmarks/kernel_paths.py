@@ -99,6 +99,7 @@ PEERS: dict[tuple[str, str], Peer] = {
     ("collapse", "collapse_shared"): ranged(MADVISE, memory.MADV_COLLAPSE),
     ("pin", "io_uring_unpin"): by_function("unregister"),
     ("pin", "munlock"): by_function("unlock"),
+    ("pin", "xdp"): by_function("register_umem"),
     ("start", "fused"): by_function("start_fused"),
     ("start", "stages"): by_function("start_in_stages"),
     ("reap", "mrelease"): by_function("reap"),
@@ -106,7 +107,7 @@ PEERS: dict[tuple[str, str], Peer] = {
     **{("mixed", work): by_function("mix") for work in mixed.WORKS},
     **{("pageout", method): by_function("advise_pages") for method in REMOVED},
 }
-SIZE = GIB // 4
+SIZE, SHORT = GIB // 4, 8 * MIB
 FOLIO = {"folio": "64KiB"}
 PATHS: list[tuple[str, str, str, int, dict[str, str]]] = [
     *(("zeroing", "populate", kind, SIZE, {}) for kind in ("THP", "4KiB", "2MiB")),
@@ -122,7 +123,7 @@ PATHS: list[tuple[str, str, str, int, dict[str, str]]] = [
     *(("pin", method, "4KiB", SIZE, {}) for method in ("mlock", "io_uring")),
     *(("truncate", method, "4KiB", SIZE, {}) for method in ("punch_hole", "ftruncate_files")),
     *(("collapse", method, "THP", SIZE, {}) for method in ("collapse", "collapse_shared")),
-    *(("pin", method, "4KiB", SIZE, {}) for method in ("io_uring_unpin", "munlock")),
+    *(("pin", method, "4KiB", SIZE, {}) for method in ("io_uring_unpin", "munlock", "xdp")),
     *(("pageout", method, "4KiB", SIZE, {}) for method in REMOVED),
     *(("start", method, kind, SIZE, {}) for method in ("fused", "stages") for kind in ("4KiB", "THP")),
     *(("reap", "mrelease", kind, SIZE, {}) for kind in ("4KiB", "THP")),
@@ -268,7 +269,7 @@ def kernel_contests(short: bool, c_peers: ctypes.CDLL | None) -> Named:
     if not c_peers or cpu_count() < 2:
         return
     for workload, method, kind, size, options in PATHS:
-        size_bytes = 64 * MIB if short else size
+        size_bytes = SHORT if short else size
         case = Case.of(workload, method, size=size_bytes, page_kind=kind, options=options)
         if workloads.why_not(case) is None:
             set_to = "".join(f", {name}={value}" for name, value in options.items())
@@ -280,8 +281,8 @@ def program_contests(short: bool, c_peers: ctypes.CDLL | None) -> Named:
     """Yield the C programs of some cases, each beside the case itself."""
     if not c_peers or cpu_count() < 2:
         return
-    for workload, method, kind, size in PROGRAMS:
-        size_bytes = 64 * MIB if short else size
+    for workload, method, kind, size in PROGRAMS[:2] if short else PROGRAMS:
+        size_bytes = SHORT if short else size
         case = Case.of(workload, method, size=size_bytes, page_kind=kind)
         if workloads.why_not(case) is None:
             what = f"C program of {workload} {method}, {fmt_size(size_bytes)} of {kind} pages, 2 threads"

@@ -102,6 +102,25 @@ int64_t unregister(int64_t start, int64_t end, const int64_t *a)
     return code;
 }
 
+/* base, page size, sockets, how many, taken and then the bytes of each, bytes per piece */
+int64_t register_umem(int64_t start, int64_t end, const int64_t *a)
+{
+    int64_t stop = a[0] + end * a[1], length;
+    for (int64_t at = a[0] + start * a[1]; at < stop; at += length) {
+        int64_t number = add(a[4], 1), failed;
+        uint64_t reg[3] = {at, (length = MIN(stop - at, a[5])), 4096}; /* struct xdp_umem_reg */
+        if (number >= a[3])
+            return NO_SPACE;
+        do
+            failed = syscall(SYS_setsockopt, ((int64_t *)a[2])[number], 283, 4, reg, sizeof(reg));
+        while (failed && errno == EINTR);
+        if (failed)
+            return errno;
+        set(a[4] + 8 + 8 * number, length);
+    }
+    return 0;
+}
+
 /* `rings`: files, how many, buffers taken; without files the range is locked. */
 static int step(int stage, int64_t at, int64_t length, int64_t page, const int64_t *rings)
 {

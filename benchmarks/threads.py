@@ -120,7 +120,7 @@ def main() -> None:
     if options.measure:
         sys.stdout.write(json.dumps(measure(options.measure, options.rounds)))
         return
-    processes, rounds = (2, 5) if options.short else (options.processes, options.rounds)
+    processes, rounds = (1, 5) if options.short else (options.processes, options.rounds)
     results = {}
     for threads in options.threads:
         found = [in_a_process(threads, rounds) for _ in range(processes)]

@@ -77,7 +77,7 @@ def _os_error(call: str) -> OSError:
 # Numbers of system calls without a wrapper in every libc: x86-64, and the table that newer machines share.
 _CALLS = {"userfaultfd": (323, 282), "clone": (56, 220), "mbind": (237, 235), "move_pages": (279, 239)}
 _CALLS |= {"io_uring_setup": (425, 425), "io_uring_register": (427, 427)}
-_CALLS |= {"process_mrelease": (448, 448)}
+_CALLS |= {"process_mrelease": (448, 448), "setsockopt": (54, 208)}
 
 
 def call_number(name: str) -> int:

@@ -26,6 +26,7 @@ from ktask.workloads.rings import (
     pin_range,
     unpin_slots,
 )
+from ktask.workloads.umem import Umem, no_xdp, too_many_sockets
 
 ORDER = 6
 
@@ -158,6 +159,7 @@ STATES: dict[str, Callable[[Case], State]] = {
     "io_uring_unpin": Unregistered,
     "mlock": Locked,
     "munlock": Unlocked,
+    "xdp": Umem,
     "gpu": OnGpu,
 }
 
@@ -166,6 +168,8 @@ def locked_bytes(case: Case) -> int:
     """Return what counts against RLIMIT_MEMLOCK once a case has run, what is locked now included."""
     if case.method in ("mlock", "munlock"):
         return status_bytes("VmLck") + case.size_bytes
+    if case.method == "xdp":  # counted by user, for which the kernel has no file
+        return case.size_bytes
     return status_bytes("VmPin") + case.size_bytes + n_rings() * RING_BYTES
 
 
@@ -174,6 +178,8 @@ def why_not(case: Case) -> str | None:
     slots, pieces = n_rings() * SLOTS, -(-case.size_bytes // piece_bytes(case))
     if case.method == "io_uring_unpin" and pieces > slots:
         return f"{pieces} buffers are more than the {slots} slots of the rings; raise the minimum chunk"
+    if case.method == "xdp" and (reason := too_many_sockets(case)):
+        return reason
     return None if case.method == "gpu" else over_limit(locked_bytes(case))  # the driver counts for itself
 
 
@@ -219,6 +225,15 @@ WORKLOAD = Workload(
             by_source="munlock takes mmap_lock for writing while it marks the mapping and moves its pages, "
             "so threads take turns.",
             locks=("mmap_lock",),
+        ),
+        Method(
+            "xdp",
+            "memory for packets of AF_XDP sockets, as a driver pins it for the DMA of a network card",
+            probe=no_xdp,
+            options=(NODE, FOLIO),
+            by_source="mmap_lock is taken for reading only. Each call holds it for its whole piece, and then "
+            "maps the pages once more, for the kernel (vmap).",
+            locks=("mmap_lock", "vmap lock"),
         ),
         Method(
             "gpu",

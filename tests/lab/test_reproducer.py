@@ -52,6 +52,7 @@ LINES = {
     "io_uring": 125,
     "io_uring_unpin": 120,
     "munlock": 85,
+    "xdp": 128,
     "fused": 140,
     "stages": 160,
     "pageout": 100,

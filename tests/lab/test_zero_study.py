@@ -21,6 +21,7 @@ def test_the_methods_of_a_workload_that_do_a_kind_of_page():
         "mlock",
         "io_uring_unpin",
         "munlock",
+        "xdp",
         "gpu",
     ]
     assert way_study.entries_of("truncate", "2MiB")["ftruncate"] == ("truncate", "ftruncate", "2MiB", ())

@@ -40,6 +40,7 @@ NAMES: list[tuple[str, str, str]] = [
         "inode lock",
     ),
     ("mutex", r"hugetlb_(no_page|fault)|hugetlbfs_\w+", "hugetlb fault mutex"),
+    ("spinlock", r".*vmap_area\w*|vm_map_ram|vmap", "vmap lock"),
     ("mutex", r".*io_uring.*|io_\w+", "lock of the ring"),
     ("spinlock", r"folio_lruvec_lock\w*|\w*lru\w*|release_pages|folios_put\w*", "LRU lock"),
     (

@@ -32,6 +32,7 @@ from ktask.workloads.mixed import PIECE
 from ktask.workloads.page_walk import spaces
 from ktask.workloads.pin import piece_bytes
 from ktask.workloads.rings import BUFFER, n_rings
+from ktask.workloads.umem import n_sockets
 
 PARTS = Path(__file__).with_name("c")
 COLUMNS = 80
@@ -259,6 +260,7 @@ def _constants(case: Case, state: State, plan: Plan) -> dict[str, str]:
         "TARGET": getattr(state, "target", 0),
         "MAPPINGS": int(dict(case.options).get("mappings", 1)),
         "RINGS": n_rings(),
+        "SOCKETS": n_sockets(case),
         "FILLERS": _fillers(case, fill),
         "CHUNKS": plan.n_chunks,
         "THREADS": plan.threads,

@@ -30,11 +30,11 @@ def make_sweeps(
     n: int = SWEEPS, grid: str = "coverage", root: Path | None = None, quiet: bool = False
 ) -> list[Run]:
     """Sweep `grid` `n` times, one after the other, each in an order of its own; return the runs."""
-    loaded = load_grid(grid)
+    loaded, alone = load_grid(grid), {"evidence": False, "bystanders": False}
     names = [f"{loaded.name}-{number:02d}" for number in range(1, n + 1)]
     for number, name in enumerate(names, 1):
         one = replace(loaded, seed=loaded.seed + 1000 * number)
-        sweep(one, name, resume=True, root=root, quiet=quiet, evidence=False, title=name)
+        sweep(one, name, resume=True, root=root, quiet=quiet, title=name, **alone)
     return [load_run(run_path(name, root)) for name in names]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,7 +67,7 @@ def estimate_sweep(grid: Grid, runs: Sequence[Path] = ()) -> list[CellEstimate]:
         Earlier runs, whose records tell how long a repetition takes with all that is around it; without any,
         the sample run that comes with the project.
     """
-    known = _known_repetitions(runs or [SAMPLE])
+    known = _known_repetitions(runs) if runs else _known_of_sample()
     return [_estimate(case, grid, known) for case in grid.cases]
 
 
@@ -122,6 +123,11 @@ def _times(case: Case, known: pd.DataFrame) -> _Times:
             scale = max(1.0, case.size_bytes / nearest["size_bytes"])
             return _Times(float(nearest["work_s"] * scale), float(nearest["around_s"] * scale))
     return _Times(UNKNOWN_S_PER_GIB * case.size_bytes / (1 << 30), 0.0)
+
+
+@lru_cache(maxsize=1)
+def _known_of_sample() -> pd.DataFrame:
+    return _known_repetitions([SAMPLE])
 
 
 _CELL = ["cell_id", "workload", "method", "page_kind", "size_bytes"]
