@@ -8,6 +8,7 @@ import fcntl
 import os
 import platform
 import re
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -28,7 +29,8 @@ PUNCH_HOLE = 0x3  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
 _PROT_RW, _MAP_SHARED, _MAP_PRIVATE, _MAP_FIXED = 3, 0x1, 0x2, 0x10
 _MAP_ANONYMOUS, _MAP_NORESERVE = 0x20, 0x4000
 _MAP_HUGETLB, _MAP_FIXED_NOREPLACE, _HUGE_SHIFT = 0x40000, 0x100000, 26
-_PRESENT = np.uint64(1 << 63)
+_PRESENT, _SWAPPED = np.uint64(1 << 63), np.uint64(1 << 62)
+_LOOKS = 5  # at pages that the kernel is moving (compaction): until they have arrived, they look swapped out
 _MPOL_BIND, _MPOL_INTERLEAVE = 2, 3
 _NODE_MASK_WORDS = 17  # the kernel's largest MAX_NUMNODES is 1024, and it counts one less
 # The kernel maps from the top of the address space downwards; here it would be 16 TiB from the bottom.
@@ -401,7 +403,12 @@ class Region(AbstractContextManager):
     def present(self, start_bytes: int = 0, size_bytes: int | None = None) -> np.ndarray:
         """Return for every 4 KiB of the region, or a part of it, whether a page is there (by pagemap)."""
         size_bytes = self.size_bytes - start_bytes if size_bytes is None else size_bytes
-        return (pagemap(self.address + start_bytes, size_bytes) & _PRESENT) != 0
+        for look in range(_LOOKS):
+            entries = pagemap(self.address + start_bytes, size_bytes)
+            if look + 1 == _LOOKS or not (entries & _SWAPPED).any():
+                break
+            time.sleep(0.002)
+        return (entries & _PRESENT) != 0
 
     def resident(self) -> np.ndarray:
         """Return for every 4 KiB whether it is in memory, mapped or in the page cache (by mincore)."""

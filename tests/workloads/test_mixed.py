@@ -3,10 +3,12 @@
 import contextlib
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from test_workloads import set_up
 
 from ktask.engine import run as engine
+from ktask.memory import region as memory
 from ktask.memory.region import KIB, MIB
 from ktask.workloads import Case, CheckError, mixed
 
@@ -56,3 +58,14 @@ def test_an_operation_too_few_is_an_error():
         state._table[2] -= 1
         with pytest.raises(CheckError, match="15 of 16 operations were done"):
             state.check()
+
+
+@pytest.mark.parametrize(("moving", "wanted"), [(1, True), (9, False)])
+def test_pages_that_the_kernel_is_moving_are_looked_at_again(monkeypatch, moving, wanted):
+    """Compaction moves pages at any moment; what stays away was swapped out."""
+    entries = [np.uint64(1 << 62)] * moving
+    monkeypatch.setattr(
+        memory, "pagemap", lambda *_: np.array([entries.pop() if entries else 1 << 63], np.uint64)
+    )
+    with memory.Region(memory.BASE_PAGE) as region:
+        assert region.present().tolist() == [wanted]

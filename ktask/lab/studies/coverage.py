@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,12 @@ def make_sweeps(
     n: int = SWEEPS, grid: str = "coverage", root: Path | None = None, quiet: bool = False
 ) -> list[Run]:
     """Sweep `grid` `n` times, one after the other, each in an order of its own; return the runs."""
-    loaded, alone = load_grid(grid), {"evidence": False, "bystanders": False}
+    loaded = load_grid(grid)
+    run = partial(sweep, resume=True, root=root, quiet=quiet, evidence=False, bystanders=False)
     names = [f"{loaded.name}-{number:02d}" for number in range(1, n + 1)]
     for number, name in enumerate(names, 1):
         one = replace(loaded, seed=loaded.seed + 1000 * number)
-        sweep(one, name, resume=True, root=root, quiet=quiet, title=name, **alone)
+        run(one, name, title=name)
     return [load_run(run_path(name, root)) for name in names]
 
 
