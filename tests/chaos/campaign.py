@@ -4,7 +4,7 @@
 
 Results are kept in `build/chaos`, so that a campaign that was stopped goes on where it was. What failed is
 named as KIND:SEED, and `--only` tries it again alone. While there is a file that KTASK_CHAOS_PAUSE names, no
-trial begins.
+trial begins. KTASK_CHAOS_PATIENCE=5 waits five times as long, on a machine that is busy.
 """
 
 from __future__ import annotations

@@ -163,7 +163,10 @@ def _batch(name: str, seeds: list[int], folder: Path) -> Iterator[tuple[int, str
         ended = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if done < len(seeds):
         too_long = f"went on for more than {trials.LIMIT_S:g} s"
-        yield seeds[done], too_long if ended == -signal.SIGALRM else f"ended the process with {ended}"
+        yield (
+            seeds[done],
+            too_long if -ended in (signal.SIGALRM, signal.SIGPROF) else f"ended the process with {ended}",
+        )
 
 
 def _child(name: str, seeds: list[int], folder: Path, said: int) -> None:
@@ -175,7 +178,8 @@ def _child(name: str, seeds: list[int], folder: Path, said: int) -> None:
         os.dup2(null.fileno(), 1)
         os.dup2(null.fileno(), 2)
     resource.setrlimit(resource.RLIMIT_AS, (size + trials.LIMIT_BYTES,) * 2)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    for number in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(number, signal.SIG_DFL)
     _keep_what_is_not_tried()
     for seed in seeds:
         problem = _one(name, seed, place)
@@ -188,13 +192,15 @@ def _one(name: str, seed: int, place: Path) -> str:
     for path in place.iterdir():
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     words = _words(name, Random(seed), place)
-    signal.setitimer(signal.ITIMER_REAL, trials.LIMIT_S)
+    signal.setitimer(signal.ITIMER_PROF, trials.LIMIT_S)
+    signal.setitimer(signal.ITIMER_REAL, trials.LIMIT_S * trials.PATIENCE)
     try:
         _judged(name, words)
     except BrokenError as error:
         return str(error)
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        for timer in (signal.ITIMER_REAL, signal.ITIMER_PROF):
+            signal.setitimer(timer, 0)
     return ""
 
 

@@ -123,8 +123,8 @@ def whole(path: Path, kept: dict[str, str]) -> None:
     require(
         not run.records.duplicated(["cell_id", "pass", "round", "order"]).any(), "a repetition is there twice"
     )
-    looked_at = {cell_id(case) for case in cases_to_look_at(grid.cases[:-1])}
-    require(set(run.evidence) == looked_at, f"evidence on {sorted(run.evidence)}")
+    evidence = {file.stem for file in path.glob("evidence/*.parquet")}
+    require(evidence == set(map(cell_id, cases_to_look_at(grid.cases[:-1]))), f"evidence on {evidence}")
     hidden = sorted(file.name for file in path.rglob(".*") if file.name != ".lock")
     require(not hidden, f"files are left in the run: {hidden[:3]}")
     left = sorted(file.name for file in path.parent.iterdir() if file != path)
