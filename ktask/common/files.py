@@ -87,8 +87,8 @@ def read_text(path: Path | str, most_bytes: int = LARGEST_BYTES) -> str:
         return file.read(most_bytes).decode("utf-8")
 
 
-def read_json(path: Path | str) -> Any:
-    """Return the content of a JSON file.
+def read_json(path: Path | str, most_bytes: int = LARGEST_BYTES) -> Any:
+    """Return the content of a JSON file of at most `most_bytes`.
 
     Raises
     ------
@@ -99,7 +99,7 @@ def read_json(path: Path | str) -> Any:
     """
     path = Path(path)
     try:
-        return json.loads(read_text(path), parse_constant=_refuse)
+        return json.loads(read_text(path, most_bytes), parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         message = (
             f"{path} is not a JSON file ({error}); delete it and measure again, or restore it from a copy"

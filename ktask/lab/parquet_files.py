@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ktask.common.files import require_regular
+from ktask.common.texts import STEERING
 
 MOST_ROWS = 1_000_000
 MOST_BYTES = 256 << 20  # unpacked
@@ -20,6 +21,7 @@ def read(path: Path) -> pa.Table:
     """Return the table of a file.
 
     A column of texts is read as a dictionary, because a small file can say one long text a million times.
+    What would steer a terminal is left out of them.
 
     Raises
     ------
@@ -37,26 +39,31 @@ def read(path: Path) -> pa.Table:
     for found, most, what in ((about.num_rows, MOST_ROWS, "rows"), (size, MOST_BYTES, "bytes, unpacked")):
         if found > most:
             raise pa.ArrowInvalid(f"it has {found} {what}, more than {most}")
-    texts = [field.name for field in about.schema.to_arrow_schema() if _is_text(field.type)]
-    table = pq.read_table(path, read_dictionary=texts, use_threads=False)
-    for at, name in enumerate(table.column_names):
-        if pa.types.is_dictionary(table.schema.field(at).type):
-            table = table.set_column(at, name, _plain(name, table.column(at)))
+    leaves = [about.schema.column(k) for k in range(len(about.schema))]
+    texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
+    with pq.ParquetFile(path, metadata=about, read_dictionary=texts) as file:
+        table = file.read(use_threads=False)
+    for at, field in enumerate(table.schema):
+        kind = field.type
+        if pa.types.is_dictionary(kind):
+            words = _plain(field.name, table.column(at), pa.string())
+            table = table.set_column(at, field.name, pc.replace_substring_regex(words, STEERING, ""))
+        elif pa.types.is_list(kind) and pa.types.is_dictionary(kind.value_type):
+            table = table.set_column(
+                at, field.name, _plain(field.name, table.column(at), pa.list_(pa.string()))
+            )
     return table
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
-def _plain(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return a column of texts without its dictionary, if they are not too long."""
+def _plain(name: str, column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    """Return a column of texts, or of lists of them, without its dictionary, if they are not too long."""
     longest = size = 0
     for chunk in column.chunks:
-        lengths = pc.binary_length(chunk.dictionary)
+        words = chunk.flatten() if pa.types.is_list(chunk.type) else chunk
+        lengths = pc.binary_length(words.dictionary)
         longest = max(longest, pc.max(lengths).as_py() or 0)
-        size += pc.sum(lengths.take(chunk.indices)).as_py() or 0
+        size += pc.sum(lengths.take(words.indices)).as_py() or 0
     for found, most, what in ((longest, LONGEST_TEXT, "a text of"), (size, MOST_TEXT_BYTES, "texts of")):
         if found > most:
             raise pa.ArrowInvalid(f"column {name} has {what} {found} bytes, more than {most}")
-    return column.cast(pa.string())
+    return column.cast(kind)

@@ -13,9 +13,11 @@ import msgspec
 from msgspec import Meta
 
 from ktask.common.files import read_json, read_text
+from ktask.common.texts import readable, readable_tree
 from ktask.common.yaml_files import load_plain
 
 Count = Annotated[int, Meta(ge=1, le=1 << 40)]
+MOST_BYTES = 4 << 20  # of a file; what it says takes some ten times as much in memory
 Bytes = Annotated[int, Meta(ge=1, le=1 << 62)]  # of addresses, so more than any memory
 
 
@@ -76,14 +78,14 @@ Skip = TypedDict(
 def read_machine(run: Path) -> dict[str, Any]:
     """Return the facts of the machine of the run in directory `run`; ValueError names file and field."""
     path = run / "machine.json"
-    return _checked(path, read_json(path), Machine)
+    return _checked(path, read_json(path, MOST_BYTES), Machine)
 
 
 def read_grid(run: Path) -> dict[str, Any]:
     """Return the grid of the run in directory `run`; one made before there were passes has one."""
     path = run / "grid.yaml"
     try:
-        content = load_plain(read_text(path))
+        content = load_plain(read_text(path, MOST_BYTES))
     except (OSError, ValueError) as error:
         why = " ".join(str(error).split())
         raise ValueError(f"{path} cannot be read as YAML: {why}; take it from a copy") from error
@@ -93,15 +95,15 @@ def read_grid(run: Path) -> dict[str, Any]:
 def read_skips(run: Path) -> list[dict[str, Any]]:
     """Return why cells of the run in directory `run` gave no records."""
     paths = sorted((run / "skipped").glob("*.json"))
-    return [{"options": "", "pass": 1} | _checked(path, read_json(path), Skip) for path in paths]
+    return [{"options": "", "pass": 1} | _checked(path, read_json(path, MOST_BYTES), Skip) for path in paths]
 
 
 def _checked(path: Path, content: Any, kind: Any) -> dict[str, Any]:
-    """Return the content of a file, a mapping, if its fields are as `kind` says."""
+    """Return the content of a file, a mapping, if its fields are as `kind` says, with texts one may show."""
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no mapping; take it from a copy, or measure again")
     try:
         msgspec.convert(content, kind)
     except msgspec.ValidationError as error:
         raise ValueError(f"{path}: {error}; take it from a copy, or measure again") from None
-    return content
+    return {readable(key): readable_tree(one) for key, one in content.items()}

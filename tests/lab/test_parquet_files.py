@@ -46,6 +46,20 @@ def test_a_long_text_said_a_million_times_takes_no_memory(tmp_path):
         parquet_files.read(tmp_path / "a.parquet")
 
 
+def test_a_long_flag_said_a_million_times_takes_no_memory(tmp_path):
+    """Texts in lists, of which a file of two kilobytes makes 4 GB."""
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * 200_000, pa.int32()), ["x" * 20_000])
+    lists = pa.ListArray.from_arrays(pa.array(range(200_001), pa.int32()), texts)
+    pq.write_table(pa.table({"flags": lists}), tmp_path / "a.parquet", store_schema=False)
+    with pytest.raises(pa.ArrowInvalid, match="column flags has texts of 4000000000 bytes"):
+        parquet_files.read(tmp_path / "a.parquet")
+
+
+def test_what_steers_a_terminal_is_left_out(path):
+    pq.write_table(pa.table({"name": ["\x1b[31mred\x07", None, "a\u202eb\tc"]}), path)
+    assert parquet_files.read(path)["name"].to_pylist() == ["red", None, "ab\tc"]
+
+
 @pytest.mark.parametrize(("folder", "read"), [("traces", traces.read_traces), ("evidence", store.load)])
 def test_pipes_and_long_texts_are_refused_among_traces_and_evidence(tmp_path, folder, read):
     (tmp_path / folder).mkdir()

@@ -125,3 +125,14 @@ def test_records_beyond_all_measure_are_refused(run, monkeypatch):
 def test_brackets_without_an_end_are_one_line(run):
     (run / "machine.json").write_text("[" * 100_000)
     assert "machine.json is not a JSON file" in refused(run)
+
+
+def test_texts_are_without_what_steers_a_terminal(run):
+    change(run / "machine.json", cpu_model="\x1b[31mred\x1b]0;\x07 \ud800", host_name="x" * 30_000)
+    machine = load_run(run).machine
+    assert (machine["cpu_model"], len(machine["host_name"])) == ("red]0; ?", 20_000)
+
+
+def test_a_file_that_is_too_large_is_named(run):
+    (run / "machine.json").write_text("[" + "[]," * 1_500_000 + "0]")
+    assert "bytes, more than 4194304 bytes are not read" in refused(run)
