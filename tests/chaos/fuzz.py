@@ -24,8 +24,6 @@ import trials
 import typer.main
 from trials import BrokenError, Ended, Kind, require
 
-from ktask.common.resources import SAMPLE
-
 OUT_OF_MEMORY = "memory has run out"
 MODULES = ("cli.app", "lab.sweep.sweep", "lab.sweep.estimate", "lab.compare", "models.scaling.scores")
 MODULES += ("models.simulation.what_if", "engine.conformance.check")
@@ -42,7 +40,7 @@ def _words(name: str, chance: Random, folder: Path) -> list[str]:
         damaged = inputs.damaged_run(chance, inputs.small_run(folder.parent / "base"), folder / "damaged")
         if name == "report":
             return ["report", str(damaged), "--out", str(folder / "page.html")]
-        return ["compare", str(inputs.small_run(folder.parent / "base")), str(damaged), "--json"]
+        return ["compare", str(folder.parent / "base/run"), str(damaged), "--json"]
     make, words = FILES[name]
     path = folder / ("input.csv" if name in ("table", "vectors") else "input.yaml")
     path.write_bytes(make(chance))
@@ -76,16 +74,14 @@ def preload() -> None:
         importlib.import_module(f"ktask.{name}")
 
 
-@functools.cache
-def _known() -> Any:
-    """Return what an estimate knows of the sample."""
-    return sys.modules["ktask.lab.sweep.estimate"]._known_repetitions([SAMPLE])  # type: ignore[attr-defined]
-
-
-def _keep_what_is_not_tried() -> None:
-    """Have what is known of the sample and the help of all verbs made once: it takes longer than an input."""
-    known = _known()
-    sys.modules["ktask.lab.sweep.estimate"]._known_repetitions = lambda _: known  # type: ignore[attr-defined]
+def _keep_what_is_not_tried(base: Path) -> None:
+    """Have the sound run, what an estimate knows and the help of all verbs made once: it takes long."""
+    records = sys.modules["ktask.lab.records"]
+    load, sound = records.load_run, records.load_run(base)
+    records.load_run = lambda path: sound if Path(path) == base else load(path)  # type: ignore[attr-defined]
+    estimate = sys.modules["ktask.lab.sweep.estimate"]
+    known = estimate._known_repetitions([base])  # type: ignore[attr-defined]
+    estimate._known_repetitions = lambda _: known  # type: ignore[attr-defined]
     typer.main.get_command = functools.cache(typer.main.get_command)
 
 
@@ -119,7 +115,6 @@ def in_process(name: str, seeds: Iterator[int], folder: Path) -> Iterator[tuple[
     preload()
     inputs.small_run(folder / "base")
     _compile(name)
-    _known()
     gc.freeze()
     waiting = list(seeds)
     while waiting:
@@ -180,7 +175,7 @@ def _child(name: str, seeds: list[int], folder: Path, said: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (size + trials.LIMIT_BYTES,) * 2)
     for number in (signal.SIGALRM, signal.SIGPROF):
         signal.signal(number, signal.SIG_DFL)
-    _keep_what_is_not_tried()
+    _keep_what_is_not_tried(folder / "base/run")
     for seed in seeds:
         problem = _one(name, seed, place)
         os.write(said, (json.dumps(problem) + "\n").encode())

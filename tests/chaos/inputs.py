@@ -182,9 +182,12 @@ def small_run(folder: Path, cells: int = 2, passes: int = 2) -> Path:
     if not path.exists():
         begun = folder / f"run.{os.getpid()}"
         begun.mkdir(parents=True)
-        for name in ("machine.json", "grid.yaml", "datapackage.json"):
+        for name in ("machine.json", "datapackage.json"):
             shutil.copy(SAMPLE / name, begun)
         names = sorted({file.name.partition(".")[0] for file in (SAMPLE / "records").iterdir()})[:cells]
+        plan = yaml.safe_load((SAMPLE / "grid.yaml").read_text(encoding="utf-8"))
+        plan["cells"] = [cell for cell in plan["cells"] if cell["cell_id"] in names]
+        (begun / "grid.yaml").write_text(yaml.safe_dump(plan, sort_keys=False))
         stems = {name + end for name in names for end in ("", *(f".pass{k}" for k in range(2, passes + 1)))}
         for part in cells_of_a_run.FOLDERS:
             (begun / part).mkdir()
