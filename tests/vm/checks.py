@@ -168,9 +168,11 @@ def test_a_plan_for_this_machine(typed, grid):
     assert "minutes" in out + err or " min" in out + err or " h" in out + err
 
 
-def test_memory_is_moved_from_node_to_node(typed):
+@pytest.mark.parametrize(("kind", "size"), [("4KiB", "8MiB"), ("4KiB", "4KiB"), ("THP", "2MiB")])
+def test_memory_is_moved_from_node_to_node(typed, kind, size):
+    """A range, and single folios, whose time is a latency."""
     nodes = [nid for nid in NODE_MIB if NODE_MIB[nid]]
-    words = ("--page-size", "4KiB", "--size", "8MiB", "--min-chunk", "64KiB", "--threads", "2")
+    words = ("--page-size", kind, "--size", size, "--min-chunk", "64KiB", "--threads", "2")
     code, out, err = typed("run", "migrate", *words, "--passes", "1", "--repetitions", "2", "--json")
     found = json.loads(out)
     if len(nodes) < 2:
