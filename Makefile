@@ -47,7 +47,7 @@ lab: $(READY) ## open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab --notebook-dir=notebooks
 
 bench: $(READY) ## the engine beside its peers: tables, and JSON in build
-	@mkdir -p build && $(BIN)/python benchmarks/bench.py --json build/bench.json
+	@mkdir -p build && $(BIN)/python benchmarks/bench.py --processes 5 --json build/bench.json
 	@$(BIN)/python benchmarks/threads.py --json build/threads.json
 
 docs: $(READY) ## build the documentation in build/docs, and run its examples

@@ -1,5 +1,6 @@
 """The benchmark runs in its short form, so that it cannot rot."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -42,3 +43,23 @@ def test_the_cost_of_threads_has_a_line_per_count(tmp_path):
     for figures in found.values():
         assert figures["region_us"]["low"] <= figures["region_us"]["ratio"] <= figures["region_us"]["high"]
     assert found["5"]["memory_kib"]["ratio"] > 0
+
+
+def test_what_stands_beside_c_is_a_mean_over_processes(monkeypatch):
+    monkeypatch.syspath_prepend(BENCH.parent)
+    bench = importlib.import_module("bench")
+
+    def found(ratio):
+        one = {name: {"median": ratio} for name in ("speedup_ratio", "serial_ratio")}
+        speedup = {"ktask": {"median": 2 * ratio}, "C": {"median": 2.0}}
+        return [
+            {"name": "a", "other_load": ratio / 100, "beside_c": one | {"speedup": speedup}},
+            {"name": "b"},
+        ]
+
+    (name, one), *others = bench.summary([found(0.98), found(1.02)]).items()
+    assert (name, others) == ("a", [])
+    assert one["speedup_ratio"]["ratio"] == pytest.approx((0.98 * 1.02) ** 0.5)
+    assert one["speedup_ratio"]["low"] < 0.98 < 1.02 < one["speedup_ratio"]["high"]
+    assert (one["speedup_in_c"]["ratio"], one["processes"], one["other_load"]) == (2.0, 2, 0.0102)
+    assert bench.render_summary(name, one).endswith("n=2   1%  a")
