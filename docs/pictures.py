@@ -3,18 +3,17 @@
 from pathlib import Path
 
 from ktask.common import figures
-from ktask.lab.records import load_run, unconditioned
-from ktask.report.paths.figures import speedup_figure
+from ktask.report import Report
+from ktask.report.headline import headline_figure
 from ktask.report.study import Study
 
 DOCS = Path(__file__).parent
 TRACED = "zeroing-populate-THP-512MiB"
 
 
-def speedup(study: Study, path: Path) -> None:
-    """Draw the first speedup figure of the report."""
-    figure = speedup_figure(study.scaling, "zeroing", "speedup")
-    figures.save(figure.drawing, path)
+def first_screen(study: Study, path: Path) -> None:
+    """Draw the figure of the first screen: every kernel path, and what it costs."""
+    figures.save(headline_figure(study, "headline").drawing, path)
 
 
 def timeline(study: Study, path: Path) -> None:
@@ -30,6 +29,6 @@ def timeline(study: Study, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    sample = Study(unconditioned(load_run(DOCS.parent / "data" / "sample")))
-    speedup(sample, DOCS / "speedup.svg")
+    (sample,) = Report.open([DOCS.parent / "data" / "sample"]).studies
+    first_screen(sample, DOCS / "first-screen.svg")
     timeline(sample, DOCS / "trace.svg")

@@ -1,4 +1,4 @@
-"""`ktask report`: one HTML file from one or several runs, or a text for a mail, or a table."""
+"""`ktask report`: one HTML file from one or several runs, or slides, or a text for a mail, or a table."""
 
 from __future__ import annotations
 
@@ -20,18 +20,22 @@ EXAMPLES = (
     "ktask report data/sample",
     "ktask report 20261123-054255-quick --out mine.html",
     "ktask report monday --format mail",
+    "ktask report monday --format slides",
     "ktask report monday --format csv --out monday.csv",
 )
 
 
-FORMATS = ("html", "mail", "csv")
+FORMATS = ("html", "slides", "mail", "csv")
+TO_STDOUT = ("mail", "csv")
 
 
 def report(
     runs: Annotated[list[str], typer.Argument(help="Names of runs, or their directories.")],
     out: Annotated[
         Path | None,
-        typer.Option(help="The file; reports/<run>.html by default, mail and csv go to stdout."),
+        typer.Option(
+            help="The file; else reports/<run>.html or <run>-slides.html; mail and csv go to stdout."
+        ),
     ] = None,
     form: Annotated[str, typer.Option("--format", help=f"One of {', '.join(FORMATS)}.")] = "html",
     base: Base = None,
@@ -39,7 +43,8 @@ def report(
 ) -> None:
     """Write one self-contained HTML file from one or several runs; print its path.
 
-    As a mail: the claims and a table per workload, in 75 columns. As csv: a row per case and thread count.
+    As slides: at most ten for a talk of 20 minutes, in one HTML file; keys or clicks move. As a mail: answer,
+    claims and a table per workload, in 75 columns. As csv: a row per case and thread count.
     """
     from ktask.common.resources import reports_folder, runs_folder  # noqa: PLC0415
     from ktask.lab.sweep.sweep import find_run  # noqa: PLC0415
@@ -47,12 +52,13 @@ def report(
     if form not in FORMATS:
         raise ValueError(f"format {form!r} is not allowed; use {', '.join(FORMATS)}")
     paths = [find_run(name, runs_folder(base)) for name in runs]
-    if form != "html" and not out:
+    if form in TO_STDOUT and not out:
         if as_json:
             raise ValueError(f"--json prints the path of a file; give one: --format {form} --out FILE")
         sys.stdout.write(_text(paths, form))
         return
-    out = out or reports_folder(base) / f"{'+'.join(path.resolve().name for path in paths)}.html"
+    ending = "-slides.html" if form == "slides" else ".html"
+    out = out or reports_folder(base) / f"{'+'.join(path.resolve().name for path in paths)}{ending}"
     written = _page(paths, out) if form == "html" else _file(paths, form, out)
     emit({"report": str(written)}, as_json, lambda value: [value["report"]])
 
@@ -78,9 +84,11 @@ def _file(paths: Sequence[Path], form: str, out: Path) -> Path:
 def _text(paths: Sequence[Path], form: str) -> str:
     """Return a report as text; what would steer a terminal is spelled out, as it may come from any run."""
     from ktask.report import Report  # noqa: PLC0415
-    from ktask.report.forms import mail  # noqa: PLC0415
+    from ktask.report.forms import mail, slides  # noqa: PLC0415
 
     report = Report.open(paths)
+    if form == "slides":
+        return slides.slides(report)
     if form == "mail":
         return printable(mail.mail(report))
     return printable(mail.columns(report).to_csv(index=False, float_format="%.9g", lineterminator="\n"))

@@ -77,7 +77,7 @@ BAD = {
     "damaged grid": ("sweep damaged.yaml", "damaged.yaml", "cannot be read"),
     "wrong grid": ("sweep wrong.yaml", "threads=0", "at least 1"),
     "run name": ("sweep tiny --run a/b", "'a/b'", "letters, digits"),
-    "format of a report": ("report sample --format pdf", "'pdf'", "use html, mail, csv"),
+    "format of a report": ("report sample --format pdf", "'pdf'", "use html, slides, mail, csv"),
     "mail as JSON": ("report sample --format mail --json", "--json", "--out FILE"),
     "no run": ("report nosuch", "'nosuch'", "does not exist"),
     "damaged records": ("report damaged --out r.html", "c.parquet", "delete it and resume the run"),
@@ -169,6 +169,14 @@ def test_a_report_as_text_goes_to_stdout_or_to_a_file(form, typed, tmp_path):
     code, said, _ = typed("report", "sample", "--format", form, "--out", tmp_path / "deep" / "r.txt")
     assert (code, said.strip()) == (0, str(tmp_path / "deep" / "r.txt"))
     assert (tmp_path / "deep" / "r.txt").read_text() == out
+
+
+def test_slides_are_a_file_beside_the_report(monkeypatch, typed, tmp_path):
+    monkeypatch.setattr("ktask.report.forms.slides.slides", lambda report: f"slides of {report.runs[0].name}")
+    code, out, _ = typed("report", "sample", "--format", "slides", "--dir", tmp_path, "--json")
+    file = tmp_path / "reports" / "sample-slides.html"
+    assert (code, json.loads(out)) == (0, {"report": str(file)})
+    assert file.read_text() == "slides of sample"
 
 
 def test_a_notebook_of_a_report_has_as_long_as_it_takes(monkeypatch, typed, tmp_path):

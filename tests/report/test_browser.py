@@ -14,6 +14,10 @@ from pathlib import Path
 
 import browser
 import pytest
+from test_report import FEW, GIB, make_records, make_run
+
+from ktask.report import Report
+from ktask.report.forms import slides
 
 ROOT = Path(__file__).parents[2]
 REPORT = ROOT / "reports/sample.html"
@@ -65,16 +69,15 @@ def test_the_contents_lead_to_what_they_name(page):
     assert [one for one in found if one[0] != one[1] or not one[2]] == []
 
 
-def test_summary_machine_advice_and_caveat_fit_one_screen_each(page):
+def test_the_first_screen_fits_a_screen(page):
+    page.resize(1280, 900)
+    bottom = "document.querySelector('{}').getBoundingClientRect().bottom + window.scrollY"
+    assert page.run(bottom.format(".first-screen")) < 900
+    assert page.run("document.querySelectorAll('.claims > ul > li').length") == 3
     page.resize(1000, 800)
-    for wanted in (".summary", "#machine", "#advice"):
+    for wanted in ("#machine", "#advice"):
         assert page.run(f"document.querySelector('{wanted}').getBoundingClientRect().height") < 800, wanted
-    assert page.run("document.querySelectorAll('.summary > ul > li').length") == 3
-    # Claims, recommendation and caveat together, with the machine below the title, are what one sees first.
-    assert (
-        page.run("document.querySelector('.summary').getBoundingClientRect().bottom + window.scrollY") < 800
-    )
-    assert page.run("document.querySelector('.byline').getBoundingClientRect().bottom + window.scrollY") < 800
+    assert page.run(bottom.format(".answer")) < 400
 
 
 def test_figures_have_size(page):
@@ -189,6 +192,58 @@ def test_the_page_prints_on_a4(page):
         tuple(map(round, map(float, box))) for box in re.findall(rb"/MediaBox \[0 0 (\S+) (\S+)\]", printed)
     }
     assert boxes <= {(595, 842), (842, 595)}
+
+
+# --- slides -----------------------------------------------------------------------------------------------
+
+PRESS = "document.dispatchEvent(new KeyboardEvent('keydown', {{key: '{}', cancelable: true}}))"
+SEEN = "[...document.querySelectorAll('.slide')].filter(one => one.offsetHeight).map(one => one.id).join()"
+
+
+@pytest.fixture(scope="module")
+def deck(new_page, tmp_path_factory):
+    file = tmp_path_factory.mktemp("slides") / "slides.html"
+    report = Report([make_run(make_records(FEW[3:], (GIB,), n=3, passes=2))])
+    vars(report)["figures"] = {}
+    file.write_text(slides.slides(report), encoding="utf-8")
+    page = new_page()
+    page.resize(1280, 720)
+    page.open(file.as_uri())
+    return page
+
+
+def test_keys_and_clicks_move_between_slides(deck):
+    seen = []
+    for key in ("Home", "ArrowRight", "PageDown", "ArrowLeft", "End", "ArrowRight"):
+        deck.run(PRESS.format(key))
+        seen.append(deck.run(SEEN))
+    last = str(deck.run("document.querySelectorAll('.slide').length"))
+    assert seen == ["1", "2", "3", "2", last, last]
+    deck.run("document.elementFromPoint(100, 300).click()")  # at 0, 0: the left
+    assert deck.run(SEEN) == str(int(last) - 1)
+    assert deck.complaints == []
+
+
+def test_no_slide_runs_over(deck):
+    over = """[...document.querySelectorAll('.slide')]
+      .filter(one => one.scrollHeight > one.clientHeight + 1)
+      .map(one => [one.textContent.trim().slice(0, 400), one.scrollHeight, one.clientHeight])"""
+    deck.run("document.documentElement.classList.remove('deck')")  # as without the script: all of them
+    assert deck.run(over) == []
+    deck.run("document.documentElement.classList.add('deck')")
+
+
+def test_slides_print_one_to_a_page(deck):
+    deck.resize(1280, 720, media="print")
+    boxes = re.findall(rb"/MediaBox \[0 0 (\S+) (\S+)\]", deck.pdf())
+    assert len(boxes) == deck.run("document.querySelectorAll('.slide').length")
+    assert {(round(float(x)), round(float(y))) for x, y in boxes} == {(960, 540)}
+
+
+def test_slides_can_be_read_on_a_phone(deck):
+    deck.resize(320)
+    assert deck.run("document.documentElement.scrollWidth") == 320
+    assert deck.run(SEEN).startswith("1,2,3")
 
 
 # --- JupyterLab -------------------------------------------------------------------------------------------
