@@ -142,7 +142,7 @@ def _costs(report: Report, study: Study) -> Slide | None:
     """Return what a neighbour waits for, and the CPU time, as far as they were measured."""
     figure = _figure(report, study, neighbours.BYSTANDERS_KEY) or _figure(report, study, busy.BUSY_KEY)
     row = None if study.bystanders.empty else neighbours.worst(study.bystanders)
-    points = [neighbours.price_of(row)] if row is not None else []
+    points: list[str | Markup] = [neighbours.price_of(row)] if row is not None else []
     known = study.headline[study.headline["cpu_cost"].notna()].sort_values("cpu_cost")
     if len(known):
         most = known.iloc[-1]
