@@ -6,7 +6,7 @@ A pass over the grid measures each cell once, in a process of its own: <process>
 data/runs/<run>/machine.json  grid.yaml  datapackage.json
                 records/<process>.parquet  appears whole when the process is done
                 traces/<process>.parquet   the chunks of one more repetition (`ktask.lab.traces`)
-                evidence/<cell>.parquet    where the time goes, in more of them (`ktask.lab.evidence.store`)
+                evidence/<process>.parquet where the time goes, in more of them (`ktask.lab.evidence.store`)
                 bystanders/<process>.parquet  what others wait for meanwhile (`ktask.lab.bystanders.store`)
                 cells/<process>.ipynb      the executed notebook of the process
                 skipped/<process>.json     why there are no records of it

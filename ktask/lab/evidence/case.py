@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 from ktask.host import perf
 from ktask.lab.evidence.collect import BUDGET_S, LARGER, Look, Way, look
-from ktask.lab.evidence.locks import spun
+from ktask.lab.evidence.locks import Wait, spun
 from ktask.lab.evidence.stack import by_function, speedup_stack
 from ktask.workloads import State
 
@@ -28,13 +29,17 @@ ONE_THREAD = "there is one thread, and nothing to explain; ask for more threads"
 
 @dataclass(frozen=True)
 class Evidence:
-    """What was seen of one case; `skipped` is why nothing was, `took_s` how long it took to look."""
+    """What was seen of one case; `skipped` is why nothing was, `took_s` how long it took to look.
+
+    Of several processes it is the mean, and `processes` has what each of them saw.
+    """
 
     serial: Look | None = None
     many: Look | None = None
     alone: Look | None = None  # one thread in chunks, if there are several
     skipped: str | None = None
     took_s: float = field(default=0.0, compare=False)
+    processes: tuple[Evidence, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def is_of_machine(self) -> bool:
@@ -87,9 +92,24 @@ class Evidence:
     @property
     def locks(self) -> list[dict[str, Any]]:
         """The locks that threads waited for, the longest first: seconds of all threads in one repetition."""
-        waits = [*self.many.waits, *spun(self.many.stacks)] if self.many else []
-        longest = sorted(waits, key=lambda wait: -wait.wait_s)[:MOST_LOCKS]
-        return [asdict(one) for one in longest]
+        return [asdict(one) for one in sorted(self._waits, key=lambda wait: -wait.wait_s)[:MOST_LOCKS]]
+
+    @property
+    def _waits(self) -> list[Wait]:
+        return [*self.many.waits, *spun(self.many.stacks)] if self.many else []
+
+    @property
+    def lock_shares(self) -> Counter[str]:
+        """Shares of the thread time that threads waited for each lock, wherever it is taken."""
+        found: Counter[str] = Counter()
+        for wait in self._waits:
+            found[wait.lock] += wait.wait_s / self.thread_s
+        return found
+
+    @property
+    def thread_s(self) -> float:
+        """Threads times wall time of one repetition with several threads."""
+        return self.many.threads * self.many.wall_s if self.many else 0.0
 
     @property
     def sees_locks(self) -> bool:

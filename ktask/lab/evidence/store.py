@@ -1,6 +1,6 @@
-"""The evidence of a run as files: one for each case that was looked at, or could not be.
+"""The evidence of a run as files: one for each process that looked at its case, or could not.
 
-data/runs/<run>/evidence/<cell>.parquet, long rows: one per time, stack, wait and counter of each way to run
+data/runs/<run>/evidence/<process>.parquet, long rows: one per time, stack, wait and counter of each way to run
 the case. It is no part of the records: the repetitions behind it are extra ones.
 """
 
@@ -22,6 +22,8 @@ from ktask.lab import parquet_files
 from ktask.lab.evidence.case import Evidence
 from ktask.lab.evidence.collect import Look
 from ktask.lab.evidence.locks import Wait
+from ktask.lab.evidence.mean import mean_of
+from ktask.lab.records import process_name
 
 KINDS = {
     "time": "seconds of one repetition, the mean, or another number of it",
@@ -36,6 +38,7 @@ COLUMNS: tuple[tuple[str, str, pa.DataType, str], ...] = (
     ("run_id", "string", pa.string(), "name of the run"),
     ("host_id", "string", pa.string(), "hash that tells machines apart"),
     ("cell_id", "string", pa.string(), "the cell whose extra repetitions were looked at"),
+    ("pass", "integer", pa.int32(), "which process of the cell; 0 in older files, which have one of a case"),
     ("workload", "string", pa.string(), "what is done"),
     ("backend", "string", pa.string(), "kernel or user"),
     ("method", "string", pa.string(), "how it is done"),
@@ -85,15 +88,21 @@ def key_of(rows: Sequence[Mapping[str, Any]]) -> CaseKey:
     return CaseKey(**{name: rows[0][name] for name in names}, threads=threads)
 
 
-def save(folder: Path, key: CaseKey, evidence: Evidence, labels: Mapping[str, Any]) -> None:
-    """Write the evidence on one case to `folder` so that the file is there whole or not at all.
+def file_name(cell_id: str, pass_number: int) -> str:
+    """Return the name of the file of a process; those of all processes are `<cell_id>.*parquet`."""
+    return f"{process_name(cell_id, pass_number)}.parquet"
 
-    `labels` are the values of the columns run_id, host_id and cell_id; the cell names the file.
+
+def save(folder: Path, key: CaseKey, evidence: Evidence, labels: Mapping[str, Any]) -> None:
+    """Write what one process saw of a case to `folder` so that the file is there whole or not at all.
+
+    `labels` are the values of the columns run_id, host_id and cell_id, and pass if it is not the first.
     """
-    common = {**key._asdict(), **{name: labels[name] for name in ("run_id", "host_id", "cell_id")}}
+    labels = {"pass": 1} | dict(labels)
+    common = {**key._asdict(), **{name: labels[name] for name in ("run_id", "host_id", "cell_id", "pass")}}
     common["threads_most"] = key.threads
     rows = [_EMPTY | common | row for row in _rows(evidence)]
-    with atomic_write(folder / f"{labels['cell_id']}.parquet") as partial:
+    with atomic_write(folder / file_name(labels["cell_id"], labels["pass"])) as partial:
         pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), partial, compression="zstd")
 
 
@@ -125,20 +134,27 @@ def _rows_of(look: Look) -> Iterator[dict[str, Any]]:
 
 
 def load(run: Path) -> dict[CaseKey, Evidence]:
-    """Return the evidence of the run in directory `run`, by case; empty if it has none.
+    """Return the evidence of the run in directory `run`, by case, the mean over processes; empty if none.
 
     Raises
     ------
     ValueError
         If a file is damaged; the message names it.
     """
-    return dict(read(path) for path in sorted((run / "evidence").glob("*.parquet")))
+    found: dict[CaseKey, list[Evidence]] = {}
+    for path in sorted((run / "evidence").glob("*.parquet")):
+        key, evidence = read(path)
+        found.setdefault(key, []).append(evidence)
+    return {key: mean_of(each) for key, each in found.items()}
 
 
 def read(path: Path) -> tuple[CaseKey, Evidence]:
-    """Return the evidence in one file, and what it is about; ValueError if it is damaged."""
+    """Return what one process saw, and of which case; ValueError if the file is damaged."""
     try:
-        rows = parquet_files.read(path).select(SCHEMA.names).cast(SCHEMA).to_pylist()
+        table = parquet_files.read(path)
+        if "pass" not in table.column_names:
+            table = table.append_column("pass", pa.array([0] * len(table), pa.int32()))
+        rows = table.select(SCHEMA.names).cast(SCHEMA).to_pylist()
         _check(rows)
         return _key(rows), _evidence(rows)
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:

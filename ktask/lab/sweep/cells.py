@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ktask.lab.sweep.kernels import Kernels
 
 FOLDERS = ("records", "cells", "skipped", "traces", "evidence", bystander_files.FOLDER)
-LOOK_S = 0.1  # of each way to run a case: 400 samples per thread
+LOOK_S = 0.05  # of each way to run a case: 200 samples per thread
 
 
 # A full disk, or a quota: what the process of a cell says about it ends up in the reason of its failure.
@@ -137,7 +137,7 @@ def _keep_what_failed(task: CellTask, folder: Path, reason: str, measured: Path)
     """Keep why there is nothing beside the records of a process, which ended after they were written."""
     took_s = max(0.0, time.time() - measured.stat().st_mtime)
     rows = records.read_records(measured).to_dict("records")
-    if task.evidence and not (folder / "evidence" / f"{cell_id(task.case)}.parquet").exists():
+    if task.evidence and not (folder / "evidence" / f"{task.name}.parquet").exists():
         seen = Evidence(skipped=f"looking failed: {reason}", took_s=took_s)
         store.save(folder / "evidence", store.key_of(rows), seen, task.labels)
     if task.bystanders:

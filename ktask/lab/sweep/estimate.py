@@ -20,14 +20,14 @@ from ktask.lab.measure.threads import CLOSE
 from ktask.lab.records import load_run, unconditioned
 from ktask.lab.sweep.cells import why_not
 from ktask.lab.sweep.grid import Grid, cell_id
-from ktask.lab.sweep.looks import SHARE, cases_to_look_at
+from ktask.lab.sweep.looks import SHARE, processes_due
 from ktask.lab.sweep.passes import refines
 from ktask.workloads import Case
 
 # Of a cell, beside its repetitions: its process, its figure, its files (37 cells measured: 0.36 to 2.9 s,
 # half of them below 0.5).
 START_S = 0.65
-LOOK_S = 1.1  # of a case, by all of its ways
+LOOK_S = 0.7  # of a process at its case, by all ways to run it
 # A process with numba, pandas and matplotlib, and the one that runs the sweep.
 PROCESS_BYTES = 500 << 20
 WARM_UPS = 4  # serial repetitions until two are alike, and one of each other variant
@@ -160,7 +160,8 @@ def evidence_s(grid: Grid, cells: Sequence[CellEstimate]) -> float:
         return 0.0
     measured = [cell.case for cell in cells if cell.skipped is None]
     most_s = sum(cell.time_s for cell in cells) * SHARE / (1 - SHARE)
-    return min(most_s, LOOK_S * len(cases_to_look_at(measured)))
+    n_looks = sum(min(n, grid.passes) for n in processes_due(measured).values())
+    return min(most_s, LOOK_S * n_looks)
 
 
 def to_json(

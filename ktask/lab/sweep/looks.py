@@ -1,15 +1,18 @@
 """Which processes of a sweep look why it is not more, so that all of it takes at most a quarter of the time.
 
-A case is looked at once in a run, by a process that has measured it and written its records. Where there is
-no time for it yet, the process of a later pass does it. What was not seen is tried again when the run is
-resumed.
+A process looks after it has measured its case and written its records. The largest size of each path, which
+the tables are about, is looked at in up to five passes, so that there is an interval over processes; other
+sizes in one. Where there is no time for a case yet, a later pass does it, and those that were looked at most
+wait for the others. What was not seen is tried again when the run is resumed.
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from glob import escape
 from pathlib import Path
 
 from ktask.lab import records
@@ -20,6 +23,7 @@ from ktask.workloads import Case
 
 SHARE = 0.25  # of the time of a sweep
 FIRST_S = 2.0  # what the first look is taken to need
+MOST_PROCESSES = 5  # that look at the largest size of a path
 NO_TIME = (
     f"no time was left for it: looking may take {SHARE:.0%} of the time of a sweep; "
     "go on with --resume and more --passes"
@@ -35,9 +39,21 @@ def cases_to_look_at(cases: Iterable[Case]) -> list[Case]:
     """Return the first of the cases that differ in their chunks or policy only; none under a condition."""
     first: dict[tuple, Case] = {}
     for case in (one for one in cases if not one.is_conditioned):
-        alike = case.workload, case.method, case.page_kind, case.size_bytes, case.options
-        first.setdefault(alike, case)
+        first.setdefault((*_path(case), case.size_bytes), case)
     return [*first.values()]
+
+
+def processes_due(cases: Iterable[Case]) -> dict[Case, int]:
+    """Return how many processes are to look at each of the cases."""
+    found = cases_to_look_at(cases)
+    largest: dict[tuple, int] = {}
+    for case in found:
+        largest[_path(case)] = max(case.size_bytes, largest.get(_path(case), 0))
+    return {case: MOST_PROCESSES if case.size_bytes == largest[_path(case)] else 1 for case in found}
+
+
+def _path(case: Case) -> tuple:
+    return case.workload, case.method, case.page_kind, case.options
 
 
 class Looks:
@@ -49,17 +65,18 @@ class Looks:
 
     def __init__(self, cases: Sequence[Case], path: Path, clock: Callable[[], float] = time.monotonic):
         self._path, self._clock, self._begun = path, clock, clock()
-        self._due = {case for case in cases_to_look_at(cases) if not self._is_seen(case)}
+        self._left = {case: n - self._n_seen(case) for case, n in processes_due(cases).items()}
+        self._tried: Counter[Case] = Counter()
         self._spent_s, self._longest_s = 0.0, FIRST_S
         self._reasons: list[str | None] = []
-        self._looked: set[Case] = set()
 
-    def _file(self, case: Case) -> Path:
-        return self._path / "evidence" / f"{cell_id(case)}.parquet"
+    def _files(self, case: Case) -> list[Path]:
+        """Return the files of all processes that looked at a case or could not."""
+        folder, name = self._path / "evidence", cell_id(case)
+        return [*folder.glob(f"{escape(name)}.parquet"), *folder.glob(f"{escape(name)}.pass*.parquet")]
 
-    def _is_seen(self, case: Case) -> bool:
-        file = self._file(case)
-        return file.exists() and store.read(file)[1].skipped is None
+    def _n_seen(self, case: Case) -> int:
+        return sum(store.read(file)[1].skipped is None for file in self._files(case))
 
     @property
     def hopeless(self) -> str | None:
@@ -67,29 +84,37 @@ class Looks:
         last = self._reasons[-2:]
         return last[0] if len(last) == 2 and last[0] == last[1] else None
 
+    def _is_due(self, case: Case) -> bool:
+        """Return whether a case lacks a look, and no other is far behind it."""
+        due = [one for one, n in self._left.items() if n > 0 and self._tried[one] < MOST_PROCESSES]
+        return case in due and self._tried[case] <= min(self._tried[one] for one in due) + 1
+
     def asked(self, tasks: Iterable[CellTask]) -> Iterator[CellTask]:
         """Yield the tasks, and have those look that are due and for which there is time."""
         for task in tasks:
             has_time = may_look(self._spent_s, self._clock() - self._begun, self._longest_s)
-            yield replace(task, evidence=task.case in self._due and has_time and not self.hopeless)
+            yield replace(task, evidence=has_time and self._is_due(task.case) and not self.hopeless)
 
     def update(self, task: CellTask) -> None:
         """Count what a process that is over has spent on its look."""
-        if not (task.evidence and self._file(task.case).exists()):
+        file = self._path / "evidence" / store.file_name(cell_id(task.case), task.pass_number)
+        if not (task.evidence and file.exists()):
             return
-        seen = store.read(self._file(task.case))[1]
-        if not seen.is_unlike or task.case in self._looked:  # what was not like the timed ones gets one more
-            self._due.discard(task.case)
-        self._looked.add(task.case)
+        seen = store.read(file)[1]
+        self._tried[task.case] += 1
+        if seen.skipped is None:
+            self._left[task.case] -= 1
+        elif not (seen.is_of_machine or seen.is_unlike):  # it lies in the case
+            self._left[task.case] = 0
         self._spent_s += seen.took_s
         self._longest_s = max(self._longest_s, seen.took_s)
         self._reasons.append(seen.skipped if seen.is_of_machine else None)
 
     def finish(self) -> None:
         """Keep why cases that have records were not looked at."""
-        for case in self._due:
+        for case in self._left:
             file = self._path / "records" / f"{cell_id(case)}.parquet"
-            if file.exists() and not self._file(case).exists():
+            if file.exists() and not self._files(case):
                 rows = records.read_records(file).to_dict("records")
                 labels = {name: rows[0][name] for name in ("run_id", "host_id", "cell_id")}
                 evidence = Evidence(skipped=self.hopeless or NO_TIME)
