@@ -3,7 +3,7 @@
 from ktask.lab.evidence import Evidence
 from ktask.lab.evidence.collect import Look
 from ktask.lab.evidence.locks import Wait
-from ktask.lab.evidence.store import CaseKey, save
+from ktask.lab.evidence.store import CaseKey, file_name, save
 
 KEY = CaseKey("protect", "kernel", "mprotect", "4KiB", 1 << 40, "layout=sparse", 288)
 LABELS = {"run_id": "r", "host_id": "h", "cell_id": "protect-mprotect-4KiB-1TiB"}
@@ -22,7 +22,7 @@ def a_look(threads=1, **changes):
 SEEN = Evidence(a_look(), a_look(288, counters={}), a_look(waits=[], sees_locks=False), took_s=1.5)
 
 
-def kept(run, evidence=SEEN):
+def kept(run, evidence=SEEN, number=1):
     (run / "evidence").mkdir(exist_ok=True)
-    save(run / "evidence", KEY, evidence, LABELS)
-    return run / f"evidence/{LABELS['cell_id']}.parquet"
+    save(run / "evidence", KEY, evidence, LABELS | {"pass": number})
+    return run / f"evidence/{file_name(LABELS['cell_id'], number)}"

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from collections import Counter
 from dataclasses import replace
 from random import Random
 
@@ -85,11 +86,21 @@ def test_of_cells_that_differ_in_chunks_or_policy_the_first_is_looked_at():
     assert looks.cases_to_look_at([first, *others, another]) == [first, another]
 
 
-def test_each_case_is_looked_at_once_in_a_quarter_of_the_time(sweep):
-    found = sweep.run(lambda _: taking(1.0), passes=2)
-    assert sorted(sweep.looked, key=CASES.index) == CASES
+def test_each_case_is_looked_at_and_the_largest_size_in_several_processes(sweep):
+    found = sweep.run(lambda _: taking(0.5), passes=9)
+    assert Counter(sweep.looked) == dict.fromkeys(CASES, 1) | {CASES[-1]: looks.MOST_PROCESSES}
     assert [one.skipped for one in found.values()] == [None] * len(CASES)
+    assert sorted(len(one.processes) for one in found.values()) == [1] * 5 + [looks.MOST_PROCESSES]
     assert sweep.looked_s <= looks.SHARE * sweep.now
+
+
+def test_where_time_is_short_no_case_is_far_behind(sweep):
+    paths = [Case.of("zeroing", "populate", size="1MiB", page_kind=kind) for kind in ("4KiB", "THP", "2MiB")]
+    sweep.run(lambda _: taking(5.0), 30, paths)  # there is time for every third process
+    for k in range(len(sweep.looked)):
+        n = Counter(sweep.looked[:k])
+        assert max(n[case] for case in paths) <= min(n[case] for case in paths) + 2
+    assert len(sweep.looked) == 3 * looks.MOST_PROCESSES
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -113,10 +124,11 @@ def test_what_there_was_no_time_for_is_said_and_looked_at_in_a_later_sweep(sweep
     assert {one.skipped for one in found.values()} == {looks.NO_TIME}
     assert sorted(key.size_bytes for key in found) == sorted(case.size_bytes for case in CASES)
     sweep.process_s = 5.0
-    sweep.run(lambda _: taking(1.0), passes=2)
-    assert len(sweep.looked) == len(CASES)
-    sweep.run(lambda _: taking(1.0), passes=2)
-    assert len(sweep.looked) == len(CASES)  # what was seen is not looked at again
+    for _ in range(2):
+        sweep.run(lambda _: taking(1.0), passes=2)
+        n = Counter(sweep.looked)
+        assert [n[case] for case in CASES[:-1]] == [1] * 5  # what was seen is not looked at again
+        assert n[CASES[-1]] > 1
 
 
 def test_what_this_machine_cannot_do_is_tried_twice(sweep):
@@ -124,7 +136,7 @@ def test_what_this_machine_cannot_do_is_tried_twice(sweep):
     assert len(sweep.looked) == 2
     assert [one.skipped for one in found.values()] == ["no perf"] * len(CASES)
     sweep.run(lambda _: taking(0.1), passes=2)  # perf is there now
-    assert len(sweep.looked) == 2 + len(CASES)
+    assert set(sweep.looked[2:]) == set(CASES)
 
 
 @pytest.mark.parametrize("reason", [ONE_THREAD, f"perf took 0 samples; {LARGER}"])
@@ -136,8 +148,10 @@ def test_what_lies_in_the_case_is_no_failure_of_the_machine(sweep, reason):
 def test_a_look_at_what_was_not_timed_is_tried_once_more(sweep):
     reason = f"the serial call took 3.9 times as long; {UNLIKE}"
     seen = iter([taking(0.5, skipped=reason), taking(0.5), taking(0.5, skipped=reason), taking(0.5)])
-    assert [*sweep.run(lambda _: next(seen), 9, CASES[:1]).values()] == [taking(0.5)]
-    assert len(sweep.looked) == 2
+    look = {CASES[0]: lambda: next(seen), CASES[1]: lambda: taking(0.5)}
+    found = sweep.run(lambda case: look[case](), 9, CASES[:2])
+    assert {one.skipped for one in found.values()} == {None}
+    assert sweep.looked.count(CASES[0]) == 2
 
 
 def test_a_process_that_failed_costs_nothing_and_leaves_nothing(sweep):
@@ -153,7 +167,7 @@ def test_without_evidence_nothing_is_written(sweep):
 def test_the_closing_line_says_what_looking_took_and_why_cases_are_missing(sweep):
     seen = {CASES[0]: taking(1.4)}
     sweep.run(lambda case: seen.get(case, taking(0.5, skipped=f"{case.size_bytes} is odd")), passes=3)
-    line = r"evidence on 1 of 6 cases \(4 s\), else: \d+ is odd"
+    line = r"evidence on 1 of 6 cases \(5 s\), else: \d+ is odd"
     assert re.fullmatch(line, looks.summary_of_looks(sweep.path))
 
 

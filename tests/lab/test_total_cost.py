@@ -6,6 +6,7 @@ import pytest
 from seen_evidence import KEY, a_look
 
 from ktask.lab.evidence import Evidence
+from ktask.lab.evidence.mean import mean_of
 from ktask.lab.studies import total_cost
 from ktask.lab.studies.total_cost import energy_table, threads_for, total_costs
 
@@ -83,3 +84,13 @@ def test_joules_come_from_the_counters_of_both_ways():
     (row,) = energy_table(found).to_dict("records")
     assert (row["serial_j"], row["threads_j"], row["threads"]) == (4, 7, KEY.threads)
     assert total_cost.energy_table({}).empty
+
+
+def test_joules_of_several_processes_have_an_interval_of_their_ratio():
+    def one(joules):
+        return Evidence(*(a_look(counters={"energy_package-0_j": each}) for each in (4.0, joules)))
+
+    (row,) = energy_table({KEY: mean_of([one(5.0), one(6.0), one(7.0)])}).to_dict("records")
+    assert (row["threads_j"], row["ratio"], row["n"]) == (6, pytest.approx(1.5), 3)
+    assert 0.8 < row["ratio_low"] < 0.9
+    assert 2.1 < row["ratio_high"] < 2.2

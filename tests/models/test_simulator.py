@@ -16,7 +16,7 @@ from ktask.engine.conformance.check import _nothing
 from ktask.engine.policy import Part
 from ktask.engine.task import Ctl
 from ktask.models.simulation.machines import Load, Machine, nice_weight
-from ktask.models.simulation.simulator import run_plan, simulate
+from ktask.models.simulation.simulator import run_plan, simulate, simulations
 
 MIB, GIB = 1 << 20, 1 << 30
 VECTORS = Path(__file__).parents[1] / "data" / "ktask-vectors.csv"
@@ -187,6 +187,13 @@ def test_a_caller_out_of_chunks_lends_its_priority():
     assert walls[True] == pytest.approx(14 + (1 - 14 / starved) * 2)
     equal = simulate(machine, 8 * GIB, GIB, 2, "ktask-v4", low_priority=False).wall_s
     assert equal == pytest.approx(8.0)
+
+
+def test_load_moves_to_the_cpu_that_the_caller_leaves_idle():
+    """The helper at nice 19 shares its CPU with load until the caller has done seven chunks."""
+    machine = replace(QUIET, cores_per_node=2, load=(Load(1),))
+    found = simulations(machine, 8 * GIB, GIB, 2, "ktask-v4", seeds=range(2), hand_over=False)
+    assert [one.wall_s for one in found] == [pytest.approx(8 - 7 * 15 / (1024 + 15))] * 2
 
 
 @settings(max_examples=40, deadline=None)

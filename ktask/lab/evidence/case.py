@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import defaultdict
 from dataclasses import asdict, dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -99,9 +99,9 @@ class Evidence:
         return [*self.many.waits, *spun(self.many.stacks)] if self.many else []
 
     @property
-    def lock_shares(self) -> Counter[str]:
-        """Shares of the thread time that threads waited for each lock, wherever it is taken."""
-        found: Counter[str] = Counter()
+    def lock_shares(self) -> Mapping[str, float]:
+        """Shares of the thread time that threads waited for each lock, wherever it is taken; else 0."""
+        found: defaultdict[str, float] = defaultdict(float)
         for wait in self._waits:
             found[wait.lock] += wait.wait_s / self.thread_s
         return found

@@ -39,7 +39,7 @@ def mean_of(found: Sequence[Evidence]) -> Evidence:
 
 def over_processes(evidence: Evidence, value: Callable[[Evidence], float]) -> Estimate:
     """Return the estimate over the processes that looked of a share that each of them gives."""
-    each = [value(one) for one in evidence.processes]
+    each = [value(one) for one in evidence.processes or (evidence,)]
     known = [Estimate(one, math.nan, math.nan, one, 1) for one in each]
     found = levels.across(known, scale="linear", drift=levels.RATIO_DRIFT)
     return found._replace(low=max(0.0, found.low)) if len(known) > 1 else found

@@ -1,7 +1,7 @@
 """The evidence of a run as files: one for each process that looked at its case, or could not.
 
-data/runs/<run>/evidence/<process>.parquet, long rows: one per time, stack, wait and counter of each way to run
-the case. It is no part of the records: the repetitions behind it are extra ones.
+data/runs/<run>/evidence/<process>.parquet, long rows: one per time, stack, wait and counter of each way to
+run the case. It is no part of the records: the repetitions behind it are extra ones.
 """
 
 from __future__ import annotations

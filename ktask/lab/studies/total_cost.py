@@ -11,6 +11,8 @@ import pandas as pd
 from ktask.engine.task import CPU_TIME_FROM_S
 from ktask.host import energy
 from ktask.lab.evidence import Evidence
+from ktask.lab.evidence.collect import Look
+from ktask.lab.evidence.mean import over_processes
 from ktask.lab.measure import levels, stats
 from ktask.lab.measure.levels import PROCESS
 from ktask.lab.measure.stats import Estimate
@@ -117,16 +119,20 @@ def threads_for(price: float, costs: pd.DataFrame) -> pd.DataFrame:
 def energy_table(found: Mapping[Any, Evidence]) -> pd.DataFrame:
     """Return joules of one repetition, of the whole package, by case of the evidence; empty without counters.
 
-    Columns: those of the case, `threads`, `serial_j` and `threads_j`. There is one process of each case, so
-    no interval.
+    Columns: those of the case, `threads`, `serial_j` and `threads_j`, and the latter over the former, `ratio`
+    with `_low` and `_high`, from `n` processes that looked.
     """
     rows = []
     for key, one in found.items():
-        joules = [_joules(look.counters) for look in (one.serial, one.many) if look]
-        if len(joules) == 2 and all(joules):
-            rows.append(key._asdict() | {"serial_j": joules[0], "threads_j": joules[1]})
+        joules = _joules(one.serial), _joules(one.many)
+        if all(joules):
+            ratio = over_processes(one, lambda each: _joules(each.many) / _joules(each.serial))
+            row = {"serial_j": joules[0], "threads_j": joules[1], "n": ratio.n, "processes": ratio.processes}
+            ends = {"ratio": ratio.median, "ratio_low": ratio.low, "ratio_high": ratio.high}
+            rows.append(key._asdict() | row | ends)
     return pd.DataFrame(rows)
 
 
-def _joules(counters: Mapping[str, float]) -> float:
+def _joules(look: Look | None) -> float:
+    counters = look.counters if look else {}
     return sum(value for name, value in counters.items() if name.startswith(energy.PREFIX))

@@ -65,8 +65,9 @@ class Looks:
 
     def __init__(self, cases: Sequence[Case], path: Path, clock: Callable[[], float] = time.monotonic):
         self._path, self._clock, self._begun = path, clock, clock()
-        self._left = {case: n - self._n_seen(case) for case, n in processes_due(cases).items()}
-        self._tried: Counter[Case] = Counter()
+        self._wanted = processes_due(cases)
+        self._looks = Counter({case: self._n_seen(case) for case in self._wanted})
+        self._unlike: set[Case] = set()
         self._spent_s, self._longest_s = 0.0, FIRST_S
         self._reasons: list[str | None] = []
 
@@ -86,8 +87,8 @@ class Looks:
 
     def _is_due(self, case: Case) -> bool:
         """Return whether a case lacks a look, and no other is far behind it."""
-        due = [one for one, n in self._left.items() if n > 0 and self._tried[one] < MOST_PROCESSES]
-        return case in due and self._tried[case] <= min(self._tried[one] for one in due) + 1
+        due = [one for one, n in self._wanted.items() if self._looks[one] < n]
+        return case in due and self._looks[case] <= min(self._looks[one] for one in due) + 1
 
     def asked(self, tasks: Iterable[CellTask]) -> Iterator[CellTask]:
         """Yield the tasks, and have those look that are due and for which there is time."""
@@ -101,18 +102,19 @@ class Looks:
         if not (task.evidence and file.exists()):
             return
         seen = store.read(file)[1]
-        self._tried[task.case] += 1
-        if seen.skipped is None:
-            self._left[task.case] -= 1
-        elif not (seen.is_of_machine or seen.is_unlike):  # it lies in the case
-            self._left[task.case] = 0
+        if not seen.is_unlike or task.case in self._unlike:  # what was not like the timed ones gets one more
+            self._looks[task.case] += 1
+        if seen.is_unlike:
+            self._unlike.add(task.case)
+        elif seen.skipped and not seen.is_of_machine:
+            self._wanted[task.case] = 0
         self._spent_s += seen.took_s
         self._longest_s = max(self._longest_s, seen.took_s)
         self._reasons.append(seen.skipped if seen.is_of_machine else None)
 
     def finish(self) -> None:
         """Keep why cases that have records were not looked at."""
-        for case in self._left:
+        for case in self._wanted:
             file = self._path / "records" / f"{cell_id(case)}.parquet"
             if file.exists() and not self._files(case):
                 rows = records.read_records(file).to_dict("records")

@@ -425,7 +425,7 @@ def _queue_helpers(agents, clocks, heaps, costs, state):
 
 
 @compiled
-def _leave(agents, clocks, heaps, queues, nodes, costs, state, index):
+def _leave(agents, clocks, heaps, queues, members, nodes, costs, state, index):
     """Have agent `index` be over, and the caller, if it is, lend its priority to an unfinished helper."""
     agent = agents[index]
     _account(agents, clocks, index, state[NOW])
@@ -436,6 +436,7 @@ def _leave(agents, clocks, heaps, queues, nodes, costs, state, index):
     agent.phase, agent.end_s, agent.share = OVER, state[NOW], 0.0
     queues[agent.queue].live -= 1
     nodes[agent.node] -= 1
+    _pull_load(agents, queues, members, costs, state, index)
     if index >= costs.n_workers:
         state[LOADS_LEFT] -= 1
         return
@@ -445,7 +446,38 @@ def _leave(agents, clocks, heaps, queues, nodes, costs, state, index):
 
 
 @compiled
-def _end_round(agents, clocks, heaps, queues, nodes, costs, state, index):
+def _pull_load(agents, queues, members, costs, state, index):
+    """Have load that shares a CPU move to the CPU that agent `index`, which is over, leaves idle.
+
+    The kernel does so when a CPU goes idle; here within a node. Workers are pinned, and stay.
+    """
+    gone = agents[index]
+    if queues[gone.queue].cpus > 1 or queues[gone.queue].live > 0:
+        return
+    for i in range(costs.n_workers, agents.size):
+        load = agents[i]
+        if load.node == gone.node and _is_live(agents, i) and queues[load.queue].live > 1:
+            queues[load.queue].live -= 1
+            queues[gone.queue].live += 1
+            _swap_queues(agents, members, index, i)
+            state[STALE] = 1.0
+            return
+
+
+@compiled
+def _swap_queues(agents, members, first, second):
+    """Have two agents change their places in the run queues."""
+    queue = agents[first].queue
+    agents[first].queue, agents[second].queue = agents[second].queue, queue
+    for slot in range(members.size):
+        if members[slot] == first:
+            members[slot] = second
+        elif members[slot] == second:
+            members[slot] = first
+
+
+@compiled
+def _end_round(agents, clocks, heaps, queues, members, nodes, costs, state, index):
     """Have load thread `index` sleep after its round; the last one does what one does alone and wakes all."""
     agent = agents[index]
     _account(agents, clocks, index, state[NOW])
@@ -464,11 +496,11 @@ def _end_round(agents, clocks, heaps, queues, nodes, costs, state, index):
         agent.alone = 0
         for j in range(costs.n_workers, agents.size):
             if j == index or (agents[j].entry == agent.entry and agents[j].phase == ASLEEP):
-                _begin_round(agents, clocks, heaps, queues, nodes, costs, state, j)
+                _begin_round(agents, clocks, heaps, queues, members, nodes, costs, state, j)
 
 
 @compiled
-def _begin_round(agents, clocks, heaps, queues, nodes, costs, state, index):
+def _begin_round(agents, clocks, heaps, queues, members, nodes, costs, state, index):
     """Have load thread `index` begin its next round, or leave after the last."""
     agent = agents[index]
     if agent.phase == ASLEEP:
@@ -479,7 +511,7 @@ def _begin_round(agents, clocks, heaps, queues, nodes, costs, state, index):
         _ask(agents, clocks, heaps, agent.memory, agent.traffic, state[NOW])
     agent.rounds -= 1
     if agent.rounds == 0:
-        _leave(agents, clocks, heaps, queues, nodes, costs, state, index)
+        _leave(agents, clocks, heaps, queues, members, nodes, costs, state, index)
     else:
         round_s = agent.work / agent.speed
         _work(agents, clocks, heaps, index, agent.memory, round_s, 0.0, state[NOW])
@@ -524,7 +556,7 @@ def _next_chunk(base, part_memory, agents, clocks, heaps, costs, state, index, t
 
 
 @compiled
-def _step(base, part_memory, agents, clocks, heaps, queues, nodes, costs, state, index, trace):
+def _step(base, part_memory, agents, clocks, heaps, queues, members, nodes, costs, state, index, trace):
     """Have agent `index`, whose moment has come, do what is next for it."""
     agent = agents[index]
     is_worker, phase = index < costs.n_workers, agent.phase
@@ -533,7 +565,7 @@ def _step(base, part_memory, agents, clocks, heaps, queues, nodes, costs, state,
         if index == 0 or not is_worker:
             return
     elif not is_worker and (agent.rounds > 1 or agent.pause > 0):
-        _end_round(agents, clocks, heaps, queues, nodes, costs, state, index)
+        _end_round(agents, clocks, heaps, queues, members, nodes, costs, state, index)
         return
     elif is_worker and phase == WORKING and agent.memory == WALL:
         _queue_helpers(agents, clocks, heaps, costs, state)
@@ -542,7 +574,7 @@ def _step(base, part_memory, agents, clocks, heaps, queues, nodes, costs, state,
         _take_lock(agents, clocks, heaps, state, index)
         return
     if not (is_worker and _next_chunk(base, part_memory, agents, clocks, heaps, costs, state, index, trace)):
-        _leave(agents, clocks, heaps, queues, nodes, costs, state, index)
+        _leave(agents, clocks, heaps, queues, members, nodes, costs, state, index)
 
 
 @compiled
@@ -594,7 +626,7 @@ def run(base, part_memory, agents, clocks, heaps, queues, members, nodes, costs,
         state[NOW] = clocks[clock].next_s
         i = _pop(agents, clocks, heaps, clock)
         events += 1
-        _step(base, part_memory, agents, clocks, heaps, queues, nodes, costs, state, i, trace)
+        _step(base, part_memory, agents, clocks, heaps, queues, members, nodes, costs, state, i, trace)
     for i in range(agents.size):
         _account(agents, clocks, i, state[NOW])
     return events

@@ -162,7 +162,10 @@ class Machine(Figures, frozen=True, omit_defaults=True, rename=_key):
     smt: Annotated[int, means("hardware threads of each core", 1, 16)] = 1
     run_queue: Annotated[
         Literal["cpu", "node"],
-        means("cpu: threads stay on the CPU they were put on; node: they are balanced over their node"),
+        means(
+            "cpu: threads stay on their CPU, but for load when another goes idle; "
+            "node: they are balanced over their node"
+        ),
     ] = "cpu"
     caller_nice: Annotated[Nice, means("nice level of the caller")] = 0
     helper_nice: Annotated[Nice, means("of helpers, under a policy of low priority only")] = 19

@@ -188,7 +188,7 @@ class _Stage:
             clocks,
             np.zeros((len(clocks), len(agents)), dtype=np.int64),
             self.queues.copy(),
-            self.order,
+            self.order.copy(),
             np.zeros(self.machine.nodes, dtype=np.int64),
             self.costs,
             rows,

@@ -12,6 +12,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from ktask.common import units
+from ktask.lab.evidence.mean import over_processes
 from ktask.lab.studies.total_cost import energy_table
 from ktask.report import markup
 from ktask.report import sentences as words
@@ -22,6 +23,7 @@ from ktask.report.paths import advice
 from ktask.report.tables import at_best, at_largest_size
 
 if TYPE_CHECKING:
+    from ktask.lab.evidence import Evidence
     from ktask.report.study import Study
 
 HERE, ELSEWHERE, NOT_HERE = "measured here", "published elsewhere", "not measurable here"
@@ -193,8 +195,9 @@ def power(study: Study) -> Answer:
     rows = rows[rows["cpu_cost"].notna()].sort_values("cpu_cost")
     found = energy_table(study.run.evidence)
     if len(found):
-        ratios = found["threads_j"] / found["serial_j"]
-        text = f"Energy of the package with threads over the serial call: {words.reach(ratios)} times."
+        found = found.sort_values("ratio")
+        least, most = (words.value(found.iloc[k], "ratio") for k in (0, -1))
+        text = f"Energy of the package with threads over the serial call: {least} to {most} times."
         return Answer(HERE, text, study.key("energy"))
     if rows.empty:
         return Answer(NOT_HERE, "No energy counter can be read on this machine.")
@@ -236,21 +239,24 @@ def user_space(study: Study) -> Answer:
 
 def locks(study: Study) -> Answer:
     """Return the lock that threads waited for longest, on each path where they waited."""
-    seen = [(row, row["seen"]) for _, row in study.bottlenecks.iterrows() if row["seen"] is not None]
-    kernel = [(row, one) for row, one in seen if row["backend"] == "kernel" and one.many.sees_locks]
-    if not kernel:
-        return Answer(NOT_HERE, "Locks could not be seen in this run (section 5 says why).")
-    texts = []
-    for row, one in kernel:
-        longest = next((wait for wait in one.waits if one.share(wait.wait_s) >= LEAST_WAIT), None)
-        if longest is not None:
-            share = words.percent(one.share(longest.wait_s))
-            texts.append(f"{words.name_of(row)}: {longest.lock or longest.kind}, {share}")
-    none = f" On {len(kernel) - len(texts)} of {len(kernel)} paths no lock takes half a percent." * (
-        len(texts) < len(kernel)
-    )
+    rows = study.bottlenecks[study.bottlenecks["backend"] == "kernel"]
+    seen = [(row, one) for row, one in zip(rows.to_dict("records"), rows["seen"], strict=True) if one]
+    seen = [(row, one.evidence) for row, one in seen if one.many.sees_locks]
+    if not seen:
+        return Answer(NOT_HERE, "Locks could not be seen in this run.")
+    texts = [f"{words.name_of(row)}: {text}" for row, one in seen if (text := _longest_wait(one))]
+    free = len(seen) - len(texts)
+    none = f" On {free} of {len(seen)} paths no lock takes half a percent." if free else ""
     said = f"Longest wait, of the thread time: {'; '.join(texts)}." if texts else "No path waits for a lock."
-    return Answer(HERE, f"{said}{none} One process of each path.", "results")
+    n = words.span(len(one.processes) for _, one in seen)
+    return Answer(HERE, f"{said}{none} Processes that were looked at, of each path: {n}.", "results")
+
+
+def _longest_wait(seen: Evidence) -> str:
+    """Return the lock that threads waited for longest, with its share; empty if for none that matters."""
+    lock, share = max(seen.lock_shares.items(), key=lambda each: each[1], default=("", 0.0))
+    estimate = over_processes(seen, lambda one: one.lock_shares[lock])
+    return f"{lock} {units.fmt_estimate(estimate, units.PERCENT)}" if share >= LEAST_WAIT else ""
 
 
 def walks(study: Study) -> Answer:

@@ -93,8 +93,11 @@ def _energy(study: Study) -> Markup:
         "Threads": lambda row: int(row["threads"]),
         "Serial": lambda row: f"{row['serial_j'] / row['size_bytes'] * (1 << 30):.3g} J/GiB",
         "Threads, energy": lambda row: f"{row['threads_j'] / row['size_bytes'] * (1 << 30):.3g} J/GiB",
+        "Over serial": lambda row: words.value(row, "ratio"),
     }
-    caption = "Energy of the whole package, from repetitions that were looked at; one process of each case."
+    caption = (
+        "Energy of the whole package, from repetitions that were looked at [95 % interval over processes]."
+    )
     return markup.table(columns, found, caption=caption, key=study.key("energy"))
 
 

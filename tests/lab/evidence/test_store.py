@@ -9,6 +9,7 @@ from seen_evidence import KEY, SEEN, a_look, kept
 
 from ktask.lab import records
 from ktask.lab.evidence import Evidence
+from ktask.lab.evidence.locks import Wait
 from ktask.lab.evidence.store import SCHEMA, load
 
 
@@ -29,6 +30,26 @@ def test_a_stack_has_its_outermost_function_first_and_its_samples(tmp_path):
 def test_a_name_with_a_semicolon_stays_one_function(tmp_path):
     kept(tmp_path, Evidence(a_look(stacks={("a;b", "c"): 1.0}), a_look()))
     assert list(load(tmp_path)[KEY].serial.stacks) == [("a:b", "c")]
+
+
+def test_what_several_processes_saw_is_one_case_with_their_mean(tmp_path):
+    shares = (0.1, 0.2, 0.3)
+    for number, share in enumerate(shares, 1):
+        waits = [Wait("mmap_lock", "mutex", "do_mlock", share, 3)] * (number < 3)
+        kept(tmp_path, Evidence(a_look(), a_look(2, stacks={}, waits=waits), took_s=1.0), number)
+    kept(tmp_path, Evidence(skipped="others", took_s=1.0), 4)
+    (found,) = load(tmp_path).values()
+    assert (found.took_s, found.skipped, len(found.processes)) == (4.0, None, 3)
+    assert found.many.waits == [Wait("mmap_lock", "mutex", "do_mlock", pytest.approx(0.1), 6)]
+    assert found.lock_shares["mmap_lock"] == pytest.approx(0.1)  # of two threads for half a second
+    assert found.many.repetitions == 12
+
+
+def test_an_older_file_without_a_pass_is_read(tmp_path):
+    path = kept(tmp_path)
+    pq.write_table(pq.read_table(path).drop_columns("pass"), path)
+    assert load(tmp_path) == {KEY: SEEN}
+    assert len(load(tmp_path)[KEY].processes) == 1
 
 
 def test_a_run_shows_its_evidence(tmp_path):
