@@ -29,11 +29,19 @@ def read(path: Path) -> pa.Table:
         If the file is damaged, or holds more than any process of a sweep writes.
     OSError
         If it cannot be read.
+    MemoryError
+        If memory has run out, which is no damage.
     """
     try:
         require_regular(path)
+        return _read(path)
+    except pa.ArrowMemoryError as error:
+        raise MemoryError(str(error)) from None
     except ValueError as error:
         raise pa.ArrowInvalid(str(error)) from None
+
+
+def _read(path: Path) -> pa.Table:
     about = pq.read_metadata(path)
     size = sum(about.row_group(k).total_byte_size for k in range(about.num_row_groups))
     for found, most, what in ((about.num_rows, MOST_ROWS, "rows"), (size, MOST_BYTES, "bytes, unpacked")):

@@ -112,7 +112,10 @@ def _judged(name: str, words: list[str]) -> None:
 def in_process(name: str, seeds: Iterator[int], folder: Path) -> Iterator[tuple[int, str]]:
     """Try the inputs of some seeds, each with its limits; yield what each came to, "" if it held."""
     preload()
-    inputs.small_run(folder / "base")
+    base = inputs.small_run(folder / "base")
+    sys.modules["ktask.lab.records"].load_run(
+        base
+    )  # Arrow reserves 1 GiB of addresses, before there is a limit
     _compile(name)
     gc.freeze()
     waiting = list(seeds)

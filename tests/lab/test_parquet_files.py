@@ -8,6 +8,7 @@ import pytest
 
 from ktask.lab import parquet_files, traces
 from ktask.lab.evidence import store
+from ktask.lab.records import read_records
 
 TABLE = pa.table({"name": ["a", "b", "a"], "n": [1, 2, 3], "flags": [["x"], [], ["y", "z"]]})
 
@@ -53,6 +54,15 @@ def test_a_long_flag_said_a_million_times_takes_no_memory(tmp_path):
     pq.write_table(pa.table({"flags": lists}), tmp_path / "a.parquet", store_schema=False)
     with pytest.raises(pa.ArrowInvalid, match="column flags has texts of 4000000000 bytes"):
         parquet_files.read(tmp_path / "a.parquet")
+
+
+def test_memory_that_has_run_out_is_no_damage(path, monkeypatch):
+    def no_memory(*_, **__):
+        raise pa.ArrowMemoryError("malloc of size 13248 failed")
+
+    monkeypatch.setattr(parquet_files.pq, "ParquetFile", no_memory)
+    with pytest.raises(MemoryError, match="malloc of size 13248 failed"):
+        read_records(path)
 
 
 def test_what_steers_a_terminal_is_left_out(path):
