@@ -43,8 +43,8 @@ chaos: $(READY) ## kills, races, hostile input, faults, bad peers (an hour; SHOR
 
 setup: $(READY) ## build the environment in .venv, and nothing else
 
-lab: $(READY) ## open the notebooks in JupyterLab
-	@$(BIN)/jupyter lab --notebook-dir=notebooks
+lab: $(READY) ## open the notebooks in JupyterLab, at the map of what there is
+	@$(BIN)/jupyter lab --notebook-dir=notebooks notebooks/index.ipynb
 
 bench: $(READY) ## the engine beside its peers: tables, and JSON in build
 	@mkdir -p build && $(BIN)/python benchmarks/bench.py --processes 5 --json build/bench.json

@@ -7,8 +7,10 @@ pytest has.
 
 import contextlib
 import fcntl
+import itertools
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +27,7 @@ import pytest
 from machines import plant
 
 from ktask.cli import app
+from ktask.common.resources import SAMPLE
 from ktask.host import topology
 from ktask.memory import region as memory
 
@@ -187,6 +190,16 @@ def descendants(pid: int) -> list[psutil.Process]:
 def is_gone(process: psutil.Process) -> bool:
     """Return whether a process has ended."""
     return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def part_of_sample(folder, *patterns):
+    """Return a run with the cells of the sample that have these names: it is read in a moment."""
+    (folder / "records").mkdir(parents=True)
+    for file in ("machine.json", "grid.yaml", "datapackage.json"):
+        shutil.copy(SAMPLE / file, folder)
+    for file in itertools.chain.from_iterable(map((SAMPLE / "records").glob, patterns)):
+        shutil.copy(file, folder / "records")
+    return folder
 
 
 def written(folder, *sources):

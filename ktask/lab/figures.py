@@ -1,5 +1,7 @@
 """The figures of the workload notebooks; each draws one table of `measure` or of a study."""
 
+from typing import Any
+
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -9,22 +11,36 @@ from ktask.common.units import NO_VALUE, fmt_size
 
 
 @draw.theme()
-def repetitions(cell) -> draw.Drawing:
-    """Draw every repetition of a measurement, by thread count; cold ones are crosses."""
-    table = cell.records.query("not warmup")
-    cold = ["cold memory" if "cold_memory" in flags else "repetition" for flags in table["flags"]]
-    spread = 0.12 * ((table["round"] % 7) / 6 - 0.5)
-    points = pd.DataFrame({"ms": table["wall_s"] * 1e3, "height": table["threads"] + spread, "memory": cold})
-    drawing, axis = draw.single()
-    style = {"markers": {"repetition": "o", "cold memory": "X"}, "alpha": 0.6, "linewidth": 0}
-    sns.scatterplot(
-        points, x="ms", y="height", hue="memory", style="memory", ax=axis, palette=draw.PALETTE[:2], **style
-    )
-    case, counts = cell.case, sorted(set(table["threads"]))
-    axis.set(xlabel="wall time (ms)", ylabel="threads", xlim=(0, None), yticks=counts)
-    axis.set_title(f"{case.workload} {case.method}, {fmt_size(case.size_bytes)} of {case.page_kind} pages")
-    axis.legend()
+def measured(cell) -> draw.Drawing:
+    """Draw a measurement: the speedup by threads with its interval, and every repetition."""
+    drawing, (left, right) = draw.panels(2, 2.7, width_in=8.5)
+    table = cell.table.reset_index().query("variant != 'serial'")
+    calls = table["variant"].where(table["variant"].str.contains("A/A"), "in chunks")
+    counts = sorted(set(table["threads"]))
+    draw.ideal(left, counts)
+    draw.curves(left, table.assign(call=calls), "threads", "speedup", "call", ends=("low", "high"))
+    draw.thread_axis([left], counts)
+    left.set_ylabel("speedup over the serial call")
+    if left.get_yscale() == "linear":
+        left.set_ylim(0, None)
+    _repetitions(right, cell.records.query("not warmup"), counts)
+    draw.legend(drawing, [left, right])
+    case = cell.case
+    left.set_title(f"{case.workload} {case.method}, {fmt_size(case.size_bytes)} of {case.page_kind} pages")
     return drawing
+
+
+def _repetitions(axis: Axes, table: pd.DataFrame, counts: list[int]) -> None:
+    """Draw every repetition, by thread count; cold ones are crosses."""
+    cold = ["cold memory" if "cold_memory" in flags else "repetition" for flags in table["flags"]]
+    places = table["threads"].map({count: place for place, count in enumerate(counts)})
+    spread = 0.4 * ((table["round"] % 7) / 6 - 0.5)
+    points = pd.DataFrame({"ms": table["wall_s"] * 1e3, "height": places + spread, "memory": cold})
+    look: dict[str, Any] = {"markers": {"repetition": "o", "cold memory": "X"}, "alpha": 0.6, "linewidth": 0}
+    look["palette"] = dict(zip(look["markers"], draw.PALETTE, strict=False))
+    sns.scatterplot(points, x="ms", y="height", hue="memory", style="memory", ax=axis, **look)
+    axis.set_yticks(range(len(counts)), [str(count) for count in counts])
+    axis.set(xlabel="wall time (ms)", ylabel="threads", xlim=(0, None))
 
 
 @draw.theme()

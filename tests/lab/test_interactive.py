@@ -1,17 +1,19 @@
 """What a person meets in a notebook: tables of tasks, knobs, and a session kept as a run."""
 
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import run_python
+from conftest import part_of_sample, run_python
 from test_measure import PLAIN, Bench
 
 import ktask
 from ktask.common import progress, views
 from ktask.common.figures import Drawing
+from ktask.common.units import fmt_number
 from ktask.engine.policy import Part, Plan
 from ktask.engine.task import Result
 from ktask.lab.measure.cell import measure_case
@@ -19,8 +21,7 @@ from ktask.lab.measure.measurement import Protocol
 from ktask.lab.records import load_run
 from ktask.lab.sweep import saved_session as keep
 from ktask.lab.traces import read_traces
-from ktask.report import Report
-from ktask.report.paths import knobs
+from ktask.report import Report, knobs, tables
 from ktask.workloads import Case
 
 PNG = b"\x89PNG"
@@ -133,10 +134,71 @@ def test_a_knob_without_widgets_is_a_picture(shown, monkeypatch):
     assert [type(one).__name__ for one in shown] == ["Image"]
 
 
+def test_a_knob_offers_what_those_before_it_leave(shown):
+    combined = pd.DataFrame({"path": ["a", "a", "b"], "threads": [1, 4, 2]})
+    knobs.Knob(lambda path, threads: drawn(threads), combined, 1)._ipython_display_()
+    path, threads = shown[0].children
+    assert (path.value, threads.value, threads.options) == ("a", 4, (1, 4))
+    first, path.value = shown.now, "b"
+    assert (threads.options, threads.value) == ((2,), 2)
+    assert shown.now == drawn(2)._repr_png_() != first
+    path.value = "a"
+    assert (threads.options, threads.value) == ((1, 4), 4)
+
+
+@pytest.fixture(scope="module")
+def some_cells(tmp_path_factory):
+    names = ("1GiB-*", "4KiB-8MiB*", "4KiB-512MiB.p*", "4KiB-512MiB-*quota=50pct*", "4KiB-512MiB-nice=0*")
+    folder = tmp_path_factory.mktemp("runs") / "some"
+    return part_of_sample(
+        folder, "zeroing-memset-*", "free-munmap-*", *(f"zeroing-populate-{one}" for one in names)
+    )
+
+
+@pytest.fixture(scope="module")
+def of_run(some_cells):
+    return knobs.of_run(some_cells, "zeroing")
+
+
+def test_a_run_has_knobs_for_what_it_varied(of_run, shown):
+    of_run.show()
+    labels = [knob.description for knob in shown[0].children]
+    assert labels == ["path", "pages", "load", "size", "policy"]  # threads: two alone, no choice
+    path, pages, load, size, policy = shown[0].children
+    assert (path.value, load.value, size.value) == ("zeroing populate", "idle machine", "512 MiB")
+    before, load.value = shown.now, "quota=50%"
+    assert (policy.options, shown.now != before) == (("dynamic",), True)
+    pages.value = "1GiB"  # was not measured beside a load
+    assert (load.value, size.value, policy.value) == ("idle machine", "2 GiB", "ktask-v4")
+
+
+def test_turning_a_knob_of_a_run_measures_nothing(of_run, monkeypatch):
+    monkeypatch.setattr("ktask.lab.measure.rounds.repeat", None)
+    monkeypatch.setattr(knobs, "repeat", None)
+    chosen = {"path": "zeroing populate", "pages": "4KiB", "load": "quota=50%", "size": "512 MiB"}
+    assert of_run.picture(**chosen, policy="dynamic", threads=2).startswith(PNG)
+
+
+def test_the_figure_of_a_run_says_the_speedup_that_the_report_says(some_cells):
+    run = load_run(some_cells)
+    table = tables.scaling_table(replace(run, records=run.records[run.records["method"] == "munmap"]))
+    (row,) = tables.parallel(table).to_dict("records")
+    chosen = {"load": "idle machine", "size": "512 MiB", "policy": "ktask-v4", "threads": 2}
+    title = knobs.beside_others(table, "munmap", **chosen)._suptitle.get_text()
+    assert f" 2 threads: {fmt_number(row['speedup'])} [" in title
+    assert f"({row['verdict']})" in title
+
+
+def test_a_run_with_one_thread_only_is_told(tmp_path, cell):
+    alone = replace(cell, rows=[row for row in cell.rows if row["threads_requested"] == 1])
+    with pytest.raises(ValueError, match="run alone has no case with several threads; give another one"):
+        knobs.of_run(keep.save_run([alone], "alone", tmp_path))
+
+
 def test_chunk_sizes_run_the_case_itself():
     case = Case("free", "dontneed", "4KiB", 1 << 20, 1 << 16)
     knob = knobs.chunk_sizes(case, 2)
-    (sizes,) = knob._choices.values()
+    sizes = list(knob._choices["minimum_chunk"])
     assert sizes[0] == "512 KiB"
     assert len(sizes) == len(set(sizes)) > 3
     assert knob.picture(minimum_chunk=sizes[-1]).startswith(PNG)
@@ -146,14 +208,6 @@ def test_chunk_sizes_run_the_case_itself():
 def test_a_case_that_this_machine_cannot_do_is_told():
     with pytest.raises(RuntimeError, match="works on"):
         knobs.traced(Case("page_walk", "pagemap", "1GiB", 1 << 30))
-
-
-def test_curves_of_a_run_are_carried_on():
-    knob = knobs.more_threads("data/sample")
-    paths, threads = knob._choices.values()
-    assert threads[0] == 8
-    assert len(paths) > 3
-    assert knob._first.startswith(PNG)
 
 
 # --- a session kept as a run --------------------------------------------------------------------------------

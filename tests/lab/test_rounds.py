@@ -18,7 +18,7 @@ from ktask.lab.studies import fault_mutexes, freeing, page_walks, ways
 from ktask.lab.studies import zeroing as store_study
 from ktask.memory import region as memory
 from ktask.models.simulation import validation
-from ktask.report.paths import knobs
+from ktask.report import knobs
 from ktask.workloads import Case, CheckError, Method, Option, Workload
 from ktask.workloads import base as workloads
 

@@ -292,7 +292,7 @@ TURN = f"""(() => {{
 def test_jupyterlab_opens_a_notebook_and_runs_it(new_page, lab):
     page = new_page()
     page.resize(1200)
-    page.open(lab.replace("/lab?", "/lab/tree/index.ipynb?"))
+    page.open(lab.replace("/lab?", "/lab/tree/your_task.ipynb?"))
     page.wait_for(f"{NOTEBOOK}?.sessionContext.session?.kernel?.status == 'idle'")
     page.run(f"jupyterapp.shell.activateById({NOTEBOOK}.id)")
     page.run("jupyterapp.commands.execute('notebook:run-all-cells').then(() => 0)")

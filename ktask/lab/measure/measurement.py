@@ -316,10 +316,10 @@ class Measurement:
         return self._formatted().to_html() + "".join(f"<p>{escape(note)}</p>" for note in self.notes)
 
     def plot(self):
-        """Return a figure with every repetition, by thread count."""
+        """Return a figure: the speedup by threads with its interval, and every repetition."""
         from ktask.lab import figures  # noqa: PLC0415  (not needed to measure)
 
-        return figures.repetitions(self)
+        return figures.measured(self)
 
     def evidence(self) -> Evidence:
         """Return where the time of the most threads goes; looks at a fresh process unless that was done."""

@@ -278,6 +278,12 @@ def list_runs(root: Path | None = None) -> list[Path]:
     return [path.parent for path in (root or runs_folder()).glob("[!.]*/machine.json")]
 
 
+def latest_run(root: Path | None = None) -> Path:
+    """Return the directory of the run that was measured last, or of the sample where there is none."""
+    runs = list_runs(root)
+    return max(runs, key=lambda path: (path / "records").stat().st_mtime) if runs else SAMPLE
+
+
 def find_run(name: str, root: Path | None = None) -> Path:
     """Return the directory of a run, given as a directory or by name; ValueError lists what there is.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from ktask.models.scaling.laws import DESIGN_TABLES
 from ktask.models.scaling.learn import Example, Learner, examples
@@ -210,3 +211,19 @@ def _by_kind(predicted: Sequence[tuple[Example, Predicted]]) -> dict[str, Any]:
         kind: score(one for example, one in predicted if example.is_rate is is_rate)
         for kind, is_rate in (("times", False), ("rates", True))
     }
+
+
+def table_of(scores: dict[str, Any]) -> pd.DataFrame:
+    """Return what `score_folder` or `score_held_out` found: a row per table or fold, and kind."""
+    if "tables" in scores:
+        kinds, parts = ("threads", "sizes"), [(one["table"], one) for one in scores["tables"]]
+    else:
+        kinds, parts = ("times", "rates"), [(one["name"], one) for one in scores["folds"]]
+    parts.append(("all", {kinds[0]: scores["score"], kinds[1]: scores[kinds[1]]}))
+    rows = [
+        {"left out" if "folds" in scores else "table": name, "kind": kind, **one[kind]}
+        for name, one in parts
+        for kind in kinds
+        if one[kind]["n"]
+    ]
+    return pd.DataFrame(rows)
