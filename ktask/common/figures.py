@@ -7,7 +7,7 @@ not pass through pyplot, so nothing global changes and nothing has to be closed.
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO, StringIO
 from pathlib import Path
@@ -58,6 +58,9 @@ ENTRY_IN, HANDLE_IN, LETTER_IN = 1.15, 0.6, 0.064  # of a legend: a usual entry,
 MANY_THREADS = 16  # above this, thread counts are drawn on a logarithmic axis
 MOST_COUNTS = 8  # above this, only the powers of two among thread counts are labelled, and the last one
 LABEL_RATIO = 1.9  # between two counts that have labels on a logarithmic axis
+RIGHT_HALF = 0.55  # of a panel: from there on, the name of a border stands to the left of its line
+BORDER_LINE = 0.08  # of the height of a panel: from the name of one border down to the next
+BARS = 0.8  # of the room of a row: what its bars take
 DOTTED: dict[str, Any] = {"color": INK, "linewidth": 0.8, "linestyle": ":"}
 
 
@@ -110,6 +113,39 @@ def panels(
         axis.set_axisbelow(True)
         axis.tick_params(labelbottom=True, labelleft=True)
     return drawing, axes[:count]
+
+
+def rows(
+    heights_in: Sequence[float],
+    width_in: float,
+    *,
+    left_in: float,
+    right_in: float = 0.1,
+    top_in: float = 0.0,
+    bottom_in: float = 0.0,
+    between_in: float = 0.0,
+) -> tuple[Drawing, list[Axes]]:
+    """Return a drawing with a panel of each height, one below the other: every place is given in inches."""
+    height_in = top_in + sum(heights_in) + between_in * len(heights_in) + bottom_in
+    drawing = Drawing(figsize=(width_in, height_in))
+    axes, top = [], height_in - top_in
+    for height in heights_in:
+        top -= between_in + height
+        place = (left_in, top, width_in - left_in - right_in, height)
+        size = (width_in, height_in, width_in, height_in)
+        axes.append(drawing.add_axes([part / whole for part, whole in zip(place, size, strict=True)]))
+        axes[-1].set_axisbelow(True)
+    return drawing, axes
+
+
+def beside(drawing: Drawing, axes: Sequence[Axes], left_in: float) -> Axes:
+    """Return a panel to the right of all `axes`; its heights are inches from the top of the drawing."""
+    width_in, height_in = drawing.get_size_inches()
+    low = min(axis.get_position().y0 for axis in axes)
+    axis = drawing.add_axes([left_in / width_in, low, 1 - (left_in + 0.05) / width_in, 1 - low])
+    axis.set_ylim((1 - low) * height_in, 0)
+    axis.set_axisbelow(True)
+    return axis
 
 
 def label_left(axes: Sequence[Axes], text: str, most: int = MOST_COLUMNS) -> None:
@@ -282,10 +318,41 @@ def intervals(
     axis.set_ylabel("")
 
 
+def bars(
+    axis: Axes,
+    table: pd.DataFrame,
+    value: str,
+    row: str,
+    hue: str,
+    colours: dict[str, str],
+    unit: str = "",
+) -> None:
+    """Draw a bar with its interval for each row of the table, those of one `row` below each other."""
+    long = _with_ends(table, value, None, [row, hue])
+    style: dict[str, Any] = {"hue": hue, "hue_order": list(colours), "palette": colours, "saturation": 1}
+    style |= {"edgecolor": INK, "linewidth": 0.4, "capsize": 0.3, "err_kws": {"linewidth": 0.9, "color": INK}}
+    sns.barplot(long, x=value, y=row, orient="h", ax=axis, **MEASURED, **style)
+    steps = (table[hue].map(list(colours).index) + 0.5) / len(colours) - 0.5
+    heights = axis.yaxis.convert_units(table[row].to_list()) + BARS * steps.to_numpy()
+    hover.marks(axis, list(zip(table[value], heights, strict=True)), _said(table, value, row, None, unit))
+    axis.set(xlabel="", ylabel="")
+
+
 def ideal(axis: Axes, counts: Iterable[int]) -> None:
     """Draw the line on which a speedup is the number of threads."""
     ends = sorted(set(counts))
     axis.plot(ends, ends, label="ideal", **DOTTED)
+
+
+def mark_borders(axis: Axes, borders: Mapping[int, str], most: int) -> None:
+    """Draw an upright line where threads begin to share a core or leave a socket, below `most`."""
+    for height, (count, what) in enumerate(sorted((n, text) for n, text in borders.items() if n < most)):
+        axis.axvline(count, **DOTTED)
+        place = axis.get_xaxis_transform()
+        at = axis.transAxes.inverted().transform(axis.transData.transform((count, 1)))[0]
+        side = "left" if at < RIGHT_HALF else "right"
+        y = 1.0 - BORDER_LINE * height
+        axis.text(count, y, f" {what} ", transform=place, fontsize=6.5, va="top", ha=side)
 
 
 def chunk_lanes(axis: Axes, chunks: pd.DataFrame, wall_s: float, threads: int) -> None:

@@ -15,7 +15,7 @@ from ktask.report.costs import busy, neighbours, questions
 from ktask.report.costs import section as costs
 from ktask.report.figure import Figure
 from ktask.report.markup import Cell, Html, details, join, paragraph, render, table, with_code
-from ktask.report.paths import advice, bottlenecks, evidence_tables, numa, states
+from ktask.report.paths import advice, bottlenecks, evidence_tables, gains, numa, states
 from ktask.report.paths import evidence as causes
 from ktask.report.runs import kernels, several_runs
 from ktask.report.scaling import larger_machines, model_sections, reproduction
@@ -141,7 +141,7 @@ class Report:
 
         rows = study.scaling[study.scaling["workload"] == workload]
         evidence = study.bottlenecks[study.bottlenecks["workload"] == workload]
-        speedup, stack, *others = (self._figure(key(kind)) for kind in FIGURE_KINDS)
+        drawn, *others = (self._figure(key(kind)) for kind in FIGURE_KINDS)
         heading = Markup('<h3 id="{}">{}.{} {}{}</h3>').format(
             key("results"), RESULTS, number, study.title, words.workload_label(workload)
         )
@@ -153,7 +153,7 @@ class Report:
         ]
         more = details(f"Evidence of {words.workload_label(workload)}", join(folded))
         why = bottlenecks.finding(evidence)
-        return join([heading, words.workload_finding(rows), speedup, why, stack, more])
+        return join([heading, gains.finding(rows), drawn, why, more])
 
     def costs(self) -> Html:
         """Return what threads cost others: neighbours, a busy machine, a quota, CPU time."""

@@ -248,7 +248,7 @@ def _without_threads(study: Study) -> list[Claim]:
 
 def _rate(row: pd.Series) -> Claim:
     text = f"{_name(row)}: one thread reaches {words.rate(row)}; more were not measured"
-    return Claim(text, words.size_label(row), words.figure_key("throughput", row["workload"]))
+    return Claim(text, words.size_label(row), words.figure_key("speedup", row["workload"]))
 
 
 # --- passes and caveat ---------------------------------------------------------------------------------

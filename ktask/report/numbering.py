@@ -14,12 +14,11 @@ from ktask.report.scaling.model_figures import MODEL_KEY, RESIDUALS_KEY
 from ktask.report.scaling.reproduction import PUBLISHED_KEY
 
 # Kinds of figures in the order of the page; those that are folded have numbers of their own: S1, S2, ...
-OF_A_WORKLOAD = ("speedup", "stack")
 SHOWN = (
-    *(headline.KEY, kernels.KERNELS_KEY, *OF_A_WORKLOAD, numa.NUMA_KEY),
+    *(headline.KEY, kernels.KERNELS_KEY, "speedup", numa.NUMA_KEY),
     *(neighbours.BYSTANDERS_KEY, busy.BUSY_KEY, PUBLISHED_KEY, MODEL_KEY, PREDICTION_KEY),
 )
-FOLDED_OF_A_WORKLOAD = ("timeline", "throughput", "distribution")
+FOLDED_OF_A_WORKLOAD = ("timeline", "distribution")
 FOLDED = (
     *FOLDED_OF_A_WORKLOAD,
     *(words.NOISE_KEY, states.FIGURE_KEY, words.CROSSOVER_KEY, words.CHUNKS_KEY, RESIDUALS_KEY),
@@ -35,15 +34,10 @@ def kind_of(figure: Figure) -> str:
 def numbered(figures: Iterable[Figure]) -> list[Figure]:
     """Return figures in the order of the page, each with its number; those of a workload stay together."""
     drawn = list(figures)
-    shown = sorted((one for one in drawn if kind_of(one) in SHOWN), key=_place_shown)
+    shown = sorted((one for one in drawn if kind_of(one) in SHOWN), key=lambda one: SHOWN.index(kind_of(one)))
     folded = sorted((one for one in drawn if kind_of(one) not in SHOWN), key=_place_folded)
     numbers = [*map(str, range(1, len(shown) + 1)), *(f"S{i}" for i in range(1, len(folded) + 1))]
     return [replace(one, number=number) for one, number in zip([*shown, *folded], numbers, strict=True)]
-
-
-def _place_shown(figure: Figure) -> int:
-    kind = kind_of(figure)
-    return SHOWN.index(OF_A_WORKLOAD[0] if kind in OF_A_WORKLOAD else kind)
 
 
 def _place_folded(figure: Figure) -> int:
@@ -62,7 +56,7 @@ def source(key: str) -> str:
         return f"records/*.parquet and traces/*.parquet, measured by {CELL}"
     if kind == headline.KEY:
         return f"records/*.parquet and bystanders/*.parquet, measured by {CELL}"
-    folder = {"timeline": "traces", "stack": "evidence", neighbours.BYSTANDERS_KEY: "bystanders"}.get(
-        kind, "records"
-    )
+    if kind == "speedup":
+        return f"records/ and evidence/{workload.replace('-', '_')}-*.parquet, measured by {CELL}"
+    folder = {"timeline": "traces", neighbours.BYSTANDERS_KEY: "bystanders"}.get(kind, "records")
     return f"{folder}/{workload.replace('-', '_') or '*'}-*.parquet, measured by {CELL}"

@@ -14,8 +14,7 @@ from ktask.common import units
 from ktask.lab.measure import levels, stats
 from ktask.lab.measure.flags import ABOVE_THREADS
 from ktask.lab.measure.states import find
-from ktask.report import markup
-from ktask.report.tables import CASE, PATH, as_estimate, at_best, at_largest_size, case_of
+from ktask.report.tables import CASE, PATH, as_estimate
 from ktask.workloads import Method, registry
 
 Row: TypeAlias = "pd.Series | dict[str, Any]"
@@ -23,7 +22,6 @@ Row: TypeAlias = "pd.Series | dict[str, Any]"
 KIND_LABELS = {"4KiB": "4 KiB", "2MiB": "2 MiB", "1GiB": "1 GiB"}
 WORKLOAD_LABELS = {"page_walk": "Page walk"}
 LONGEST_LABEL = 40
-LOG_FROM_SPAN = 20  # the largest value over the smallest
 
 
 # --- labels --------------------------------------------------------------------------------------------
@@ -236,70 +234,6 @@ def threads_of(rows: pd.DataFrame) -> str:
 # --- captions and alternative texts --------------------------------------------------------------------
 
 
-def speedup_caption(data: pd.DataFrame, best: pd.DataFrame) -> Markup:
-    """Return the finding on speedup at the best thread count of each path, and how to read the bars."""
-    return Markup("With {}, {}; {}. Size: {}. Dotted: ideal line. {}").format(
-        threads_of(best), tally(best), extremes(best), sizes_of(data), interval_note(data)
-    )
-
-
-def roof_note(allowed: pd.Series, roof: Any) -> str:
-    """Return at which speedup the first and the last path would reach the memory roof; empty without one."""
-    if allowed.empty:
-        return ""
-    ends = [
-        f"{units.fmt_number(allowed[key])} for {path_label(case_of(key))}"
-        for key in dict.fromkeys([allowed.idxmin(), allowed.idxmax()])
-    ]
-    rate_text = units.fmt_rate(roof.bytes_per_s, "byte")
-    return f" The memory roof, {rate_text}, stands at a speedup of {' to '.join(ends)}; drawn where in sight."
-
-
-def speedup_alt(data: pd.DataFrame, workload: str) -> str:
-    """Return the curves in words."""
-    ends = each(
-        data[data["threads"] > 1],
-        lambda row: f"{path_label(row)}: {speedup(row)} with {count(row['threads'], 'thread')}",
-    )
-    return f"Speedup against threads for {workload_label(workload)}, all starting at 1. {'; '.join(ends)}."
-
-
-def throughput_caption(data: pd.DataFrame, roof: tuple[float, str] | None) -> Markup:
-    """Return the range of rates at the largest size, and what the dotted line is."""
-
-    def end_of(row: pd.Series) -> tuple[str, str, str]:
-        text = value(row, "throughput", units.rate_scale(row["throughput"], row["unit"]))
-        return text, path_label(row), count(int(row["threads"]), "thread")
-
-    last = at_largest_size(data).sort_values("throughput")
-    line = Markup("")
-    if roof:
-        line = Markup(" Dotted: the highest user-space zeroing rate at the largest size, {} ({}).").format(
-            units.fmt_rate(roof[0], "byte"), roof[1]
-        )
-    scale = " Both axes are logarithmic." if needs_log(data["throughput"]) else ""
-    ends = Markup("At the largest sizes, rates lie between {} ({}, {}) and {} ({}, {}).")
-    if len(last) == 1:
-        ends = Markup("At the largest size, the rate is {} ({}, {}).")
-    finding = ends.format(*end_of(last.iloc[0]), *end_of(last.iloc[-1]))
-    return Markup("{}{}{} {}").format(finding, line, scale, interval_note(data))
-
-
-def needs_log(values: pd.Series) -> bool:
-    """Return whether values span too much for one linear axis."""
-    return bool(values.max() > LOG_FROM_SPAN * values.min())
-
-
-def throughput_alt(data: pd.DataFrame, workload: str) -> str:
-    """Return the ends of the curves in words."""
-    ends = each(
-        at_largest_size(data),
-        lambda row: f"{with_threads(row)}: {units.fmt_rate(row['throughput'], row['unit'])}",
-    )
-    title = f"Throughput against size for {workload_label(workload)}, {sizes_of(data)}"
-    return f"{title}. At the largest size: {'; '.join(ends)}."
-
-
 def _samples(data: pd.DataFrame, *names: str) -> Iterable[pd.DataFrame]:
     """Give the warm repetitions of each path and thread count."""
     groups = data[~data["cold"]].groupby([*PATH[:-1], "threads", *names], sort=False)
@@ -421,64 +355,6 @@ def method_of(workload: str, method: str) -> Method | None:
     """Return the description of a method; None if it is not one of ours."""
     known = registry().get(workload)
     return next((one for one in known.methods if one.name == method), None) if known else None
-
-
-def workload_finding(rows: pd.DataFrame) -> Markup:
-    """Return the paragraph that opens the results of a workload: verdicts and extremes."""
-    usable = rows[rows["n"] > 0]
-    if usable.empty:
-        return markup.paragraph(
-            "Every repetition was cold, so there is no rate to report; the figure shows the times."
-        )
-    best = at_best(usable)
-    if best.empty:
-        return markup.paragraph("Only one thread was measured, so nothing is said about more.")
-    if best["speedup"].isna().all():
-        return markup.paragraph("The serial call has no warm repetition, so no speedup is known.")
-    head = Markup("At the largest size, with {}, {}: {}.").format(
-        threads_of(best), tally(best), extremes(best)
-    )
-    return markup.paragraph(head, _past_the_best(usable, best), _cost_of_method(best), _who_filled(usable))
-
-
-def _past_the_best(rows: pd.DataFrame, best: pd.DataFrame) -> str:
-    """Return which paths get worse again with the most threads, empty if none does."""
-    parts = []
-    for _, chosen in best.iterrows():
-        same = rows[(rows[CASE] == chosen[CASE]).all(axis=1)]
-        more = same[(same["threads"] > chosen["threads"]) & (same["speedup_high"] < chosen["speedup_low"])]
-        if len(more):
-            last = more.sort_values("threads").iloc[-1]
-            parts.append(f"{path_label(last)} to {speedup(last)} with {last['threads']}")
-    return f"More threads make it worse again: {listed(parts)}." if parts else ""
-
-
-def _who_filled(rows: pd.DataFrame) -> str:
-    """Return what it changes who filled the memory, where it was measured both ways; else empty."""
-    several = rows[(rows["threads"] > 1) & rows["speedup"].notna()]
-    parts = []
-    for _, other in several[several["options"].str.contains("fill=")].iterrows():
-        options = [one for one in other["options"].split(",") if not one.startswith("fill=")]
-        wanted = other[[*CASE, "threads"]].to_dict() | {"options": ",".join(options)}
-        for _, usual in several[(several[list(wanted)] == list(wanted.values())).all(axis=1)].iterrows():
-            parts.append(
-                f"{with_threads(other)} at {size_label(other)}: {speedup(other)} over "
-                f"{wall(other, 'base_wall')} serial; filled by one, {speedup(usual)} over "
-                f"{wall(usual, 'base_wall')}"
-            )
-    return f"Who filled the memory: {'. '.join(parts)}." if parts else ""
-
-
-def _cost_of_method(rows: pd.DataFrame) -> str:
-    """Return which methods lose with threads against the best serial method, if any does."""
-    losers = rows[(rows["vs_best_high"] < 1) & (rows["verdict"] == "faster")]
-    parts = each(losers, lambda row: f"{path_label(row)} ({value(row, 'vs_best')})")
-    if not parts:
-        return ""
-    return (
-        f"Against the fastest serial method for the same pages, threads do not catch up in {listed(parts)}: "
-        "the better method on one thread wins."
-    )
 
 
 def percent(share: float) -> str:

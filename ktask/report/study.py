@@ -18,10 +18,10 @@ from ktask.report import sentences as words
 from ktask.report.costs import busy, neighbours
 from ktask.report.costs import section as costs
 from ktask.report.figure import Figure
-from ktask.report.paths import advice, bottlenecks, figures, numa, stack_figure, states, timeline
+from ktask.report.paths import advice, bottlenecks, figures, gains_figure, numa, states, timeline
 from ktask.report.scaling import larger_machines, model, model_figures
 
-FIGURE_KINDS = ("speedup", "stack", "timeline", "throughput", "distribution")
+FIGURE_KINDS = ("speedup", "timeline", "distribution")
 
 
 @dataclass(frozen=True)
@@ -153,12 +153,10 @@ class Study:
         found.append(partial(figures.aa_figure, self.aa, self.key(words.NOISE_KEY)))
         for one in self.workloads:
             keys = (self.key(words.figure_key(kind, one)) for kind in FIGURE_KINDS)
-            speedup, stack, lanes, throughput, distribution = keys
+            gains, lanes, distribution = keys
             found += [
-                partial(figures.speedup_figure, scaling, one, speedup, borders),
-                partial(stack_figure.stack_figure, self.bottlenecks, one, stack),
+                partial(gains_figure.gains_figure, scaling, self.bottlenecks, one, gains, borders),
                 partial(timeline.timeline_figure, self.bottlenecks, self.traces, one, lanes),
-                partial(figures.throughput_figure, scaling, one, throughput),
                 partial(figures.distribution_figure, run, one, distribution),
             ]
         found += [

@@ -19,6 +19,7 @@ from nbformat import v4
 
 from ktask.common import figures as drawing
 from ktask.common import units
+from ktask.common.units import fmt_number
 from ktask.lab.bystanders.store import SCHEMA
 from ktask.lab.measure.flags import flag_effects
 from ktask.lab.records import SKIPPED_COLUMNS
@@ -26,7 +27,7 @@ from ktask.lab.traces import write_traces
 from ktask.models.simulation.machines import Machine
 from ktask.report import Report, first_screen, machine, page, sections, tables, write_report
 from ktask.report import sentences as words
-from ktask.report.paths import advice, bottlenecks, figures, states, timeline
+from ktask.report.paths import advice, bottlenecks, figures, gains, gains_figure, states, timeline
 from ktask.report.scaling import larger_machines, model, model_sections, reproduction
 from ktask.report.study import Study, data_hash
 
@@ -379,7 +380,7 @@ def test_the_best_serial_method_is_the_other_base(scaling):
     best = pick(scaling, method="nontemporal", size_bytes=GIB, threads=1)
     assert memset.vs_best == pytest.approx(best.wall / memset.wall)
     assert memset.vs_best_high < 1 < memset.speedup_low
-    assert "do not catch up in memset (4 KiB)" in words.workload_finding(
+    assert "one thread is faster than these with threads: memset (4 KiB)" in gains.finding(
         scaling[scaling.workload == "zeroing"]
     )
 
@@ -483,7 +484,7 @@ def test_the_fewest_threads_that_are_as_good_as_the_best_are_advised():
     run = one_path({2: 1.9, 4: 3.0, 8: 3.01, 16: 2.0}, noise=0.01)
     found = advice_on(run).iloc[0]
     assert found.threads == 4
-    text = words.workload_finding(scaled(run))
+    text = gains.finding(scaled(run))
     worse = r"More threads make it worse again: dontneed \(4 KiB\) to (1.9\d|2.0\d) \[[\d., ]+\] with 16\."
     assert re.search(worse, text)
 
@@ -532,18 +533,15 @@ def report(run):
 def test_a_run_has_all_its_figures(report):
     names = ("zeroing", "page-walk", "free")
     shown = ["headline", *(f"speedup-{name}" for name in names), "published", "model", "larger"]
-    folded = [f"{kind}-{name}" for name in names for kind in ("throughput", "distribution")]
-    folded += ["noise", "crossover", "residuals"]
+    folded = [f"distribution-{name}" for name in names] + ["noise", "crossover", "residuals"]
     assert list(report.figures) == [*shown, *folded]
     numbers = [figure.number for figure in report.figures.values()]
-    assert numbers == [*map(str, range(1, 8)), *(f"S{i}" for i in range(1, 10))]
+    assert numbers == [*map(str, range(1, 8)), *(f"S{i}" for i in range(1, 7))]
 
 
 def test_the_roof_stands_in_the_scaling_figure_where_it_is_in_sight(report):
     caption, svg = (getattr(report.figures["speedup-zeroing"], name) for name in ("caption", "svg"))
-    assert re.search(
-        r"The memory roof, [\d.]+ GiB/s, stands at a speedup of [\d.]+ for nontemporal \(4 KiB\) to ", caption
-    )
+    assert re.search(r"The memory roof, [\d.]+ GiB/s, is the highest rate of user-space stores", caption)
     assert svg.count("memory roof") == 1  # in the legend
     assert "memory roof" not in report.figures["speedup-free"].svg + report.figures["speedup-free"].caption
 
@@ -580,7 +578,7 @@ def test_captions_state_interval_and_n(report):
 
 def test_captions_of_one_process_say_that_they_do_not_hold_for_the_next():
     drawn = Report([one_path({2: 1.6}, passes=1)]).figures
-    for key in ("noise", "speedup-free", "throughput-free", "crossover"):
+    for key in ("noise", "speedup-free", "crossover"):
         assert "inside one process, which does not hold for the next; 1 process, n = 7" in drawn[key].caption
 
 
@@ -589,7 +587,7 @@ def test_data_come_along_as_csv(report):
     text = base64.b64decode(figure.csv_uri.partition(",")[2]).decode()
     read = pd.read_csv(io.StringIO(text), keep_default_na=False)
     assert np.allclose(read.speedup, figure.data.speedup)
-    assert read.method.tolist() == ["dontneed", "dontneed", "munmap", "munmap"]
+    assert read.method.tolist() == [name for name in ("dontneed", "munmap") for _ in range(6)]
 
 
 def test_drawing_leaves_no_trace(run, scaling):
@@ -602,23 +600,43 @@ def test_drawing_leaves_no_trace(run, scaling):
 def test_names_are_no_formulas():
     run = one_path({2: 1.6})
     run.records["method"] = "$x^2$"
-    drawn = figures.speedup_figure(scaled(run), "free", "speedup-free")
-    assert "$x^2$ (kernel)" in drawn.svg
+    drawn = gains_figure.gains_figure(scaled(run), evidence_of(run), "free", "speedup-free")
+    assert "$x^2$ (4 KiB)" in drawn.svg
 
 
-def test_throughput_counts_operations_where_they_are_alike(scaling):
-    assert set(figures.throughput_data(scaling, "page_walk").unit) == {"PTE"}
-    assert set(figures.throughput_data(scaling, "page_walk").quantity) == {"rate"}
-    mixed = scaling.assign(operations=np.arange(len(scaling)) + 1.0)
-    assert set(figures.throughput_data(mixed, "page_walk").unit) == {"byte"}
+def test_rates_count_operations_where_they_are_alike(scaling):
+    found = gains_figure.gains_data(scaling, "page_walk")
+    assert set(found.unit) == {"PTE"}
+    serial = found[found.threads == 1]
+    assert np.allclose(serial.ideal, serial.rate)
+    mixed = gains_figure.gains_data(scaling.assign(operations=np.arange(len(scaling)) + 1.0), "page_walk")
+    assert set(mixed.unit) == {"byte"}
+    assert np.allclose(mixed.ideal[mixed.threads == 2], 2 * mixed.rate[mixed.threads == 1])
 
 
-def test_rates_far_apart_get_a_logarithmic_axis(report):
-    assert "logarithmic" not in report.figures["throughput-free"].caption
+def test_paths_with_rates_far_apart_get_axes_of_their_own(report):
+    assert "axis of its own" not in report.figures["speedup-free"].caption
     records = make_records([one for one in TRUTHS if one.workload == "free"])
     records.loc[records.method == "munmap", "wall_s"] *= 100
-    far = scaled(make_run(records))
-    assert "Both axes are logarithmic" in figures.throughput_figure(far, "free", "throughput-free").caption
+    run = make_run(records)
+    far = gains_figure.gains_figure(scaled(run), evidence_of(run), "free", "speedup-free")
+    assert "axis of its own" in far.caption
+
+
+def test_every_size_and_its_speedup_stands_beside_its_bars(report):
+    svg = report.figures["speedup-free"].svg
+    several = report.figures["speedup-free"].data.query("threads == 2")
+    assert set(several.size_bytes) == {4 * MIB, 64 * MIB, GIB}
+    for _, row in several.iterrows():
+        assert f"{fmt_number(row.speedup)}×{' slower' if row.verdict == 'slower' else ''}<" in svg
+
+
+def test_several_thread_counts_are_curves():
+    run = one_path({2: 1.9, 4: 3.5, 8: 3.0})
+    figure = gains_figure.gains_figure(scaled(run), evidence_of(run), "free", "speedup-free")
+    assert "Curves: " in figure.caption
+    assert "ideal, largest size" in figure.svg
+    assert figure.data.query("panel == 'rate'").threads.nunique() == 4
 
 
 def test_cold_repetitions_are_drawn():
@@ -696,8 +714,8 @@ def test_a_speedup_is_given_with_and_without_cold_repetitions():
 def test_noise_above_the_effect_is_no_gain():
     table = scaled(one_path({2: 1.1}, noise=0.3, n=9))
     assert set(table.verdict) == {"baseline", "undecided"}
-    text = words.workload_finding(table)
-    assert "the one measured path is undecided" in text
+    text = gains.finding(table)
+    assert "With 2 threads, dontneed (4 KiB) is undecided." in text
     assert "faster" not in text
 
 
@@ -711,13 +729,13 @@ def test_one_cpu_says_nothing_about_more_threads():
     run = one_path({})
     report = Report([run])
     text = page_text(report)
-    assert list(report.figures) == ["throughput-free", "distribution-free", "noise"]
+    assert list(report.figures) == ["speedup-free", "distribution-free", "noise"]
     assert "more were not measured" in text
     assert "Only one thread was measured: this says nothing about splitting." in text
     assert "No thread count above one was measured, so there is no crossover." in text
     assert "Nothing was measured with several threads, so there is nothing to compare." in text
     assert "No published times" not in text
-    assert "At the largest size, the rate is " in text
+    assert "Only one thread was measured." in report.figures["speedup-free"].caption
     assert "faster than the serial call" not in text
 
 
@@ -926,7 +944,7 @@ def test_the_page_can_be_read_by_machines(html, parsed):
 
 def test_every_figure_is_there_with_words(html, parsed):
     drawings = [known for tag, known in parsed.elements if tag == "svg"]
-    assert len(drawings) == parsed.tags["figure"] == parsed.tags["figcaption"] == 16
+    assert len(drawings) == parsed.tags["figure"] == parsed.tags["figcaption"] == 13
     assert all(known["role"] == "img" and len(known["aria-label"]) > 40 for known in drawings)
     assert "No description has been provided" not in html
 
@@ -1118,7 +1136,8 @@ def test_chunking_overhead_is_separated_from_what_threads_cost(alone, bottleneck
     assert found.alone_low[0] < found.alone[0] < found.alone_high[0]
     said = f"one thread in the same chunks takes {words.value(found.iloc[0], 'alone')}"
     finding = bottlenecks.finding(found)
-    assert f"Chunking overhead: {said} (dontneed (4 KiB)) times the serial time." in finding
+    overhead = f"Chunking overhead: {said} times the serial time (dontneed (4 KiB))."
+    assert (overhead in finding) == (bottleneck == "chunking")  # 2 % are not worth a sentence
     assert (f"{said} times as long" in finding) == (bottleneck == "chunking")
     assert "Chunks, 1 thread" in bottlenecks.table(found, "key")
     scaling = scaled(run)
@@ -1133,8 +1152,8 @@ def test_chunking_overhead_is_separated_from_what_threads_cost(alone, bottleneck
 @pytest.mark.parametrize(
     ("speedup", "bottleneck", "text"),
     [
-        (1.98, "scales", "All scale: dontneed (4 KiB) 99 % of the ideal."),
-        (1.84, "near", "Undecided, as the interval holds 90 %: dontneed (4 KiB) 91.3 [86.1, 96.9] % of"),
+        (1.98, "scales", "dontneed (4 KiB) reaches 90 % of the ideal or more."),
+        (1.84, "near", "Undecided: dontneed (4 KiB), whose interval holds 90 %."),
         (1.6, "busy", "CPU time grew"),
     ],
 )
@@ -1360,11 +1379,11 @@ def test_both_are_said_where_the_memory_was_filled_in_two_ways():
     each = each.assign(options="fill=each", cell_id=each["cell_id"] + "-fill-each")
     each["wall_s"] *= np.where(each.baseline, 1.4, 1)
     run = make_run(pd.concat([one, each], ignore_index=True), skips=())
-    said = words.workload_finding(scaled(run))
+    said = gains.finding(scaled(run))
     each_way = r"2\.\d+ \[[\d., ]+\]( †)? over 8\.7\d \[[\d., ]+\] ms serial; filled by one, 1\.\d+ \["
     path = r"dontneed \(4 KiB, fill=each\) with 2 threads at 64 MiB"
     assert re.search(f"Who filled the memory: {path}: {each_way}", said)
-    assert "Who filled" not in words.workload_finding(scaled(one_path({2: 1.5})))
+    assert "Who filled" not in gains.finding(scaled(one_path({2: 1.5})))
 
 
 # --- passes -----------------------------------------------------------------------------------------------
@@ -1594,7 +1613,8 @@ def test_borders_of_cores_and_sockets(facts, borders):
 def test_borders_are_drawn_where_threads_go_beyond_them():
     run = one_path({2: 1.9, 4: 2.5})
     scaling = scaled(run)
-    marked = figures.speedup_figure(scaling, "free", "s", {2: "one socket", 4: "one thread per core"})
+    borders = {2: "one socket", 4: "one thread per core"}
+    marked = gains_figure.gains_figure(scaling, evidence_of(run), "free", "s", borders)
     assert "one socket" in marked.svg
     assert "one thread per core" not in marked.svg
 

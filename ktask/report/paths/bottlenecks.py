@@ -17,7 +17,7 @@ from ktask.report import markup
 from ktask.report import sentences as words
 from ktask.report.markup import Cell
 from ktask.report.paths import evidence as causes
-from ktask.report.paths.evidence import Found
+from ktask.report.paths.evidence import WORTH_SAYING, Found
 from ktask.report.tables import CASE, PATH, as_estimate, parallel, quotient, sort_cases
 
 # A path is above or below these only if its whole interval is.
@@ -203,6 +203,8 @@ def _more_cpu(row: pd.Series, end: str) -> float:
 def finding(evidence: pd.DataFrame) -> Markup:
     """Return why the speedup is not the number of threads: what scales, and a line per path that does not."""
     evidence = evidence[evidence["efficiency"].notna()]
+    kernel = evidence[evidence["backend"] == "kernel"]
+    evidence = kernel if len(kernel) else evidence
     if evidence.empty:
         return Markup("")
     few = evidence["n"] < stats.ENOUGH
@@ -236,16 +238,16 @@ def _times(counts: list[int]) -> str:
 
 def _scaling(rows: pd.DataFrame, is_all: bool) -> str:
     """Return which paths need no explanation, with their share of the ideal."""
-    shares = words.each(rows, lambda row: f"{words.path_label(row)} {words.percent(row['efficiency'])}")
-    head = "All scale" if is_all else "Some scale"
-    return f"{head}: {words.listed(shares)} of the ideal." if shares else ""
+    names = words.listed(words.each(rows, words.path_label))
+    reach = "reaches" if len(rows) == 1 else "both reach" if is_all and len(rows) == 2 else "reach"
+    return f"{names} {reach} {words.percent(GOOD_EFFICIENCY)} of the ideal or more." if names else ""
 
 
 def _undecided(rows: pd.DataFrame) -> str:
     """Return which paths have the limit of what counts as scaling in their interval."""
-    shares = words.each(rows, lambda row: f"{words.path_label(row)} {_share_of_ideal(row)}")
-    head = f"Undecided, as the interval holds {words.percent(GOOD_EFFICIENCY)}"
-    return f"{head}: {words.listed(shares)} of the ideal." if shares else ""
+    names = words.listed(words.each(rows, words.path_label))
+    holds = "whose interval holds" if len(rows) == 1 else "whose intervals hold"
+    return f"Undecided: {names}, {holds} {words.percent(GOOD_EFFICIENCY)}." if names else ""
 
 
 def _share_of_ideal(row: pd.Series) -> str:
@@ -253,15 +255,13 @@ def _share_of_ideal(row: pd.Series) -> str:
 
 
 def _chunking(rows: pd.DataFrame) -> str:
-    """Return the chunking overhead of one thread, empty if that was not measured."""
-    known = rows[rows["alone"].notna()].sort_values("alone")
+    """Return which path costs one thread most in the same chunks, empty if that is not worth a word."""
+    known = rows[(rows["alone_low"] > 1) & (rows["alone"] > 1 + WORTH_SAYING)].sort_values("alone")
     if known.empty:
         return ""
-    ends = words.each(
-        known.iloc[[0, -1]], lambda row: f"{words.value(row, 'alone')} ({words.path_label(row)})"
-    )
-    times = " to ".join(dict.fromkeys(ends))
-    return f"Chunking overhead: one thread in the same chunks takes {times} times the serial time."
+    row = known.iloc[-1]
+    times = f"{words.value(row, 'alone')} times the serial time ({words.path_label(row)})"
+    return f"Chunking overhead: one thread in the same chunks takes {times}."
 
 
 def _reason(row: pd.Series) -> Markup:

@@ -46,8 +46,9 @@ OF_SLEEPERS = re.compile("owner|optimistic|osq_lock")  # spinning before a threa
 WORTH_SAYING = 0.03  # of the thread time
 LEAST_WAIT = 0.005  # of the thread time; what rounds to 0 % is not seen
 WATCHED = 0.1  # of the ideal: a path that differs by more while it is looked at is said to
-MOST_PARTS = 3
+MOST_PARTS = 2
 LONGEST_REASON = 400
+GOES = " of the thread time goes"
 NOT_RECORDED = (
     "this run has no evidence; `ktask sweep GRID --evidence auto` records it, as root or after "
     "`sudo sysctl kernel.perf_event_paranoid=1 kernel.kptr_restrict=0`"
@@ -159,10 +160,12 @@ def _known(row: Row, found: Found) -> Evidence | None:
 def sentence(row: Row, seen: Seen) -> Markup:
     """Return to what a path lost thread time: the largest parts, with the lock or the function by name."""
     parts = [
-        Markup("{} {}{}").format(part_name(part), words.percent(share), _inside(part, seen))
-        for part, share in [*seen.lost.items()][:MOST_PARTS]
+        Markup("{}{} to {}{}").format(
+            words.percent(share), GOES * (not i), part_name(part), _inside(part, seen)
+        )
+        for i, (part, share) in enumerate([*seen.lost.items()][:MOST_PARTS])
     ]
-    lost = Markup("{} of the thread time").format(join(parts, ", ")) if parts else "no part stands out"
+    lost = join(parts, ", ") if parts else "no part stands out"
     return Markup("<b>{}</b>, {} of the ideal: {}.{}{}").format(
         words.path_label(row), words.percent(row["efficiency"]), lost, _roof(row, seen), _watched(row, seen)
     )
@@ -190,18 +193,34 @@ def _watched(row: Row, seen: Seen) -> str:
     return f" While it was looked at, it reached {words.percent(ideal)} of the ideal."
 
 
-def _inside(part: str, seen: Seen) -> str | Markup:
-    """Return what stands behind a part: the lock waited for longest, or the function that grew most."""
+def behind(part: str, seen: Seen) -> str:
+    """Return the lock and where it is taken, or the function, that took most of a part; empty if unknown."""
+    lock, function, seconds = _largest(part, seen)
+    if not function or seen.share(seconds) < WORTH_SAYING / 2:
+        return ""
+    return f"{words.short(lock)} in {words.short(function)}" if lock else words.short(function)
+
+
+def _largest(part: str, seen: Seen) -> tuple[str, str, float]:
+    """Return lock, function and seconds of the longest wait, or of the function that grew most."""
     if part in (WAITING, SPINNING):
         return _longest_wait(part == SPINNING, seen)
     grown = next((one for one in seen.from_chunks if one.part == part != one.function), None)
-    if not grown or seen.share(grown.more_s) < WORTH_SAYING / 2:
-        return ""
-    share = words.percent(seen.share(grown.more_s))
-    return Markup(" (<code>{}</code> {})").format(words.short(grown.function), share)
+    return ("", grown.function, grown.more_s) if grown else ("", "", 0.0)
 
 
-def _longest_wait(spins: bool, seen: Seen) -> str | Markup:
+def _inside(part: str, seen: Seen) -> str | Markup:
+    """Return what stands behind a part: the lock waited for longest, or the function that grew most."""
+    lock, function, seconds = _largest(part, seen)
+    if not function or seen.share(seconds) < WORTH_SAYING / 2:
+        if part not in (WAITING, SPINNING):
+            return ""
+        return " (for no lock that was seen)" if seen.many.sees_locks else " (locks could not be seen)"
+    name = Markup("{}<code>{}</code>").format(f"{words.short(lock)} in " * bool(lock), words.short(function))
+    return Markup(" ({})").format(name)
+
+
+def _longest_wait(spins: bool, seen: Seen) -> tuple[str, str, float]:
     found = [
         (one.wait_s, one.kind if one.lock == UNNAMED else one.lock, one.site)
         for one in seen.waits
@@ -209,10 +228,7 @@ def _longest_wait(spins: bool, seen: Seen) -> str | Markup:
     ]
     found += [(seconds, *names) for names, seconds in seen.spun.items()] if spins else []
     seconds, lock, site = max(found, default=(0.0, "", ""))
-    if seen.share(seconds) < WORTH_SAYING / 2:
-        return " (for no lock that was seen)" if seen.many.sees_locks else " (locks could not be seen)"
-    names = words.short(lock), words.short(site)
-    return Markup(" ({} in <code>{}</code> {})").format(*names, words.percent(seen.share(seconds)))
+    return lock, site, seconds
 
 
 def on_cpu(wait: Wait) -> bool:

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -12,11 +11,9 @@ from ktask.common import units
 from ktask.lab.records import Run
 from ktask.report import sentences as words
 from ktask.report.figure import Figure
-from ktask.report.paths.bottlenecks import Roof, memory_roof
 from ktask.report.tables import (
     CASE,
     PATH,
-    at_best,
     at_largest_size,
     case_of,
     compared,
@@ -27,9 +24,6 @@ from ktask.report.tables import (
     sort_cases,
 )
 
-KIND = ["page_kind", "options", "policy"]  # what distinguishes the curves of one method
-RIGHT_HALF = 0.55  # of a panel: from there on, the name of a border stands to the left of its line
-BORDER_LINE = 0.08  # of the height of a panel: from the name of one border down to the next
 STRIPS = 3  # panels of repetitions beside each other: their labels are wide
 LOG_FROM_RATIO = 3  # repetitions this many times slower than the median need a logarithmic axis
 
@@ -46,114 +40,10 @@ def _columns_of(scaling: pd.DataFrame, *names: str) -> pd.DataFrame:
     return scaling[[*kept, *ends]].reset_index(drop=True)
 
 
-def speedup_data(last: pd.DataFrame) -> pd.DataFrame:
-    """Return speedup by thread count, of a scaling table with one size per path."""
-    has_both = last.groupby(PATH)["threads"].transform("nunique") > 1
-    rows = compared(last[has_both & last["speedup"].notna()])
-    return _columns_of(rows, "speedup").assign(above_threads=rows["above_threads"].to_numpy())
-
-
-ROOF_IN_SIGHT = 1.05  # of the ideal speedup: a roof above that stands outside the panel
-
-
-def roof_speedups(last: pd.DataFrame, roof: Roof | None) -> pd.Series:
-    """Return, by path, the speedup at which a path would reach the roof; empty without a roof."""
-    serial = last[last["baseline"]].set_index(PATH)["bandwidth"]
-    return roof.bytes_per_s / serial if roof else serial.iloc[:0]
-
-
-@draw.theme()
-def speedup_figure(
-    scaling: pd.DataFrame, workload: str, key: str, borders: dict[int, str] | None = None
-) -> Figure | None:
-    """Draw speedup against threads with the ideal line; None if no count above one was measured.
-
-    `borders` names thread counts at which something is used up, such as the cores of a socket.
-    """
-    last = _with_several(scaling[(scaling["workload"] == workload) & (scaling["n"] > 0)])
-    data = speedup_data(last)
-    if data.empty:
-        return None
-    roof = memory_roof(scaling) if workload == "zeroing" else None
-    allowed = roof_speedups(last, roof)
-    names = [filter(None, [words.kind_label(row[0]), *row[1:]]) for row in data[KIND].to_numpy()]
-    drawn = data.assign(curve=[", ".join(one) for one in names])
-    groups = list(drawn.groupby(["backend", "method"], sort=False))
-    drawing, axes = draw.panels(len(groups), sharex=True, sharey=True)
-    for axis, ((backend, method), part) in zip(axes, groups, strict=True):
-        counts = sorted(set(part["threads"]))
-        draw.ideal(axis, counts)
-        draw.curves(axis, part, "threads", "speedup", "curve", order=list(dict.fromkeys(drawn["curve"])))
-        lowest = allowed.loc[(slice(None), backend, method)].min() if len(allowed) else np.inf
-        if lowest <= ROOF_IN_SIGHT * counts[-1]:
-            axis.axhline(lowest, label="memory roof", **draw.DOTTED | {"linestyle": "-."})
-        draw.set_title(axis, words.short(f"{method} ({backend})"))
-        _mark_borders(axis, borders or {}, counts[-1])
-    draw.label_left(axes, "speedup")
-    draw.thread_axis(axes, data["threads"])
-    _from_zero(axes[0])
-    draw.legend(drawing, axes)
-    caption = words.speedup_caption(data, at_best(last)) + words.roof_note(allowed, roof)
-    return Figure(key, drawing, data, caption, words.speedup_alt(data, workload))
-
-
 def _from_zero(axis: Axes) -> None:
     """Let a linear vertical axis begin at zero; the panels share it, and everything is drawn."""
     if axis.get_yscale() == "linear":
         axis.set_ylim(bottom=0)
-
-
-def _mark_borders(axis: Axes, borders: dict[int, str], most: int) -> None:
-    """Draw an upright line where threads begin to share a core or leave a socket, below `most`."""
-    for height, (count, what) in enumerate(sorted((n, text) for n, text in borders.items() if n < most)):
-        axis.axvline(count, **draw.DOTTED)
-        place = axis.get_xaxis_transform()
-        at = axis.transAxes.inverted().transform(axis.transData.transform((count, 1)))[0]
-        side = "left" if at < RIGHT_HALF else "right"
-        y = 1.0 - BORDER_LINE * height
-        axis.text(count, y, f" {what} ", transform=place, fontsize=6.5, va="top", ha=side)
-
-
-def throughput_data(scaling: pd.DataFrame, workload: str) -> pd.DataFrame:
-    """Return rate by size and threads; `quantity` is "rate" (operations) or "bandwidth" (bytes covered).
-
-    Operations are used where they mean the same for every path of the workload, bytes otherwise.
-    """
-    part = compared(scaling[(scaling["workload"] == workload) & (scaling["n"] > 0)])
-    alike = len(set(zip(part["unit"], (part["operations"] / part["size_bytes"]).round(9), strict=True))) == 1
-    name = "rate" if alike else "bandwidth"
-    table = _columns_of(part, name).rename(columns=lambda column: column.replace(name, "throughput"))
-    return table.assign(quantity=name, unit=part["unit"].iloc[0] if alike and len(part) else "byte")
-
-
-@draw.theme()
-def throughput_figure(scaling: pd.DataFrame, workload: str, key: str) -> Figure | None:
-    """Draw throughput against size, one panel per path, one curve per thread count."""
-    data = throughput_data(scaling, workload)
-    if data.empty:
-        return None
-    scale = units.rate_scale(data["throughput"].max(), data["unit"].iloc[0])
-    values = ["throughput", "throughput_low", "throughput_high"]
-    drawn = data.assign(
-        count=[words.count(n, "thread") for n in data["threads"]], **data[values] / scale.factor
-    )
-    order = list(dict.fromkeys(drawn.sort_values("threads")["count"]))
-    groups = list(drawn.groupby(PATH, sort=False))
-    roof = memory_roof(scaling) if workload == "zeroing" else None
-    drawing, axes = draw.panels(len(groups), sharex=True, sharey=True)
-    for axis, (path, part) in zip(axes, groups, strict=True):
-        draw.curves(axis, part, "size_bytes", "throughput", "count", order=order, unit=scale.suffix)
-        if roof:
-            axis.axhline(roof.bytes_per_s / scale.factor, label="highest user-space rate", **draw.DOTTED)
-        draw.set_title(axis, words.path_label(case_of(path)))
-    draw.label_left(axes, scale.suffix)
-    draw.size_axis(axes, data["size_bytes"])
-    if words.needs_log(data["throughput"]):
-        draw.log_axis(axes[0], "y", base=10)
-    _from_zero(axes[0])
-    draw.legend(drawing, axes)
-    caption = words.throughput_caption(data, (roof.bytes_per_s, roof.label) if roof else None)
-    return Figure(key, drawing, data, caption, words.throughput_alt(data, workload))
 
 
 def distribution_data(run: Run, workload: str) -> pd.DataFrame:
