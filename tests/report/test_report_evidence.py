@@ -214,7 +214,9 @@ def drawn(stacks, waits=()):
     table = table_of(run)
     (row,) = [row for _, row in table.iterrows()]
     html, said = str(evidence_tables.of_path(row, row["seen"], "key")), str(bottlenecks.finding(table))
-    html += gains_figure.gains_figure(Study(run).scaling, table, "free", "key").svg.replace("<title>", "")
+    figure = gains_figure.gains_figure(Study(run).scaling, table, "free", "key")
+    assert len(figure.svg) < 60_000
+    ElementTree.fromstring(figure.svg)
     ElementTree.fromstring(re.search("<svg.*</svg>", html, re.DOTALL)[0])
     return html + said
 
