@@ -11,7 +11,7 @@ from test_report import EVIL, FEW, GIB, TRUTHS, Page, make_records, make_run, on
 from ktask.report import Report, headline, page
 from ktask.report import sentences as words
 from ktask.report.forms import slides
-from ktask.report.paths.figures import speedup_figure
+from ktask.report.paths.gains_figure import gains_figure
 
 
 def report_of(run):
@@ -19,7 +19,7 @@ def report_of(run):
     report = Report([run])
     study = report.studies[0]
     keys = {name: words.figure_key("speedup", name) for name in study.workloads}
-    drawn = [speedup_figure(study.scaling, name, key) for name, key in keys.items()]
+    drawn = [gains_figure(study.scaling, study.bottlenecks, name, key) for name, key in keys.items()]
     drawn.append(headline.headline_figure(study, headline.KEY))
     vars(report)["figures"] = {figure.key: figure for figure in drawn if figure}
     return report
