@@ -32,13 +32,14 @@ CONTENT = {
     "work": [WALK, {"workload": "free", "method": "lazyfree", "page_kind": "1GiB", "size": "1GiB"}],
 }
 GRID = parse_grid(yaml.safe_dump(CONTENT), "two-passes")
+ALONE = {"quiet": True, "evidence": False, "bystanders": False}  # nothing but the passes
 CELLS = sorted(cell_id(case) for case in GRID.cases if case.workload == "page_walk")
 
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
     """A finished run of two passes."""
-    return sweep.sweep(GRID, "done", root=tmp_path_factory.mktemp("runs"), quiet=True)
+    return sweep.sweep(GRID, "done", root=tmp_path_factory.mktemp("runs"), **ALONE)
 
 
 @pytest.fixture
@@ -77,17 +78,17 @@ def test_orders_differ_between_passes_and_follow_the_seed():
 
 def test_more_passes_are_added_and_nothing_is_measured_twice(run):
     before = {path: path.stat().st_mtime_ns for path in run.glob("records/*")}
-    sweep.sweep(GRID, "done", resume=True, passes=3, root=run.parent, quiet=True)
+    sweep.sweep(GRID, "done", resume=True, passes=3, root=run.parent, **ALONE)
     assert files(run) == sorted(f"{c}{end}.parquet" for c in CELLS for end in ("", ".pass2", ".pass3"))
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert records.read_grid(run)["passes"] == 3
     # Without a number it goes on to what the run has, not to what the grid says.
     (run / f"records/{CELLS[0]}.pass3.parquet").unlink()
-    sweep.sweep(GRID, "done", resume=True, root=run.parent, quiet=True)
+    sweep.sweep(GRID, "done", resume=True, root=run.parent, **ALONE)
     assert load_run(run).records["pass"].max() == 3
     assert len(files(run)) == 6
     # Fewer than there are take nothing away.
-    sweep.sweep(GRID, "done", resume=True, passes=1, root=run.parent, quiet=True)
+    sweep.sweep(GRID, "done", resume=True, passes=1, root=run.parent, **ALONE)
     assert (len(files(run)), records.read_grid(run)["passes"]) == (6, 3)
 
 
@@ -97,22 +98,22 @@ def test_a_run_from_before_passes_gets_more_of_them(run):
     grid = records.read_grid(run)
     del grid["passes"]
     (run / "grid.yaml").write_text(yaml.safe_dump(grid))
-    sweep.sweep(GRID, "done", resume=True, root=run.parent, quiet=True)
+    sweep.sweep(GRID, "done", resume=True, root=run.parent, **ALONE)
     assert len(files(run)) == 2  # it has the one pass that it was made with
-    sweep.sweep(GRID, "done", resume=True, passes=2, root=run.parent, quiet=True)
+    sweep.sweep(GRID, "done", resume=True, passes=2, root=run.parent, **ALONE)
     assert len(files(run)) == 4
 
 
 def test_a_grid_is_measured_as_often_as_asked(tmp_path):
     grid = replace(GRID, cases=GRID.cases[:1])
-    path = sweep.sweep(grid, "r", passes=1, root=tmp_path, quiet=True)
+    path = sweep.sweep(grid, "r", passes=1, root=tmp_path, **ALONE)
     assert (len(files(path)), records.read_grid(path)["passes"]) == (1, 1)
 
 
 @pytest.mark.parametrize("number", [0, -1, 1001])
 def test_passes_that_cannot_be_are_refused(number, tmp_path):
     with pytest.raises(ValueError, match=rf"passes={number} is not allowed; use 1 to 1000, 5 to judge by"):
-        sweep.sweep(GRID, "r", passes=number, root=tmp_path, quiet=True)
+        sweep.sweep(GRID, "r", passes=number, root=tmp_path, **ALONE)
     with pytest.raises(ValueError, match=rf"passes={number} is not allowed"):
         ktask.measure("page_walk", size="4MiB", passes=number)
     assert list(tmp_path.iterdir()) == []
@@ -237,7 +238,7 @@ def test_one_case_is_measured_by_fresh_processes(tmp_path):
 
 
 def test_one_pass_knows_nothing_of_the_next(tmp_path):
-    found = ktask.measure("page_walk", "pagemap", size="4MiB", threads=[1, 2], quiet=True)
+    found = ktask.measure("page_walk", "pagemap", size="4MiB", threads=[1, 2], **ALONE)
     assert found.as_dict(2)["verdict"] == "undecided"
     assert found.as_dict(2)["between_processes_pct"] is None
     assert {row["pass"] for row in found.rows} <= {1}
@@ -245,14 +246,14 @@ def test_one_pass_knows_nothing_of_the_next(tmp_path):
 
 def test_what_a_process_raises_is_raised_here():
     with pytest.raises(ValueError, match=r"needs \d+.* GiB, but the budget"):
-        ktask.measure("zeroing", "memset", size="64TiB", passes=2, quiet=True)
+        ktask.measure("zeroing", "memset", size="64TiB", passes=2, **ALONE)
 
 
 def test_a_process_that_dies_is_an_error(monkeypatch):
     dies = lambda: [*python(), "-c", "import os; os.kill(os.getpid(), 9)"]  # noqa: E731
     monkeypatch.setattr("ktask.lab.measure.processes.children.python", dies)
     with pytest.raises(RuntimeError, match=r"the process that measured the case died \(exit code -9\)"):
-        ktask.measure("page_walk", size="4MiB", passes=2, quiet=True)
+        ktask.measure("page_walk", size="4MiB", passes=2, **ALONE)
 
 
 def test_a_process_ends_with_its_parent(tmp_path):
@@ -275,5 +276,5 @@ def test_the_seed_differs_between_processes(monkeypatch):
         return subprocess.CompletedProcess([], 0, pickle.dumps(Measurement(case, protocol)))
 
     monkeypatch.setattr("ktask.lab.measure.processes.subprocess.run", run)
-    measure_processes(GRID.cases[0], [1, 2], Protocol(), 3, quiet=True)
+    measure_processes(GRID.cases[0], [1, 2], Protocol(), 3, **ALONE)
     assert seeds == [1, 2, 3]
