@@ -16,7 +16,7 @@ import numpy as np
 
 from ktask.engine import native
 from ktask.engine.thread_functions import thread_func
-from ktask.host import kernel_files, topology
+from ktask.host import kernel_files, node_memory, topology
 from ktask.memory import region as memory
 from ktask.workloads.base import Case, expect
 from ktask.workloads.populated import Mapped, no_populate
@@ -27,7 +27,7 @@ _AF_XDP, _SOL_XDP, _UMEM_REG, _REG_BYTES = 44, 283, 4, 24
 _PACKET_BYTES = 4096
 _CALL_SETSOCKOPT = memory.call_number("setsockopt")
 _ENOSPC, _EBUSY = 28, 16
-# A CPU keeps so much of a counter of vmstat to itself, for a second at most.
+# A CPU keeps so much of a counter of vmstat, for each node, to itself, for a second at most.
 _UNSEEN = 125
 _PATIENCE_S = 3.0
 
@@ -119,7 +119,7 @@ def pins() -> tuple[int, int]:
 
 def unseen() -> int:
     """Return how many pages the counters may lack, as CPUs keep them to themselves."""
-    return _UNSEEN * topology.cpu_count()
+    return _UNSEEN * topology.cpu_count() * len(node_memory.usable_nodes())
 
 
 def open_socket() -> socket.socket:
