@@ -96,6 +96,7 @@ class Report:
         pieces = {
             "answer": first_screen.answer(study),
             "figure": self._figure(study.key(headline.KEY)),
+            "table": headline.as_table(study.headline, study.key("headline-table")),
             "claims": claims,
             "advice": advice.in_short(of_kernel),
             "caveat": first_screen.caveat(study),

@@ -75,11 +75,14 @@ def _word(total: int, faster: int, undecided: int) -> str:
 
 def _faster(total: int, faster: int, table: pd.DataFrame) -> str:
     """Return how many kernel paths are faster, and with how many threads."""
-    threads = words.threads_of(table)
+    threads = words.thread_range(table["threads"])
     if total == 1:
         verb = words.VERDICT_WORDS[table["verdict"].iloc[0]].format("the serial call")
         return f"the one measured kernel path is {verb} with {threads}"
-    subject = f"all {total} kernel paths are" if faster == total else f"{faster} of {total} kernel paths are"
+    are = "is" if faster == 1 else "are"
+    subject = (
+        f"all {total} kernel paths are" if faster == total else f"{faster} of {total} kernel paths {are}"
+    )
     if not faster:
         subject = f"none of {total} kernel paths is"
     return f"{subject} faster with {threads}"
@@ -164,7 +167,8 @@ def _loss(study: Study) -> Claim | None:
     if slower.empty:
         return None
     row = slower.iloc[0]
-    text = f"{_name(row)} loses most: {words.speedup(row)} times as fast{_losing_too(slower.iloc[1:])}"
+    where = "" if len(paths) else f" with {words.count(int(row['threads']), 'thread')}"
+    text = f"{_name(row)}{where} loses most: {words.speedup(row)} times as fast{_losing_too(slower.iloc[1:])}"
     return Claim(text, f"{_scope(row)}{bottlenecks.chunks_alone(row, kernel)}", _shown(row))
 
 
@@ -302,6 +306,7 @@ def _of_the_run(study: Study) -> Iterator[tuple[bool, str]]:
     skipped = int((tables.skipped_table(study.run)["passes_with"] == 0).sum())
     reason = f": {words.count(skipped, 'case')} skipped, with the reason in appendix B" if skipped else ""
     yield not len(study.scaling), f"Nothing was measured{reason}."
+    yield bool(study.run.synthetic), "No machine was measured: a simulator made these numbers."
     problems = [str(one.get("name", "?")) for one in study.findings if one.get("level") == "blocker"]
     yield bool(problems), f"The machine check found a blocker before the run: {words.listed(problems)}."
     missing = int(study.run.skipped["missing"].sum())

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 
 from ktask.common import figures as draw
 from ktask.common import units
+from ktask.report import markup
 from ktask.report import sentences as words
 from ktask.report.costs import neighbours
 from ktask.report.figure import Figure
@@ -76,6 +77,26 @@ def user_reference(scaling: pd.DataFrame) -> pd.Series | None:
     return None if user.empty else user.sort_values("bandwidth").iloc[-1]
 
 
+MARKS = {"faster": "▲", "same": "■", "undecided": "✕", "slower": "▼"}
+AS_TABLE: dict[str, markup.Cell] = {
+    "Path": words.full_label,
+    "Speedup": lambda row: f"{MARKS[row['verdict']]} {words.speedup(row)}",
+    "CPU time": lambda row: units.fmt_number(row["cpu_cost"]),
+    "Neighbour's p99": lambda row: units.fmt_number(row["p99_ratio"], 2),
+}
+
+
+def as_table(table: pd.DataFrame, key: str) -> Markup:
+    """Return the rows of the figure as a table, for screens on which the figure would be too small."""
+    if table.empty:
+        return Markup("")
+    known = {
+        name: cell for name, cell in AS_TABLE.items() if name[0] != "N" or table["p99_ratio"].notna().any()
+    }
+    caption = "▲ faster, ▼ slower, ■ as fast, ✕ undecided; in brackets 95 % intervals."
+    return markup.table(known, _top_and_bottom(table), caption=caption, key=key)
+
+
 # --- figure ---------------------------------------------------------------------------------------------
 
 
@@ -88,7 +109,7 @@ def headline_figure(study: Study, key: str) -> Figure | None:
     drawn = _top_and_bottom(table)
     drawn = drawn.assign(row=_labels(drawn))
     drawing = draw.Drawing(figsize=(draw.FULL_WIDTH_IN, 1.05 + 0.185 * len(drawn)), layout="constrained")
-    axis, beside = drawing.subplots(1, 2, width_ratios=WIDTHS, sharey=True)
+    axis, beside = drawing.subplots(1, 2, width_ratios=(4, 1.5), sharey=True)
     _points(axis, drawn)
     reference = user_reference(study.scaling)
     if reference is not None:
@@ -138,19 +159,24 @@ def _points(axis: Axes, drawn: pd.DataFrame) -> None:
         axis.set_xlim(left=0)
 
 
-WIDTHS = (4, 1.5)  # of the panel and of the columns beside it
-COLUMNS = ((0.2, "speedup"), (0.5, "CPU\ntime"), (1.0, "neighbour's\np99"))
+def _columns(drawn: pd.DataFrame) -> list[tuple[float, str, list[tuple[str, bool]]]]:
+    """Return what stands beside the rows: place, title, and for each row its text and whether it is much."""
+    speedups = [(units.fmt_number(one), False) for one in drawn["speedup"]]
+    first = [(0.22, "speedup", speedups), (0.48, "CPU\ntime", _costs(drawn))]
+    if drawn["p99_ratio"].isna().all():
+        return first
+    return [*first, (1.0, "neighbour's\np99", _waits(drawn))]
 
 
 def _write_columns(axis: Axes, drawn: pd.DataFrame) -> None:
     """Write speedup, CPU-time ratio and a neighbour's p99 at the height of the rows."""
     axis.set_axis_off()
-    speedups = [(units.fmt_number(one), False) for one in drawn["speedup"]]
-    look: dict[str, Any] = {"transform": axis.get_yaxis_transform(), "ha": "right", "fontsize": 7.5}
-    for (x, title), texts in zip(COLUMNS, (speedups, _costs(drawn), _waits(drawn)), strict=True):
-        axis.text(x, -0.7, title, va="bottom", **look)
+    look: dict[str, Any] = {"transform": axis.get_yaxis_transform(), "ha": "right"}
+    for x, title, texts in _columns(drawn):
+        axis.text(x, -0.7, title, va="bottom", fontsize=7, **look)
         for place, (text, is_much) in enumerate(texts):
-            axis.text(x, place, text, va="center", color=LOOKS["slower"][0] if is_much else draw.INK, **look)
+            colour = LOOKS["slower"][0] if is_much else draw.INK
+            axis.text(x, place, text, va="center", color=colour, fontsize=7.5, **look)
 
 
 def _costs(rows: pd.DataFrame) -> list[tuple[str, bool]]:

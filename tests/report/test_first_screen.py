@@ -116,6 +116,14 @@ def test_many_paths_are_drawn_from_both_ends(study):
     assert f"The {half} fastest and the {half} slowest; the others are in appendix B." in figure.caption
 
 
+def test_small_screens_have_the_figure_as_a_table(study):
+    table = headline.as_table(study.headline, "key")
+    assert table.count("<tr>") == 1 + len(study.headline)
+    assert "▼ 0.795 [0.758, 0.834]" in table
+    assert "p99" not in table
+    assert headline.as_table(study.headline.iloc[:0], "key") == ""
+
+
 def test_the_figure_shows_verdict_ideal_and_price_in_words_too(study):
     figure = headline.headline_figure(study, "headline")
     assert "With 2 threads, of 7 kernel paths, 6 are faster" in figure.caption
@@ -126,7 +134,15 @@ def test_the_figure_shows_verdict_ideal_and_price_in_words_too(study):
     legend = {text.get_text() for text in figure.drawing.legends[0].get_texts()}
     assert legend == {"ideal", "faster", "slower", "nontemporal in user space"}
     texts = [one.get_text() for one in figure.drawing.axes[1].texts]
-    assert texts.count("") == len(study.headline)  # no neighbour: the column is blank
+    assert "neighbour's\np99" not in texts  # nobody probed
+    paid = (
+        probes(study.headline)
+        .iloc[-len(study.headline) :]
+        .assign(verdict=study.headline["verdict"].to_numpy())
+    )
+    case = SimpleNamespace(headline=paid.reset_index(drop=True), scaling=study.scaling)
+    texts = [one.get_text() for one in headline.headline_figure(case, "headline").drawing.axes[1].texts]
+    assert texts.count("30") == len(study.headline)
 
 
 # --- answer -----------------------------------------------------------------------------------------------
@@ -137,8 +153,8 @@ def test_the_figure_shows_verdict_ideal_and_price_in_words_too(study):
     [
         ((1.9, 1.8, 1.7), "Yes: all 3 kernel paths are faster with 2 threads."),
         ((1.9, 1.8, 0.7), "Mostly yes: 2 of 3 kernel paths are faster with 2 threads."),
-        ((1.9, 0.7), "Partly: 1 of 2 kernel paths are faster with 2 threads."),
-        ((1.9, 0.8, 1.0), "Mostly no: 1 of 3 kernel paths are faster with 2 threads."),
+        ((1.9, 0.7), "Partly: 1 of 2 kernel paths is faster with 2 threads."),
+        ((1.9, 0.8, 1.0), "Mostly no: 1 of 3 kernel paths is faster with 2 threads."),
         ((0.8, 1.0), "No: none of 2 kernel paths is faster with 2 threads."),
         ((0.7,), "No: the one measured kernel path is slower than the serial call with 2 threads."),
         ((1.7,), "Yes: the one measured kernel path is faster than the serial call with 2 threads."),
@@ -153,7 +169,7 @@ def test_undecided_paths_count_for_neither_side():
     clear = make_records([replace(TRUTHS[7], scaling={2: 1.8})], (GIB,))
     study = study_of(make_run(pd.concat([noisy, clear], ignore_index=True), skips=()))
     assert first_screen.answer(study) == (
-        "Mostly undecided: 1 of 4 kernel paths are faster with 2 threads; 3 are undecided."
+        "Mostly undecided: 1 of 4 kernel paths is faster with 2 threads; 3 are undecided."
     )
 
 
@@ -239,7 +255,7 @@ def test_every_path_that_loses_is_named_or_counted():
 def test_a_loss_at_a_small_size_is_claimed_where_no_path_loses_at_its_best():
     study = study_of(one_path({2: 1.8}, sizes=(MIB, GIB), overhead_s=1e-4))
     _, loss = first_screen.claims(study)
-    assert loss.text.startswith("Free by dontneed (4 KiB) loses most: 0.6")
+    assert loss.text.startswith("Free by dontneed (4 KiB) with 2 threads loses most: 0.6")
     assert loss.scope.startswith("1 MiB, 2 threads")
 
 
@@ -331,6 +347,7 @@ EQUAL = pd.DataFrame({"unequal": [False] * 4})
     ("changes", "text"),
     [
         ({}, "At most 2 threads on one machine, in one state of it"),
+        ({"synthetic": "made"}, "No machine was measured: a simulator made these numbers."),
         ({"findings": [{"name": "thp", "level": "blocker"}]}, "found a blocker before the run: thp"),
         ({"aa": EQUAL.iloc[:0]}, "No A/A comparison was measured"),
         ({"aa": pd.DataFrame({"unequal": [True] * 3 + [False]})}, "3 A/A comparisons of 4 differed"),
@@ -339,7 +356,7 @@ EQUAL = pd.DataFrame({"unequal": [False] * 4})
 def test_the_caveat_that_matters_most_is_given(study, changes, text):
     names = ("scaling", "states", "headline", "run")
     usual = {name: getattr(study, name) for name in names} | {"aa": EQUAL, "findings": []}
-    usual["run"] = replace(study.run, machine={})
+    usual["run"] = replace(study.run, machine={}, synthetic=changes.get("synthetic", ""))
     assert text in first_screen.caveat(SimpleNamespace(**usual | changes))
 
 

@@ -108,7 +108,11 @@ def _headline(report: Report, study: Study) -> Slide | None:
     if not (claims or figure):
         return None
     table = study.headline
-    title = f"Kernel paths, {words.threads_of(table)}: {_tally(table)}" if len(table) else "What was measured"
+    title = (
+        f"Kernel paths, {words.thread_range(table['threads'])}: {_tally(table)}"
+        if len(table)
+        else "What was measured"
+    )
     return Slide(title, figure, claims)
 
 
