@@ -65,7 +65,7 @@ def test_the_contents_lead_to_what_they_name(page):
       return [link.textContent, there.textContent, Math.abs(top) < 2 || end];
     })"""
     found = page.run(hops)
-    assert len(found) > 15
+    assert len(found) >= 15  # nine sections and six parts of the appendix
     assert [one for one in found if one[0] != one[1] or not one[2]] == []
 
 
