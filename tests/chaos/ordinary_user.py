@@ -65,11 +65,20 @@ def _opened(closed: Path, prefixes: list[Path]) -> list[str]:
 
 
 def owned(folder: Path) -> Iterator[Path]:
-    """Yield the paths below a folder that are the user's."""
+    """Yield the paths below a folder that are the user's; he cannot get into what is closed to others."""
     for here, folders, files in os.walk(folder, onerror=lambda _: None):
+        folders[:] = [name for name in folders if _is_open(Path(here) / name)]
         for path in (Path(here) / name for name in (*folders, *files)):
             try:
                 if path.lstat().st_uid == NOBODY:
                     yield path
             except OSError:  # gone by now
                 continue
+
+
+def _is_open(folder: Path) -> bool:
+    try:
+        found = folder.lstat()
+    except OSError:
+        return False
+    return found.st_uid == NOBODY or bool(found.st_mode & stat.S_IXOTH)

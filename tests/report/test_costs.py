@@ -86,6 +86,12 @@ def test_what_is_undecided_is_not_said_to_wait_longer(study):
     assert row["longer"] == "undecided"
 
 
+def test_a_run_that_clears_nothing_has_no_word_on_caches():
+    rows = probed(rows_of("cache", 1e-5, 3e-5, process="another"))
+    assert len(neighbours.cache_table(rows)) == 1
+    assert len(neighbours.cache_table(rows.assign(workload="page_walk"))) == 0
+
+
 def test_the_figure_has_a_point_per_path_and_probe_and_says_the_worst(study):
     figure = neighbours.bystander_figure(study.bystanders, "bystanders")
     assert len(figure.data) == 2

@@ -235,7 +235,8 @@ def cache_table(rows: pd.DataFrame) -> pd.DataFrame:
     The rows of `ratios_to_idle` of work that clears memory.
     """
     found = ratios_to_idle(rows[rows["probe"] == CACHE])
-    return sort_cases(found[found["workload"] == "zeroing"].assign(n=found["processes"], policy=""))
+    found = found[found["workload"] == "zeroing"]  # first: an empty table would take the index of a column
+    return sort_cases(found.assign(n=found["processes"], policy=""))
 
 
 def cache_section(study: Study) -> Markup:
