@@ -119,9 +119,11 @@ def _write(
 def render(found: Comparison) -> Iterator[Part]:
     """Yield a comparison as text: a table of all rows, then what differs and the conclusion."""
     from ktask.cli.tables import table  # noqa: PLC0415
+    from ktask.lab.records import synthetic_note  # noqa: PLC0415
 
     yield f"{found.new.name} against {found.old.name}; ratios of times, below 1 is better\n"
-    yield from (f"{run.name}: {run.synthetic}\n" for run in (found.old, found.new) if run.synthetic)
+    notes = ((run.name, synthetic_note(run.machine)) for run in (found.old, found.new))
+    yield from (f"{name}: {note}\n" for name, note in notes if note)
     yield table(HEAD, map(_row, found.rows), left=(0, 5))
     yield from _beside(found)
     yield from ("", *conclusion(found))

@@ -57,10 +57,11 @@ LABEL_IN = 0.52  # width of the longest label on an axis of sizes
 ENTRY_IN, HANDLE_IN, LETTER_IN = 1.15, 0.6, 0.064  # of a legend: a usual entry, its line and gaps, a letter
 MANY_THREADS = 16  # above this, thread counts are drawn on a logarithmic axis
 MOST_COUNTS = 8  # above this, only the powers of two among thread counts are labelled, and the last one
-LABEL_RATIO = 1.9  # between two counts that have labels on a logarithmic axis
 RIGHT_HALF = 0.55  # of a panel: from there on, the name of a border stands to the left of its line
 BORDER_LINE = 0.08  # of the height of a panel: from the name of one border down to the next
 BARS = 0.8  # of the room of a row: what its bars take
+DIGIT_IN, GAP_IN = 0.08, 0.05  # of the label of a thread count, and between two labels
+MARGIN_IN = 0.45  # beside a panel
 DOTTED: dict[str, Any] = {"color": INK, "linewidth": 0.8, "linestyle": ":"}
 
 
@@ -403,11 +404,13 @@ def time_axis(axis: Axes, which: str = "y") -> None:
     log_axis(axis, which, text=fmt_time, base=10)
 
 
-def _apart(counts: Sequence[int]) -> list[int]:
+def _apart(counts: Sequence[int], width_in: float) -> list[int]:
     """Return the counts that labels of a logarithmic axis have room for, the last one in any case."""
+    per_octave = width_in / max(math.log2(counts[-1] / counts[0]), 1)
     shown = [*counts[-1:]]
     for count in counts[-2::-1]:
-        if LABEL_RATIO * count <= shown[-1]:
+        letters = (len(str(count)) + len(str(shown[-1]))) / 2
+        if math.log2(shown[-1] / count) * per_octave >= DIGIT_IN * letters + GAP_IN:
             shown.append(count)
     return shown
 
@@ -425,7 +428,8 @@ def thread_axis(
     if len(counts) > MOST_COUNTS:
         shown = [n for n in counts if n & (n - 1) == 0 or n == counts[-1]]
     if log or (log is None and counts[-1] > MANY_THREADS):
-        log_axis(axes[0], "x", _apart(shown))
+        width_in = axes[0].figure.bbox_inches.width / columns_of(len(axes)) - MARGIN_IN
+        log_axis(axes[0], "x", _apart(shown, width_in))
         if slope:
             log_axis(axes[0], "y")
     else:

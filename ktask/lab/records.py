@@ -126,11 +126,6 @@ class Run:
     grid: dict[str, Any]
     skipped: pd.DataFrame
 
-    @property
-    def synthetic(self) -> str:
-        """What has to be said of a run that nobody measured (`synthetic` in machine.json); else empty."""
-        return SYNTHETIC if self.machine.get("synthetic") else ""
-
     @cached_property
     def evidence(self) -> dict[CaseKey, Evidence]:
         """Where the time goes, by case; empty if the run has no evidence.
@@ -156,6 +151,11 @@ class Run:
         from ktask.lab.bystanders import store  # noqa: PLC0415  (most readers of records do without)
 
         return store.load(self.path)
+
+
+def synthetic_note(machine: Mapping[str, Any]) -> str:
+    """Return what to say of a run that nobody measured (`synthetic` in machine.json), or nothing."""
+    return SYNTHETIC if machine.get("synthetic") else ""
 
 
 def unconditioned(run: Run) -> Run:

@@ -18,9 +18,8 @@ from ktask.report.markup import Cell, Html, details, join, paragraph, render, ta
 from ktask.report.paths import advice, bottlenecks, evidence_tables, gains, numa, states
 from ktask.report.paths import evidence as causes
 from ktask.report.runs import kernels, several_runs
-from ktask.report.scaling import larger_machines, model_sections, reproduction
-from ktask.report.scaling.larger_machines import PREDICTION_KEY
-from ktask.report.scaling.model_figures import MODEL_KEY, RESIDUALS_KEY
+from ktask.report.scaling import larger_machines, reproduction, roof
+from ktask.report.scaling.larger_machines import LARGER_KEY, RESIDUALS_KEY
 from ktask.report.scaling.reproduction import PUBLISHED_KEY
 from ktask.report.study import FIGURE_KINDS, Study, completed, data_hash, split_hosts
 
@@ -175,20 +174,13 @@ class Report:
 
     def larger_machines(self) -> Html:
         """Return the law of each path, and what laws and simulation say about larger machines."""
-        return self._each(lambda study: join([self._model(study), self._prediction(study)]))
+        return self._each(self._larger_machines)
 
-    def _model(self, study: Study) -> Markup:
-        roof = model_sections.roof_sentence(study.scaling, bottlenecks.memory_roof(study.scaling))
-        choice = model_sections.choice_sentence(study.scaling)
-        laws = model_sections.fit_table(study)
-        return join([study.title, roof, choice, laws, self._figure(study.key(MODEL_KEY))])
-
-    def _prediction(self, study: Study) -> Markup:
-        listing = model_sections.prediction_table(study)
-        if not study.fits:
-            return listing
-        figure = self._figure(study.key(PREDICTION_KEY))
-        return join([study.title, larger_machines.rests_on(study.larger), figure, listing])
+    def _larger_machines(self, study: Study) -> Markup:
+        near = roof.roof_sentence(study.scaling, bottlenecks.memory_roof(study.scaling))
+        figure = self._figure(study.key(LARGER_KEY))
+        choice = roof.choice_sentence(study.scaling)
+        return join([study.title, near, choice, larger_machines.section(study, figure)])
 
     def questions(self) -> Html:
         """Return the questions of reviewers: who asked, and what this run answers."""

@@ -9,14 +9,13 @@ from ktask.report.costs import busy, neighbours
 from ktask.report.figure import Figure
 from ktask.report.paths import numa, states
 from ktask.report.runs import kernels
-from ktask.report.scaling.larger_machines import PREDICTION_KEY
-from ktask.report.scaling.model_figures import MODEL_KEY, RESIDUALS_KEY
+from ktask.report.scaling.larger_machines import LARGER_KEY, RESIDUALS_KEY
 from ktask.report.scaling.reproduction import PUBLISHED_KEY
 
 # Kinds of figures in the order of the page; those that are folded have numbers of their own: S1, S2, ...
 SHOWN = (
     *(headline.KEY, kernels.KERNELS_KEY, "speedup", numa.NUMA_KEY),
-    *(neighbours.BYSTANDERS_KEY, busy.BUSY_KEY, PUBLISHED_KEY, MODEL_KEY, PREDICTION_KEY),
+    *(neighbours.BYSTANDERS_KEY, busy.BUSY_KEY, PUBLISHED_KEY, LARGER_KEY),
 )
 FOLDED_OF_A_WORKLOAD = ("timeline", "distribution")
 FOLDED = (
@@ -52,7 +51,7 @@ def source(key: str) -> str:
         return f"records/*.parquet of all runs, measured by {CELL}"
     if kind == PUBLISHED_KEY:
         return "data/published, by reproduction.ipynb, and records/*.parquet"
-    if kind == PREDICTION_KEY:
+    if kind == LARGER_KEY:
         return f"records/*.parquet and traces/*.parquet, measured by {CELL}"
     if kind == headline.KEY:
         return f"records/*.parquet and bystanders/*.parquet, measured by {CELL}"

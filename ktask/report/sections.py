@@ -10,7 +10,7 @@ from ktask.common import units
 from ktask.host.counters import MEANINGS
 from ktask.lab.measure.flags import flag_effects
 from ktask.lab.measure.levels import PROCESS
-from ktask.lab.records import Run, time_measuring
+from ktask.lab.records import Run, synthetic_note, time_measuring
 from ktask.report import machine, tables
 from ktask.report import sentences as words
 from ktask.report.markup import Cell, join, paragraph, table, with_code
@@ -31,7 +31,7 @@ def identity(run: Run) -> dict[str, Any]:
         "date": machine.UNKNOWN if pd.isna(date) else f"{date:%Y-%m-%d %H:%M} UTC",
         "host": str(run.machine.get("host_name") or machine.UNKNOWN),
         "processor": machine.scope(run.machine),
-        "synthetic": run.synthetic,
+        "synthetic": synthetic_note(run.machine),
         "kernel": str(run.machine.get("kernel_release") or machine.UNKNOWN),
         "took": _took(run),
         "largest": units.fmt_size(int(run.records["size_bytes"].max())) if len(run.records) else "no bytes",

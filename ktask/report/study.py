@@ -19,7 +19,7 @@ from ktask.report.costs import busy, neighbours
 from ktask.report.costs import section as costs
 from ktask.report.figure import Figure
 from ktask.report.paths import advice, bottlenecks, figures, gains_figure, numa, states, timeline
-from ktask.report.scaling import larger_machines, model, model_figures
+from ktask.report.scaling import larger_machines, laws
 
 FIGURE_KINDS = ("speedup", "timeline", "distribution")
 
@@ -78,14 +78,14 @@ class Study:
         return bottlenecks.bottleneck_table(self.scaling, self.traces, self.repetitions, self.run.evidence)
 
     @cached_property
-    def fits(self) -> list[model.Fitted]:
-        """The laws fitted to each path."""
-        return model.fits(self.scaling)
+    def fits(self) -> list[laws.Fitted]:
+        """The laws fitted to each path that has enough thread counts."""
+        return laws.fits(self.scaling)
 
     @cached_property
-    def larger(self) -> larger_machines.LargerMachines:
-        """Laws and simulation of larger machines of the same kind."""
-        return larger_machines.predict(self.run, self.fits)
+    def larger(self) -> laws.LargerMachines:
+        """Laws and simulation of more threads than were measured."""
+        return laws.predict(self.run, self.fits)
 
     @cached_property
     def workloads(self) -> list[str]:
@@ -160,15 +160,14 @@ class Study:
                 partial(figures.distribution_figure, run, one, distribution),
             ]
         found += [
-            partial(model_figures.model_figure, self.fits, self.key(model_figures.MODEL_KEY)),
-            partial(model_figures.residuals_figure, self.fits, self.key(model_figures.RESIDUALS_KEY)),
+            partial(larger_machines.residuals_figure, self.fits, self.key(larger_machines.RESIDUALS_KEY)),
             partial(numa.numa_figure, self.numa, self.key(numa.NUMA_KEY)),
             partial(states.states_figure, run, self.states, self.key(states.FIGURE_KEY)),
             partial(busy.busy_figure, self.all_cells, self.key(busy.BUSY_KEY)),
             partial(neighbours.bystander_figure, self.bystanders, self.key(neighbours.BYSTANDERS_KEY)),
             partial(figures.crossover_figure, scaling, self.key(words.CROSSOVER_KEY)),
             partial(figures.chunks_figure, self.chunks, self.key(words.CHUNKS_KEY)),
-            partial(larger_machines.prediction_figure, self.larger, self.key(larger_machines.PREDICTION_KEY)),
+            partial(larger_machines.larger_figure, self.larger, self.key(larger_machines.LARGER_KEY)),
         ]
         return [partial(self._named, draw) for draw in found]
 

@@ -1,178 +1,129 @@
-"""Larger machines of the same kind: what the laws and the simulator say, beside what was measured.
+"""The section on larger machines: laws and simulation beside the measured times, or why there is no law."""
 
-The laws see times only. The simulator is calibrated from the same run, and carries out the chunks that the
-policy would hand out on a machine with more CPUs. Where the two part, nobody has measured who is right.
-"""
+from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 import seaborn as sns
 from markupsafe import Markup
 from matplotlib.axes import Axes
-from msgspec.structs import replace
 
 from ktask.common import figures as draw
 from ktask.common import units
-from ktask.engine.policy import MOST_CPUS
-from ktask.lab.records import Run
-from ktask.models.simulation.calibrate import calibrate, measured_walls
-from ktask.models.simulation.machines import Machine
-from ktask.models.simulation.what_if import repeated
-from ktask.report import markup, tables
+from ktask.lab.measure.threads import counts_between
+from ktask.lab.records import synthetic_note
+from ktask.models.scaling.laws import LAWS
+from ktask.models.scaling.posterior import LEVEL
+from ktask.report import markup
 from ktask.report import sentences as words
 from ktask.report.figure import Figure
-from ktask.report.scaling.model import Fitted
-from ktask.report.scaling.model_figures import draw_law
-from ktask.report.tables import PATH
+from ktask.report.scaling.laws import (
+    LEAST_COUNTS,
+    MISSED,
+    Fitted,
+    LargerMachines,
+    most_threads,
+)
+from ktask.report.tables import PATH, compared
 
-PREDICTION_KEY = "larger"  # a key has no hyphen before the workload
-SEEDS = 9
-ROOM_BELOW = 0.6
-SIMULATED = ("simulated_s", "simulated_low_s", "simulated_high_s", "simulated_speedup", "most_chunks")
+if TYPE_CHECKING:
+    from ktask.report.study import Study
 
-
-@dataclass(frozen=True)
-class LargerMachines:
-    """What is to be expected of larger machines.
-
-    `table` has `Fitted.curve` of every path, and per thread count the simulated time with its 5th and 95th
-    percentile, the speedup over the simulated one-thread time, and how many chunks of the least size there
-    are (`most_chunks`); NaN where there is none.
-    """
-
-    table: pd.DataFrame
-    machine: Machine | None  # what was simulated, calibrated from the run
-    walls: pd.DataFrame  # what it was calibrated from (`measured_walls`)
-    reason: str = ""  # why nothing was simulated
-
-    @property
-    def simulated(self) -> pd.DataFrame:
-        """The rows that were simulated."""
-        return self.table[self.table["simulated_s"].notna()]
+LARGER_KEY, RESIDUALS_KEY = "larger", "residuals"
+LEVEL_PERCENT = round(100 * LEVEL)
+MOST_NAMED = 3
+ABOUT = {law.name: law.about for law in LAWS}
 
 
-def predict(run: Run, fits: Sequence[Fitted]) -> LargerMachines:
-    """Return laws and simulation beside the measured times of a run."""
-    curves = [one.curve for one in fits]
-    most = max((int(curve["threads"].max()) for curve in curves), default=1)
-    asked = _asked(run)
-    try:
-        larger = enlarged(calibrate(run), most)
-        simulated = [_simulated(larger, curve, asked) for curve in curves]
-    except ValueError as error:
-        plain = [curve.assign(**dict.fromkeys(SIMULATED, np.nan)) for curve in curves]
-        return LargerMachines(_below(plain), None, pd.DataFrame(), str(error))
-    return LargerMachines(_below(simulated), larger, measured_walls(run))
+def section(study: Study, figure: Markup) -> Markup:
+    """Return law, prediction and simulation of each path, or in a sentence why this run has none."""
+    if not study.fits:
+        return markup.paragraph(study.title, why_none(study.scaling, study.run.machine))
+    said = markup.paragraph(
+        study.title, *findings(study.larger), synthetic_note(study.run.machine) and CIRCULAR
+    )
+    return markup.join([said, figure, markup.paragraph(*rests_on(study.larger)), law_table(study)])
 
 
-def enlarged(machine: Machine, threads: int) -> Machine:
-    """Return the machine, its cores doubled until a task gets `threads`: 4/5 of the CPUs, and one."""
-    while 4 * machine.cpus // 5 + 1 < threads:
-        if 2 * machine.cpus > MOST_CPUS:
-            raise ValueError(f"a machine for {threads} threads has more than {MOST_CPUS} CPUs")
-        machine = replace(machine, cores_per_node=2 * machine.cores_per_node)
-    return machine
+# --- too few thread counts ---------------------------------------------------------------------------------
 
 
-def _below(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*PATH, *SIMULATED])
+def why_none(scaling: pd.DataFrame, machine: dict[str, Any]) -> Markup:
+    """Return why no law is fitted to this run, and the command that gets one."""
+    known = compared(scaling[scaling["processes"] > 1])
+    counts = sorted(set(known["threads"]))
+    have = f"{words.listed(list(map(str, counts)))} threads" if counts else "no thread count"
+    return Markup(
+        "No law of scaling is fitted and nothing is predicted for larger machines: a law needs {} thread "
+        "counts with several processes each, and this run has {}. {} gets one."
+    ).format(LEAST_COUNTS, have, _how(machine))
 
 
-def _asked(run: Run) -> pd.DataFrame:
-    """Return one row per path and size: the kind of work, policy and least chunk that were measured."""
-    rows = tables.repetitions(run)
-    rows = rows[tables.is_of_path(rows)]
-    rows = rows.assign(label=tables.policy_labels(rows))
-    rows = rows[~rows["baseline"]].assign(policy_name=lambda table: table["policy"])
-    rows = rows.assign(policy=rows["label"]).drop_duplicates([*PATH, "size_bytes"])
-    work = rows[["workload", "method", "page_kind", "options"]].itertuples(index=False)
-    return rows.assign(work=["-".join(filter(None, row)) for row in work]).set_index([*PATH, "size_bytes"])
-
-
-def _simulated(larger: Machine, curve: pd.DataFrame, asked: pd.DataFrame) -> pd.DataFrame:
-    """Return a curve with what the simulator says; NaN for work that it was not calibrated on."""
-    case = asked.loc[tuple(curve.iloc[0][[*PATH, "size_bytes"]])]
-    if case["work"] not in larger.work:
-        return curve.assign(**dict.fromkeys(SIMULATED, np.nan))
-    machine, size, chunk = larger.for_work(case["work"]), int(case.name[-1]), int(case["min_chunk_size"])
-    how = {"min_chunk": chunk, "policy_name": case["policy_name"], "low_priority": False}
-    runs = [repeated(machine, size, seeds=SEEDS, max_threads=int(n), **how) for n in curve["threads"]]
-    walls = [[one.wall_s for one in same] for same in runs]
-    low, middle, high = np.quantile(walls, (0.05, 0.5, 0.95), axis=1)
-    found = (middle, low, high, middle[0] / middle, math.ceil(size / chunk))
-    return curve.assign(**dict(zip(SIMULATED, found, strict=True)))
+def _how(machine: dict[str, Any]) -> Markup:
+    """Return the command that measures enough thread counts: here, if this machine has the CPUs."""
+    cpus = machine.get("threads")
+    if isinstance(cpus, int) and len(counts_between(most_threads(cpus), ())) >= LEAST_COUNTS:
+        return Markup("<code>ktask sweep quick --cpus 0-{} --passes 5</code>").format(cpus - 1)
+    return Markup("<code>make report PASSES=5</code> on a machine with at least 8 CPUs")
 
 
 # --- figure ------------------------------------------------------------------------------------------------
 
 
 @draw.theme()
-def prediction_figure(found: LargerMachines, key: str) -> Figure | None:
-    """Draw measured speedups, law with interval and simulated curve, one panel per path."""
+def larger_figure(found: LargerMachines, key: str) -> Figure | None:
+    """Draw measured speedups, law with interval and simulation, one panel per path."""
     if found.table.empty:
         return None
     paths = [rows for _, rows in found.table.groupby([*PATH, "size_bytes"], sort=False)]
-    drawing, axes = draw.panels(len(paths), 1.75, sharex=True, sharey=True)
+    drawing, axes = draw.panels(len(paths), 1.75, width_in=draw.FULL_WIDTH_IN, sharex=True, sharey=True)
     for axis, rows in zip(axes, paths, strict=True):
-        draw_law(axis, rows)
-        if rows["simulated_speedup"].notna().any():
-            look = {"color": draw.PALETTE[1], "linestyle": "--", "marker": "s", "markersize": 3}
-            simulated = {"x": "threads", "y": "simulated_speedup", "label": "simulated"}
-            sns.lineplot(rows, ax=axis, errorbar=None, **simulated, **look)
-        _warn(axis, rows)
-        draw.set_title(axis, words.full_label(rows.iloc[0]))
+        _draw_path(axis, rows, found)
+        first = rows.iloc[0]
+        axis.set_title(f"{words.workload_label(first['workload'])}\n{words.path_label(first)}")
     draw.label_left(axes, "speedup")
     draw.thread_axis(axes, found.table["threads"], log=True)
-    axes[0].set_ylim(bottom=ROOM_BELOW * axes[0].get_ylim()[0])  # for the words at the bottom of each panel
     draw.legend(drawing, axes)
     return Figure(key, drawing, found.table, _caption(found), _alt(found))
 
 
-def _warn(axis: Axes, rows: pd.DataFrame) -> None:
-    """Shade and name what is more than twice the measured range away."""
-    if rows["beyond"].any():
-        start, end = rows.loc[~rows["beyond"], "threads"].max(), rows["threads"].max()
-        axis.axvspan(start, end, color=draw.WARN, alpha=0.08, linewidth=0, label="a guess")
-        look = {"color": draw.WARN, "fontsize": 6.5, "ha": "center"}
-        axis.text(math.sqrt(start * end), 0.02, "beyond 2×", transform=axis.get_xaxis_transform(), **look)
+def _draw_path(axis: Axes, rows: pd.DataFrame, found: LargerMachines) -> None:
+    draw.ideal(axis, rows["threads"])
+    draw.curves(
+        axis, rows, "threads", "speedup", band=True, label=f"law, {LEVEL_PERCENT} % interval × {MISSED}"
+    )
+    known = rows[rows["measured_s"].notna()]
+    look: dict[str, Any] = {"color": draw.INK, "linestyle": "none", "label": "measured", "zorder": 4}
+    draw.curves(axis, known, "threads", "measured_speedup", **look)
+    axis.axvline(known["threads"].max(), color=draw.INK, linewidth=0.6, linestyle="--", label="last measured")
+    there = most_threads(found.cpus)
+    parts = {"simulated": rows[rows["threads"] <= there]}
+    if len(parts["simulated"]) < len(rows):
+        parts[_on_paper(found)] = rows[rows["threads"] >= parts["simulated"]["threads"].max()]
+    for (label, part), colour, dash in zip(parts.items(), draw.PALETTE[1:3], ("--", ":"), strict=False):
+        if part["simulated_speedup"].notna().any():
+            style = {"color": colour, "linestyle": dash, "marker": "s", "markersize": 3, "markeredgewidth": 0}
+            sns.lineplot(
+                part, x="threads", y="simulated_speedup", ax=axis, errorbar=None, label=label, **style
+            )
 
 
-# --- words -------------------------------------------------------------------------------------------------
+def _on_paper(found: LargerMachines) -> str:
+    return f"simulated, enlarged on paper to {found.machine.cpus} CPUs" if found.machine else ""
 
 
 def _caption(found: LargerMachines) -> Markup:
-    """Return how far law and simulation agree, and what is drawn."""
-    rest = (
-        "Points: measured, with 95 % intervals, {} per point. Dotted: ideal. Shaded in "
-        "the colour of warnings: more than twice the measured threads away."
-    )
+    ahead = found.ahead
+    counts = words.listed(sorted({str(n) for n in ahead["threads"]}, key=int))
+    reach = words.reach(ahead["speedup"])
     n = words.n_range(found.table.dropna(subset="measured_s"))
-    return markup.join([*_agreement(found), rest.format(n)], " ")
-
-
-def _agreement(found: LargerMachines) -> list[str]:
-    ahead = found.simulated[found.simulated["measured_s"].isna()]
-    if ahead.empty:
-        return ["No simulated curve is drawn; the text gives the reason."]
-    inside = ahead[ahead["simulated_speedup"].between(ahead["speedup_low"], ahead["speedup_high"])]
-    counts = [
-        f"{(inside['threads'] == n).sum()} of {words.count(number, 'path')} with {n}"
-        for n, number in ahead["threads"].value_counts().sort_index().items()
-    ]
-    farthest = ahead.loc[np.log(ahead["simulated_speedup"] / ahead["speedup"]).abs().idxmax()]
-    simulated, law = (units.fmt_number(farthest[name]) for name in ("simulated_speedup", "speedup"))
-    chunks = words.count(int(farthest["most_chunks"]), "chunk")
-    few = farthest["most_chunks"] < farthest["threads"]
-    return [
-        f"The simulation lies within the interval of the law for {words.listed(counts)} threads.",
-        f"They differ most for {words.case_label(farthest)} with {int(farthest['threads'])} threads: "
-        f"simulated {simulated}, law {law}"
-        + (f"; the law ignores that it has no more than {chunks}." if few else "."),
-    ]
+    return Markup(
+        "With {} threads, which nobody measured, the laws say a speedup of {}. Points: measured, with 95 % "
+        "intervals, {} per point. Band: the {} % interval of the law, wider by a factor of {} at both ends: "
+        "laws fitted on 1, 2 and 4 threads of a published machine miss one in ten of its other times by more."
+    ).format(counts, reach, n, LEVEL_PERCENT, MISSED)
 
 
 def _alt(found: LargerMachines) -> str:
@@ -184,58 +135,109 @@ def _alt(found: LargerMachines) -> str:
         return f"{words.name_of(row)} with {int(row['threads'])} threads: law {law}, {tail}"
 
     last = found.table.groupby([*PATH, "size_bytes"], sort=False).tail(1)
-    ends = "; ".join(words.each(last, end))
-    return f"Measured, fitted and simulated speedup against threads. {ends}."
+    return f"Measured, fitted and simulated speedup against threads. {'; '.join(words.each(last, end))}."
 
 
-def rests_on(found: LargerMachines) -> Markup:
-    """Return in plain words what law and simulation rest on, and what they cannot know."""
+@draw.theme()
+def residuals_figure(fits: Sequence[Fitted], key: str) -> Figure | None:
+    """Draw measured over fitted time, a row per path and a mark per measured thread count."""
+    if not fits:
+        return None
+    data = pd.concat([one.curve for one in fits], ignore_index=True)
+    data = data[data["measured_s"].notna()].reset_index(drop=True)
+    names = ["residual", "residual_low", "residual_high"]
+    counts = [words.count(int(n), "thread") for n in data["threads"]]
+    rows = data.assign(**100 * data[names], count=counts, path=words.each(data, words.full_label))
+    drawing, (axis,) = draw.panels(1, 0.23 * len(fits) + 0.55, width_in=draw.FULL_WIDTH_IN)
+    axis.axvline(0, **draw.DOTTED)
+    draw.intervals(axis, rows, "residual", "path", "count")
+    axis.set_xlabel("measured over fitted time, %")
+    draw.legend(drawing, [axis])
+    worst = data.loc[data["residual"].abs().idxmax()]
+    where = f"{words.full_label(worst)} with {words.count(int(worst['threads']), 'thread')}"
+    said = f"The laws miss a measured time by at most {words.percent(abs(worst['residual']))} ({where})."
+    caption = Markup("{} Bars: 95 % interval of the measured time.").format(said)
+    return Figure(key, drawing, data, caption, f"Measured over fitted time. {said}")
+
+
+# --- words -------------------------------------------------------------------------------------------------
+
+CIRCULAR = (
+    "This run was made by the same simulator: where the simulation meets it, that shows only that the "
+    "calibration finds its figures again."
+)
+
+
+def findings(found: LargerMachines) -> list[str]:
+    """Return where law and simulation disagree, and what was enlarged on paper."""
     if found.machine is None:
-        return markup.paragraph(f"Nothing was simulated: {found.reason}.")
-    if found.simulated.empty:
-        return markup.paragraph("Nothing was simulated: no path has both a law and a calibrated machine.")
-    basis = markup.paragraph(LAWS, *_simulation(found.machine, found))
-    return markup.join([basis, markup.paragraph(LIMITS, _left_out(found))])
+        return [f"Nothing was simulated: {found.reason}."]
+    ahead = found.ahead.dropna(subset="simulated_s")
+    if ahead.empty:
+        return ["Nothing was simulated: the chunks of no path are alike."]
+    parts = [_disagreement(found, len(ahead))]
+    if found.machine.cpus > found.cpus:
+        parts.append(
+            f"The {words.count(found.machine.cpus, 'CPU')} of the simulated machine exist on paper only: "
+            f"it is the measured one, with {found.cpus}, its cores doubled and nothing else changed."
+        )
+    return parts
 
 
-LAWS = (
-    "What this rests on: the law of a path sees the measured times of its largest size, and its prior comes "
-    "from published curves."
-)
-LIMITS = (
-    "Neither knows what these threads did not meet: a roof of the memory that they do not reach, a "
-    "second node, siblings on a core, a lock that so few do not wait for. Where one of these "
-    "comes first, the simulated curve bends too late."
-)
-
-
-def _simulation(machine: Machine, found: LargerMachines) -> list[str]:
-    """Return what the simulator was calibrated from, and what it carries out."""
-    works = [machine.for_work(name) for name in dict.fromkeys(machine.work)]
-    costs = words.reach((100 * work.contention for work in works), lambda cost: units.fmt_number(cost, 2))
-    counts = words.listed([str(n) for n in sorted(set(found.walls["threads"]))])
-    ends = {
-        "that the memory has a roof": sum(math.isfinite(work.node_bandwidth) for work in works),
-        "that threads take turns at a lock": sum(work.lock_share > 0 for work in works),
-    }
-    roof = "".join(f", or {effect} ({words.count(n, 'kind')})" for effect, n in ends.items() if n)
-    timelines = (
-        "From the timelines it has when a helper begins and how far equal chunks spread; it takes "
-        f"the median of {SEEDS} simulations."
-        if any(work.helper_start_s for work in works)
-        else "The run kept no timelines, so that helpers begin at once and equal chunks take equally long."
+def _disagreement(found: LargerMachines, n: int) -> str:
+    rows = found.disagreeing
+    if rows.empty:
+        return "Law and simulation agree on all threads that were not measured: their intervals overlap."
+    shown = words.each(rows.head(MOST_NAMED), _both)
+    more = [words.count(len(rows) - len(shown), "other")] if len(rows) > len(shown) else []
+    return (
+        f"Law and simulation disagree in {len(rows)} of {words.count(n, 'case')}, and nobody measured who is "
+        f"right: {words.listed([*shown, *more])}."
     )
+
+
+def _both(row: pd.Series) -> str:
+    law, simulated = (units.fmt_number(row[name]) for name in ("speedup", "simulated_speedup"))
+    chunks = words.count(int(row["most_chunks"]), "chunk")
+    few = f"; the law ignores that it has no more than {chunks}" * (row["most_chunks"] < row["threads"])
+    return (
+        f"{words.full_label(row)} with {row['threads']:.0f} threads (law {law}, simulated {simulated}{few})"
+    )
+
+
+def rests_on(found: LargerMachines) -> list[str]:
+    """Return what law and simulation cannot know, and what was not simulated."""
+    left = found.table[found.table["simulated_s"].isna()].drop_duplicates(PATH)
+    names = words.listed(words.each(left, words.name_of))
     return [
-        f"The simulation knows from the times of {counts} threads over {words.sizes_of(found.walls)} what a "
-        f"byte costs one thread, and what each further thread costs all others ({costs} % by kind of work)"
-        f"{roof}.",
-        timelines,
-        f"It hands out the chunks that the policy would, on a machine of this kind with {machine.cpus} CPUs "
-        f"({words.count(machine.nodes, 'node')}).",
+        "Neither law nor simulation knows what the measured threads did not meet: a roof of the memory that "
+        "they do not reach, one more node, a lock that so few do not wait for.",
+        f"Not simulated, because their chunks are not all alike: {names}." if names and found.machine else "",
     ]
 
 
-def _left_out(found: LargerMachines) -> str:
-    left = found.table[found.table["simulated_s"].isna()].drop_duplicates(PATH)
-    names = words.listed(words.each(left, words.name_of))
-    return f"Not simulated, because their chunks are not all alike: {names}." if names else ""
+def law_table(study: Study) -> Markup:
+    """Return law, what the times determine, and the prediction, per path."""
+    ends = study.larger.table.groupby([*PATH, "size_bytes"], sort=False).tail(1)
+    rows = list(zip(study.fits, ends.to_dict("records"), strict=True))
+    columns: dict[str, markup.Cell] = {
+        "Path": lambda row: words.full_label(row[1]),
+        "Size": lambda row: words.size_label(row[1]),
+        "Law": lambda row: f"{row[0].law}, {words.percent(row[0].fit.probabilities()[row[0].law])}",
+        "What the times determine": lambda row: row[0].fit.says(),
+        "Largest residual": lambda row: words.percent(row[0].curve["residual"].abs().max()),
+        "Threads": lambda row: int(row[1]["threads"]),
+        "Law says": lambda row: _with_ends(row[1]),
+        "Simulated": lambda row: units.fmt_number(row[1]["simulated_speedup"]),
+    }
+    meant = "; ".join(f"{law}: {ABOUT[law]}" for law in dict.fromkeys(one.law for one in study.fits))
+    caption = Markup(
+        "{}The most probable law of each path, and speedups with twice the helpers that were measured. {}."
+    ).format(study.title, meant)
+    text = ["Law", "What the times determine"]
+    return markup.table(columns, rows, caption=caption, key=study.key("laws"), text=text)
+
+
+def _with_ends(row: dict[str, Any]) -> str:
+    middle, low, high = (units.fmt_number(row[f"speedup{end}"]) for end in ("", "_low", "_high"))
+    return f"{middle} [{low}, {high}]"
