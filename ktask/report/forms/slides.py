@@ -14,7 +14,8 @@ from ktask.report import sentences as words
 from ktask.report.costs import busy, neighbours, questions
 from ktask.report.figure import Figure
 from ktask.report.paths import advice, bottlenecks
-from ktask.report.scaling.larger_machines import PREDICTION_KEY
+from ktask.report.scaling.larger_machines import LARGER_KEY
+from ktask.report.scaling.laws import LEAST_COUNTS
 from ktask.report.tables import VERDICTS
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ MOST_WORKLOADS = 4
 MOST_POINTS = 4  # of a slide
 MOST_ADVICE = 17  # rows of the table that people at the back can read
 WIDE = 2.2  # times its height: such a figure has the whole width of a slide
-LEAST_COUNTS = 4  # of threads, one among them: with fewer, a law fits anything
 KERNEL_ONLY = (
     "Threads of one process call the kernel, a chunk each: locks of the address space and faults are part of "
     "what is measured, and helpers inside the kernel may differ."
@@ -185,8 +185,8 @@ def _advice(study: Study) -> Slide | None:
 
 def _larger(report: Report, study: Study) -> Slide | None:
     """Return what laws and simulation say about more threads, where there are enough counts for a law."""
-    figure = _figure(report, study, PREDICTION_KEY)
-    if figure is None or study.scaling["threads"].nunique() < LEAST_COUNTS:
+    figure = _figure(report, study, LARGER_KEY)
+    if figure is None:
         return None
     return Slide("Larger machines: what laws and simulation say", figure, (figure.caption,))
 
