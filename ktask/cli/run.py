@@ -249,28 +249,14 @@ def _evidence(seen: dict[str, Any], threads: int) -> Iterator[Part]:
 def _bystanders(found: dict[str, Any], threads: int) -> Iterator[Part]:
     """Yield what others wait for beside the serial call and the threads."""
     from ktask.cli.tables import table  # noqa: PLC0415
+    from ktask.lab.bystanders.summary import text_of  # noqa: PLC0415  (pandas is there by now)
 
     if found["skipped"]:
         yield f"\nno bystanders: {found['skipped']}"
         return
     yield "\nWhat others wait for meanwhile, median and 99th percentile, beside untimed repetitions:\n"
     heads = ("neighbour", "idle", "serial call", f"{threads} threads", "longest", "p99 against serial", "n")
-    yield table(heads, [_neighbour(one) for one in found["probes"]])
-
-
-def _neighbour(one: dict[str, Any]) -> tuple[str, ...]:
-    """Return one probe as cells."""
-    ways = [one[f"beside_{way}"] for way in ("idle", "serial", "threads")]
-    both = (", ".join(_known(way[name], fmt_time) for name in ("p50_s", "p99_s")) for way in ways)
-    ratio = one["p99_ratio"]
-    against = _known(ratio["median"], fmt_number)
-    if ratio["low"] is not None:
-        against += f" [{fmt_number(ratio['low'])}, {fmt_number(ratio['high'])}]"
-    return one["neighbour"], *both, _known(ways[-1]["max_s"], fmt_time), against, str(ways[-1]["n"])
-
-
-def _known(value: float | None, form: Callable[[float], str]) -> str:
-    return "–" if value is None else form(value)
+    yield table(heads, [text_of(one) for one in found["probes"]])
 
 
 def _conclusion(result: dict[str, Any], passes: int) -> str:

@@ -10,8 +10,9 @@ from ktask.lab.records import unconditioned
 from ktask.models.simulation import busy as simulated
 from ktask.models.simulation.machines import Machine
 from ktask.report import Report
-from ktask.report.costs import busy, conditioned, quota
+from ktask.report.costs import busy, conditioned, questions, quota
 from ktask.report.costs.busy import ALONE, EQUAL, HANDED, KEPT
+from ktask.report.study import Study
 
 ALONE_RATE = 1000.0
 # Seconds for 1 GiB, and the share of its rate that the load loses, by load, way and threads.
@@ -206,6 +207,13 @@ def test_whether_a_cap_by_quota_is_right_is_said():
     assert "wrongly, as they are faster, 2 threads at 100% (1.25" in text
     assert "rightly, as they gain nothing, 2 threads at 50%" in text
     assert "on average it took away 0.6" in text
+    assert "the longest took 2.0" in text.replace("\u00a0", " ")
+    assert "so short tasks gain most" in text  # of 20 periods
+    (answer,) = (
+        one for n, _, one in questions.answers(Study(unconditioned(quota_run()), whole=quota_run())) if n == 6
+    )
+    assert "would refuse 2 threads at 150%, 1 GiB, speedup 1.6" in answer.text
+    assert "the least gained: 2 threads at 50%, 1 GiB, speedup 0.98" in answer.text
 
 
 def test_a_quota_that_was_not_permitted_has_its_reason():

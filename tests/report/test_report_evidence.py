@@ -10,9 +10,11 @@ from test_report import GIB, TRUTHS, make_records, make_run
 from ktask.lab.evidence import Evidence
 from ktask.lab.evidence.collect import Look
 from ktask.lab.evidence.locks import Wait
+from ktask.lab.evidence.mean import mean_of
 from ktask.lab.evidence.proxy import ASLEEP, BY_CLOCK, IN_THE_QUEUE, UNNAMED
 from ktask.lab.evidence.store import CaseKey
 from ktask.report import Report, page
+from ktask.report.costs import questions
 from ktask.report.paths import bottlenecks, evidence, evidence_tables, flame, gains_figure, stack
 from ktask.report.study import Study
 
@@ -144,6 +146,16 @@ def test_functions_locks_and_counters_are_listed_by_name():
     assert "zap_pte_range" not in said.partition("locks that threads")[0].partition("functions whose")[2]
     assert "mmap_lock semaphore, to write do_mprotect_pkey 36.0 ms 22.5 % 4.00 lock:contention_begin" in said
     assert "pgfault 10.0 30.0" in said
+
+
+def test_the_longest_wait_for_a_lock_has_an_interval_over_processes():
+    shares = (0.036, 0.04, 0.044)
+    found = mean_of([seen_case(waits=[Wait(*LOCK[:3], wait_s, 40)]) for wait_s in shares])
+    answer = questions.locks(Study(run_with(found)))
+    assert answer.kind == questions.HERE
+    assert re.search(r"free munmap \(4 KiB\): mmap_lock 25\.0 \[17\.\d, 32\.\d\] %", answer.text)
+    assert "of each path: 3." in answer.text
+    assert "mmap_lock 22.5 [no interval] %" in questions.locks(Study(run_with(seen_case()))).text
 
 
 # --- what is missing -------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from html import escape
 from typing import Any
 
@@ -100,7 +100,7 @@ class Beside:
     def lines(self) -> Iterator[tuple[str, ...]]:
         """Yield the cells of each row as people read them, without the case."""
         for _, row in self.table.iterrows():
-            yield text_of(row)
+            yield text_of(_plain(row))
 
     def __str__(self) -> str:
         """Return the table as text."""
@@ -118,16 +118,19 @@ class Beside:
 TITLES = ("neighbour", "idle", "serial call", "threads", "longest", "p99 against serial", "samples")
 
 
-def text_of(row: pd.Series) -> tuple[str, ...]:
-    """Return one probe as cells: median and 99th percentile of each way, the longest, the ratio, samples."""
-    medians = [
-        f"{_time(row[f'p50_{way}_s'])}, {_time(row[f'p99_{way}_s'])}" for way in (IDLE, SERIAL, THREADS)
-    ]
-    ratio, low, high = (row[name] for name in _named("p99_ratio"))
-    against = "–" if np.isnan(ratio) else fmt_number(ratio)
-    against += f" [{fmt_number(low)}, {fmt_number(high)}]" if np.isfinite(low) else ""
-    longest = _time(row[f"max_{THREADS}_s"])
-    return name_of(row), *medians, longest, against, str(row[f"n_{THREADS}"])
+def text_of(one: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return one probe of `as_dict` as cells: median and 99th percentile of each way, longest, ratio, n."""
+    ways = [one[f"beside_{way}"] for way in WAYS]
+    both = (", ".join(_known(way[time], fmt_time) for time in ("p50_s", "p99_s")) for way in ways)
+    ratio = one["p99_ratio"]
+    against = _known(ratio["median"], fmt_number)
+    if ratio["low"] is not None:
+        against += f" [{fmt_number(ratio['low'])}, {fmt_number(ratio['high'])}]"
+    return one["neighbour"], *both, _known(ways[-1]["max_s"], fmt_time), against, str(ways[-1]["n"])
+
+
+def _known(value: float | None, form: Callable[[float], str]) -> str:
+    return "–" if value is None else form(value)
 
 
 def name_of(row: pd.Series | dict[str, Any]) -> str:
@@ -135,10 +138,6 @@ def name_of(row: pd.Series | dict[str, Any]) -> str:
     after = " after it" if row["phase"] != DURING else ""
     where = "CPU of a helper" if row["place"] == "helper" else "another CPU"
     return f"{row['probe']}{after}, {row['process']} process, {where}"
-
-
-def _time(seconds: float) -> str:
-    return "–" if np.isnan(seconds) else fmt_time(seconds)
 
 
 def _plain(row: pd.Series) -> dict[str, Any]:

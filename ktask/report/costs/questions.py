@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 HERE, ELSEWHERE, NOT_HERE = "measured here", "published elsewhere", "not measurable here"
 NOT_IN_RUN = "not in this run"
+MOST_NAMED = 3  # paths in one answer
 LEAST_WAIT = 0.005  # of the thread time
 NO_CELL = "`ktask sweep questions` measures it."
 
@@ -66,7 +67,12 @@ def _speedup_of(row: pd.Series) -> str:
 
 
 def _each_speedup(rows: pd.DataFrame) -> str:
-    return "; ".join(words.each(rows, _speedup_of))
+    """Return the speedups of a few rows, of more the smallest and the largest."""
+    if len(rows) <= MOST_NAMED:
+        return "; ".join(words.each(rows, _speedup_of))
+    ordered = rows.sort_values("speedup")
+    least, most = (_speedup_of(ordered.iloc[k]) for k in (0, -1))
+    return f"{len(rows)} paths, from {least}, to {most}"
 
 
 def _results(study: Study, rows: pd.DataFrame) -> str:
@@ -124,13 +130,10 @@ def current_load(study: Study) -> Answer:
 
 
 def when_busy(study: Study) -> Answer:
-    """Return the times on the idle and the fully loaded machine, and what the published table had."""
+    """Return the times on the idle and the fully loaded machine, and how many properties were published."""
     found = busy.answers(study.all_cells)
-    return (
-        Answer(HERE, " ".join(found), study.key("busy-machine"))
-        if found
-        else _missing("No load was measured.")
-    )
+    text = f"{found[0]} {found[1].partition('. ')[0]}." if len(found) > 1 else " ".join(found)
+    return Answer(HERE, text, study.key("busy-machine")) if text else _missing("No load was measured.")
 
 
 def hand_over(study: Study) -> Answer:
@@ -149,9 +152,25 @@ def hand_over(study: Study) -> Answer:
 def control_groups(study: Study) -> Answer:
     """Return how far a quota stops helpers, and whether it should cap them."""
     table = quota.quota_table(study.all_cells)
-    said = [quota.throttling_sentence(table), quota.cap_sentence(table)] if len(table) else []
-    text = " ".join(filter(None, said))
-    return Answer(HERE, text, study.key("quota")) if text else _missing("No quota was measured.")
+    several = table[~table["baseline"] & table["throttled"].notna()]
+    if several.empty:
+        return _missing("No quota was measured.")
+    most = several.loc[several["throttled"].idxmax()]
+    refused = several[several["capped"]].sort_values("speedup")
+    cap = (
+        f" A cap on threads at the whole CPUs of the quota would refuse {_under_quota(refused.iloc[-1])}; "
+        f"the least gained: {_under_quota(refused.iloc[0])}."
+    ) * bool(len(refused))
+    text = (
+        "Helpers here are threads of the process, so the quota stops all of it: most at "
+        f"{most['quota']}, by {words.value(most, 'throttled')} CPUs on average.{cap}"
+    )
+    return Answer(HERE, text, study.key("quota"))
+
+
+def _under_quota(row: pd.Series) -> str:
+    threads = words.count(int(row["threads"]), "thread")
+    return f"{threads} at {row['quota']}, {words.size_label(row)}, speedup {words.value(row, 'speedup')}"
 
 
 def total_cpu(study: Study) -> Answer:
@@ -244,19 +263,22 @@ def locks(study: Study) -> Answer:
     seen = [(row, one.evidence) for row, one in seen if one.many.sees_locks]
     if not seen:
         return Answer(NOT_HERE, "Locks could not be seen in this run.")
-    texts = [f"{words.name_of(row)}: {text}" for row, one in seen if (text := _longest_wait(one))]
-    free = len(seen) - len(texts)
-    none = f" On {free} of {len(seen)} paths no lock takes half a percent." if free else ""
-    said = f"Longest wait, of the thread time: {'; '.join(texts)}." if texts else "No path waits for a lock."
+    longest = sorted(((*_longest_wait(one), row, one) for row, one in seen), key=lambda each: -each[0])
+    waits = [each for each in longest if each[0] >= LEAST_WAIT]
+    texts = [f"{words.name_of(row)}: {lock} {_share(one, lock)}" for _, lock, row, one in waits[:MOST_NAMED]]
+    said = f"Longest waits, of the thread time: {'; '.join(texts)}." if texts else "No path waits for a lock."
+    some = f"On {len(waits)} of {words.count(len(seen), 'path')} a lock takes half a percent or more."
     n = words.span(len(one.processes) for _, one in seen)
-    return Answer(HERE, f"{said}{none} Processes that were looked at, of each path: {n}.", "results")
+    return Answer(HERE, f"{said} {some} Processes that were looked at, of each path: {n}.", "results")
 
 
-def _longest_wait(seen: Evidence) -> str:
-    """Return the lock that threads waited for longest, with its share; empty if for none that matters."""
-    lock, share = max(seen.lock_shares.items(), key=lambda each: each[1], default=("", 0.0))
-    estimate = over_processes(seen, lambda one: one.lock_shares[lock])
-    return f"{lock} {units.fmt_estimate(estimate, units.PERCENT)}" if share >= LEAST_WAIT else ""
+def _longest_wait(seen: Evidence) -> tuple[float, str]:
+    """Return the lock that threads waited for longest, after its share of the thread time."""
+    return max(((share, lock) for lock, share in seen.lock_shares.items()), default=(0.0, ""))
+
+
+def _share(seen: Evidence, lock: str) -> str:
+    return units.fmt_estimate(over_processes(seen, lambda one: one.lock_shares[lock]), units.PERCENT)
 
 
 def walks(study: Study) -> Answer:
@@ -283,7 +305,7 @@ def _cannot(text: str) -> Callable[[Study], Answer]:
     return lambda _: Answer(NOT_HERE, text)
 
 
-NO_DATE = "date not read"
+NO_DATE = "not dated"
 QUESTIONS = (
     Question("How many threads?", f"Alexander Duyck, on padata ({NO_DATE})", how_many),
     Question(

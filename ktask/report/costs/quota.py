@@ -18,6 +18,7 @@ from ktask.report.costs.conditioned import WORK, columns, is_known, over
 from ktask.workloads.conditions import NO_LOAD, NO_QUOTA, parse_quota
 
 TABLE_KEY = "quota"
+MANY_PERIODS = 5
 
 
 def quota_table(run: Run) -> pd.DataFrame:
@@ -49,6 +50,7 @@ def _row(row: pd.Series, serial: pd.Series, cpus: float) -> pd.Series:
 
 COLUMNS: dict[str, markup.Cell] = {
     "Work": lambda row: f"{row['workload']} {row['method']} ({words.kind_label(row['page_kind'])})",
+    "Size": words.size_label,
     "Quota": "quota",
     "Threads": words.threads_label,
     "Wall": words.wall,
@@ -66,7 +68,7 @@ def cap_sentence(table: pd.DataFrame) -> str:
         rows = refused[refused["verdict"].isin(verdicts)]
         if len(rows):
             gains = [
-                f"{row['threads']} threads at {row['quota']} ({words.value(row, 'speedup')})"
+                f"{row['threads']} threads at {_where(row, table)} ({words.value(row, 'speedup')})"
                 for _, row in rows.iterrows()
             ]
             said.append(f"{name} {words.listed(gains)}")
@@ -78,14 +80,19 @@ def cap_sentence(table: pd.DataFrame) -> str:
     )
 
 
+def _where(row: pd.Series, table: pd.DataFrame) -> str:
+    """Return the quota of a row, with the size where the table has several."""
+    return f"{row['quota']}, {words.size_label(row)}" if table["size_bytes"].nunique() > 1 else row["quota"]
+
+
 def _reach(refused: pd.DataFrame) -> str:
-    """Return which tasks that says nothing of: in the long run, nothing gets more than its quota."""
-    longest = units.fmt_time(refused["wall"].max())
-    return (
-        f"Each repetition begins with the quota of a period, and took up to {longest} with the threads: of a "
-        f"task of many periods of {PERIOD_US // 1000} ms this says nothing, as no number of threads gets "
-        "more than the quota."
-    )
+    """Return of which tasks that says something: in the long run, nothing gets more than its quota."""
+    longest_s = float(refused["wall"].max())
+    head = f"Each repetition begins with the quota of a period of {PERIOD_US // 1000} ms"
+    took = f"the longest took {units.fmt_time(longest_s)} with the threads"
+    if longest_s >= MANY_PERIODS * PERIOD_US / 1e6:
+        return f"{head}, so short tasks gain most; {took}."
+    return f"{head}, and {took}: of a task of many periods this says nothing."
 
 
 _SAID = {
@@ -101,7 +108,7 @@ def throttling_sentence(table: pd.DataFrame) -> str:
     if several.empty:
         return ""
     parts = [
-        f"{words.value(row, 'throttled')} CPUs at {row['quota']}"
+        f"{words.value(row, 'throttled')} CPUs at {_where(row, table)}"
         for _, row in several[several["threads"] == several["threads"].max()].iterrows()
     ]
     return (
