@@ -126,6 +126,11 @@ class Run:
     grid: dict[str, Any]
     skipped: pd.DataFrame
 
+    @property
+    def synthetic(self) -> str:
+        """What to say of a run that nobody measured, or nothing."""
+        return synthetic_note(self.machine)
+
     @cached_property
     def evidence(self) -> dict[CaseKey, Evidence]:
         """Where the time goes, by case; empty if the run has no evidence.
