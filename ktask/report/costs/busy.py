@@ -258,7 +258,8 @@ def section(run: Run, key: str = TABLE_KEY) -> Markup:
     said = [finding(first), shape_sentence(first), simulated_sentence(table)]
     text = ["Policy", "Machine", "Helpers"]
     listing = markup.table(COLUMNS, _in_order(table), caption=caption, key=key, text=text)
-    return markup.join([markup.paragraph(*filter(None, said)), listing])
+    folded = markup.details("All that was measured beside load", listing)
+    return markup.join([markup.paragraph(*filter(None, said)), folded])
 
 
 def _in_order(table: pd.DataFrame) -> pd.DataFrame:

@@ -152,7 +152,8 @@ def section(study: Study) -> Markup:
         "beside the threads, on the CPU of the first helper."
     ).format(study.title)
     listing = markup.table(columns | waits, rows, caption=caption, key=study.key("prices"), text=waits)
-    return markup.join([finding(found), listing, _all_probes(study)])
+    prices = markup.details("The price beside the speedup, path by path", listing)
+    return markup.join([finding(found), prices, _all_probes(study)])
 
 
 ALL_PROBES: dict[str, markup.Cell] = {

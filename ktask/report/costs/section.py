@@ -44,10 +44,11 @@ def total_section(study: Study) -> Markup:
     caption = Markup(
         "{}Total cost at the largest size. CPU time is per GiB. The last column is what threads take more, "
         "over the wall time that they save [95 % interval over processes]; undecided where it is open "
-        "whether they save any. {}"
-    ).format(study.title, total_finding(last))
+        "whether they save any."
+    ).format(study.title)
     table = markup.table(columns, last, caption=caption, key=study.key("total-cost"))
-    return markup.join([table, _energy(study)])
+    folded = markup.details("CPU time of every path", table)
+    return markup.join([markup.paragraph(total_finding(last)), folded, _energy(study)])
 
 
 def _per_gib(row: Row, name: str) -> str:
