@@ -308,10 +308,11 @@ def intervals(
         "capsize": 0,
         "err_kws": {"linewidth": 0.9},
     }
-    sns.pointplot(long, x=value, y=row, orient="h", ax=axis, **MEASURED, **(style | look))
+    style |= look
+    sns.pointplot(long, x=value, y=row, orient="h", ax=axis, **MEASURED, **style)
     heights = axis.yaxis.convert_units(table[row].astype(str).to_list())
     if style["dodge"]:
-        levels = list(dict.fromkeys(table[hue]))
+        levels = list(style.get("hue_order") or dict.fromkeys(table[hue]))
         steps = table[hue].map(levels.index) / (len(levels) - 1) - 0.5
         heights = heights + style["dodge"] * steps.to_numpy()
     places = list(zip(table[value].to_list(), heights, strict=True))

@@ -36,11 +36,12 @@ def test_each_point_says_its_value_where_it_is_drawn(table):
     assert {tuple(place) for place in axis.collections[-1].get_offsets()} <= set(drawn)
 
 
-def test_points_in_rows_say_theirs_where_they_are_drawn(table):
+@pytest.mark.parametrize("look", [{}, {"dodge": False}, {"hue_order": ["b", "a"]}])
+def test_points_in_rows_say_theirs_where_they_are_drawn(table, look):
     rows = table.assign(path=["x", "y", "x", "y"])
     with figures.theme():
         drawing, axis = figures.single()
-        figures.intervals(axis, rows, "time", "path", "way")
+        figures.intervals(axis, rows, "time", "path", "way", **look)
     assert titles_of(figures.to_svg(drawing, "key", "words"))[1] == "y, 2 threads: time 2.00 [1.90, 2.20]"
     drawn = np.concatenate([line.get_xydata() for line in axis.lines])
     for place in axis.collections[-1].get_offsets():

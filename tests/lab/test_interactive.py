@@ -228,7 +228,7 @@ def test_a_session_becomes_a_run_that_can_be_reported_on(cell, tmp_path):
     assert set(run.records["run_id"]) == {"mine"}
     assert len(run.records) == len(cell.rows)
     assert len(read_traces(path)) > 0
-    assert "Toy" in Report.open([path]).first_screen().body
+    assert "Toy" in Report.open([path]).all_numbers().body
 
 
 def test_what_cannot_be_saved_is_told(cell, tmp_path):

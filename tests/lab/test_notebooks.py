@@ -37,7 +37,7 @@ FIGURES = {
     "free": 5,
     "index": 1,
     "page_walk": 3,
-    "prediction": 3,
+    "prediction": 2,
     "questions": 1,
     "reproduction": 2,
     "simulation": 5,
@@ -45,7 +45,7 @@ FIGURES = {
     "your_task": 2,
     "zeroing": 4,
 }
-OF_A_WHOLE_RUN = ("questions", "prediction")
+OF_A_WHOLE_RUN = ("questions",)
 BEGINS_WITH_A_TABLE = ("cell", "simulation")  # of the case, and of the machine that is simulated
 MOST_LINES = 8  # of a cell, blank ones not counted
 
