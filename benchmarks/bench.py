@@ -324,22 +324,25 @@ def _interval(one: dict) -> str:
     return f"{one['median']:10.2f}  [{one['low']:9.2f}, {one['high']:9.2f}]"
 
 
+BESIDE_C = (kernel_contests, page_walk_contests)
+ALL = (engine_contests, kernel_contests, program_contests, page_walk_contests, zeroing_contests)
+
+
 def contests(short: bool, only: str, beside_c_alone: bool, c_peers: ctypes.CDLL | None) -> Iterator[Contest]:
     """Yield the contests with `only` in their name, set up, one at a time, because each holds its memory."""
-    besides = () if beside_c_alone else (engine_contests, zeroing_contests)
-    for kind in (*besides[:1], kernel_contests, program_contests, page_walk_contests, *besides[1:]):
+    for kind in BESIDE_C if beside_c_alone else ALL:
         for name, make in kind(short, c_peers):
             if only in name:
                 with closing(make(name)) as contest:
                     yield contest
 
 
-def in_a_process(only: str, rounds: int) -> list[dict]:
+def in_a_process(only: str, rounds: int, short: bool) -> list[dict]:
     """Return what a fresh process finds of the contests beside C."""
     with tempfile.TemporaryDirectory(prefix="ktask-bench-") as folder:
         out = Path(folder) / "bench.json"
         words = ["--beside-c", "--only", only, "--rounds", str(rounds), "--json", str(out)]
-        command = [sys.executable, __file__, *words]
+        command = [sys.executable, __file__, *words, *(["--short"] if short else [])]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # noqa: S603
         return json.loads(out.read_text())["contests"]
 
@@ -350,7 +353,7 @@ def summary(processes: list[list[dict]]) -> dict[str, dict]:
     for one in itertools.chain.from_iterable(processes):
         if "beside_c" in one:
             found.setdefault(one["name"], []).append(one)
-    return {name: _over(ones) for name, ones in found.items()}
+    return {name: _over(ones) for name, ones in found.items() if len(ones) > 1}
 
 
 def _over(ones: list[dict]) -> dict:
@@ -380,7 +383,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="contests with this in their name, such as 'page walk'")
     parser.add_argument("--rounds", type=int, help="so many of each contest")
     parser.add_argument("--processes", type=int, default=1, help="repeat those beside C in so many")
-    parser.add_argument("--beside-c", action="store_true", help="only those beside C")
+    parser.add_argument("--beside-c", action="store_true", help="only those beside C in one process")
     options = parser.parse_args()
     c_peers, results = openmp(), []
     if c_peers is None:
@@ -391,7 +394,7 @@ def main() -> None:
         sys.stdout.write(render(results[-1]) + "\n\n")
         sys.stdout.flush()
     rounds = options.rounds or ROUNDS_OF_MORE
-    more = [in_a_process(options.only, rounds) for _ in range(options.processes - 1)]
+    more = [in_a_process(options.only, rounds, options.short) for _ in range(options.processes - 1)]
     found = summary([results, *more]) if more else {}
     if found:
         sys.stdout.write("speedup, in C, their ratio, ratio of the serial calls; mean over processes\n")
