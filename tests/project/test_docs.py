@@ -68,3 +68,11 @@ def test_the_workload_of_the_docs_works():
         state.check()
     finally:
         state.close()
+
+
+def test_the_readme_opens_with_the_answer_of_the_committed_report():
+    page = (ROOT / "reports/sample.html").read_text(encoding="utf-8")
+    answer = re.search('<p class="answer">(.*?)</p>', page)[1].replace("\u00a0", " ")
+    opening = (ROOT / "README.md").read_text(encoding="utf-8").partition("```")[0]
+    assert f"> {answer}" in opening
+    assert "docs/first-screen.svg" in opening
