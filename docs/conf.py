@@ -42,6 +42,7 @@ CONTENTS = """
 :hidden:
 :caption: Using it
 docs/measuring
+docs/report
 docs/placement
 docs/conditions
 docs/kernels
