@@ -100,7 +100,7 @@ def sweep(
     switches = {
         name: _switched(name, text) for name, text in (("evidence", evidence), ("bystanders", bystanders))
     }
-    if scheduler and (placement or cpus):
+    if scheduler is not None and (placement or cpus):
         raise ValueError("--placement and --cpus are for this machine; in a grid they hold for each host")
     _require(placement, cpus)
     loaded, root = grids.load_grid(grid, placement=placement, cpus=cpus), runs_folder(base)
@@ -116,7 +116,7 @@ def sweep(
     where = "".join(f" {option} {value}" for option, value in given.items() if value)
     again = f"`ktask sweep {grid} --run {run} --resume{where}`"
     try:
-        if scheduler:
+        if scheduler is not None:
             from ktask.lab.sweep.cluster import sweep_cluster  # noqa: PLC0415
 
             paths = sweep_cluster(scheduler, grid, run, **how)

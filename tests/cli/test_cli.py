@@ -61,6 +61,7 @@ BAD = {
     "repetitions": ("run zeroing --repetitions 0", "repetitions=0", "use 1 or more"),
     "memory": ("run zeroing --size 64TiB", "needs 65664.00 GiB", "use a smaller size"),
     "CPUs": ("run zeroing --cpus 0,9999", "9999", "use some of 0"),
+    "no scheduler": ("sweep tiny --scheduler=", "''", "use tcp://host:8786"),
     "list of CPUs": ("sweep tiny --cpus 3-1", "'3-1'", "numbers up to 65535"),
     "no CPU": ("run zeroing --cpus ,", "no CPU", "use some of 0"),
     "placement": ("run zeroing --placement near", "'near'", "use one of cores, siblings"),
