@@ -8,7 +8,7 @@ import seaborn as sns
 from markupsafe import Markup
 
 from ktask.common import figures as draw
-from ktask.common import units
+from ktask.common import hover, units
 from ktask.models import published
 from ktask.report import markup
 from ktask.report import sentences as words
@@ -94,12 +94,19 @@ def published_figure(studies: Sequence[Study], key: str = PUBLISHED_KEY) -> Figu
     drawing, axes = draw.panels(len(groups), 2.4, sharex=True, sharey=True)
     for axis, (workload, rows) in zip(axes, groups, strict=True):
         sns.lineplot(rows, x="threads", y="speedup", hue="kind", style="kind", units="curve", ax=axis, **look)
+        hover.points(axis, rows, "threads", "speedup", words.each(rows, _said))
         draw.ideal(axis, data["threads"])
         axis.set_title(words.workload_label(str(workload)))
     draw.label_left(axes, "speedup")
     draw.thread_axis(axes, data["threads"], log=True)
     draw.legend(drawing, axes)
     return Figure(key, drawing, data, finding(data), _alt(data))
+
+
+def _said(row: pd.Series) -> str:
+    """Return what a point says: whose it is, on which machine, and its value."""
+    who = ", ".join(dict.fromkeys(str(row[name]) for name in ("source", "machine", "what")))
+    return f"{who}, {words.count(int(row['threads']), 'thread')}: speedup {units.fmt_number(row['speedup'])}"
 
 
 def at_common_threads(data: pd.DataFrame) -> pd.DataFrame:
