@@ -18,7 +18,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help report test vm chaos setup lab bench docs lint format lock clean sample
+.PHONY: help report test vm chaos setup lab bench docs lint format lock clean sample synthetic
 
 help: ## list the verbs
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -65,6 +65,10 @@ lint: $(READY) ## check style, types, the direction of imports, and that noteboo
 format: $(READY) ## put the code in the common format
 	@$(BIN)/ruff check --fix-only -q . ; $(BIN)/ruff format -q .
 
+synthetic: $(READY) ## make the runs of simulated machines again, and the report of one with 128 CPUs
+	@$(BIN)/python tests/synthetic/make.py
+	@$(BIN)/ktask report data/synthetic-128-cpus --out reports/synthetic-128-cpus.html
+
 sample: GRID := questions
 sample: $(READY) ## measure the committed sample run and its report again
 	@rm -rf data/runs/sample
@@ -80,7 +84,7 @@ lock: ## resolve the dependencies anew
 clean: ## remove the environment, caches and measured runs
 	@rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis data/runs
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
-	@find reports -name '*.html' ! -name sample.html -delete
+	@find reports -name '*.html' ! -name sample.html ! -name synthetic-128-cpus.html -delete
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 EXAMPLES = (
-    "ktask simulate xeon-e7-8895v3 --size 100GiB",
+    "ktask simulate xeon-e7-8895v3 --size 100GiB --memory one-node      # as published in 2017",
     "ktask simulate mine.yaml --work zeroing-populate-THP --size 1TiB --threads 1,64,288 --json",
     "ktask simulate mine.yaml --size 64GiB --memory one-node --load 16 --policy padata-cur",
     "ktask simulate mine.yaml --calibrate data/sample      # writes mine.yaml from a run",

@@ -15,7 +15,7 @@ from ktask.report.costs import busy, neighbours, questions
 from ktask.report.costs import section as costs
 from ktask.report.figure import Figure
 from ktask.report.markup import Cell, Html, details, join, paragraph, render, table, with_code
-from ktask.report.paths import advice, bottlenecks, evidence_tables, gains, numa, states
+from ktask.report.paths import advice, bottlenecks, evidence_tables, gains, many_cpus, numa, states
 from ktask.report.paths import evidence as causes
 from ktask.report.runs import kernels, several_runs
 from ktask.report.scaling import larger_machines, reproduction, roof
@@ -112,15 +112,17 @@ class Report:
     # --- results ---------------------------------------------------------------------------------------
 
     def results(self) -> Html:
-        """Return what could not be looked at, a subsection per workload, and one on far memory."""
+        """Return what could not be looked at, a subsection per workload, maps of threads, and far memory."""
         found = [(study, workload) for study in self.studies for workload in study.workloads]
         if not found:
             return Html(paragraph("Nothing was measured; appendix B lists the cases of the grid, and why."))
         parts = [*map(self._not_looked_at, self.studies)]
         parts += [self._result(study, one, i) for i, (study, one) in enumerate(found, start=1)]
-        if far := [study for study in self.studies if len(study.numa)]:
-            head = Markup('<h3 id="far">{}.{} Near and far memory</h3>').format(RESULTS, len(found) + 1)
-            parts += [head, *map(self._far, far)]
+        maps = join(self._figure(study.key(many_cpus.EFFICIENCY_KEY)) for study in self.studies)
+        far = join(self._far(study) for study in self.studies if len(study.numa))
+        more = (("maps", "Threads by size", maps), ("far", "Near and far memory", far))
+        for number, (anchor, title, part) in enumerate((one for one in more if one[2]), len(found) + 1):
+            parts.append(Markup('<h3 id="{}">{}.{} {}</h3>').format(anchor, RESULTS, number, title) + part)
         return Html(join(parts))
 
     def _not_looked_at(self, study: Study) -> Markup:

@@ -18,7 +18,7 @@ from ktask.report import sentences as words
 from ktask.report.costs import busy, neighbours
 from ktask.report.costs import section as costs
 from ktask.report.figure import Figure
-from ktask.report.paths import advice, bottlenecks, figures, gains_figure, numa, states, timeline
+from ktask.report.paths import advice, bottlenecks, figures, gains_figure, many_cpus, numa, states, timeline
 from ktask.report.scaling import larger_machines, laws
 
 FIGURE_KINDS = ("speedup", "timeline", "distribution")
@@ -161,6 +161,7 @@ class Study:
             ]
         found += [
             partial(larger_machines.residuals_figure, self.fits, self.key(larger_machines.RESIDUALS_KEY)),
+            partial(many_cpus.efficiency_figure, scaling, self.key(many_cpus.EFFICIENCY_KEY), borders),
             partial(numa.numa_figure, self.numa, self.key(numa.NUMA_KEY)),
             partial(states.states_figure, run, self.states, self.key(states.FIGURE_KEY)),
             partial(busy.busy_figure, self.all_cells, self.key(busy.BUSY_KEY)),
