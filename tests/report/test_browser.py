@@ -80,6 +80,26 @@ def test_the_first_screen_fits_a_screen(page):
     assert page.run(bottom.format(".answer")) < 400
 
 
+def test_the_page_keeps_its_budgets(new_page):
+    """What a reader meets who unfolds nothing, on the screen and in print."""
+    page = new_page()
+    page.resize(1280)
+    page.open(REPORT.as_uri())
+    assert len(page.run("document.querySelector('main').innerText").split()) <= 6000
+    shown = "[...document.querySelectorAll('main figure')].filter(one => one.checkVisibility()).length"
+    assert page.run(shown) <= 10
+    assert REPORT.stat().st_size <= 3e6
+    page.resize(643, media="print")
+    assert len(re.findall(rb"/Type\s*/Page\b", page.pdf())) <= 14
+
+
+def test_a_link_unfolds_the_part_of_the_appendix_that_it_leads_to(new_page):
+    page = new_page()
+    page.resize(1280)
+    page.open(f"{REPORT.as_uri()}#numbers-zeroing")
+    page.wait_for("document.getElementById('numbers-zeroing').checkVisibility()")
+
+
 def test_figures_have_size(page):
     boxes = page.run("""[...document.querySelectorAll('figure svg.plot')].map(one => {
       const box = one.getBoundingClientRect(), ink = one.getBBox();
