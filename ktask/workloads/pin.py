@@ -23,6 +23,7 @@ from ktask.workloads.rings import (
     Rings,
     n_rings,
     no_io_uring,
+    no_unpinning,
     pin_range,
     unpin_slots,
 )
@@ -210,7 +211,7 @@ WORKLOAD = Workload(
         Method(
             "io_uring_unpin",
             "the reverse: buffers of the minimum chunk are taken out of their rings, and their pages let go",
-            probe=no_io_uring,
+            probe=no_unpinning,
             options=(NODE, FOLIO),
             by_source="The lock of a ring is held for each call; there are several rings per CPU. No page "
             "table is looked at: the ring knows its pages, folio by folio.",

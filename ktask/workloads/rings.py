@@ -11,6 +11,7 @@ from numba import njit
 
 from ktask.engine import native
 from ktask.host import topology
+from ktask.host.kernel_files import status_bytes
 from ktask.memory import region as memory
 from ktask.workloads.populated import no_populate
 
@@ -142,3 +143,23 @@ def no_io_uring() -> str | None:
     except OSError as error:
         return f"io_uring with tables of fixed buffers (Linux 5.19) is refused: {error.strerror}"
     return no_populate()
+
+
+@lru_cache(maxsize=1)
+def no_unpinning() -> str | None:
+    """Return why taking a buffer out of a ring cannot be timed here, or None; tried on one page."""
+    if reason := no_io_uring():
+        return reason
+    before = status_bytes("VmPin")
+    rings, page = Rings(), memory.Region(memory.BASE_PAGE)
+    try:
+        page.populate()
+        pin_range(page.address, memory.BASE_PAGE, BUFFER, *rings.args)
+        unpin_slots(0, 1, *rings.args[:2])
+        is_pinned = status_bytes("VmPin") > before
+    finally:
+        rings.close()
+        page.unmap()
+    if is_pinned:
+        return "this kernel leaves it to a worker to unpin a buffer that left its ring (seen on Linux 6.1)"
+    return None
