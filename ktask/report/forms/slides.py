@@ -139,7 +139,7 @@ def _why(evidence: pd.DataFrame, row: pd.Series) -> str:
     same = evidence[(evidence[keys] == row[keys].to_list()).all(axis=1)]
     if same.empty or not (found := str(same.iloc[0]["bottleneck"])) or found in ("scales", "near"):
         return ""
-    return f". Bottleneck: {bottlenecks.label(found)}"
+    return f". Largest loss: {bottlenecks.label(found)}"
 
 
 def _costs(report: Report, study: Study) -> Slide | None:
