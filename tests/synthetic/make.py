@@ -214,7 +214,7 @@ def rows_of(
                 run = simulated(machine, case, work, order[:threads], topo, int(rng.integers(1 << 30)))
                 yield _row(run, case, topo, order) | {
                     **{"pass": number, "round": turn, "order": place, "baseline": baseline, "flags": flags},
-                    **{"threads_requested": threads, "boot_id": f"simulated-{number}"},
+                    **{"threads_requested": threads, "boot_id": "simulated"},
                 }
 
 
