@@ -172,7 +172,8 @@ class Report:
 
     def reproduction(self) -> Html:
         """Return published results beside those of the runs."""
-        return Html(self._figure(PUBLISHED_KEY) or reproduction.table(self.studies))
+        figure, listing = self._figure(PUBLISHED_KEY), reproduction.table(self.studies)
+        return Html(join([figure, details("Published and own speedups", listing) if figure else listing]))
 
     def larger_machines(self) -> Html:
         """Return the law of each path, and what laws and simulation say about larger machines."""
@@ -243,8 +244,7 @@ class Report:
 
     def more_evidence(self) -> Html:
         """Return what else is known of costs, and which data each figure was made from."""
-        published = reproduction.table(self.studies) if PUBLISHED_KEY in self.figures else ""
-        return Html(join([*map(costs.more, self.studies), published, self._figure_data()]))
+        return Html(join([*map(costs.more, self.studies), self._figure_data()]))
 
     def _figure_data(self) -> Markup:
         columns: dict[str, Cell] = {

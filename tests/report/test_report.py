@@ -991,7 +991,7 @@ def test_sections_are_numbered_and_listed(html):
         *(("8", f"{kind}: ") for kind in ("Internal", "Construct", "External", "Statistical")),
         *(("9", title) for title in ("Requirements", "Smoke run", "Full run", "Expected variation")),
         ("B", "no free 1\u00a0GiB pages in the hugetlb pool"),
-        ("F", "Speedup against threads"),
+        ("F", "Speedup stack"),
     ],
 )
 def test_what_a_reviewer_looks_for_is_said_where_it_belongs(html, section, said):
