@@ -23,10 +23,12 @@ def roof_sentence(scaling: pd.DataFrame, roof: Roof | None) -> Markup:
     if kernel.empty:
         return markup.paragraph(f"{head} ({roof.label}).")
     near = kernel.sort_values("bandwidth").iloc[-1]
+    above = near["bandwidth"] > roof.bytes_per_s
+    why = ": its memory lay on more nodes, so this is no roof of the whole machine" if above else ""
     return markup.paragraph(
         f"{head} ({roof.label}). The highest median rate of the kernel is "
         f"{words.value(near, 'bandwidth', units.rate_scale(near['bandwidth'], 'byte'))} with "
-        f"{words.path_label(near)}, {words.percent(near['bandwidth'] / roof.bytes_per_s)} of it."
+        f"{words.path_label(near)}, {words.percent(near['bandwidth'] / roof.bytes_per_s)} of it{why}."
     )
 
 
