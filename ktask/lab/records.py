@@ -20,8 +20,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ktask.common.files import atomic_write, write_json
@@ -206,6 +208,15 @@ def read_records(path: Path) -> pd.DataFrame:
     ValueError
         If the file is damaged, has other columns or impossible numbers; the message names it.
     """
+    return _frame(_read_table(path))
+
+
+def _frame(table: pa.Table) -> pd.DataFrame:
+    return table.to_pandas(use_threads=False).astype(_MAY_BE_UNKNOWN)
+
+
+def _read_table(path: Path) -> pa.Table:
+    """Return the rows of one file as they are today, checked."""
     try:
         table = parquet_files.read(path)
         is_before_fill = "pass" not in table.column_names
@@ -217,8 +228,8 @@ def read_records(path: Path) -> pd.DataFrame:
         for name in NEEDED:
             if table[name].null_count:
                 raise pa.ArrowInvalid(f"column {name} has a row without a value")
-        rows = table.to_pandas(use_threads=False).astype(_MAY_BE_UNKNOWN)
-        return _plausible(_with_fill(rows) if is_before_fill else rows)
+        _check_numbers(table)
+        return _with_fill(table) if is_before_fill else table
     except (pa.ArrowException, OSError, KeyError) as error:
         reason = str(error).partition("\n")[0]  # what follows is a dump of the schema
         raise ValueError(
@@ -227,26 +238,29 @@ def read_records(path: Path) -> pd.DataFrame:
         ) from error
 
 
-def _with_fill(rows: pd.DataFrame) -> pd.DataFrame:
+def _with_fill(table: pa.Table) -> pa.Table:
     """Return rows of before `fill` was an option, with what it was then: each CPU filled a share."""
-    freed = (rows["workload"] == "free") & ~rows["method"].isin(["buddy", "exit"])
-    return rows.assign(options=rows["options"].mask(freed, "fill=each"))
+    methods = pc.is_in(table["method"], value_set=pa.array(["buddy", "exit"]))
+    freed = pc.and_not(pc.equal(table["workload"], "free"), methods)
+    options = pc.if_else(freed, "fill=each", table["options"])
+    return table.set_column(SCHEMA.get_field_index("options"), SCHEMA.field("options"), options)
 
 
 LONGEST_S = 1e8  # three years
 
 
-def _plausible(records: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows, or say which number no measurement can have given."""
+def _check_numbers(table: pa.Table) -> None:
+    """Say which number no measurement can have given, if there is one."""
     for name in ("wall_s", "cpu_user_s", "cpu_system_s"):
-        known = records[name].between(-LONGEST_S, LONGEST_S)
-        known |= records[name].isna() & (name != "wall_s")  # CPU time may be unknown
-        if len(wrong := records.loc[~known, name]):
-            raise pa.ArrowInvalid(f"row {wrong.index[0]} has {name} = {wrong.iloc[0]:g}")
+        values = table[name].to_numpy()
+        known = (values >= -LONGEST_S) & (values <= LONGEST_S)
+        known |= np.isnan(values) & (name != "wall_s")  # CPU time may be unknown
+        if len(wrong := np.flatnonzero(~known)):
+            raise pa.ArrowInvalid(f"row {wrong[0]} has {name} = {values[wrong[0]]:g}")
     for name in ("size_bytes", "threads", "operations"):
-        if len(wrong := records.loc[records[name] < 1, name]):
-            raise pa.ArrowInvalid(f"row {wrong.index[0]} has {name} = {wrong.iloc[0]}")
-    return records
+        values = table[name].to_numpy()
+        if len(wrong := np.flatnonzero(values < 1)):
+            raise pa.ArrowInvalid(f"row {wrong[0]} has {name} = {values[wrong[0]]}")
 
 
 def time_measuring(records: pd.DataFrame) -> tuple[float, float]:
@@ -272,10 +286,8 @@ def load_run(path: Path | str) -> Run:
     path = Path(path)
     if not (path / "machine.json").is_file():
         raise ValueError(f"{path} is not a run: it has no machine.json; `ktask sweep quick` makes a run")
-    frames = [read_records(file) for file in sorted((path / "records").glob("*.parquet"))]
-    records = (
-        pd.concat(frames, ignore_index=True) if frames else SCHEMA.empty_table().to_pandas(use_threads=False)
-    )
+    tables = [_read_table(file) for file in sorted((path / "records").glob("*.parquet"))]
+    records = _frame(pa.concat_tables(tables) if tables else SCHEMA.empty_table())
     machine = read_machine(path)
     if machine.get("virtualised") and records["pass"].nunique() > 1:
         records = flags.mark_cold_over_processes(records)

@@ -154,7 +154,9 @@ def _gain(table: pd.DataFrame) -> Claim | None:
     if faster.empty:
         return None
     row = faster.sort_values("speedup_low").iloc[-1]
-    return Claim(f"{_name(row)} gains most: {words.speedup(row)} times as fast", _scope(row), _shown(row))
+    return Claim(
+        f"{_name(row)} is the surest gain: {words.speedup(row)} times as fast", _scope(row), _shown(row)
+    )
 
 
 def _loss(study: Study) -> Claim | None:

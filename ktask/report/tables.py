@@ -109,11 +109,7 @@ def usable(rows: pd.DataFrame) -> pd.DataFrame:
 
 def share_of(rows: pd.DataFrame, column: str) -> Estimate:
     """Return the estimate of a share, which may be zero, over the processes that rows come from."""
-    known = rows.dropna(subset=column)
-    found = [
-        (boot, stats.estimate(part[column].to_numpy())) for (boot, _), part in levels.processes_of(known)
-    ]
-    one = levels.across([share for _, share in found], [boot for boot, _ in found], scale="linear")
+    one = levels.across(*levels.within(rows[rows[column].notna()], column), scale="linear")
     return one._replace(low=max(one.low, 0.0)) if one.low < 0 else one
 
 

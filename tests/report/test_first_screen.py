@@ -216,7 +216,7 @@ def test_what_was_not_measured_is_not_answered(run, text):
     study = study_of(run())
     assert first_screen.answer(study) == text
     said = str(first_screen.claims(study))
-    assert "gains most" not in said
+    assert "is the surest gain" not in said
     assert "loses most" not in said
 
 
@@ -230,7 +230,7 @@ def test_a_claim_has_a_finding_a_number_with_interval_a_condition_and_a_figure(s
         assert re.search(r"\d\.\d+ \[\d\.\d+, \d\.\d+\] times as fast", claim.text)
         assert re.fullmatch(r"1 GiB, 2 threads, \d+(\.\d+)? ms serial", claim.scope)
     surest = study.headline.sort_values("speedup_low").iloc[-1]
-    assert claims[0].text.startswith(f"Page walk by {surest['method']} (4 KiB) gains most: ")
+    assert claims[0].text.startswith(f"Page walk by {surest['method']} (4 KiB) is the surest gain: ")
     assert claims[1].text.startswith("Free by munmap (4 KiB) loses most: 0.")
     assert claims[2].text.startswith("Free by munmap (4 KiB) takes 2.5")
 
@@ -240,7 +240,7 @@ def test_the_gain_is_the_surest_not_the_luckiest():
     records = [make_records([sure], (GIB,)), make_records([lucky], (GIB,), noise=0.1)]
     study = study_of(make_run(pd.concat(records, ignore_index=True), skips=()))
     assert study.headline.iloc[0]["method"] == "m1"
-    assert first_screen.claims(study)[0].text.startswith("Zeroing by m0 (4 KiB) gains most")
+    assert first_screen.claims(study)[0].text.startswith("Zeroing by m0 (4 KiB) is the surest gain")
 
 
 def test_every_path_that_loses_is_named_or_counted():
@@ -264,7 +264,7 @@ def test_slower_with_threads_everywhere_claims_no_gain():
     texts = [claim.text for claim in first_screen.claims(study)]
     assert texts[0].startswith("Free by dontneed (4 KiB) loses most: 0.")
     assert texts[1].startswith("Free by dontneed (4 KiB) takes 2.8")  # CPU time, for nothing
-    assert "gains most" not in "".join(texts)
+    assert "is the surest gain" not in "".join(texts)
     assert "faster" not in "".join(texts)
 
 

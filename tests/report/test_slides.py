@@ -95,7 +95,7 @@ def test_what_the_run_could_not_answer_is_asked_last():
 def test_unexpected_runs_have_slides(run):
     html = slides.slides(report_of(run))
     assert "For discussion" in html
-    assert "gains most" not in html
+    assert "is the surest gain" not in html
 
 
 def test_a_deck_is_one_file_that_loads_nothing_and_runs_one_script(html):

@@ -19,6 +19,7 @@ from ktask.lab.measure.stats import NOTHING, Estimate
 PROBE = ["probe", "process", "place", "phase"]
 QUANTILES = ("p50", "p99")
 ENDS = ("", "_low", "_high")
+Process = tuple[str, int, str]  # boot, pass and cell
 
 
 def over_processes(rows: pd.DataFrame) -> pd.DataFrame:
@@ -51,26 +52,30 @@ COLUMNS += [column for q in QUANTILES for column in _named(f"{q}_ratio")]
 def _row(part: pd.DataFrame) -> dict[str, Any]:
     """Return the estimates of one probe beside one case."""
     found: dict[str, Any] = {"cpu": int(part["cpu"].iloc[-1]), "threads": int(part["threads_most"].max())}
-    for way in WAYS:
-        mine = part[part["way"] == way]
-        found |= {f"max_{way}_s": mine["max_s"].max(), f"n_{way}": int(mine["n"].sum())}
+    seen: dict[str, dict[Process, dict[str, Any]]] = {way: {} for way in WAYS}
+    for row in part.to_dict("records"):
+        seen[row["way"]][row["boot_id"], row["pass"], row["cell_id"]] = row
+    for way, rows in seen.items():
+        longest = pd.Series([row["max_s"] for row in rows.values()], dtype=float).max()
+        found |= {f"max_{way}_s": longest, f"n_{way}": sum(int(row["n"]) for row in rows.values())}
         for quantile in QUANTILES:
-            found |= _columns(f"{quantile}_{way}_s", _over(mine.set_index(PROCESS)[f"{quantile}_s"]))
+            values = {process: row[f"{quantile}_s"] for process, row in rows.items()}
+            found |= _columns(f"{quantile}_{way}_s", _over(values))
+    serial = seen[SERIAL]
     for quantile in QUANTILES:
-        both = part.pivot_table(index=PROCESS, columns="way", values=f"{quantile}_s", aggfunc="first")
-        both = both.reindex(columns=list(WAYS))
-        ratio = _over(both[THREADS] / both[SERIAL])
+        name = f"{quantile}_s"
+        both = {at: row[name] / serial[at][name] for at, row in seen[THREADS].items() if at in serial}
+        ratio = _over(both)
         found |= _columns(f"{quantile}_ratio", ratio)
         found["processes"] = max(found.get("processes", 0), ratio.processes)
     return found
 
 
-def _over(values: pd.Series) -> Estimate:
-    """Return the estimate over processes of one value each, by boot and pass; NaN are left out."""
-    known = values.dropna()
-    each = [Estimate(value, np.nan, np.nan, value, 1) for value in known]
-    boots = [boot for boot, _ in known.index]
-    return levels.across(each, boots, drift=levels.RATIO_DRIFT)
+def _over(values: Mapping[Process, float]) -> Estimate:
+    """Return the estimate over processes of one value each; NaN are left out."""
+    known = {process: value for process, value in values.items() if not np.isnan(value)}
+    each = [Estimate(value, np.nan, np.nan, value, 1) for value in known.values()]
+    return levels.across(each, [boot for boot, _, _ in known], drift=levels.RATIO_DRIFT)
 
 
 def _columns(name: str, one: Estimate) -> dict[str, float]:
@@ -180,11 +185,13 @@ def ratios_to_idle(rows: pd.DataFrame) -> pd.DataFrame:
     names = [*CASE, *PROBE[:-1]]
     found = []
     for key, part in probed.groupby(names, sort=False):
-        medians = part.pivot_table(index=PROCESS, columns=["way", "phase"], values="p50_s", aggfunc="first")
+        medians = part.pivot_table(
+            index=[*PROCESS, "cell_id"], columns=["way", "phase"], values="p50_s", aggfunc="first"
+        )
         row = dict(zip(names, key, strict=True)) | {"threads": int(part["threads_most"].max())}
         for name, column in BESIDE_AND_AFTER.items():
             known = {column, (IDLE, DURING)} <= set(medians.columns)
-            one = _over(medians[column] / medians[IDLE, DURING]) if known else NOTHING
+            one = _over((medians[column] / medians[IDLE, DURING]).to_dict()) if known else NOTHING
             row |= _columns(name, one) | {"processes": max(row.get("processes", 0), one.processes)}
         found.append(row)
     columns = [*names, "threads", "processes", *(c for name in BESIDE_AND_AFTER for c in _named(name))]

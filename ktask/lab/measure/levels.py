@@ -119,9 +119,20 @@ def drift_of(spread: float, per_spread: float = TIME_DRIFT) -> float:
     return min(per_spread * spread, MOST_DRIFT)
 
 
-def processes_of(rows: pd.DataFrame) -> Iterator[tuple[tuple[str, int], pd.DataFrame]]:
-    """Yield boot and pass of each process that the rows come from, with its rows; in the order of time."""
-    yield from rows.groupby(PROCESS, sort=False, dropna=False)
+def processes_of(rows: pd.DataFrame) -> Iterator[tuple[tuple[str, int], NDArray[np.intp]]]:
+    """Yield boot and pass of each process that the rows come from, with their positions, first ones first.
+
+    Positions and not rows: a report asks some thousand times, and a part of a table takes longer to make than
+    its median.
+    """
+    yield from rows.groupby(PROCESS, sort=False, dropna=False).indices.items()
+
+
+def within(rows: pd.DataFrame, column: str) -> tuple[list[Estimate], list[str]]:
+    """Return the estimate of a column in each process that the rows come from, and the boot of each."""
+    values = rows[column].to_numpy()
+    found = [(stats.estimate(values[at]), boot) for (boot, _), at in processes_of(rows)]
+    return [one for one, _ in found], [boot for _, boot in found]
 
 
 def time_of(rows: pd.DataFrame, column: str = "wall_s") -> Estimate:
@@ -132,26 +143,28 @@ def time_of(rows: pd.DataFrame, column: str = "wall_s") -> Estimate:
     rows
         Repetitions of one variant of one case, with the columns of the records.
     """
-    found = [(boot, stats.estimate(part[column].to_numpy())) for (boot, _), part in processes_of(rows)]
-    return across([one for _, one in found], [boot for boot, _ in found], drift=TIME_DRIFT)
+    return across(*within(rows, column), drift=TIME_DRIFT)
 
 
-def ratios_of(base: pd.DataFrame, new: pd.DataFrame, column: str = "wall_s") -> list[tuple[str, Estimate]]:
-    """Return boot and base over new of each process that has both; paired where rounds are the same."""
+def _ratios(base: pd.DataFrame, new: pd.DataFrame, column: str) -> Iterator[tuple[Estimate, str]]:
+    """Yield base over new and boot of each process that has both; paired where rounds are the same."""
+    (rounds, values), (new_rounds, new_values) = (
+        (rows["round"].to_numpy(), rows[column].to_numpy()) for rows in (base, new)
+    )
     others = dict(processes_of(new))
-    return [
-        (key[0], _ratio_within(part, others[key], column))
-        for key, part in processes_of(base)
-        if key in others
-    ]
+    for key, at in processes_of(base):
+        if key in others:
+            to = others[key]
+            yield _ratio_within(rounds[at], values[at], new_rounds[to], new_values[to]), key[0]
 
 
-def _ratio_within(base: pd.DataFrame, new: pd.DataFrame, column: str) -> Estimate:
-    first, second = (rows.set_index("round")[column].sort_index() for rows in (base, new))
-    if (first <= 0).any() or (second <= 0).any():
+def _ratio_within(rounds: NDArray, base: NDArray, new_rounds: NDArray, new: NDArray) -> Estimate:
+    if (base <= 0).any() or (new <= 0).any():
         return NOTHING
-    paired = first.index.is_unique and first.index.equals(second.index)
-    return stats.ratio(first.to_numpy(), second.to_numpy(), paired=paired)
+    order, new_order = (np.argsort(one, kind="stable") for one in (rounds, new_rounds))
+    rounds, new_rounds = rounds[order], new_rounds[new_order]
+    paired = np.array_equal(rounds, new_rounds) and bool((np.diff(rounds) != 0).all())
+    return stats.ratio(base[order], new[new_order], paired=paired)
 
 
 def ratio_of(base: pd.DataFrame, new: pd.DataFrame, column: str = "wall_s") -> Estimate:
@@ -159,8 +172,8 @@ def ratio_of(base: pd.DataFrame, new: pd.DataFrame, column: str = "wall_s") -> E
 
     For a speedup of times: the serial repetitions, then those with threads.
     """
-    found = ratios_of(base, new, column)
-    return across([one for _, one in found], [boot for boot, _ in found], best="high", drift=RATIO_DRIFT)
+    found = list(_ratios(base, new, column))
+    return across([one for one, _ in found], [boot for _, boot in found], best="high", drift=RATIO_DRIFT)
 
 
 def in_rates(rows: pd.DataFrame) -> pd.DataFrame:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
+import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -79,7 +80,9 @@ def _execute(
     timeout_s: float | None,
     kernel: Kernel,
 ) -> dict[str, Any]:
-    import papermill  # noqa: PLC0415  (1.4 s to import, and `ktask --help` does not need it)
+    # jsonschema would read a grammar for some seconds, for a format of addresses that no notebook has.
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+    import papermill  # noqa: PLC0415  (`ktask --help` does not need it)
     from nbclient.exceptions import CellTimeoutError, DeadKernelError  # noqa: PLC0415
 
     logging.getLogger("papermill").setLevel(logging.CRITICAL)

@@ -37,6 +37,7 @@ NEAR = 0.05  # of the time of one idle thread: a difference in the loss of the l
 GOOD = 0.15  # of the measured time, that the simulator may be off
 
 
+@conditioned.once_per_run
 def busy_table(run: Run) -> pd.DataFrame:
     """Return one row per case, way to run helpers, load and thread count, of work measured beside load.
 

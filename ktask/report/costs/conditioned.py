@@ -5,6 +5,8 @@ They are no paths of the report. Each kind of question has its own page: `busy`,
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,20 @@ WORK = ["workload", "backend", "method", "page_kind", "options", "policy", "size
 ENDS = {"": "median", "_low": "low", "_high": "high"}
 
 
+def once_per_run(make: Callable[[Run], pd.DataFrame]) -> Callable[[Run], pd.DataFrame]:
+    """Return `make`, which is worked out once for each run, as a cached property of it is."""
+
+    @wraps(make)
+    def known(run: Run) -> pd.DataFrame:
+        kept, name = vars(run), f"{make.__module__}.{make.__name__}"
+        if name not in kept:
+            kept[name] = make(run)
+        return kept[name]
+
+    return known
+
+
+@once_per_run
 def condition_table(run: Run) -> pd.DataFrame:
     """Return one row per case, condition and thread count, serial calls with `baseline`.
 
@@ -76,10 +92,8 @@ def columns(name: str, one: Estimate) -> dict[str, float]:
 
 def share(rows: pd.DataFrame, column: str) -> Estimate:
     """Return the estimate of a share, which may be below zero, over the processes that rows come from."""
-    known = rows.dropna(subset=column) if column in rows else rows.head(0)
-    processes = list(levels.processes_of(known))
-    found = [stats.estimate(part[column].to_numpy()) for _, part in processes]
-    return levels.across(found, [boot for (boot, _), _ in processes], scale="linear")
+    known = rows.dropna(subset=column) if column in rows else rows.head(0).assign(**{column: np.nan})
+    return levels.across(*levels.within(known, column), scale="linear")
 
 
 def over(row: pd.Series, base: pd.Series) -> Estimate:

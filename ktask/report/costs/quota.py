@@ -21,6 +21,7 @@ TABLE_KEY = "quota"
 MANY_PERIODS = 5
 
 
+@conditioned.once_per_run
 def quota_table(run: Run) -> pd.DataFrame:
     """Return one row per case, quota and thread count.
 
