@@ -222,7 +222,8 @@ def _read_table(path: Path) -> pa.Table:
         is_before_fill = "pass" not in table.column_names
         for name in _SINCE.keys() - set(table.column_names):
             table = table.append_column(name, pa.array([_SINCE[name]] * len(table), SCHEMA.field(name).type))
-        if missing := [name for name in SCHEMA.names if name not in table.column_names]:
+        names = set(table.column_names)
+        if missing := [name for name in SCHEMA.names if name not in names]:
             raise pa.ArrowInvalid(f"it lacks the columns {', '.join(missing)}")
         table = table.select(SCHEMA.names).cast(SCHEMA)
         for name in NEEDED:
