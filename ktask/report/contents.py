@@ -17,7 +17,7 @@ from ktask.report.figure import Figure
 from ktask.report.markup import Cell, Html, details, join, paragraph, render, table, with_code
 from ktask.report.paths import advice, bottlenecks, evidence_tables, gains, many_cpus, numa, states
 from ktask.report.paths import evidence as causes
-from ktask.report.runs import kernels, several_runs
+from ktask.report.runs import beside, kernels, several_runs
 from ktask.report.scaling import larger_machines, reproduction, roof
 from ktask.report.scaling.larger_machines import LARGER_KEY, RESIDUALS_KEY
 from ktask.report.scaling.reproduction import PUBLISHED_KEY
@@ -62,6 +62,7 @@ class Report:
     def figures(self) -> dict[str, Figure]:
         """All figures by key, numbered in the order of the page."""
         todo = [draw for study in self.studies for draw in study.drawings()]
+        todo.append(partial(beside.beside_figure, self.studies))
         todo.append(partial(kernels.kernels_figure, self.plain_runs))
         todo.append(partial(reproduction.published_figure, self.studies))
         drawn = filter(None, [draw() for draw in watched(todo, "figures")])
@@ -106,7 +107,8 @@ class Report:
 
     def side_by_side(self) -> Html:
         """Return several runs beside each other, speedups and changes of times; nothing for one."""
-        side = several_runs.section(self.studies, self.plain_runs)
+        drawn = self._figure(beside.BESIDE_KEY)
+        side = several_runs.section(self.studies, self.plain_runs, drawn)
         return Html(join([side, self._figure(kernels.KERNELS_KEY)]))
 
     # --- results ---------------------------------------------------------------------------------------

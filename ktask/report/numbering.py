@@ -8,13 +8,14 @@ from ktask.report import sentences as words
 from ktask.report.costs import busy, neighbours
 from ktask.report.figure import Figure
 from ktask.report.paths import many_cpus, numa, states
-from ktask.report.runs import kernels
+from ktask.report.runs import beside, kernels
 from ktask.report.scaling.larger_machines import LARGER_KEY, RESIDUALS_KEY
 from ktask.report.scaling.reproduction import PUBLISHED_KEY
 
 # Kinds of figures in the order of the page; those that are folded have numbers of their own: S1, S2, ...
 SHOWN = (
-    *(headline.KEY, kernels.KERNELS_KEY, "speedup", many_cpus.EFFICIENCY_KEY, numa.NUMA_KEY),
+    *(headline.KEY, beside.BESIDE_KEY, kernels.KERNELS_KEY),
+    *("speedup", many_cpus.EFFICIENCY_KEY, numa.NUMA_KEY),
     *(neighbours.BYSTANDERS_KEY, busy.BUSY_KEY, PUBLISHED_KEY, LARGER_KEY),
 )
 FOLDED_OF_A_WORKLOAD = ("timeline", "distribution")
@@ -47,7 +48,7 @@ def _place_folded(figure: Figure) -> int:
 def source(key: str) -> str:
     """Return which data the figure of this key was made from, and which notebook measured them."""
     kind, _, workload = key.partition("-")
-    if kind == kernels.KERNELS_KEY:
+    if kind in (beside.BESIDE_KEY, kernels.KERNELS_KEY):
         return f"records/*.parquet of all runs, measured by {CELL}"
     if kind == PUBLISHED_KEY:
         return "data/published, by reproduction.ipynb, and records/*.parquet"

@@ -1,7 +1,10 @@
 """The heat map of runs of several kernels."""
 
-from runs_of_passes import measured, slowed
+import numpy as np
+import pytest
+from runs_of_passes import made, measured, slowed
 
+from ktask.lab.compare import compare_kernels
 from ktask.report.runs import kernels
 from ktask.report.runs.kernels import KERNELS_KEY, kernels_figure
 
@@ -39,3 +42,36 @@ def test_one_kernel_or_nothing_in_common_has_no_map():
     second.records["size_bytes"] *= 2
     assert kernels_figure([first, second]) is None
     assert kernels_figure(runs("6.12", "")) is None
+
+
+# --- change points of made series -------------------------------------------------------------------------
+
+
+def steps_of(factors, seed=1):
+    """Return the kernels at which the map marks a step, of six cases whose third takes `factors` as long."""
+    rng = np.random.default_rng(seed)
+    series = []
+    for k, factor in enumerate(factors):
+        name = f"run{k}"
+        run = made(rng, 6, 8, 0.02, name=name, start_s=3600 * k, kernel_release=f"6.{k}")
+        series.append(slowed(run, factor, lambda rows: rows["cell_id"] == "c2", name))
+    data = kernels.kernel_data(compare_kernels(series))
+    steps = data[data["step"] != ""]
+    assert steps["case"].str.contains("3 MiB").all()
+    return {(row["kernel"], row["step"]) for _, row in steps.iterrows()}
+
+
+@pytest.mark.parametrize(
+    ("factors", "steps"),
+    [
+        ((1, 1, 1.2, 1.2), {("6.2", "worse")}),
+        ((1, 1.2, 1.2, 1.44), {("6.1", "worse"), ("6.3", "worse")}),
+        ((1, 1.2, 1.2, 1), {("6.1", "worse"), ("6.3", "better")}),
+    ],
+)
+def test_steps_of_a_fifth_are_marked_where_they_are(factors, steps):
+    assert steps_of(factors) == steps
+
+
+def test_noise_has_no_step():
+    assert [steps_of((1, 1, 1, 1), seed) for seed in range(3)] == [set()] * 3

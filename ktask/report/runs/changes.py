@@ -1,0 +1,197 @@
+"""From one run to another: in which facts they differ, which times changed, and what grew where they did."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from markupsafe import Markup
+
+from ktask.common import units
+from ktask.lab.compare import Comparison, Difference, Row, compare
+from ktask.lab.evidence.collect import Look
+from ktask.lab.evidence.proxy import IN_THE_QUEUE, UNNAMED
+from ktask.lab.evidence.stack import IMBALANCE, NO_CPU, STEAL, by_function
+from ktask.lab.records import Run
+from ktask.report import markup
+from ktask.report import sentences as words
+from ktask.report.paths.evidence import KEY, WORTH_SAYING
+
+MOST_DIFFERENCES = 12
+MOST_CHANGES = 10  # rows that are not folded
+MOST_GROWN = 3  # of a row
+VERSIONS = ("kernel_release", "kernel_version", "git_commit")
+MACHINE = ("host_id", "cpu_model", "threads", *VERSIONS)
+
+
+def section(old: Run, new: Run, key: str, *, only_two: bool) -> Markup:
+    """Return what differs between two runs, what changed and what grew, and all times, folded."""
+    try:
+        found = compare(old, new)
+    except ValueError as error:  # no case in common
+        return markup.paragraph(Markup("{} against {}: {}").format(new.name, old.name, str(error)))
+    every = markup.details(f"All times of {new.name} against {old.name}", change_table(found, key))
+    before = is_before_and_after(old, new, only_two=only_two)
+    return markup.join(
+        [differences(found.differences), before_and_after(found, f"{key}-grown") if before else "", every]
+    )
+
+
+def differences(found: Sequence[Difference]) -> Markup:
+    """Return in which facts the machines or the ways of measuring differ, in a sentence."""
+    if not found:
+        return markup.paragraph("Machine, software and protocol are the same.")
+    texts = [f"{one.fact} ({words.short(str(one.old))}, then {words.short(str(one.new))})" for one in found]
+    more = len(texts) - MOST_DIFFERENCES
+    rest = [words.count(more, "other fact")] if more > 0 else []
+    return markup.paragraph(f"They differ in {words.listed([*texts[:MOST_DIFFERENCES], *rest])}.")
+
+
+def change_table(found: Comparison, key: str) -> Markup:
+    """Return each time against that of the older run, the largest effect first within a workload."""
+    counts = Counter(row.verdict for row in found.rows)
+    verdicts = [f"{counts[name]} {name}" for name in ("better", "worse", "same", "undecided")]
+    caption = (
+        f"{found.new.name} against {found.old.name}: of {words.count(len(found.rows), 'time')}, "
+        f"{words.listed(verdicts)}. Ratio [95 % interval] by the spread between the processes of both runs, "
+        "below 1 is better; a run of one pass has no interval."
+    )
+    return markup.table(_columns(found), found.rows, caption=caption, key=key, text=["Verdict"])
+
+
+def _columns(found: Comparison) -> dict[str, markup.Cell]:
+    return {
+        "Path": _path,
+        "Size": lambda row: units.fmt_size(row.size_bytes),
+        "Threads": lambda row: words.threads_label({"baseline": row.baseline, "threads": row.threads}),
+        found.old.name: lambda row: units.fmt_time(row.old.median),
+        found.new.name: lambda row: units.fmt_time(row.new.median),
+        "New over old": lambda row: units.fmt_estimate(row.ratio),
+        "Verdict": lambda row: row.verdict,
+    }
+
+
+def _path(row: Row) -> str:
+    inner = ", ".join(filter(None, [words.kind_label(row.page_kind), row.options]))
+    return f"{words.workload_label(row.workload)}: {words.short(f'{row.method} ({inner})')}"
+
+
+# --- before and after -----------------------------------------------------------------------------------
+
+
+def is_before_and_after(old: Run, new: Run, *, only_two: bool) -> bool:
+    """Return whether two runs are of one machine; where they do not say, whether they are the only two.
+
+    A virtual machine that was made anew has another host_id: the same processor with another kernel or commit
+    counts as the same machine.
+    """
+    if any(run.records["host_id"].nunique() > 1 for run in (old, new)):
+        return False  # evidence does not say of which of them it is
+    both = [name for name in MACHINE if old.machine.get(name) and new.machine.get(name)]
+    same = {name: bool(old.machine[name] == new.machine[name]) for name in both}
+    if same.get("host_id"):
+        return True
+    if "cpu_model" in same:
+        changed = not all(same.get(name, True) for name in VERSIONS)
+        return same["cpu_model"] and same.get("threads", True) and changed
+    return only_two and "host_id" not in same
+
+
+def before_and_after(found: Comparison, key: str) -> Markup:
+    """Return the times that changed, the largest change first, and beside each what grew or shrank."""
+    names = f"{found.old.name} to {found.new.name}"
+    heading = Markup('<h3 id="{}-heading">Before and after: {}</h3>').format(key, names)
+    changed = [row for row in found.rows if row.verdict in ("better", "worse")]
+    changed.sort(key=lambda row: -abs(np.log(row.ratio.median)))
+    if not changed:
+        number = words.count(len(found.rows), "time")
+        return heading + markup.paragraph(f"Of {number}, none is known to have changed.")
+    better = sum(row.verdict == "better" for row in changed)
+    caption = (
+        f"From {names}, {better} of {words.count(len(found.rows), 'time')} got better and "
+        f"{len(changed) - better} worse. The last column has what changed most inside: seconds of all "
+        "threads in one repetition, from the evidence of both runs, without an interval."
+    )
+    parts = [
+        _grown_table(found, rows, caption, f"{key}-{i}")
+        for i, rows in enumerate((changed[:MOST_CHANGES], changed[MOST_CHANGES:]))
+        if rows
+    ]
+    folded = markup.details(f"{len(changed) - MOST_CHANGES} smaller changes", markup.join(parts[1:]))
+    return markup.join([heading, parts[0], folded])
+
+
+def _grown_table(found: Comparison, rows: Sequence[Row], caption: str, key: str) -> Markup:
+    inside: dict[str, markup.Cell] = {"Grew or shrank inside": lambda row: grown(found.old, found.new, row)}
+    text = ["Verdict", *inside]
+    return markup.table(_columns(found) | inside, rows, caption=caption, key=key, text=text)
+
+
+class Grown(NamedTuple):
+    """Seconds of one repetition before and after: of a function, of a wait, or of another part."""
+
+    what: str  # empty for CPU time
+    function: str
+    before_s: float
+    after_s: float
+
+    @property
+    def more_s(self) -> float:
+        """By how much they grew."""
+        return self.after_s - self.before_s
+
+    @property
+    def text(self) -> Markup:
+        """What grew or shrank, from how long to how long."""
+        function = Markup("<code>{}</code>").format(words.short(self.function)) if self.function else ""
+        name = markup.join([self.what, function], " ")
+        ends = f"{units.fmt_time(self.before_s)} to {units.fmt_time(self.after_s)}"
+        return Markup("{} {} ({})").format(name, "grew" if self.more_s > 0 else "shrank", ends)
+
+
+def grown(old: Run, new: Run, row: Row) -> str | Markup:
+    """Return what of a row grew or shrank most, or in which run nothing was seen of it."""
+    before, after = (look_at(run, row) for run in (old, new))
+    if not before or not after:
+        missing = [run.name for run, look in ((old, before), (new, after)) if not look]
+        return f"no evidence in {words.listed(missing)}"
+    least_s = WORTH_SAYING * before.threads * before.wall_s
+    found = [one for one in differences_of(before, after) if abs(one.more_s) >= least_s]
+    return markup.join((one.text for one in found[:MOST_GROWN]), "; ") or "nothing stands out"
+
+
+def look_at(run: Run, row: Row) -> Look | None:
+    """Return what a run saw of the serial call, of one thread in chunks, or of the threads of a row."""
+    case = tuple(getattr(row, name) for name in KEY[:-1])
+    found = {key[-1]: one for key, one in run.evidence.items() if key[:-1] == case}
+    if row.baseline or row.threads == 1:
+        looks = (one.serial if row.baseline else one.alone for one in found.values())
+        return next(filter(None, looks), None)
+    return found[row.threads].many if row.threads in found else None
+
+
+def differences_of(before: Look, after: Look) -> list[Grown]:
+    """Return the seconds of both looks by function, by lock and by part, what changed most first.
+
+    Where one of both could not see locks, the time asleep stands for them.
+    """
+    sees_locks = before.sees_locks and after.sees_locks
+    old, new = (_seconds(look, sees_locks=sees_locks) for look in (before, after))
+    found = [Grown(*name, old[name], new[name]) for name in {**old, **new}]
+    return sorted(found, key=lambda one: -abs(one.more_s))
+
+
+def _seconds(look: Look, *, sees_locks: bool) -> Counter[tuple[str, str]]:
+    seconds: Counter[tuple[str, str]] = Counter()
+    for function, spent in by_function(look).items():
+        seconds["", function] += spent
+    asleep_s = look.asleep_s
+    for wait in look.waits if sees_locks else ():
+        if wait.kind != IN_THE_QUEUE:
+            lock = wait.kind if wait.lock == UNNAMED else wait.lock
+            seconds[f"waiting for {words.short(lock)} in", wait.site] += wait.wait_s
+            asleep_s -= 0.0 if wait.spins else wait.wait_s
+    other = {IMBALANCE: look.idle_s, NO_CPU: look.queue_s, STEAL: look.steal_s}
+    other["waiting for no lock" if sees_locks else "waiting"] = max(0.0, asleep_s)
+    seconds.update({(name, ""): spent for name, spent in other.items()})
+    return seconds
