@@ -292,9 +292,13 @@ def intervals(
     *,
     ends: tuple[str, str] | None = None,
     unit: str = "",
+    said: str = "",
     **look,
 ) -> None:
-    """Draw a point with its interval for each row of the table, at the height of its text in column `row`."""
+    """Draw a point with its interval for each row of the table, at the height of its text in column `row`.
+
+    `said` is the column with what a point is called when it is pointed at; by default `row`.
+    """
     long = _with_ends(table, value, ends, [row, hue] if hue else [row])
     style: dict[str, Any] = {"color": PALETTE[0]}
     if hue:
@@ -316,7 +320,7 @@ def intervals(
         steps = table[hue].map(levels.index) / (len(levels) - 1) - 0.5
         heights = heights + style["dodge"] * steps.to_numpy()
     places = list(zip(table[value].to_list(), heights, strict=True))
-    hover.marks(axis, places, _said(table, value, row, ends, unit))
+    hover.marks(axis, places, _said(table, value, said or row, ends, unit))
     axis.set_ylabel("")
 
 

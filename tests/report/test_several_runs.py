@@ -50,7 +50,7 @@ def test_the_runs_have_a_mark_each_on_the_rows_that_both_have():
         "intervals exclude each other on 1 of 2 paths. "
     )
     assert "5 processes, n = 35" in figure.caption
-    assert "new, 4KiB pages, 64 MiB, 2 threads: speedup 1.00 [0.950, 1.05]" in figure.svg
+    assert "new, Free: unmap (4 KiB), 4KiB pages, 64 MiB, 2 threads: speedup 1.00 [0.950, 1.05]" in figure.svg
     assert "Free: unmap (4 KiB): old 1.50 [1.45, 1.55], new 1.00 [0.95, 1.05]" in figure.alt
     assert kind_of(figure) in SHOWN
 

@@ -1,6 +1,6 @@
 """From one run to another: in which facts they differ, which times changed, and what grew where they did."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from ktask.lab.evidence.stack import IMBALANCE, NO_CPU, STEAL, by_function
 from ktask.lab.records import Run
 from ktask.report import markup
 from ktask.report import sentences as words
-from ktask.report.paths.evidence import KEY, WORTH_SAYING
+from ktask.report.paths.evidence import KEY, WORTH_SAYING, on_cpu
 
 MOST_DIFFERENCES = 12
 MOST_CHANGES = 10  # rows that are not folded
@@ -112,13 +112,13 @@ def before_and_after(found: Comparison, key: str) -> Markup:
         f"{len(changed) - better} worse. The last column has what changed most inside: seconds of all "
         "threads in one repetition, from the evidence of both runs, without an interval."
     )
-    parts = [
-        _grown_table(found, rows, caption, f"{key}-{i}")
-        for i, rows in enumerate((changed[:MOST_CHANGES], changed[MOST_CHANGES:]))
-        if rows
-    ]
-    folded = markup.details(f"{len(changed) - MOST_CHANGES} smaller changes", markup.join(parts[1:]))
-    return markup.join([heading, parts[0], folded])
+    largest = _grown_table(found, changed[:MOST_CHANGES], caption, key)
+    smaller = changed[MOST_CHANGES:]
+    if not smaller:
+        return markup.join([heading, largest])
+    title = words.count(len(smaller), "smaller change")
+    rest = _grown_table(found, smaller, f"{title}, as above.", f"{key}-smaller")
+    return markup.join([heading, largest, markup.details(title, rest)])
 
 
 def _grown_table(found: Comparison, rows: Sequence[Row], caption: str, key: str) -> Markup:
@@ -157,7 +157,10 @@ def grown(old: Run, new: Run, row: Row) -> str | Markup:
         return f"no evidence in {words.listed(missing)}"
     least_s = WORTH_SAYING * before.threads * before.wall_s
     found = [one for one in differences_of(before, after) if abs(one.more_s) >= least_s]
-    return markup.join((one.text for one in found[:MOST_GROWN]), "; ") or "nothing stands out"
+    return (
+        markup.join((one.text for one in found[:MOST_GROWN]), "; ")
+        or f"nothing by {words.percent(WORTH_SAYING)} of the time"
+    )
 
 
 def look_at(run: Run, row: Row) -> Look | None:
@@ -177,12 +180,12 @@ def differences_of(before: Look, after: Look) -> list[Grown]:
     """
     sees_locks = before.sees_locks and after.sees_locks
     old, new = (_seconds(look, sees_locks=sees_locks) for look in (before, after))
-    found = [Grown(*name, old[name], new[name]) for name in {**old, **new}]
+    found = [Grown(*name, old.get(name, 0.0), new.get(name, 0.0)) for name in {**old, **new}]
     return sorted(found, key=lambda one: -abs(one.more_s))
 
 
-def _seconds(look: Look, *, sees_locks: bool) -> Counter[tuple[str, str]]:
-    seconds: Counter[tuple[str, str]] = Counter()
+def _seconds(look: Look, *, sees_locks: bool) -> dict[tuple[str, str], float]:
+    seconds: dict[tuple[str, str], float] = defaultdict(float)
     for function, spent in by_function(look).items():
         seconds["", function] += spent
     asleep_s = look.asleep_s
@@ -190,8 +193,7 @@ def _seconds(look: Look, *, sees_locks: bool) -> Counter[tuple[str, str]]:
         if wait.kind != IN_THE_QUEUE:
             lock = wait.kind if wait.lock == UNNAMED else wait.lock
             seconds[f"waiting for {words.short(lock)} in", wait.site] += wait.wait_s
-            asleep_s -= 0.0 if wait.spins else wait.wait_s
+            asleep_s -= 0.0 if on_cpu(wait) else wait.wait_s
     other = {IMBALANCE: look.idle_s, NO_CPU: look.queue_s, STEAL: look.steal_s}
     other["waiting for no lock" if sees_locks else "waiting"] = max(0.0, asleep_s)
-    seconds.update({(name, ""): spent for name, spent in other.items()})
-    return seconds
+    return seconds | {(name, ""): spent for name, spent in other.items()}
