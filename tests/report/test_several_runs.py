@@ -169,7 +169,12 @@ def test_most_changes_are_folded():
         ({"cpu_model": "x", "kernel_release": "1"}, {"cpu_model": "x", "kernel_release": "2"}, False, True),
         ({"cpu_model": "x", "git_commit": "1"}, {"cpu_model": "x", "git_commit": "1"}, True, False),
         ({"cpu_model": "x", "git_commit": "1"}, {"cpu_model": "y", "git_commit": "2"}, True, False),
-        ({"cpu_model": "x", "threads": 2, "git_commit": "1"}, {"cpu_model": "x", "threads": 4}, True, False),
+        (
+            {"cpu_model": "x", "threads": 2, "git_commit": "1"},
+            {"cpu_model": "x", "threads": 4, "git_commit": "2"},
+            True,
+            False,
+        ),
         ({}, {}, True, True),
         ({}, {}, False, False),
     ],
