@@ -421,9 +421,14 @@ def _apart(counts: Sequence[int], width_in: float) -> list[int]:
 
 
 def thread_axis(
-    axes: Sequence[Axes], threads: Iterable[int], *, log: bool | None = None, slope: bool = True
+    axes: Sequence[Axes],
+    threads: Iterable[int],
+    *,
+    log: bool | None = None,
+    slope: bool = True,
+    width_in: float | None = None,
 ) -> None:
-    """Mark the measured thread counts on panels that share their axes.
+    """Mark the measured thread counts on panels that share their axes, of this width each.
 
     Both axes become logarithmic for many threads (or as `log` says): a speedup is a slope of one then, too.
     Without `slope` only that of the threads does.
@@ -433,7 +438,7 @@ def thread_axis(
     if len(counts) > MOST_COUNTS:
         shown = [n for n in counts if n & (n - 1) == 0 or n == counts[-1]]
     if log or (log is None and counts[-1] > MANY_THREADS):
-        width_in = axes[0].figure.bbox_inches.width / columns_of(len(axes)) - MARGIN_IN
+        width_in = width_in or axes[0].figure.bbox_inches.width / columns_of(len(axes)) - MARGIN_IN
         log_axis(axes[0], "x", _apart(shown, width_in))
         if slope:
             log_axis(axes[0], "y")

@@ -217,10 +217,11 @@ def finding(evidence: pd.DataFrame) -> Markup:
         _chunking(evidence),
         f"Too few repetitions: {names}." if names else "",
     ]
-    lines = [
-        _reason(row) if row["seen"] is None else causes.sentence(row, row["seen"])
-        for _, row in evidence[~few & _is_explained(evidence)].iterrows()
-    ]
+    lines: list[Markup] = []
+    for _, row in evidence[~few & _is_explained(evidence)].iterrows():
+        source = causes.by_source(row)  # said once, not again of each kind of pages
+        source = Markup("") if any(source in line for line in lines) else source
+        lines.append(_reason(row, source) if row["seen"] is None else causes.sentence(row, row["seen"]))
     return markup.join([markup.paragraph(*sentences), markup.items(lines)])
 
 
@@ -264,14 +265,14 @@ def _chunking(rows: pd.DataFrame) -> str:
     return f"Chunking overhead: one thread in the same chunks takes {times}."
 
 
-def _reason(row: pd.Series) -> Markup:
-    """Return what one path lost by traces and CPU time, the numbers for it, and what its source says."""
+def _reason(row: pd.Series, source: Markup) -> Markup:
+    """Return what one path lost by traces and CPU time, the numbers for it, and what its `source` says."""
     return Markup("<b>{}</b>, {} of the ideal: {}{}. {}").format(
         words.path_label(row),
         words.percent(row["efficiency"]),
         REASONS[row["bottleneck"]],
         _evidence(row),
-        causes.by_source(row),
+        source,
     )
 
 

@@ -15,7 +15,8 @@ from ktask.report.paths.bottlenecks import Roof, memory_roof
 from ktask.report.tables import PATH, at_best, case_of, compared
 
 LEFT_IN, RATES_IN, STACKS_IN = 0.66, 2.95, 3.35
-TITLE_IN, SIZE_IN, LEAST_IN, CURVES_IN, TICKS_IN = 0.25, 0.27, 0.4, 1.25, 0.16
+TITLE_IN, SIZE_IN, LEAST_IN, CURVES_IN, TICKS_IN = 0.25, 0.27, 0.4, 1.25, 0.24
+PANELS_BESIDE, PANEL_IN = 3, 2.1  # of curves without stacks
 ROOM = 1.3  # of the longest bar: for the speedup beside it
 OWN_AXES_FROM = 6.0  # the largest rate over the smallest: above, each path has an axis of its own
 ROOF_IN_SIGHT = 1.05  # of what is drawn: a roof above that stands outside
@@ -64,16 +65,25 @@ def gains_figure(
     is_bars = data["threads"].nunique() <= 2
     groups = list(drawn.groupby(PATH, sort=False))
     own_axes = is_bars and has_own_axes(data)
-    drawing, axes = _rows(groups, is_bars, own_axes, stack.legend_lines(parts))
+    has_rows = is_bars or len(parts) > 0  # of one path each, which has its stack beside it
+    if has_rows:
+        drawing, axes = _rows(groups, is_bars, own_axes, stack.legend_lines(parts))
+    else:
+        drawing, axes = draw.panels(len(groups), PANEL_IN, PANELS_BESIDE)
     if is_bars:
         _draw_bars(axes, groups, own_axes, line, scale.suffix)
         axes[-1].set_xlabel(scale.suffix)
     else:
         _draw_curves(axes, groups, borders or {}, line, scale.suffix)
-        drawing.supylabel(scale.suffix, x=0.004, fontsize="medium")
+    name = Axes.set_title if has_rows else draw.set_title
     for axis, (path, _) in zip(axes, groups, strict=True):
-        axis.set_title(_title(case_of(path)))
-    _legend(drawing, axes)
+        name(axis, _title(case_of(path), has_rows))
+    if has_rows:
+        drawing.supylabel("" if is_bars else scale.suffix, x=0.004, fontsize="medium")
+        _legend(drawing, axes)
+    else:
+        draw.label_left(axes, scale.suffix, PANELS_BESIDE)
+        draw.legend(drawing, axes)
     if len(parts):
         _draw_stacks(drawing, axes, groups, parts)
     both = pd.concat([data.assign(panel="rate"), parts.assign(panel="stack")], ignore_index=True)
@@ -87,8 +97,9 @@ def has_own_axes(data: pd.DataFrame) -> bool:
     return bool(most.max() > OWN_AXES_FROM * most.min())
 
 
-def _title(path: Mapping[str, str]) -> str:
-    return words.path_label(path) + ", in user space" * (path["backend"] == "user")
+def _title(path: Mapping[str, str], has_room: bool) -> str:
+    user = ", in user space" if has_room else ", user"
+    return words.path_label(path) + user * (path["backend"] == "user")
 
 
 def _rows(
@@ -150,6 +161,7 @@ def _draw_curves(
         max(rows["rate_high"].max() for _, rows in groups),
     )
     threads = [n for _, rows in groups for n in rows["threads"]]
+    width_in = axes[0].get_position().width * axes[0].figure.bbox_inches.width
     for axis, (_, rows) in zip(axes, groups, strict=True):
         named = rows.assign(size=words.each(rows, words.size_label))
         draw.curves(axis, named, "threads", "rate", "size", order=order, unit=unit)
@@ -158,7 +170,7 @@ def _draw_curves(
         if roof and roof <= ROOF_IN_SIGHT * ends[1]:
             axis.axhline(roof, label="memory roof", **draw.DOTTED | {"linestyle": "-."})
         draw.mark_borders(axis, borders, max(threads))
-        draw.thread_axis([axis], threads)
+        draw.thread_axis([axis], threads, width_in=width_in)
         axis.set(xlabel="", ylabel="", ylim=(0, 1.05 * ends[1]) if axis.get_yscale() == "linear" else None)
         axis.grid(axis="y")
     axes[-1].set_xlabel("threads")
