@@ -2,7 +2,7 @@
 
 import contextlib
 import errno
-import importlib.util
+import importlib
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +23,7 @@ from ktask.workloads import Case, CheckError, Method, Option, Workload
 from ktask.workloads import base as workloads
 
 CASE = Case("toy", "a", "4KiB", 400 << 10)
-BENCH = Path(__file__).parents[2] / "benchmarks/bench.py"
+BENCHMARKS = str(Path(__file__).parents[2] / "benchmarks")
 
 
 # --- rounds -----------------------------------------------------------------------------------------------
@@ -110,15 +110,13 @@ def machine(monkeypatch):
 
 
 def bench(seed):
-    if "bench" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("bench", BENCH)
-        sys.modules["bench"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules["bench"])
-    module = sys.modules["bench"]
-    module.SEED = seed
-    state, close = module.set_up(CASE)
-    calls = {n: lambda n=n: module.seconds_of(state, n) for n in (1, 2, 3)}
-    with contextlib.closing(module.Contest("c", "s", 1.0, calls, 1, close=close)) as contest:
+    if BENCHMARKS not in sys.path:
+        sys.path.append(BENCHMARKS)
+    contests, kernel_paths = map(importlib.import_module, ("contest", "kernel_paths"))
+    contests.SEED = seed
+    state, close = kernel_paths.set_up(CASE)
+    calls = {n: lambda n=n: kernel_paths.seconds_of(state, n) for n in (1, 2, 3)}
+    with contextlib.closing(contests.Contest("c", "s", 1.0, calls, 1, close=close)) as contest:
         contest.measure(4)
 
 

@@ -985,7 +985,7 @@ def test_sections_are_numbered_and_listed(html):
         ("7", "a speedup is the ratio of two medians, never a mean of ratios"),
         ("7", "from seed 20250301"),
         ("1", "What they do not show about the kernel"),
-        ("5", "The points that a law was fitted to are never the ones it is tested on"),
+        ("5", "say about more threads than were measured"),
         ("2", "No neighbour probed in this run"),
         ("6", "How many threads?"),
         *(("8", f"{kind}: ") for kind in ("Internal", "Construct", "External", "Statistical")),
@@ -1393,7 +1393,7 @@ def test_one_pass_is_said_at_the_top_with_what_narrows_it():
     body = Report([one_path({2: 1.6}, passes=1)]).first_screen().body
     assert "One pass: each interval knows one process only, so every path is undecided." in body
     assert "<code>ktask sweep quick --run sample --resume --passes 5</code> narrows it." in body
-    assert "faster" not in body
+    assert not re.search("(is|are) faster", body)
     assert body.index("One pass:") < body.index("<figure")
 
 

@@ -481,7 +481,7 @@ def test_a_process_without_a_page_table_is_skipped_with_the_reason(ended):
 def test_a_process_that_proc_does_not_show_is_told_apart_from_one_that_is_not_there(monkeypatch):
     """As where /proc is mounted with hidepid, and the process belongs to somebody else."""
     monkeypatch.setattr(address_space.kernel_files, "read_text", lambda _: None)
-    monkeypatch.setattr(address_space.os, "open", lambda *_: Path("/nowhere").stat())
+    monkeypatch.setattr(address_space.os, "open", lambda *_: Path("/proc/nowhere").stat())
     with pytest.raises(
         UnavailableError, match=r"process [0-9]+ is not shown in /proc \(hidepid\); that takes"
     ):
