@@ -117,7 +117,7 @@ def bench(seed):
     state, close = kernel_paths.set_up(CASE)
     calls = {n: lambda n=n: kernel_paths.seconds_of(state, n) for n in (1, 2, 3)}
     with contextlib.closing(contests.Contest("c", "s", 1.0, calls, 1, close=close)) as contest:
-        contest.measure(4)
+        contest.measure(4, warmups=2)
 
 
 ENTRIES = {"a way": ("toy", "a", "4KiB", ())}
