@@ -161,8 +161,8 @@ def set_title(axis: Axes, text: str) -> None:
     axis.set_title(text.replace(" (", "\n(", 1) if len(text) > LONGEST_TITLE else text)
 
 
-def legend(drawing: Figure, axes: Sequence[Axes], title: str | None = None) -> None:
-    """Put one legend for all panels above them."""
+def legend_entries(axes: Sequence[Axes]) -> dict[str, Any]:
+    """Return what a legend of all panels has, each label once; their own legends go."""
     entries: dict[str, Any] = {}
     for axis in axes:
         if axis.legend_:
@@ -170,6 +170,12 @@ def legend(drawing: Figure, axes: Sequence[Axes], title: str | None = None) -> N
         handles, labels = axis.get_legend_handles_labels()
         for label, handle in zip(labels, handles, strict=True):
             entries.setdefault(label, handle)
+    return entries
+
+
+def legend(drawing: Figure, axes: Sequence[Axes], title: str | None = None) -> None:
+    """Put one legend for all panels above them."""
+    entries = legend_entries(axes)
     columns = _legend_columns(list(entries), drawing.get_figwidth())
     look: dict[str, Any] = {
         "loc": "outside upper left",

@@ -177,13 +177,7 @@ def _draw_curves(
 
 
 def _legend(drawing: draw.Drawing, axes: list[Axes]) -> None:
-    entries: dict = {}
-    for axis in axes:
-        if axis.legend_:
-            axis.legend_.remove()
-        handles, labels = axis.get_legend_handles_labels()
-        for label, handle in zip(labels, handles, strict=True):
-            entries.setdefault(label, handle)
+    entries = draw.legend_entries(axes)
     look = {"ncols": 2, "alignment": "left", "handlelength": 1.6, "fontsize": 7, "labelspacing": 0.2}
     drawing.legend(
         entries.values(), entries.keys(), loc="upper left", bbox_to_anchor=(0, 1), borderaxespad=0.0, **look
