@@ -208,6 +208,12 @@ def test_a_run_that_exists_is_not_touched_without_resume(run):
     assert state(run) == before
 
 
+def test_a_run_that_lost_its_machine_is_not_said_to_be_missing(tmp_path):
+    (tmp_path / "records").mkdir()
+    with pytest.raises(ValueError, match=r"is a run without its machine\.json; take that from a copy"):
+        sweep.find_run(str(tmp_path))
+
+
 def test_a_run_is_not_resumed_with_another_grid(run):
     before = state(run)
     other = parse_grid(yaml.safe_dump(CONTENT | {"seed": 2}), "tiny")
@@ -235,10 +241,12 @@ def test_a_directory_that_is_no_run_is_not_resumed(tmp_path):
 def test_a_run_is_not_resumed_on_another_machine(run):
     facts = json.loads((run / "machine.json").read_text())
     (run / "machine.json").write_text(json.dumps(facts | {"host_id": "other", "host_name": "elsewhere"}))
+    before = state(run)
     with pytest.raises(
         ValueError, match=r"done was made on another machine \(elsewhere\); use another --run"
     ):
         sweep.sweep(GRID, "done", resume=True, root=run.parent, quiet=True)
+    assert state(run) == before
 
 
 def test_when_a_run_went_on_is_kept_with_what_may_have_changed(run):

@@ -293,6 +293,8 @@ def find_run(name: str, root: Path | None = None) -> Path:
     for path in (Path(name), (root or runs_folder()) / name, *shipped):
         if (path / "machine.json").is_file():
             return path
+    if (Path(name) / "records").is_dir():
+        raise ValueError(f"{name} is a run without its machine.json; take that from a copy")
     known = sorted(run.name for run in list_runs(root))
     have = f"there are {', '.join(known[-5:])}" if known else "there is none yet; `ktask sweep` makes one"
     raise ValueError(f"run {name!r} does not exist; {have}")
