@@ -19,6 +19,7 @@ from ktask.host.cpus import parse_cpu_list
 from ktask.host.facts import machine_facts
 from ktask.host.topology import allowed_cpus
 from ktask.lab.sweep import cells
+from ktask.memory import region as memory
 from ktask.workloads import Case
 
 MACHINE = json.loads(os.environ.get("KTASK_EMULATED", "null"))
@@ -180,3 +181,18 @@ def test_memory_is_moved_from_node_to_node(typed, kind, size):
     else:
         assert code == 0, err
         assert found["verified"]
+
+
+def test_huge_pages_count_while_the_kernel_watches_who_uses_them():
+    """NUMA balancing hides them from smaps of Linux 6.1."""
+    size, end = 8 * memory.MIB, time.monotonic() + 60
+    with memory.Region(size, "THP") as region:
+        region.populate()
+        region.advise(memory.MADV_FREE)
+        place = region.address, region.address + size
+        while memory.smaps_bytes(*place, "AnonHugePages") == size:
+            sum(range(100_000))  # the kernel looks as CPU time goes by
+            if time.monotonic() > end:
+                pytest.skip("no huge page was hidden")
+        assert region.lazy_free_bytes() == size
+        assert memory._huge_bytes_by_smaps(*place) == size

@@ -62,6 +62,16 @@ def test_looking_for_marked_pages_leaves_the_thread_on_its_cpus():
     assert os.sched_getaffinity(0) == before
 
 
+@pytest.mark.parametrize("page_kind", ["4KiB", "THP"])
+def test_looking_for_marked_pages_brings_none_that_are_gone(page_kind):
+    with state_of("lazyfree", page_kind) as state:
+        state.before()
+        run(state)
+        state.region.zap()
+        assert state.region.lazy_free_bytes() == 0
+        assert not state.region.present().any()
+
+
 # --- one munmap -------------------------------------------------------------------------------------------
 
 
