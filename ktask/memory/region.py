@@ -590,8 +590,8 @@ def _huge_bytes_by_smaps(start: int, end: int) -> int:
 def _smaps_bytes_of_huge(start: int, end: int, *names: str) -> int:
     """Return the sum of fields of smaps, with huge pages that NUMA balancing is watching.
 
-    It takes the right to access them away for a while, and smaps of Linux 6.1 to 6.4 passes over such huge pages
-    (mended by commit 8b9c1cc0418a). A read gives it back.
+    It takes access away for a while, and smaps of Linux 6.1 passes over huge pages in that state (mended in
+    Linux 6.5 by commit 8b9c1cc0418a). A read gives access back.
     """
     _read_each_huge(start, end)
     return sum(smaps_bytes(start, end, name) for name in names)
