@@ -30,7 +30,7 @@ _COLOURS = sns.color_palette("colorblind").as_hex()
 PALETTE = tuple(_COLOURS[i] for i in (0, 1, 2, 3, 4, 5, 9, 7, 6, 8))  # its two pale ones last
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("", (4, 1.5), (1, 1), (3, 1.25, 1.5, 1.25), (5, 1, 1, 1), (6, 2), (2, 1))
-INK, FAINT, WARN = "#010203", "#c0c1c2", "#b00021"
+INK, FAINT, WARN, PAPER = "#010203", "#c0c1c2", "#b00021", "#fefffd"
 SHADES = (PALETTE[0], PALETTE[6])  # of neighbouring chunks
 THEME = {
     **sns.axes_style("ticks"),
@@ -59,6 +59,7 @@ MANY_THREADS = 16  # above this, thread counts are drawn on a logarithmic axis
 MOST_COUNTS = 8  # above this, only the powers of two among thread counts are labelled, and the last one
 RIGHT_HALF = 0.55  # of a panel: from there on, the name of a border stands to the left of its line
 BORDER_LINE = 0.08  # of the height of a panel: from the name of one border down to the next
+GAP_PT = 4  # between a mark and the text beside it
 BARS = 0.8  # of the room of a row: what its bars take
 DIGIT_IN, GAP_IN = 0.08, 0.05  # of the label of a thread count, and between two labels
 MARGIN_IN = 0.45  # beside a panel
@@ -161,8 +162,8 @@ def set_title(axis: Axes, text: str) -> None:
     axis.set_title(text.replace(" (", "\n(", 1) if len(text) > LONGEST_TITLE else text)
 
 
-def legend_entries(axes: Sequence[Axes]) -> dict[str, Any]:
-    """Return what a legend of all panels has, each label once; their own legends go."""
+def legend_entries(axes: Sequence[Axes], order: Sequence[str] = ()) -> dict[str, Any]:
+    """Return what a legend of all panels has, each label once, `order` first; their own legends go."""
     entries: dict[str, Any] = {}
     for axis in axes:
         if axis.legend_:
@@ -170,12 +171,15 @@ def legend_entries(axes: Sequence[Axes]) -> dict[str, Any]:
         handles, labels = axis.get_legend_handles_labels()
         for label, handle in zip(labels, handles, strict=True):
             entries.setdefault(label, handle)
-    return entries
+    first = {label: entries[label] for label in order if label in entries}
+    return first | entries
 
 
-def legend(drawing: Figure, axes: Sequence[Axes], title: str | None = None) -> None:
-    """Put one legend for all panels above them."""
-    entries = legend_entries(axes)
+def legend(
+    drawing: Figure, axes: Sequence[Axes], title: str | None = None, order: Sequence[str] = ()
+) -> None:
+    """Put one legend for all panels above them, the labels of `order` first."""
+    entries = legend_entries(axes, order)
     columns = _legend_columns(list(entries), drawing.get_figwidth())
     look: dict[str, Any] = {
         "loc": "outside upper left",
@@ -356,15 +360,27 @@ def ideal(axis: Axes, counts: Iterable[int]) -> None:
     axis.plot(ends, ends, label="ideal", **DOTTED)
 
 
-def mark_borders(axis: Axes, borders: Mapping[int, str], most: int) -> None:
-    """Draw an upright line where threads begin to share a core or leave a socket, below `most`."""
+def mark_borders(axis: Axes, borders: Mapping[int, str], most: int, *, named: bool = True) -> None:
+    """Draw an upright line where threads begin to share a core or leave a socket, below `most`.
+
+    The names of the lines stand before other lines and behind what was measured.
+    """
     for height, (count, what) in enumerate(sorted((n, text) for n, text in borders.items() if n < most)):
-        axis.axvline(count, **DOTTED)
-        place = axis.get_xaxis_transform()
+        axis.axvline(count, zorder=1, **DOTTED)
+        if not named:
+            continue
         at = axis.transAxes.inverted().transform(axis.transData.transform((count, 1)))[0]
-        side = "left" if at < RIGHT_HALF else "right"
         y = 1.0 - BORDER_LINE * height
-        axis.text(count, y, f" {what} ", transform=place, fontsize=6.5, va="top", ha=side)
+        look: dict[str, Any] = {"xycoords": axis.get_xaxis_transform(), "va": "top", "fontsize": 6.5}
+        look["bbox"] = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.6}
+        text_beside(axis, count, y, what, at < RIGHT_HALF, zorder=1.5, **look)
+
+
+def text_beside(axis: Axes, x: float, y: float, text: str, is_right: bool = True, **look) -> None:
+    """Write text right or left of a place, with a gap: a page drops blanks at the ends of a text."""
+    style: dict[str, Any] = {"va": "center", "fontsize": 7.5, "textcoords": "offset points"}
+    gap, side = (GAP_PT, "left") if is_right else (-GAP_PT, "right")
+    axis.annotate(text, (x, y), (gap, 0), ha=side, annotation_clip=False, **style | look)
 
 
 def chunk_lanes(axis: Axes, chunks: pd.DataFrame, wall_s: float, threads: int) -> None:
@@ -479,6 +495,7 @@ VARIABLES = {
     INK: "currentColor",
     FAINT: f"var(--rule, {FAINT})",
     WARN: f"var(--bad, {WARN})",
+    PAPER: f"var(--paper, {PAPER})",
     **{colour: f"var(--series-{i}, {colour})" for i, colour in enumerate(PALETTE, start=1)},
 }
 ElementTree.register_namespace("", hover.XML[1:-1])

@@ -44,7 +44,7 @@ class Report:
         """
         if not paths:
             raise ValueError("there is no run to report on; give at least one directory with a machine.json")
-        runs = [load_run(path) for path in map(Path, paths)]
+        runs = several_runs.with_own_names([load_run(path) for path in map(Path, paths)])
         return cls(runs, {run.name: data_hash(run.path) for run in runs})
 
     @cached_property
@@ -131,7 +131,7 @@ class Report:
         """Return which paths this run has no evidence on, and how to allow it."""
         kernel = study.bottlenecks[study.bottlenecks["backend"] == "kernel"]
         note = causes.not_looked_at(kernel, study.run.evidence, study.findings)
-        return join([study.title, note]) if note else note
+        return note.replace(Markup("<p>"), Markup("<p>") + study.title, 1)
 
     def _far(self, study: Study) -> Markup:
         """Return what it costs that memory is far from the threads."""

@@ -46,8 +46,9 @@ def headline_table(study: Study) -> pd.DataFrame:
     """Return one row per kernel path at its best number of threads and largest size, the fastest first.
 
     `ideal` is the number of threads. `neighbour` is the probe whose slowest hundredth grows most, by the
-    lower end of its interval; `p99_ratio` (with ends) is by how many times, `longer` the verdict on that, and
-    `price_size_bytes` the size beside which it probed. They are empty where no neighbour probed the path.
+    lower end of its interval: of those known to wait longer, else of the undecided, else of all. `p99_ratio`
+    (with ends) is by how many times, `longer` the verdict on that, and `price_size_bytes` the size beside
+    which it probed. They are empty where no neighbour probed the path.
     """
     best = at_best(study.scaling)
     kernel = best[(best["backend"] == "kernel") & best["speedup"].notna()]
@@ -66,8 +67,11 @@ def _prices(found: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame(columns=[*names, *PRICE])
     rows = neighbours.at_helpers(found)
     rows = at_largest_size(rows[rows["p99_ratio"].notna()])
-    rows = rows.assign(price_size_bytes=rows["size_bytes"], known=rows["p99_ratio_low"].fillna(0.0))
-    return rows.sort_values("known").drop_duplicates(names, keep="last")[[*names, *PRICE]]
+    rank = rows["longer"].map({"longer": 2, "undecided": 1}).fillna(0)
+    rows = rows.assign(
+        price_size_bytes=rows["size_bytes"], rank=rank, least=rows["p99_ratio_low"].fillna(0.0)
+    )
+    return rows.sort_values(["rank", "least"]).drop_duplicates(names, keep="last")[[*names, *PRICE]]
 
 
 def user_reference(scaling: pd.DataFrame) -> pd.Series | None:
@@ -77,12 +81,29 @@ def user_reference(scaling: pd.DataFrame) -> pd.Series | None:
     return None if user.empty else user.sort_values("bandwidth").iloc[-1]
 
 
+SMALLER = "‡"  # at a neighbour's p99: beside less work than that of the row
+
+
+def _price(row: words.Row) -> str:
+    """Return a neighbour's p99 ratio, marked if it was probed beside a smaller size; empty if not known."""
+    if not np.isfinite(row["p99_ratio"]):
+        return ""
+    return units.fmt_number(row["p99_ratio"], 2) + SMALLER * bool(row["price_size_bytes"] < row["size_bytes"])
+
+
+def smaller_note(table: pd.DataFrame) -> str:
+    """Return what the mark of a smaller size means, empty if no row has it."""
+    smaller = table["price_size_bytes"] < table["size_bytes"]
+    sizes = units.fmt_size(int(table.loc[smaller, "price_size_bytes"].max())) if smaller.any() else ""
+    return f" {SMALLER} probed beside less work, at most {sizes}." if sizes else ""
+
+
 MARKS = {"faster": "▲", "same": "■", "undecided": "✕", "slower": "▼"}
 AS_TABLE: dict[str, markup.Cell] = {
     "Path": words.full_label,
     "Speedup": lambda row: f"{MARKS[row['verdict']]} {words.speedup(row)}",
-    "CPU time": lambda row: units.fmt_number(row["cpu_cost"]),
-    "Neighbour's p99": lambda row: units.fmt_number(row["p99_ratio"], 2),
+    "CPU": lambda row: units.fmt_number(row["cpu_cost"]),
+    "p99": lambda row: _price(row) or units.NO_VALUE,
 }
 
 
@@ -91,9 +112,12 @@ def as_table(table: pd.DataFrame, key: str) -> Markup:
     if table.empty:
         return Markup("")
     known = {
-        name: cell for name, cell in AS_TABLE.items() if name[0] != "N" or table["p99_ratio"].notna().any()
+        name: cell for name, cell in AS_TABLE.items() if name != "p99" or table["p99_ratio"].notna().any()
     }
-    caption = "▲ faster, ▼ slower, ■ as fast, ✕ undecided; in brackets 95 % intervals."
+    caption = (
+        "▲ faster, ▼ slower, ■ as fast, ✕ undecided; in brackets 95 % intervals. CPU time and a neighbour's "
+        f"p99: over that of the serial call.{smaller_note(table)}"
+    )
     return markup.table(known, _top_and_bottom(table), caption=caption, key=key)
 
 
@@ -191,7 +215,7 @@ def _waits(rows: pd.DataFrame) -> list[tuple[str, bool]]:
     """Return a neighbour's p99 ratio as text, in parentheses if undecided, and whether it is longer."""
     texts = []
     for _, row in rows.iterrows():
-        number = units.fmt_number(row["p99_ratio"], 2) if np.isfinite(row["p99_ratio"]) else ""
+        number = _price(row)
         open_ = number and row["longer"] == "undecided"
         texts.append((f"({number})" if open_ else number, row["longer"] == "longer"))
     return texts
@@ -211,13 +235,13 @@ def _columns_note(table: pd.DataFrame) -> str:
     """Return what the columns beside the figure are."""
     columns = "CPU time and a neighbour's p99" if table["p99_ratio"].notna().any() else "CPU time"
     open_ = "; in parentheses: undecided" if (table["longer"] == "undecided").any() else ""
-    return f" {columns}: over that of the serial call{open_}; blank: not measured."
+    return f" {columns}: over that of the serial call{open_}; blank: not measured.{smaller_note(table)}"
 
 
 def finding(table: pd.DataFrame) -> str:
     """Return how many kernel paths are faster, slower, the same and undecided."""
     text = words.tally(table, "kernel ")
-    return f"With {words.threads_of(table)}, {text}."
+    return f"With {words.thread_range(table['threads'])}, {text}."
 
 
 def _alt(table: pd.DataFrame) -> str:

@@ -65,7 +65,7 @@ def full_label(row: Row) -> str:
 
 def name_of(row: Row) -> str:
     """Return workload and path inside a sentence: "zeroing populate (2 MiB)"."""
-    return f"{row['workload']} {path_label(row)}"
+    return f"{row['workload'].replace('_', ' ')} {path_label(row)}"
 
 
 def each(rows: pd.DataFrame, text: Callable[[pd.Series], str]) -> list[str]:
@@ -97,7 +97,9 @@ def threads_label(row: Row) -> str:
 
 def case_label(row: Row) -> str:
     """Return path and size with the workload: "zeroing populate (2 MiB), 1 GiB"."""
-    return f"{short(row['workload'])} {path_label(row)}, {units.fmt_size(row['size_bytes'])}"
+    return (
+        f"{short(row['workload'].replace('_', ' '))} {path_label(row)}, {units.fmt_size(row['size_bytes'])}"
+    )
 
 
 def value(row: Row, name: str, scale: units.Scale = units.RATIO) -> str:
@@ -228,7 +230,7 @@ def thread_range(counts: Iterable[int]) -> str:
 def threads_of(rows: pd.DataFrame) -> str:
     """Return the thread count, or the fewest and the most, as text."""
     text = thread_range(rows["threads"])
-    return text if rows["threads"].nunique() == 1 else f"{text}, as many as are best for the path"
+    return text if rows["threads"].nunique() == 1 else f"{text}, each path at its best"
 
 
 # --- captions and alternative texts --------------------------------------------------------------------

@@ -97,6 +97,9 @@ def test_the_neighbour_that_surely_waits_longest_is_beside_the_path(study):
     # What is wide open is not taken for the worst.
     other.bystanders = probes(study.headline, longer="undecided", p99_ratio_low=0.1)
     assert set(headline.headline_table(other)["neighbour"]) == {"page fault, same process"}
+    # Nor is a neighbour that surely waits less, while it is open whether another one waits longer.
+    other.bystanders = probes(study.headline, longer="shorter", p99_ratio=0.95, p99_ratio_low=0.92)
+    assert set(headline.headline_table(other)["neighbour"]) == {"page fault, same process"}
     elsewhere = probes(study.headline).assign(threads=4)  # beside another number of threads
     other.bystanders = elsewhere
     assert headline.headline_table(other)["p99_ratio"].isna().all()
@@ -120,7 +123,7 @@ def test_small_screens_have_the_figure_as_a_table(study):
     table = headline.as_table(study.headline, "key")
     assert table.count("<tr>") == 1 + len(study.headline)
     assert "▼ 0.795 [0.758, 0.834]" in table
-    assert "p99" not in table
+    assert "p99</th>" not in table
     assert headline.as_table(study.headline.iloc[:0], "key") == ""
 
 
@@ -138,11 +141,17 @@ def test_the_figure_shows_verdict_ideal_and_price_in_words_too(study):
     paid = (
         probes(study.headline)
         .iloc[-len(study.headline) :]
-        .assign(verdict=study.headline["verdict"].to_numpy())
+        .assign(verdict=study.headline["verdict"].to_numpy(), price_size_bytes=GIB)
     )
     case = SimpleNamespace(headline=paid.reset_index(drop=True), scaling=study.scaling)
     texts = [one.get_text() for one in headline.headline_figure(case, "headline").drawing.axes[1].texts]
     assert texts.count("30") == len(study.headline)
+    smaller = SimpleNamespace(headline=case.headline.assign(price_size_bytes=GIB // 8), scaling=study.scaling)
+    figure = headline.headline_figure(smaller, "headline")
+    texts = [one.get_text() for one in figure.drawing.axes[1].texts]
+    assert texts.count("30‡") == len(study.headline)
+    assert "‡ probed beside less work, at most 128 MiB." in figure.caption
+    assert "30‡" in headline.as_table(smaller.headline, "key")
 
 
 # --- answer -----------------------------------------------------------------------------------------------

@@ -1,6 +1,9 @@
 """The heat map of runs of several kernels."""
 
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 import pytest
 from runs_of_passes import made, measured, slowed
 
@@ -42,6 +45,22 @@ def test_one_kernel_or_nothing_in_common_has_no_map():
     second.records["size_bytes"] *= 2
     assert kernels_figure([first, second]) is None
     assert kernels_figure(runs("6.12", "")) is None
+
+
+def test_cases_that_differ_in_their_chunks_alone_have_rows_of_their_own():
+    def with_more(run):
+        other = run.records.assign(cell_id=run.records["cell_id"] + "-large", min_chunk_size=16 << 20)
+        return replace(run, records=pd.concat([run.records, other], ignore_index=True))
+
+    two = [with_more(run) for run in runs("6.12", "6.18")]
+    two[1] = slowed(two[1], 1.6, lambda rows: rows["method"] == "munmap", "run1")
+    figure = kernels_figure(two)
+    assert len(figure.data) == figure.data["case"].nunique() == 2 * 24
+    assert figure.data["case"].str.endswith("chunks from 16 MiB").sum() == 24
+    assert f"Shown are the {kernels.MOST_CASES} that change most; the data have all." in figure.caption
+    shown = [text.get_text() for text in figure.drawing.axes[0].get_yticklabels()]
+    assert len(shown) == kernels.MOST_CASES
+    assert set(figure.data.loc[figure.data["step"] != "", "case"]) <= set(shown)
 
 
 # --- change points of made series -------------------------------------------------------------------------

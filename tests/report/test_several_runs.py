@@ -1,5 +1,6 @@
 """Several runs: machines side by side, and before and after with the evidence of both."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pandas as pd
@@ -12,7 +13,8 @@ from ktask.lab.evidence.collect import Look
 from ktask.lab.evidence.locks import Wait
 from ktask.lab.evidence.store import CaseKey
 from ktask.report.numbering import SHOWN, kind_of
-from ktask.report.runs import beside, changes
+from ktask.report.runs import beside, changes, several_runs
+from ktask.report.study import Study
 
 MIB = 1 << 20
 
@@ -183,3 +185,30 @@ def test_runs_of_one_machine_are_known_by_host_or_processor(first, second, only_
     records = pd.DataFrame({"host_id": ["a"]})
     old, new = (SimpleNamespace(records=records, machine=one) for one in (first, second))
     assert changes.is_before_and_after(old, new, only_two=only_two) is expected
+
+
+# --- names ------------------------------------------------------------------------------------------------
+
+
+def test_runs_of_one_name_have_names_and_anchors_of_their_own(tmp_path):
+    folders = ("a/sample", "b/sample", "b/sample", "later", "a/sample")
+    runs = [replace(measured(1, 2, "sample"), path=tmp_path / folder) for folder in folders]
+    runs[3] = replace(runs[3], name="later")
+    found = several_runs.with_own_names(runs)
+    assert [run.name for run in found] == ["a/sample", "b/sample", "b/sample (2)", "later", "a/sample (2)"]
+    keys = [Study(run, run.name).key("numbers") for run in found]
+    assert len(set(keys)) == len(keys)
+    assert [run.name for run in several_runs.with_own_names(runs[2:4])] == ["sample", "later"]
+
+
+def test_times_that_differ_in_their_chunks_alone_are_told_apart():
+    old, new = measured(1, 5, "old"), measured(6, 10, "new")
+
+    def with_more(run):
+        part = run.records[run.records["method"] == "munmap"]
+        other = part.assign(cell_id=part["cell_id"] + "-large", min_chunk_size=16 * MIB)
+        return replace(run, records=pd.concat([run.records, other], ignore_index=True))
+
+    columns = changes._columns(compare(with_more(old), with_more(new)))
+    assert "Minimum chunk" in columns
+    assert "Minimum chunk" not in changes._columns(compare(measured(1, 5, "old"), measured(6, 10, "new")))

@@ -31,6 +31,11 @@ BUSY_KEY, TABLE_KEY = "busy", "busy-machine"
 LOADS = {NO_LOAD: "idle", "spin:half": "half loaded", "spin:all": "fully loaded"}
 ALONE, HANDED, KEPT, EQUAL = "one thread", "nice 19, handed over", "nice 19, kept", "the caller's priority"
 WAYS = {"19": HANDED, "19:no-hand-over": KEPT, "0": EQUAL}
+HELPERS = {  # in a sentence
+    HANDED: "that get the caller's priority once it waits for them",
+    KEPT: "that keep nice 19",
+    EQUAL: "at the caller's priority",
+}
 PUBLISHED = "8 CPUs, 2018-11-07"
 HERE = "this machine"
 NEAR = 0.05  # of the time of one idle thread: a difference in the loss of the load that is none
@@ -205,7 +210,7 @@ def finding(part: pd.DataFrame) -> str:
 def _takes(row: pd.Series) -> str:
     if row["baseline"]:
         return f"one thread takes {words.value(row, 'relative')}"
-    how = "" if row["load"] == NO_LOAD else f" with helpers at {row['way']}"
+    how = "" if row["load"] == NO_LOAD else f" with helpers {HELPERS[row['way']]}"
     return f"{words.count(int(row['threads']), 'thread')} take {words.value(row, 'relative')}{how}"
 
 

@@ -102,9 +102,8 @@ def finding(found: pd.DataFrame) -> Markup:
 def price_of(row: Row) -> Markup:
     """Return a speedup and what a neighbour waits for it, as sentences."""
     return Markup(
-        "{}: {} are {} times as fast. Meanwhile, one {} in a hundred ({}) takes {} or longer. Beside the "
-        "serial "
-        "call it is {}, so the wait is {} times as long."
+        "On {}, {} are {} times as fast. Meanwhile, one {} in a hundred ({}) takes {} or longer. Beside "
+        "the serial call it is {}, so the wait is {} times as long."
     ).format(
         words.case_label(row),
         words.count(int(row["threads"]), "thread"),

@@ -30,7 +30,7 @@ HERE, ELSEWHERE, NOT_HERE = "measured here", "published elsewhere", "not measura
 NOT_IN_RUN = "not in this run"
 MOST_NAMED = 3  # paths in one answer
 LEAST_WAIT = 0.005  # of the thread time
-NO_CELL = "`ktask sweep questions` measures it."
+GRID = "questions"  # which measures all that can be measured
 
 
 class Answer(NamedTuple):
@@ -49,8 +49,13 @@ class Question(NamedTuple):
     answer: Callable[[Study], Answer]
 
 
-def _missing(what: str) -> Answer:
-    return Answer(NOT_IN_RUN, markup.with_code(f"{what} {NO_CELL}"))
+def _missing(study: Study, what: str) -> Answer:
+    """Return what a run lacks, and what measures it; a run of the grid that does says where to look."""
+    is_of_grid = study.run.grid.get("name") == GRID
+    way = (
+        "Appendix B lists what was skipped, and why." if is_of_grid else f"`ktask sweep {GRID}` measures it."
+    )
+    return Answer(NOT_IN_RUN, markup.with_code(f"{what} {way}"))
 
 
 def _best(study: Study, **wanted: str) -> pd.DataFrame:
@@ -87,7 +92,7 @@ def how_many(study: Study) -> Answer:
     """Return the fewest threads within noise of the fastest, and how near the rules come to them."""
     rows = _best(study)
     if rows.empty:
-        return _missing("No kernel path was measured with several threads.")
+        return _missing(study, "No kernel path was measured with several threads.")
     faster = rows[rows["verdict"] == "faster"]
     rules = study.rules[study.rules["published"].notna() & study.rules["here"].notna()]
     best, worst = (rules.sort_values("published").iloc[k] for k in (0, -1))
@@ -117,7 +122,7 @@ def current_load(study: Study) -> Answer:
     """Return what a load loses to one thread and to several, where limits do not look at it."""
     rows = _fully_loaded(study)
     if not {busy.ALONE, busy.HANDED} <= rows.keys():
-        return _missing("No load was measured.")
+        return _missing(study, "No load was measured.")
     one, several = rows[busy.ALONE], rows[busy.HANDED]
     text = (
         f"Beside spinning load on all CPUs, {words.count(int(several['threads']), 'thread')} with helpers at "
@@ -133,14 +138,14 @@ def when_busy(study: Study) -> Answer:
     """Return the times on the idle and the fully loaded machine, and how many properties were published."""
     found = busy.answers(study.all_cells)
     text = f"{found[0]} {found[1].partition('. ')[0]}." if len(found) > 1 else " ".join(found)
-    return Answer(HERE, text, study.key("busy-machine")) if text else _missing("No load was measured.")
+    return Answer(HERE, text, study.key("busy-machine")) if text else _missing(study, "No load was measured.")
 
 
 def hand_over(study: Study) -> Answer:
     """Return the time with and without handing priority over, on the fully loaded machine."""
     rows = _fully_loaded(study)
     if not {busy.HANDED, busy.KEPT} <= rows.keys():
-        return _missing("No priority was varied.")
+        return _missing(study, "No priority was varied.")
     handed, kept = (words.value(rows[way], "relative") for way in (busy.HANDED, busy.KEPT))
     text = (
         f"On the fully loaded machine, with handing over {handed}, without {kept} times as long as one "
@@ -154,7 +159,7 @@ def control_groups(study: Study) -> Answer:
     table = quota.quota_table(study.all_cells)
     several = table[~table["baseline"] & table["throttled"].notna()]
     if several.empty:
-        return _missing("No quota was measured.")
+        return _missing(study, "No quota was measured.")
     most = several.loc[several["throttled"].idxmax()]
     refused = several[several["capped"]].sort_values("speedup")
     cap = (
@@ -177,7 +182,7 @@ def total_cpu(study: Study) -> Answer:
     """Return what a saved second is paid with."""
     found = study.total_costs
     text = costs.total_finding(at_largest_size(found)) if len(found) else ""
-    return Answer(HERE, text, study.key("total-cost")) if text else _missing("CPU time is not known.")
+    return Answer(HERE, text, study.key("total-cost")) if text else _missing(study, "CPU time is not known.")
 
 
 def real_effect(study: Study) -> Answer:
@@ -185,7 +190,7 @@ def real_effect(study: Study) -> Answer:
     parts = [_best(study, workload="free", method="exit"), _best(study, workload="start")]
     rows = pd.concat([part for part in parts if len(part)] or [parts[0]])
     if rows.empty:
-        return _missing("No start or end of a process was measured.")
+        return _missing(study, "No start or end of a process was measured.")
     return Answer(
         HERE, f"From start to end of what a user waits for: {_each_speedup(rows)}.", _results(study, rows)
     )
@@ -233,7 +238,11 @@ def chunks(study: Study) -> Answer:
     found = study.advice
     known = found[found["min_chunk"].notna()] if len(found) else found
     if known.empty:
-        return _missing("Chunk sizes were not varied, or are undecided.")
+        if len(study.chunks):
+            return Answer(
+                NOT_IN_RUN, "Chunk sizes were varied; which of them is best, more passes may decide."
+            )
+        return _missing(study, "Chunk sizes were not varied.")
     texts = words.each(known, lambda row: f"{words.name_of(row)} {advice.minimum_chunk(row)}")
     text = (
         f"Smallest chunk within noise of the best: {'; '.join(texts)}. An error undoes finished chunks in "
@@ -248,7 +257,7 @@ def user_space(study: Study) -> Answer:
     parts.append(_best(study, workload="zeroing", method="populate"))
     rows = pd.concat([part for part in parts if len(part)] or [parts[0]])
     if rows.empty:
-        return _missing("Neither populating nor pinning was measured with several threads.")
+        return _missing(study, "Neither populating nor pinning was measured with several threads.")
     text = (
         f"Here a program calls the paths from its own threads: {_each_speedup(rows)}. IOMMU mappings are not "
         "in it."
@@ -286,14 +295,14 @@ def walks(study: Study) -> Answer:
     rows = pd.concat([_best(study, workload="page_walk"), _best(study, workload="free")])
     rows = rows[rows["method"] != "exit"]
     if rows.empty:
-        return _missing("Neither walking nor freeing was measured with several threads.")
+        return _missing(study, "Neither walking nor freeing was measured with several threads.")
     return Answer(HERE, f"{_each_speedup(rows)}.", _results(study, rows))
 
 
 def caches(study: Study) -> Answer:
     """Return what clearing does to the cache of a neighbour."""
     if study.caches.empty:
-        return _missing("No neighbour read from its cache beside clearing.")
+        return _missing(study, "No neighbour read from its cache beside clearing.")
     return Answer(HERE, neighbours.cache_finding(study.caches), study.key("caches"))
 
 

@@ -64,21 +64,26 @@ COLUMNS: dict[str, markup.Cell] = {
 def cap_sentence(table: pd.DataFrame) -> str:
     """Return whether capping helpers by the quota is right: what the threads gain that it would refuse."""
     refused = table[table["capped"]]
-    said = []
-    for name, verdicts in _SAID.items():
-        rows = refused[refused["verdict"].isin(verdicts)]
-        if len(rows):
-            gains = [
-                f"{row['threads']} threads at {_where(row, table)} ({words.value(row, 'speedup')})"
-                for _, row in rows.iterrows()
-            ]
-            said.append(f"{name} {words.listed(gains)}")
-    if not said:
+    if refused.empty:
         return ""
+    several = int((~table["baseline"].astype(bool)).sum())
+    said = [
+        f"{name}: {words.value(row, 'speedup')} with {row['threads']} threads at {_where(row, table)}{rest}."
+        for name, verdicts in _SAID.items()
+        for row, rest in _largest(refused[refused["verdict"].isin(verdicts)])
+    ]
     return (
-        "A cap on threads at the whole CPUs of the quota, as in the padata series of 2022, refuses threads: "
-        f"{'; '.join(said)}. Speedup is over one thread under the same quota. {_reach(refused)}"
+        "A cap on threads at the whole CPUs of the quota, as in the padata series of 2022, refuses "
+        f"{len(refused)} of {words.count(several, 'row')} with threads. {' '.join(said)} {_reach(refused)}"
     )
+
+
+def _largest(rows: pd.DataFrame) -> list[tuple[pd.Series, str]]:
+    """Return the row with the largest speedup, and how many more there are; nothing without rows."""
+    if rows.empty:
+        return []
+    more = len(rows) - 1
+    return [(rows.loc[rows["speedup"].idxmax()], f", and {words.count(more, 'row')} more" if more else "")]
 
 
 def _where(row: pd.Series, table: pd.DataFrame) -> str:
@@ -97,9 +102,9 @@ def _reach(refused: pd.DataFrame) -> str:
 
 
 _SAID = {
-    "wrongly, as they are faster,": ("faster",),
-    "rightly, as they gain nothing,": ("same", "slower"),
-    "undecided is": ("undecided",),
+    "Wrongly, as threads are faster": ("faster",),
+    "Rightly, as threads gain nothing": ("same", "slower"),
+    "Undecided": ("undecided",),
 }
 
 
@@ -108,13 +113,11 @@ def throttling_sentence(table: pd.DataFrame) -> str:
     several = table[~table["baseline"] & table["throttled"].notna()]
     if several.empty:
         return ""
-    parts = [
-        f"{words.value(row, 'throttled')} CPUs at {_where(row, table)}"
-        for _, row in several[several["threads"] == several["threads"].max()].iterrows()
-    ]
+    row = several.loc[several[several["threads"] == several["threads"].max()]["throttled"].idxmax()]
     return (
         "Helpers here are threads of the process, so their time is on the caller's account, and the quota "
-        f"stops the caller, too: on average it took away {words.listed(parts)}."
+        f"stops the caller, too. On average it took away at most {words.value(row, 'throttled')} CPUs, at "
+        f"{_where(row, table)}."
     )
 
 

@@ -18,10 +18,11 @@ from ktask.report import sentences as words
 from ktask.report.markup import Cell
 from ktask.report.paths import evidence as causes
 from ktask.report.paths.evidence import WORTH_SAYING, Found
-from ktask.report.tables import CASE, PATH, as_estimate, parallel, quotient, sort_cases
+from ktask.report.tables import CASE, PATH, as_estimate, at_largest_size, parallel, quotient, sort_cases
 
 # A path is above or below these only if its whole interval is.
 GOOD_EFFICIENCY = 0.9  # this much of the ideal speedup counts as "scales"
+LARGE = 1 / 8  # of the largest size: from here on a rate counts as that of the memory
 NEAR_ROOF = 0.85  # this share of the highest user-space rate leaves nothing to gain
 LOSSES = ("start", "gaps", "end", "slower", "chunking")
 TRACED = ("chunks", "traced_imbalance", "traced_s", "typical")
@@ -39,13 +40,19 @@ class Roof:
 
 
 def memory_roof(scaling: pd.DataFrame) -> Roof | None:
-    """Return the bandwidth roof measured in this run at the largest size, None without such a measurement."""
+    """Return the bandwidth roof measured in this run at large sizes, None without such a measurement.
+
+    Memory in a place of its own (near, spread over nodes) may have been measured at a smaller size than the
+    rest; sizes that may fit into caches do not count.
+    """
     user = scaling[(scaling["workload"] == "zeroing") & (scaling["backend"] == "user") & (scaling["n"] > 0)]
     if user.empty:
         return None
-    largest = user[user["size_bytes"] == user["size_bytes"].max()]
-    best = largest.sort_values("bandwidth").iloc[-1]
-    return Roof(float(best["bandwidth"]), f"{best['method']}, {words.count(int(best['threads']), 'thread')}")
+    own = at_largest_size(user)
+    large = own[own["size_bytes"] >= LARGE * own["size_bytes"].max()]
+    best = large.sort_values("bandwidth").iloc[-1]
+    parts = [best["method"], best["options"], words.count(int(best["threads"]), "thread")]
+    return Roof(float(best["bandwidth"]), ", ".join(filter(None, parts)))
 
 
 def trace_losses(trace: pd.DataFrame) -> dict[str, float]:
@@ -217,11 +224,10 @@ def finding(evidence: pd.DataFrame) -> Markup:
         _chunking(evidence),
         f"Too few repetitions: {names}." if names else "",
     ]
-    lines: list[Markup] = []
-    for _, row in evidence[~few & _is_explained(evidence)].iterrows():
-        source = causes.by_source(row)  # said once, not again of each kind of pages
-        source = Markup("") if any(source in line for line in lines) else source
-        lines.append(_reason(row, source) if row["seen"] is None else causes.sentence(row, row["seen"]))
+    explained = evidence[~few & _is_explained(evidence)]
+    unseen = explained[explained["seen"].isna()]
+    lines = words.each(explained.drop(unseen.index), lambda row: causes.sentence(row, row["seen"]))
+    lines += [_reason(rows) for _, rows in unseen.groupby("bottleneck", sort=False)]
     return markup.join([markup.paragraph(*sentences), markup.items(lines)])
 
 
@@ -265,15 +271,29 @@ def _chunking(rows: pd.DataFrame) -> str:
     return f"Chunking overhead: one thread in the same chunks takes {times}."
 
 
-def _reason(row: pd.Series, source: Markup) -> Markup:
-    """Return what one path lost by traces and CPU time, the numbers for it, and what its `source` says."""
-    return Markup("<b>{}</b>, {} of the ideal: {}{}. {}").format(
-        words.path_label(row),
-        words.percent(row["efficiency"]),
-        REASONS[row["bottleneck"]],
-        _evidence(row),
-        source,
-    )
+def _reason(rows: pd.DataFrame) -> Markup:
+    """Return what paths with one bottleneck lost by traces and CPU time, and what their source says."""
+    first = rows.iloc[0]
+    shares = words.each(rows, lambda row: words.percent(row["efficiency"]))
+    names = [
+        Markup("<b>{}</b>, {} of the ideal").format(name, share)
+        for name, share in zip(words.each(rows, words.path_label), shares, strict=True)
+    ]
+    numbers = _evidence(first) if len(rows) == 1 else _range(rows)
+    sources = dict.fromkeys(words.each(rows, causes.by_source))
+    head = Markup("{}: {}{}.").format(markup.join(names, "; "), REASONS[first["bottleneck"]], numbers)
+    return markup.join([head, *sources], " ")
+
+
+def _range(rows: pd.DataFrame) -> str:
+    """Return the numbers behind the verdict on several paths, from the lowest to the highest."""
+    cost, roof = rows["cpu_cost"].dropna(), rows["roof_share"].dropna()
+    parts = []
+    if len(cost):
+        parts.append(f"CPU time {words.reach(cost)} times that of the serial call")
+    if len(roof):
+        parts.append(f"{words.reach(roof, words.percent)} of the highest user-space rate")
+    return f" ({', '.join(parts)})" if parts else ""
 
 
 def _evidence(row: pd.Series) -> str:

@@ -89,9 +89,18 @@ class Seen:
 
     @cached_property
     def lost(self) -> dict[str, float]:
-        """The shares that were lost and are worth saying, the largest first."""
-        parts = {name: one for name, one in self.stack.items() if name != IDEAL and one >= WORTH_SAYING}
+        """The shares that were lost and are worth saying, the largest first.
+
+        One that is not larger than what the parts are above the whole is none that was seen.
+        """
+        least = max(WORTH_SAYING, self.too_much)
+        parts = {name: one for name, one in self.stack.items() if name != IDEAL and one >= least}
         return dict(sorted(parts.items(), key=lambda part: -part[1]))
+
+    @property
+    def too_much(self) -> float:
+        """By which share the parts add up to more than the thread time."""
+        return max(0.0, -self.stack.get(UNEXPLAINED, 0.0))
 
     @cached_property
     def waits(self) -> list[Wait]:
@@ -165,10 +174,17 @@ def sentence(row: Row, seen: Seen) -> Markup:
         )
         for i, (part, share) in enumerate([*seen.lost.items()][:MOST_PARTS])
     ]
-    lost = join(parts, ", ") if parts else "no part stands out"
+    lost = join(parts, ", ") if parts else _no_part(seen)
     return Markup("<b>{}</b>, {} of the ideal: {}.{}{}").format(
         words.path_label(row), words.percent(row["efficiency"]), lost, _roof(row, seen), _watched(row, seen)
     )
+
+
+def _no_part(seen: Seen) -> str:
+    """Return why no loss is named."""
+    if seen.too_much < WORTH_SAYING:
+        return "no part stands out"
+    return f"no cause is named, as the parts add up to {words.percent(1 + seen.too_much)} of the thread time"
 
 
 def _roof(row: Row, seen: Seen) -> str:

@@ -25,9 +25,9 @@ def finding(rows: pd.DataFrame) -> Markup:
     if best["speedup"].isna().all():
         return markup.paragraph("The serial call has no warm repetition, so no speedup is known.")
     every, best = best, judged(best)
+    opening = [_only(best.iloc[0])] if len(best) == 1 else [tally(best), *_extremes(best)]
     return markup.paragraph(
-        tally(best),
-        *_extremes(best),
+        *opening,
         _smaller_sizes(usable, best),
         _past_the_best(usable, best),
         _against_best(every),
@@ -58,6 +58,12 @@ def tally(best: pd.DataFrame) -> str:
 
 ONE = {"faster": "is faster", "slower": "is slower", "same": "takes as long", "undecided": "is undecided"}
 MANY = {"faster": "are faster", "slower": "are slower", "same": "take as long", "undecided": "are undecided"}
+
+
+def _only(row: pd.Series) -> str:
+    """Return what threads do to the only path: "With 2 threads, mlock (4 KiB) is slower: 0.9 [0.8, 0.95]"."""
+    times = f", {_times(row)}" if row["verdict"] in ("faster", "slower") else ""
+    return f"With {words.count(row['threads'], 'thread')}, {_path(row, ONE[row['verdict']])}{times}."
 
 
 def _extremes(best: pd.DataFrame) -> list[str]:
@@ -112,10 +118,10 @@ def _past_the_best(rows: pd.DataFrame, best: pd.DataFrame) -> str:
 def _against_best(best: pd.DataFrame) -> str:
     """Return which methods lose with threads against the best serial method, if any does."""
     losers = best[(best["vs_best_high"] < 1) & (best["verdict"] == "faster")]
-    parts = words.each(losers, lambda row: f"{words.path_label(row)} ({words.value(row, 'vs_best')})")
+    parts = words.each(losers, lambda row: f"{words.value(row, 'vs_best')} with {words.path_label(row)}")
     if not parts:
         return ""
-    return f"Another method on one thread is faster than these with threads: {words.listed(parts)}."
+    return f"Another method is faster on one thread: against it, threads reach {words.listed(parts)}."
 
 
 def _who_filled(rows: pd.DataFrame) -> str:

@@ -17,7 +17,7 @@ from ktask.report.tables import PATH, at_best, case_of, compared
 LEFT_IN, RATES_IN, STACKS_IN = 0.66, 2.95, 3.35
 TITLE_IN, SIZE_IN, LEAST_IN, CURVES_IN, TICKS_IN = 0.25, 0.27, 0.4, 1.25, 0.24
 PANELS_BESIDE, PANEL_IN = 3, 2.1  # of curves without stacks
-ROOM = 1.3  # of the longest bar: for the speedup beside it
+ROOM = 1.36  # of the longest bar: for the speedup beside it
 OWN_AXES_FROM = 6.0  # the largest rate over the smallest: above, each path has an axis of its own
 ROOF_IN_SIGHT = 1.05  # of what is drawn: a roof above that stands outside
 SERIAL = "1 thread, serial call"
@@ -64,7 +64,7 @@ def gains_figure(
     line = roof.bytes_per_s / scale.factor if roof else None
     is_bars = data["threads"].nunique() <= 2
     groups = list(drawn.groupby(PATH, sort=False))
-    own_axes = is_bars and has_own_axes(data)
+    own_axes = has_own_axes(data)
     has_rows = is_bars or len(parts) > 0  # of one path each, which has its stack beside it
     if has_rows:
         drawing, axes = _rows(groups, is_bars, own_axes, stack.legend_lines(parts))
@@ -74,7 +74,7 @@ def gains_figure(
         _draw_bars(axes, groups, own_axes, line, scale.suffix)
         axes[-1].set_xlabel(scale.suffix)
     else:
-        _draw_curves(axes, groups, borders or {}, line, scale.suffix)
+        _draw_curves(axes, groups, own_axes, borders or {}, line, scale.suffix)
     name = Axes.set_title if has_rows else draw.set_title
     for axis, (path, _) in zip(axes, groups, strict=True):
         name(axis, _title(case_of(path), has_rows))
@@ -83,7 +83,7 @@ def gains_figure(
         _legend(drawing, axes)
     else:
         draw.label_left(axes, scale.suffix, PANELS_BESIDE)
-        draw.legend(drawing, axes)
+        draw.legend(drawing, axes, order=_size_names(groups))
     if len(parts):
         _draw_stacks(drawing, axes, groups, parts)
     both = pd.concat([data.assign(panel="rate"), parts.assign(panel="stack")], ignore_index=True)
@@ -124,7 +124,7 @@ def _draw_bars(axes: list[Axes], groups: list[tuple], own_axes: bool, roof: floa
         axis.grid(axis="x")
         axis.tick_params(axis="y", length=0)
         if not own_axes and axis is not axes[-1]:
-            axis.set_xticklabels([])
+            axis.tick_params(axis="x", length=0, labelbottom=False)
         if roof and roof <= ROOF_IN_SIGHT * most:
             axis.axvline(roof, label="memory roof", **draw.DOTTED | {"linestyle": "-."})
 
@@ -139,11 +139,9 @@ def _bars(axis: Axes, rows: pd.DataFrame, unit: str) -> None:
         for _, row in same[(same["threads"] > 1) & same["speedup"].notna()].iterrows():
             ends = [place - 0.42, place + 0.42]
             axis.plot([row["ideal"]] * 2, ends, label="ideal", **draw.DOTTED | {"linewidth": 1.4})
-            text = f"  {units.fmt_number(row['speedup'])}×{VERDICTS.get(row['verdict'], '')}"
+            text = f"{units.fmt_number(row['speedup'])}×{VERDICTS.get(row['verdict'], '')}"
             colour = draw.WARN if row["verdict"] == "slower" else draw.INK
-            axis.text(
-                max(row["ideal"], row["rate_high"]), place, text, va="center", fontsize=7.5, color=colour
-            )
+            draw.text_beside(axis, max(row["ideal"], row["rate_high"]), place, text, color=colour)
 
 
 def _count(row: pd.Series) -> str:
@@ -151,29 +149,38 @@ def _count(row: pd.Series) -> str:
 
 
 def _draw_curves(
-    axes: list[Axes], groups: list[tuple], borders: Mapping[int, str], roof: float | None, unit: str
+    axes: list[Axes],
+    groups: list[tuple],
+    own_axes: bool,
+    borders: Mapping[int, str],
+    roof: float | None,
+    unit: str,
 ) -> None:
     """Draw rate against threads, a curve per size."""
-    sizes = sorted({size for _, rows in groups for size in rows["size_bytes"]})
-    order = [units.fmt_size(size) for size in sizes]
-    ends = (
-        min(rows["rate_low"].min() for _, rows in groups),
-        max(rows["rate_high"].max() for _, rows in groups),
-    )
+    order = _size_names(groups)
+    ends = [float(rows["rate_high"].max()) for _, rows in groups]
     threads = [n for _, rows in groups for n in rows["threads"]]
     width_in = axes[0].get_position().width * axes[0].figure.bbox_inches.width
-    for axis, (_, rows) in zip(axes, groups, strict=True):
+    for axis, (_, rows), end in zip(axes, groups, ends, strict=True):
+        most = end if own_axes else max(ends)
         named = rows.assign(size=words.each(rows, words.size_label))
         draw.curves(axis, named, "threads", "rate", "size", order=order, unit=unit)
         largest = rows[rows["size_bytes"] == rows["size_bytes"].max()]
-        axis.plot(largest["threads"], largest["ideal"], label="ideal, largest size", **draw.DOTTED)
-        if roof and roof <= ROOF_IN_SIGHT * ends[1]:
+        axis.plot(largest["threads"], largest["ideal"], label="ideal, largest size", zorder=1, **draw.DOTTED)
+        if roof and roof <= ROOF_IN_SIGHT * most:
             axis.axhline(roof, label="memory roof", **draw.DOTTED | {"linestyle": "-."})
-        draw.mark_borders(axis, borders, max(threads))
         draw.thread_axis([axis], threads, width_in=width_in)
-        axis.set(xlabel="", ylabel="", ylim=(0, 1.05 * ends[1]) if axis.get_yscale() == "linear" else None)
+        draw.mark_borders(axis, borders, max(threads), named=axis is axes[0])
+        axis.set(xlabel="", ylabel="", ylim=(0, 1.05 * most) if axis.get_yscale() == "linear" else None)
         axis.grid(axis="y")
     axes[-1].set_xlabel("threads")
+
+
+def _size_names(groups: list[tuple]) -> list[str]:
+    """Return the sizes of all paths, the smallest first."""
+    return [
+        units.fmt_size(size) for size in sorted({size for _, rows in groups for size in rows["size_bytes"]})
+    ]
 
 
 def _legend(drawing: draw.Drawing, axes: list[Axes]) -> None:
@@ -207,7 +214,7 @@ def _caption(data: pd.DataFrame, parts: pd.DataFrame, roof: Roof | None, is_bars
     texts = [
         stack.caption(parts) if len(parts) else _finding(several),
         f"{marks}: {words.interval_kind(data)}; {words.n_range(data)} per point.",
-        "Each path has an axis of its own." if is_bars and has_own_axes(data) else "",
+        "Each path has an axis of its own." if has_own_axes(data) else "",
         f"The memory roof, {units.fmt_rate(roof.bytes_per_s, 'byte')}, is the highest rate of user-space "
         f"stores ({roof.label})."
         if roof
@@ -217,7 +224,12 @@ def _caption(data: pd.DataFrame, parts: pd.DataFrame, roof: Roof | None, is_bars
 
 
 def _finding(several: pd.DataFrame) -> str:
-    return gains.tally(gains.judged(at_best(several))) if len(several) else "Only one thread was measured."
+    """Return the highest rate of a path: what its speedup is, the text says."""
+    if several.empty:
+        return "Only one thread was measured."
+    best = gains.judged(at_best(several))
+    row = best.loc[best["rate"].idxmax()]
+    return f"The highest rate is {words.rate(row)}: {words.with_threads(row)}, {words.size_label(row)}."
 
 
 def _alt(data: pd.DataFrame, parts: pd.DataFrame, workload: str) -> str:

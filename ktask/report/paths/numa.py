@@ -157,10 +157,11 @@ def section(study: Study) -> Markup:
     if found.empty:
         return Markup("")
     caption = Markup(
-        "{}Near and far memory. {} Remote share: of its memory that a thread reaches on another node. Time "
-        "over near: over that of the nearest place, with as many threads [95 % interval]."
-    ).format(study.title, finding(found))
-    return markup.table(COLUMNS, found, caption=caption, key=study.key(TABLE_KEY), text=["Memory"])
+        "{}Near and far memory. Remote share: of its memory that a thread reaches on another node. Time over "
+        "near: over that of the nearest place, with as many threads [95 % interval]."
+    ).format(study.title)
+    listing = markup.table(COLUMNS, found, caption=caption, key=study.key(TABLE_KEY), text=["Memory"])
+    return markup.details("All times by place of the memory", listing)
 
 
 def finding(found: pd.DataFrame) -> str:
@@ -173,7 +174,7 @@ def finding(found: pd.DataFrame) -> str:
         far = f", {words.percent(worst['share'])} of it remote," if np.isfinite(worst["share"]) else ""
         who = name or words.count(int(worst["threads"]), "thread")
         parts.append(
-            f"with {who} up to {words.value(worst, 'cost')} times as long "
+            f"up to {words.value(worst, 'cost')} times as long with {who} "
             f"({_work_label(worst)}, memory {worst['place']}{far} {words.wall(worst)})"
         )
     return f"The same work takes {'; '.join(parts)}." if parts else "No distance costs time."

@@ -12,7 +12,7 @@ from ktask.common import figures as draw
 from ktask.common import hover
 from ktask.lab.evidence.stack import IDEAL, UNEXPLAINED
 from ktask.report import sentences as words
-from ktask.report.paths.evidence import KNOWN_PARTS, behind
+from ktask.report.paths.evidence import KNOWN_PARTS, WORTH_SAYING, behind
 from ktask.report.tables import CASE, PATH, case_of
 
 FUNCTIONS = "other functions"
@@ -58,7 +58,8 @@ def draw_stacks(axis: Axes, data: pd.DataFrame, places_in: Mapping[tuple[str, ..
         axis.plot([0, 0], ends, color=draw.INK, linewidth=0.6)
         axis.text(0, place + TEXT_IN, in_words(rows), fontsize=6.6, va="center")
     left = min(0.0, float(data["in_threads"].min()))
-    axis.set_xlim(left - 0.01 * most, 1.04 * most)
+    above = data["in_threads"].clip(lower=0).groupby([data[name] for name in PATH]).sum().max()
+    axis.set_xlim(left - 0.01 * most, max(1.04 * most, 1.01 * above))
     axis.set(xlabel="threads: what one takes, then what is lost", yticks=[])
     axis.spines["left"].set_visible(False)
     axis.spines["bottom"].set_position(("outward", 7))
@@ -90,22 +91,33 @@ def legend(drawing: draw.Drawing, axis: Axes, left: float) -> None:
     handles, labels = axis.get_legend_handles_labels()
     known = dict(zip(labels, handles, strict=True))
     entries = {kind: known[kind] for kind in ORDER if kind in known}
-    look: dict[str, Any] = {"ncols": COLUMNS, "alignment": "left", "handlelength": 1.0, "columnspacing": 0.6}
+    look: dict[str, Any] = {"ncols": COLUMNS, "alignment": "left", "handlelength": 1.0, "columnspacing": 1.2}
     look |= {"fontsize": 6.6, "labelspacing": 0.2, "borderaxespad": 0.0}
     drawing.legend(entries.values(), entries.keys(), loc="upper left", bbox_to_anchor=(left, 1), **look)
 
 
 def losses(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the parts of one path that were lost and are worth a word, the largest first."""
-    lost = rows[(rows["kind"] != IDEAL) & (rows["share"] >= 0.005)]
-    return lost.sort_values("share", ascending=False)
+    """Return the parts of one path that were lost and are worth a word, the largest first.
+
+    A loss that is not larger than what the parts are above the whole is none that was seen.
+    """
+    least = max(0.005, too_much(rows))
+    return rows[(rows["kind"] != IDEAL) & (rows["share"] >= least)].sort_values("share", ascending=False)
+
+
+def too_much(rows: pd.DataFrame) -> float:
+    """Return by which share the parts of one path add up to more than its thread time."""
+    return max(0.0, -float(rows.loc[rows["kind"] == UNEXPLAINED, "share"].sum()))
 
 
 def in_words(rows: pd.DataFrame) -> str:
     """Return the largest losses of one path: "waiting 33 % (mmap_lock in do_mlock), imbalance 8 %"."""
     found = words.each(losses(rows).head(NAMED), _loss)
     text = ", ".join(found)
-    return (text if len(text) <= LONGEST else found[0][:LONGEST]) or "nothing lost"
+    if not found:
+        over = too_much(rows)
+        return f"parts add up to {words.percent(1 + over)}" if over >= WORTH_SAYING else "nothing lost"
+    return text if len(text) <= LONGEST else found[0][:LONGEST]
 
 
 def _loss(row: pd.Series) -> str:

@@ -17,7 +17,9 @@ from ktask.report import markup
 from ktask.report import sentences as words
 from ktask.report.paths.evidence import KEY, WORTH_SAYING, on_cpu
 
-MOST_DIFFERENCES = 12
+MOST_DIFFERENCES = 6
+MAIN = ("cpu_model", "threads", "cores", "sockets", "kernel_release", "kernel_version", "git_commit")
+UNTOLD = (list, dict, type(None))  # facts that a sentence has no room for
 MOST_CHANGES = 10  # rows that are not folded
 MOST_GROWN = 3  # of a row
 VERSIONS = ("kernel_release", "kernel_version", "git_commit")
@@ -32,19 +34,31 @@ def section(old: Run, new: Run, key: str, *, only_two: bool) -> Markup:
         return markup.paragraph(Markup("{} against {}: {}").format(new.name, old.name, str(error)))
     every = markup.details(f"All times of {new.name} against {old.name}", change_table(found, key))
     before = is_before_and_after(old, new, only_two=only_two)
+    names = "They differ" if only_two else f"{new.name} differs from {old.name}"
     return markup.join(
-        [differences(found.differences), before_and_after(found, f"{key}-grown") if before else "", every]
+        [
+            differences(found.differences, names),
+            before_and_after(found, f"{key}-grown") if before else "",
+            every,
+        ]
     )
 
 
-def differences(found: Sequence[Difference]) -> Markup:
-    """Return in which facts the machines or the ways of measuring differ, in a sentence."""
+def differences(found: Sequence[Difference], head: str = "They differ") -> Markup:
+    """Return in which facts the machines or the ways of measuring differ, in a sentence, the main ones first.
+
+    Lists, and what one run does not know, are only counted.
+    """
     if not found:
         return markup.paragraph("Machine, software and protocol are the same.")
-    texts = [f"{one.fact} ({words.short(str(one.old))}, then {words.short(str(one.new))})" for one in found]
-    more = len(texts) - MOST_DIFFERENCES
-    rest = [words.count(more, "other fact")] if more > 0 else []
-    return markup.paragraph(f"They differ in {words.listed([*texts[:MOST_DIFFERENCES], *rest])}.")
+    rank = {name: place for place, name in enumerate(MAIN)}
+    known = [one for one in found if not any(isinstance(end, UNTOLD) for end in (one.old, one.new))]
+    known.sort(key=lambda one: rank.get(one.fact, len(rank)))
+    shown = known[:MOST_DIFFERENCES]
+    texts = [f"{one.fact} ({words.short(str(one.old))}, then {words.short(str(one.new))})" for one in shown]
+    more = len(found) - len(shown)
+    rest = [words.count(more, "other fact" if shown else "fact")] if more > 0 else []
+    return markup.paragraph(f"{head} in {words.listed([*texts, *rest])}.")
 
 
 def change_table(found: Comparison, key: str) -> Markup:
@@ -60,10 +74,17 @@ def change_table(found: Comparison, key: str) -> Markup:
 
 
 def _columns(found: Comparison) -> dict[str, markup.Cell]:
-    return {
+    path: dict[str, markup.Cell] = {
         "Path": _path,
         "Size": lambda row: units.fmt_size(row.size_bytes),
         "Threads": lambda row: words.threads_label({"baseline": row.baseline, "threads": row.threads}),
+    }
+    alike = Counter((_path(row), row.size_bytes, row.threads, row.baseline) for row in found.rows)
+    if max(alike.values(), default=0) > 1:
+        path["Minimum chunk"] = lambda row: units.fmt_size(row.min_chunk_size)
+    if len({row.policy for row in found.rows}) > 1:
+        path["Policy"] = lambda row: row.policy
+    return path | {
         found.old.name: lambda row: units.fmt_time(row.old.median),
         found.new.name: lambda row: units.fmt_time(row.new.median),
         "New over old": lambda row: units.fmt_estimate(row.ratio),
@@ -159,7 +180,7 @@ def grown(old: Run, new: Run, row: Row) -> str | Markup:
     found = [one for one in differences_of(before, after) if abs(one.more_s) >= least_s]
     return (
         markup.join((one.text for one in found[:MOST_GROWN]), "; ")
-        or f"nothing by {words.percent(WORTH_SAYING)} of the time"
+        or f"nothing by {words.percent(WORTH_SAYING)} of the time or more"
     )
 
 

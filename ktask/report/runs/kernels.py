@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,6 +20,7 @@ from ktask.report.figure import Figure
 
 KERNELS_KEY = "kernels"
 STEP_MARK = "►"
+MOST_CASES = 32  # of the map: of more, those that change most
 CALL = 2.0  # the colours end at this factor
 ROW_IN, KERNEL_IN, LABEL_IN = 0.22, 1.25, 3.4
 
@@ -36,12 +38,15 @@ def kernels_figure(runs: Sequence[Run]) -> Figure | None:
 
 def kernel_data(found: Kernels) -> pd.DataFrame:
     """Return one row per case and kernel: ratio to the first kernel with interval, verdict, and the step."""
-    return pd.DataFrame([_data(step) for steps in found.cases().values() for step in steps])
+    cases = [*found.cases().values()]
+    often = Counter(case_name(steps[0].row) for steps in cases)
+    return pd.DataFrame([_data(step, often) for steps in cases for step in steps])
 
 
-def _data(step: Step) -> dict[str, object]:
-    row = step.row
-    case = {"case": case_name(row), "kernel": step.kernel, "base_s": row.old.median, "time_s": row.new.median}
+def _data(step: Step, often: Counter[str]) -> dict[str, object]:
+    row, name = step.row, case_name(step.row)
+    name += f", {_chunks(row)}" * (often[name] > 1)
+    case = {"case": name, "kernel": step.kernel, "base_s": row.old.median, "time_s": row.new.median}
     ratio = {"ratio": row.ratio.median, "ratio_low": row.ratio.low, "ratio_high": row.ratio.high}
     return case | ratio | {"verdict": row.verdict, "step": step.step}
 
@@ -54,17 +59,31 @@ def case_name(row: Row) -> str:
     return f"{where}{row.workload} {path}, {units.fmt_size(row.size_bytes)}, {row.variant}"
 
 
+def _chunks(row: Row) -> str:
+    """Return how a case was split, for cases that are the same otherwise."""
+    return f"{row.policy}, chunks from {units.fmt_size(row.min_chunk_size)}"
+
+
+def _most_changed(data: pd.DataFrame) -> pd.DataFrame:
+    """Return the cases that change most, in the order of all: steps first, then the largest known ratios."""
+    known = np.log(data["ratio"]).abs().where(data["verdict"] != "undecided", 0.0)
+    ranked = data.assign(size=known, steps=data["step"] != "").groupby("case")[["steps", "size"]].max()
+    kept = ranked.sort_values(["steps", "size"], ascending=False, kind="stable").head(MOST_CASES)
+    return data[data["case"].isin(kept.index)]
+
+
 @draw.theme()
 def _figure(found: Kernels) -> Figure:
     data, kernels = kernel_data(found), found.names[1:]
-    known = data.assign(ratio=data["ratio"].where(data["verdict"] != "undecided", 1.0))
+    drawn = _most_changed(data)
+    known = drawn.assign(ratio=drawn["ratio"].where(drawn["verdict"] != "undecided", 1.0))
     table = known.pivot(index="case", columns="kernel", values="ratio")
-    table = table.loc[list(dict.fromkeys(data["case"])), list(kernels)]
+    table = table.loc[list(dict.fromkeys(drawn["case"])), list(kernels)]
     height, width = 0.7 + ROW_IN * len(table), LABEL_IN + KERNEL_IN * len(kernels)
     drawing, axis = draw.single(width, height)
-    _heat_map(axis, table, data)
+    _heat_map(axis, table, drawn)
     axis.set(xlabel=f"time over that of {found.names[0]}", ylabel="")
-    return Figure(KERNELS_KEY, drawing, data, _caption(found, data), _alt(found, data))
+    return Figure(KERNELS_KEY, drawing, data, _caption(found, data, len(table)), _alt(found, data))
 
 
 def _heat_map(axis: Axes, table: pd.DataFrame, data: pd.DataFrame) -> None:
@@ -85,15 +104,17 @@ def _text(row: pd.Series) -> str:
     return f"{mark}{units.fmt_number(row['ratio'])}{known}"
 
 
-def _caption(found: Kernels, data: pd.DataFrame) -> Markup:
+def _caption(found: Kernels, data: pd.DataFrame, shown: int) -> Markup:
     steps = data[data["step"] != ""]
     cases = words.count(steps["case"].nunique(), "case")
     where = words.listed([name for name in found.names[1:] if name in set(steps["kernel"])])
-    finding = f"{cases} of {data['case'].nunique()} change, at {where}." if len(steps) else "No case changes."
+    every = data["case"].nunique()
+    finding = f"{cases} of {every} change, at {where}." if len(steps) else "No case changes."
+    rest = f" Shown are the {shown} that change most; the data have all." * (shown < every)
     return Markup(
-        "{} Each field is the time over that on {}: red is slower, blue faster; a field without "
+        "{}{} Each field is the time over that on {}: red is slower, blue faster; a field without "
         "colour and word is undecided, and {} marks a change from the kernel before."
-    ).format(finding, found.names[0], STEP_MARK)
+    ).format(finding, rest, found.names[0], STEP_MARK)
 
 
 def _alt(found: Kernels, data: pd.DataFrame) -> str:

@@ -1,6 +1,8 @@
 """Several runs in one report: speedups beside each other, and what changed since the first."""
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pandas as pd
 from markupsafe import Markup
@@ -11,6 +13,31 @@ from ktask.report import sentences as words
 from ktask.report.runs import changes
 from ktask.report.study import Study
 from ktask.report.tables import CASE, PATH, at_best, parallel, sort_cases
+
+
+def with_own_names(runs: Sequence[Run]) -> list[Run]:
+    """Return runs whose names, and the anchors made of them, differ.
+
+    Runs in folders of one name are called by the folders above as well; the same run again gets a number.
+    """
+    names = {run.path: run.name for run in runs}
+    for depth in range(2, max((len(path.parts) for path in names), default=0)):
+        often = Counter(map(_anchor, names.values()))
+        for path, name in names.items():
+            if often[_anchor(name)] > 1:
+                names[path] = "/".join(path.parts[-depth:])
+    seen: Counter[str] = Counter()
+    found = []
+    for run in runs:
+        name = names[run.path]
+        seen[_anchor(name)] += 1
+        times = seen[_anchor(name)]
+        found.append(replace(run, name=f"{name} ({times})" if times > 1 else name))
+    return found
+
+
+def _anchor(name: str) -> str:
+    return words.figure_key("run", name)
 
 
 def section(studies: Sequence[Study], runs: Sequence[Run], drawn: Markup) -> Markup:
@@ -47,6 +74,8 @@ def finding(studies: Sequence[Study]) -> Markup:
     if not common:
         return markup.paragraph("The runs have no path in common that is decided in each.")
     agree = sum(len({one[path] for one in verdicts}) == 1 for path in common)
+    if agree == len(common) > 1:
+        return markup.paragraph(f"All {agree} paths decided in every run have the same verdict everywhere.")
     return markup.paragraph(
         f"Of {words.count(len(common), 'path')} decided in every run, {agree} "
         f"{'has' if agree == 1 else 'have'} the same verdict everywhere."
