@@ -202,7 +202,7 @@ def render(result: dict[str, Any]) -> Iterator[Part]:
 
 
 def _conditions(found: dict[str, Any], threads: int) -> Iterator[Part]:
-    """Yield what load and quota did beside one thread and beside several; nothing without them."""
+    """Yield what was found of the conditions with one thread and with several; nothing without them."""
     from ktask.workloads.conditions import parse_load  # noqa: PLC0415
 
     if load := parse_load(found["load"]):
@@ -215,6 +215,10 @@ def _conditions(found: dict[str, Any], threads: int) -> Iterator[Part]:
         one, several = (fmt_time(found["throttled_s"][side]) for side in ("serial", "threads"))
         parts = [f"1 thread stopped for {one}"] + [f"{threads} for {several}"] * (threads > 1)
         yield f"\nquota {found['quota']}: {', '.join(parts)} of CPU time in the median"
+    if "huge_share" in found:
+        one, several = (f"{found['huge_share'][side]:.0%}" for side in ("serial", "threads"))
+        parts = [f"{one} with 1 thread"] + [f"{several} with {threads}"] * (threads > 1)
+        yield f"\ncame as huge pages: {', '.join(parts)} in the median"
 
 
 def _evidence(seen: dict[str, Any], threads: int) -> Iterator[Part]:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ktask.lab.evidence import Evidence
     from ktask.lab.evidence.store import CaseKey
 
-SCHEMA_VERSION = "1.8"
+SCHEMA_VERSION = "1.9"
 SYNTHETIC = "made by the simulator; no machine was measured"
 
 # name, Frictionless type, Arrow type, what it is
@@ -85,6 +85,7 @@ COLUMNS: tuple[tuple[str, str, pa.DataType, str], ...] = (
     ("load_alone_rate", "number", pa.float64(), "the same before the first repetition, beside nothing"),
     ("load_cpu_s", "number", pa.float64(), "CPU seconds of the load meanwhile; none without a load"),
     ("throttled_s", "number", pa.float64(), "seconds that a quota stopped it, all CPUs; none without one"),
+    ("huge_share", "number", pa.float64(), "share of it that came as huge pages; none where all has to"),
 )
 SCHEMA = pa.schema([pa.field(name, kind) for name, _, kind, _ in COLUMNS])
 SKIPPED_COLUMNS = ["cell_id", "workload", "backend", "method", "page_kind", "size_bytes", "reason", "failed"]
@@ -103,11 +104,12 @@ _SINCE = {
     "nodes": "",
     "shared_cores": None,
     **dict.fromkeys(CONDITIONED),
+    "huge_share": None,
 }
 
 
 # May be unknown, beside those below.
-_UNKNOWN = {"cpu_user_s", "cpu_system_s", "steal_s", "calls", "apart_s", *CONDITIONED}
+_UNKNOWN = {"cpu_user_s", "cpu_system_s", "steal_s", "calls", "apart_s", "huge_share", *CONDITIONED}
 _MAY_BE_UNKNOWN = dict.fromkeys(("helper_nice", "shared_cores"), "Int32")
 
 

@@ -17,6 +17,7 @@ from ktask.host.kernel_files import status_bytes
 from ktask.memory import region as memory
 from ktask.memory.calls import advise, advise_pages
 from ktask.workloads import Case, Method, Option, Workload, expect
+from ktask.workloads.fragments import HELD_BYTES, MEMORY, Fragments, is_fragmented, pinned_bytes
 from ktask.workloads.locked import lock_range, over_limit
 from ktask.workloads.populated import Mapped, no_populate
 from ktask.workloads.rings import BUFFER, RING_BYTES, Rings, n_rings, no_io_uring, pin_range
@@ -78,16 +79,26 @@ def start_in_stages(start, end, base, page_size, size, told, fds, n_rings, taken
 
 
 class Fused(Mapped):
-    """A mapping without pages before each repetition: populated, pinned and filled after it."""
+    """A mapping without pages before each repetition: populated, pinned and filled after it.
+
+    Attributes
+    ----------
+    huge_share
+        Where memory is fragmented: how much of the range came as huge pages in the last repetition.
+    """
+
+    huge_share: float | None = None
 
     def __init__(self, case: Case):
         super().__init__(case)
-        self.rings = None
+        self.rings = self.fragments = None
         try:
             if case.option("pin") == "io_uring":
                 self.rings = Rings()
+            if is_fragmented(case):
+                self.fragments = Fragments()
         except BaseException:
-            self.region.unmap()
+            self.close()
             raise
         self._field = "VmPin" if self.rings else "VmLck"
         self._others = status_bytes(self._field)
@@ -107,6 +118,8 @@ class Fused(Mapped):
         left = int(np.count_nonzero(self.region.present()))
         expect(left == 0, f"{left} pages of 4 KiB were there before the start")
         self._told[:] = 0
+        if self.fragments:
+            self.fragments.renew()
 
     def _zap(self) -> None:
         """Give the pages back on as many CPUs as will take them, so that these find them in their lists."""
@@ -127,9 +140,16 @@ class Fused(Mapped):
         expect(wrong == 0, f"{wrong} pages of 4 KiB are not filled after the start")
         if self.case.page_kind == "THP":
             huge = self.region.huge_bytes()
-            expect(huge == size, f"only {huge} of {size} bytes are mapped by huge pages")
+            if self.fragments:
+                self.huge_share = huge / size
+            else:
+                expect(huge == size, f"only {huge} of {size} bytes are mapped by huge pages")
+        if self.fragments:
+            self.fragments.expect_alive()
 
     def close(self) -> None:
+        if self.fragments:
+            self.fragments.close()
         if self.rings:
             self.rings.close()
         super().close()
@@ -158,13 +178,22 @@ PIN = Option(
 
 
 def why_not(case: Case) -> str | None:
-    """Return why a case cannot be pinned so, or None."""
+    """Return why a case cannot be pinned so, or not in fragmented memory, or None."""
+    if is_fragmented(case) and case.page_kind in memory.HUGETLB_KINDS:
+        return "hugetlb pages come from their pool, fragmented or not; use memory=as_it_is"
+    others = pinned_bytes() if is_fragmented(case) else 0
     if case.option("pin") == "io_uring":
-        need = status_bytes("VmPin") + case.size_bytes + n_rings() * RING_BYTES
+        need = status_bytes("VmPin") + case.size_bytes + n_rings() * RING_BYTES + others
         return no_io_uring() or over_limit(need)
     if case.page_kind in memory.HUGETLB_KINDS:
         return "mlock passes over hugetlb pages; use pin=io_uring"
-    return over_limit(status_bytes("VmLck") + case.size_bytes)
+    return over_limit(status_bytes("VmLck") + case.size_bytes) or over_limit(others)
+
+
+def need(case: Case) -> int:
+    """Return how much general memory a case takes."""
+    others = HELD_BYTES + pinned_bytes() if is_fragmented(case) else 0
+    return memory.region_need(case.size_bytes, case.page_kind) + others
 
 
 WORKLOAD = Workload(
@@ -177,7 +206,7 @@ WORKLOAD = Workload(
             "each chunk is populated, pinned and filled before the next",
             probe=no_populate,
             allocates=True,
-            options=(PIN,),
+            options=(PIN, MEMORY),
             by_source="mmap_lock is taken for reading to populate and to pin, but for writing by pin=mlock. "
             "Filling takes no lock.",
         ),
@@ -186,10 +215,11 @@ WORKLOAD = Workload(
             "the whole range is populated, then pinned, then filled; threads wait for each other between",
             probe=no_populate,
             allocates=True,
-            options=(PIN,),
+            options=(PIN, MEMORY),
             by_source="As fused; between the stages threads wait until the slowest has ended.",
         ),
     ),
     setup=lambda case: (Fused if case.method == "fused" else Stages)(case),
+    memory_need=need,
     why_not=why_not,
 )

@@ -20,6 +20,10 @@ def test_what_load_and_quota_did_is_said():
     assert list(_conditions(limited, 1)) == [
         "\nquota 50%: 1 thread stopped for 100 ms of CPU time in the median"
     ]
+    fragmented = PLAIN | {"huge_share": {"serial": 0.024, "threads": 0.5}}
+    assert list(_conditions(fragmented, 2)) == [
+        "\ncame as huge pages: 2% with 1 thread, 50% with 2 in the median"
+    ]
     assert list(_conditions(PLAIN, 2)) == []
 
 

@@ -35,6 +35,7 @@ PROMISED = [
 ADDED = ["options", "calls", "apart_s", "helper_nice", "run_mode", "pass", "boot_id"]  # since 1.1, at the end
 ADDED += ["cpus", "nodes", "shared_cores"]  # since 1.6
 ADDED += ["load_rate", "load_alone_rate", "load_cpu_s", "throttled_s"]  # since 1.8
+ADDED += ["huge_share"]  # since 1.9
 # fmt: on
 
 
@@ -84,6 +85,7 @@ def row(**changes):
         "load_alone_rate": 2e9,
         "load_cpu_s": 0.3,
         "throttled_s": 0.05,
+        "huge_share": 0.25,
     } | changes
 
 

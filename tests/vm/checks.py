@@ -21,6 +21,7 @@ from ktask.host.topology import allowed_cpus
 from ktask.lab.sweep import cells
 from ktask.memory import region as memory
 from ktask.workloads import Case
+from ktask.workloads.fragmenting_child import free_blocks
 
 MACHINE = json.loads(os.environ.get("KTASK_EMULATED", "null"))
 pytestmark = pytest.mark.skipif(not MACHINE, reason="this is no emulated machine")
@@ -196,3 +197,18 @@ def test_huge_pages_count_while_the_kernel_watches_who_uses_them():
                 pytest.skip("no huge page was hidden")
         assert region.lazy_free_bytes() == size
         assert memory._huge_bytes_by_smaps(*place) == size
+
+
+@pytest.mark.parametrize("method", ["fused", "stages"])
+def test_fragmented_memory_has_no_huge_pages_to_give_until_the_case_is_over(typed, method):
+    """Not on a machine that others use: their programs get no huge pages meanwhile."""
+    words = ("--page-size", "THP", "--size", "32MiB", "--min-chunk", "2MiB", "--threads", "2", "--json")
+    fragmented = ("--method", method, "--set", "memory=fragmented", "--passes", "1", "--repetitions", "3")
+    code, out, err = typed("run", "start", *words, *fragmented)
+    assert code == 0, err
+    found = json.loads(out)["conditions"]["huge_share"]
+    assert max(found.values()) < 0.1, found
+    end = time.monotonic() + 60
+    while free_blocks() < sum(NODE_MIB.values()) // 8 and time.monotonic() < end:
+        time.sleep(0.5)
+    assert free_blocks() >= sum(NODE_MIB.values()) // 8, found  # a quarter of all

@@ -391,10 +391,10 @@ class Measurement:
         return found | ({"bystanders": self.bystanders().as_dict()} if self.beside else {})
 
     def _conditions(self, variant: Variant) -> dict[str, Any]:
-        """Return the conditions as they are in options, and what load and quota did beside each side."""
+        """Return the conditions as they are in options, and what was found of them on each side."""
         names = ("load", "quota", "nice", "placement")
         found: dict[str, Any] = {name: self.case.option(name) for name in names}
-        for name in ("load_alone_rate", "load_rate", "load_cpu_s", "throttled_s"):
+        for name in ("load_alone_rate", "load_rate", "load_cpu_s", "throttled_s", "huge_share"):
             sides = {"serial": SERIAL, "threads": variant}
             medians = {side: self._median(one, name) for side, one in sides.items()}
             if medians["serial"] is not None:

@@ -46,6 +46,7 @@ def row_of(
             "verified": True,
             "flags": _flags(before, after, repetitions) + ["aa"] * variant.is_aa,
             "started_at": started_at,
+            "huge_share": getattr(state, "huge_share", None),
         }
     )
 
