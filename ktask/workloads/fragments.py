@@ -20,9 +20,28 @@ from ktask.workloads.children import ending
 from ktask.workloads.rings import no_io_uring
 
 AS_IT_IS, FRAGMENTED = "as_it_is", "fragmented"
-MOST_BLOCKS = 1 << 16  # of one order, which takes about a minute for each 16 GiB
+MOST_BLOCKS = 1 << 16  # of one order: 128 GiB
 LIMIT_S = 300
 HELD_BYTES = child.BATCH * child.BLOCK
+
+
+def pinned_bytes() -> int:
+    """Return how much has to be pinned at most: a page per 2 MiB that is free or can be moved."""
+    return available_memory.meminfo().get("MemAvailable", 0) // child.BLOCK * child.PAGE
+
+
+@lru_cache(maxsize=1)
+def no_fragments() -> str | None:
+    """Return why memory cannot be fragmented here, or None."""
+    if reason := no_io_uring() or memory.why_not("THP", memory.THP_SIZE):
+        return reason
+    if not kernel_files.read_text(kernel_files.ROOT / "proc/buddyinfo"):
+        return "memory=fragmented needs /proc/buddyinfo, which cannot be read here"
+    if (blocks := pinned_bytes() // child.PAGE) > MOST_BLOCKS:
+        most, found = (n * child.BLOCK / memory.GIB for n in (MOST_BLOCKS, blocks))
+        return f"memory=fragmented is for up to {most:.0f} GiB of available memory; here are {found:.0f} GiB"
+    return None
+
 
 MEMORY = Option(
     "memory",
@@ -76,21 +95,3 @@ class Fragments:
 def is_fragmented(case: Case) -> bool:
     """Return whether a case asks for fragmented memory."""
     return dict(case.options).get(MEMORY.name) == FRAGMENTED
-
-
-def pinned_bytes() -> int:
-    """Return how much has to be pinned at most: a page per 2 MiB that is free or can be moved."""
-    return available_memory.meminfo().get("MemAvailable", 0) // child.BLOCK * child.PAGE
-
-
-@lru_cache(maxsize=1)
-def no_fragments() -> str | None:
-    """Return why memory cannot be fragmented here, or None."""
-    if reason := no_io_uring() or memory.why_not("THP", memory.THP_SIZE):
-        return reason
-    if not kernel_files.read_text(kernel_files.ROOT / "proc/buddyinfo"):
-        return "memory=fragmented needs /proc/buddyinfo, which cannot be read here"
-    if (blocks := pinned_bytes() // child.PAGE) > MOST_BLOCKS:
-        most, found = (n * child.BLOCK / memory.GIB for n in (MOST_BLOCKS, blocks))
-        return f"memory=fragmented is for up to {most:.0f} GiB of available memory; here are {found:.0f} GiB"
-    return None
