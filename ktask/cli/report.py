@@ -27,6 +27,7 @@ EXAMPLES = (
 
 FORMATS = ("html", "slides", "mail", "csv")
 TO_STDOUT = ("mail", "csv")
+LEAST_BYTES = 300 << 20  # of memory; the smallest run takes 450 MiB in all, of which 170 are there by then
 
 
 def report(
@@ -64,9 +65,17 @@ def report(
 
 
 def _page(paths: Sequence[Path], out: Path) -> Path:
+    from ktask.common.units import fmt_size  # noqa: PLC0415
+    from ktask.host.available_memory import memory_room_bytes  # noqa: PLC0415
     from ktask.lab.sweep.notebooks import NotebookError  # noqa: PLC0415
     from ktask.report import write_report  # noqa: PLC0415
 
+    room_bytes = min(memory_room_bytes(), default=LEAST_BYTES)
+    if room_bytes < LEAST_BYTES:  # the kernel would end it in the middle, without a word
+        need, have = fmt_size(LEAST_BYTES), fmt_size(max(0, room_bytes) >> 20 << 20)
+        raise ValueError(
+            f"a report takes {need} of memory more, and {have} are left; --format mail takes less"
+        )
     try:
         return write_report(paths, out, progress=_progress)
     except NotebookError as error:

@@ -172,6 +172,15 @@ def test_a_report_as_text_goes_to_stdout_or_to_a_file(form, typed, tmp_path):
     assert (tmp_path / "deep" / "r.txt").read_text() == out
 
 
+def test_a_report_does_not_begin_where_memory_is_short(monkeypatch, typed, tmp_path):
+    monkeypatch.setattr("ktask.host.available_memory.memory_room_bytes", lambda: [200 << 20, 1 << 40])
+    code, _, err = typed("report", "sample", "--out", str(tmp_path / "page.html"))
+    assert code == 2
+    assert err == (
+        "ktask: a report takes 300 MiB of memory more, and 200 MiB are left; --format mail takes less\n"
+    )
+
+
 def test_slides_are_a_file_beside_the_report(monkeypatch, typed, tmp_path):
     monkeypatch.setattr("ktask.report.forms.slides.slides", lambda report: f"slides of {report.runs[0].name}")
     code, out, _ = typed("report", "sample", "--format", "slides", "--dir", tmp_path, "--json")

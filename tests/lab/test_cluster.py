@@ -3,6 +3,7 @@
 import concurrent.futures
 import itertools
 import json
+import logging
 import os
 import re
 import shlex
@@ -269,6 +270,9 @@ def test_a_scheduler_that_does_not_answer_is_told(grid, tmp_path, monkeypatch):
     ):
         cluster.sweep_cluster("tcp://127.0.0.1:1", grid, root=tmp_path)
     assert list(tmp_path.iterdir()) == []
+    loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict]
+    loud = [one.name for one in loggers if one.isEnabledFor(logging.ERROR)]
+    assert not [name for name in loud if name.startswith(("distributed", "tornado"))]
 
 
 def test_tls_without_certificates_is_refused(grid, tmp_path):

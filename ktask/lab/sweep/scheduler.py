@@ -29,6 +29,8 @@ TRANSFER_S = 600.0  # for the files of a cell, by a slow line perhaps
 CLOSE_S = 5.0
 AWARE_S = 3.0  # until a wait is said
 LOOK_S = 2.0  # between two looks at the workers
+# What goes wrong is said in one line instead. Those with a dot have a level of their own.
+SILENT_LOGGERS = ("distributed", "distributed.client", "distributed.gc", "tornado", "tornado.application")
 GO_ON = "the cells done so far are kept, go on with --resume"
 START = "`dask scheduler --host 127.0.0.1 --dashboard-address 127.0.0.1:0`"
 _ADDRESS = re.compile(r"(tcp|tls)://[^\s/]+:(\d{1,5})")
@@ -87,7 +89,7 @@ def connect(address: str) -> Iterator[Client]:
         raise ClusterError(
             "--scheduler needs Dask, which is not installed; pip install 'ktask[cluster]'"
         ) from None
-    for name in ("distributed", "tornado"):
+    for name in SILENT_LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     if address.startswith("tls:") and not Security().get_connection_args("client").get("ssl_context"):
         raise ClusterError(f"scheduler {address} needs certificates; name them for Dask, see docs/cluster.md")
