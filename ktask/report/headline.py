@@ -85,10 +85,11 @@ SMALLER = "‡"  # at a neighbour's p99: beside less work than that of the row
 
 
 def _price(row: words.Row) -> str:
-    """Return a neighbour's p99 ratio, marked if it was probed beside a smaller size; empty if not known."""
+    """Return a neighbour's p99 ratio, in parentheses if undecided, marked if beside less work."""
     if not np.isfinite(row["p99_ratio"]):
         return ""
-    return units.fmt_number(row["p99_ratio"], 2) + SMALLER * bool(row["price_size_bytes"] < row["size_bytes"])
+    text = units.fmt_number(row["p99_ratio"], 2) + SMALLER * bool(row["price_size_bytes"] < row["size_bytes"])
+    return f"({text})" if row["longer"] == "undecided" else text
 
 
 def smaller_note(table: pd.DataFrame) -> str:
@@ -213,12 +214,7 @@ def _costs(rows: pd.DataFrame) -> list[tuple[str, bool]]:
 
 def _waits(rows: pd.DataFrame) -> list[tuple[str, bool]]:
     """Return a neighbour's p99 ratio as text, in parentheses if undecided, and whether it is longer."""
-    texts = []
-    for _, row in rows.iterrows():
-        number = _price(row)
-        open_ = number and row["longer"] == "undecided"
-        texts.append((f"({number})" if open_ else number, row["longer"] == "longer"))
-    return texts
+    return [(_price(row), row["longer"] == "longer") for _, row in rows.iterrows()]
 
 
 def _caption(table: pd.DataFrame, shown: int, reference: pd.Series | None) -> Markup:

@@ -168,7 +168,7 @@ def _draw_curves(
         largest = rows[rows["size_bytes"] == rows["size_bytes"].max()]
         axis.plot(largest["threads"], largest["ideal"], label="ideal, largest size", zorder=1, **draw.DOTTED)
         if roof and roof <= ROOF_IN_SIGHT * most:
-            axis.axhline(roof, label="memory roof", **draw.DOTTED | {"linestyle": "-."})
+            axis.axhline(roof, label="memory roof", zorder=1, **draw.DOTTED | {"linestyle": "-."})
         draw.thread_axis([axis], threads, width_in=width_in)
         draw.mark_borders(axis, borders, max(threads), named=axis is axes[0])
         axis.set(xlabel="", ylabel="", ylim=(0, 1.05 * most) if axis.get_yscale() == "linear" else None)

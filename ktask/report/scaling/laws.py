@@ -29,7 +29,8 @@ LEAST_COUNTS = 4  # thread counts that a law needs: fewer do not determine one, 
 LEAST_PROCESSES = 2  # per thread count
 FARTHEST = 2  # predictions are for this many times the helpers of the most threads measured
 # Laws learned without any curve of a published machine, and fitted on 1, 2 and 4 threads, are off by
-# at most this factor in nine of ten of its other times (`ktask predict data/published --held-out machine`).
+# at most this factor in nine of ten of its other times (`ktask predict data/published --held-out machine`,
+# which tests/models/test_predict.py compares).
 MISSED = 1.22
 SEEDS = 5
 SIMULATED = ("simulated_s", "simulated_low_s", "simulated_high_s", "simulated_speedup", "most_chunks")
