@@ -1,6 +1,7 @@
 """What it costs others, and the reviewers' questions: from rows with known truth to words."""
 
 import re
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
@@ -174,5 +175,9 @@ def test_nothing_is_claimed_that_the_rows_do_not_carry(records):
     found = answers(study_of(few))
     assert {n for n in (2, 3, 5, 6, 9, 15, 16) if found[n].kind != NOT_IN_RUN} == set()
     assert {n for n in (11, 14, 17) if found[n].kind != NOT_HERE} == set()
+    assert "ktask sweep questions" in found[12].text
+    of_grid = study_of(few)
+    of_grid = replace(of_grid, run=replace(of_grid.run, grid={"name": "questions"}))
+    assert "Chunk sizes were not varied. Appendix B lists" in answers(of_grid)[12].text
     nothing = answers(study_of(records[records["threads"] == 1]))
     assert {n for n, one in nothing.items() if one.kind == HERE} == set()

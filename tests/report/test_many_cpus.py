@@ -4,12 +4,14 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from ktask.common import figures as draw
+from ktask.common.units import parse_size
 from ktask.lab.records import SYNTHETIC, load_run, synthetic_note
 from ktask.report import machine, tables
-from ktask.report.paths import many_cpus
+from ktask.report.paths import bottlenecks, gains_figure, many_cpus
 from ktask.report.scaling import laws
 
 DATA = Path(__file__).parents[2] / "data"
@@ -50,6 +52,28 @@ def test_maps_have_every_size_and_mark_the_borders(run, scaling):
     with draw.theme():
         figure.drawing.draw_without_rendering()
     assert_apart(axis.get_xticklabels())
+
+
+def test_curves_name_sizes_in_order_and_borders_once(run, scaling):
+    borders = machine.thread_borders(run.machine)
+    figure = gains_figure.gains_figure(
+        scaling, pd.DataFrame(columns=["workload", "seen"]), "zeroing", "k", borders
+    )
+    labels = [text.get_text() for text in figure.drawing.legends[0].get_texts()]
+    sizes = [parse_size(label) for label in labels if label.endswith("iB")]
+    assert len(sizes) > 2 and sizes == sorted(sizes)
+    named = [text.get_text() for axis in figure.drawing.axes for text in axis.texts]
+    assert sorted(named) == sorted(what for n, what in borders.items() if n < scaling["threads"].max())
+
+
+@pytest.mark.parametrize(("smaller", "counts"), [(4, True), (64, False)])
+def test_the_roof_counts_stores_to_several_nodes_at_any_large_size(scaling, smaller, counts):
+    near = tables.at_largest_size(scaling).assign(backend="user", method="nontemporal")
+    sizes = near["size_bytes"] // smaller
+    spread = near.assign(options="node=spread", size_bytes=sizes, bandwidth=2 * near["bandwidth"])
+    roof = bottlenecks.memory_roof(pd.concat([near, spread], ignore_index=True))
+    assert roof.bytes_per_s == (spread if counts else near)["bandwidth"].max()
+    assert ("node=spread" in roof.label) == counts
 
 
 def test_maps_need_thread_counts_and_sizes(scaling):

@@ -137,6 +137,19 @@ def test_the_stack_adds_up_to_the_threads():
     assert stack.stack_data(table_of(run_with(None)), "free").empty
 
 
+def test_no_loss_is_named_below_what_the_parts_are_above_the_whole():
+    run = run_with(seen_case(wall_s=0.045))  # 0.1 s serially, 0.09 s of two threads
+    table = table_of(run)
+    said = plain(bottlenecks.finding(table))
+    assert "no cause is named, as the parts add up to 1" in said
+    assert "goes to" not in said
+    figure = gains_figure.gains_figure(Study(run).scaling, table, "free", "speedup-free")
+    assert figure.caption.startswith("No path lost thread time.")
+    assert "parts add up to 1" in figure.svg
+    parts = figure.data[(figure.data["panel"] == "stack") & (figure.data["in_threads"] > 0)]
+    assert figure.drawing.axes[-1].get_xlim()[1] >= parts["in_threads"].sum() > 2  # nothing is cut off
+
+
 def test_functions_locks_and_counters_are_listed_by_name():
     (row,) = [row for _, row in table_of(run_with(seen_case())).iterrows()]
     html = evidence_tables.of_path(row, row["seen"], "key")
