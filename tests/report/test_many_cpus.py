@@ -66,7 +66,7 @@ def test_curves_name_sizes_in_order_and_borders_once(run, scaling):
     assert sorted(named) == sorted(what for n, what in borders.items() if n < scaling["threads"].max())
 
 
-@pytest.mark.parametrize(("smaller", "counts"), [(4, True), (64, False)])
+@pytest.mark.parametrize(("smaller", "counts"), [(4, True), (1024, False)])
 def test_the_roof_counts_stores_to_several_nodes_at_any_large_size(scaling, smaller, counts):
     near = tables.at_largest_size(scaling).assign(backend="user", method="nontemporal")
     sizes = near["size_bytes"] // smaller

@@ -115,6 +115,17 @@ def test_a_spinlock_without_its_slow_path_is_named_from_samples():
     assert "threads waited 19 % of the time for zone lock." in plain(evidence.by_source(row, row["seen"]))
 
 
+def test_spinning_before_sleep_is_for_the_lock_that_threads_slept_for():
+    spins = ("mutex_spin_on_owner", "__mutex_lock", "hugetlb_fault", *ENTRY)
+    slept = [Wait("hugetlb fault mutex", "mutex", "hugetlb_fault", 0.02, 9)]
+    found = seen_case(stacks={ZAP: 0.07, CLEAR: 0.03, spins: 0.03}, waits=slept)
+    (row,) = [row for _, row in table_of(run_with(found)).iterrows()]
+    assert "spinning (hugetlb fault mutex in hugetlb_fault)" in plain(evidence.sentence(row, row["seen"]))
+    none = seen_case(stacks={ZAP: 0.07, CLEAR: 0.03, spins: 0.03}, waits=[])
+    (row,) = [row for _, row in table_of(run_with(none)).iterrows()]
+    assert "spinning (for no lock that was seen)" in plain(evidence.sentence(row, row["seen"]))
+
+
 def test_a_path_that_was_slower_while_it_was_looked_at_is_said_to_be():
     said = plain(bottlenecks.finding(table_of(run_with(seen_case(wall_s=0.1)))))
     assert "While it was looked at, it reached 50 % of the ideal." in said

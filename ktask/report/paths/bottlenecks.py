@@ -22,7 +22,7 @@ from ktask.report.tables import CASE, PATH, as_estimate, at_largest_size, parall
 
 # A path is above or below these only if its whole interval is.
 GOOD_EFFICIENCY = 0.9  # this much of the ideal speedup counts as "scales"
-LARGE = 1 / 8  # of the largest size: from here on a rate counts as that of the memory
+LARGE, LARGE_BYTES = 1 / 8, 4 << 30  # of the largest size, or so much: a rate counts as that of the memory
 NEAR_ROOF = 0.85  # this share of the highest user-space rate leaves nothing to gain
 LOSSES = ("start", "gaps", "end", "slower", "chunking")
 TRACED = ("chunks", "traced_imbalance", "traced_s", "typical")
@@ -49,7 +49,7 @@ def memory_roof(scaling: pd.DataFrame) -> Roof | None:
     if user.empty:
         return None
     own = at_largest_size(user)
-    large = own[own["size_bytes"] >= LARGE * own["size_bytes"].max()]
+    large = own[own["size_bytes"] >= min(LARGE * own["size_bytes"].max(), LARGE_BYTES)]
     best = large.sort_values("bandwidth").iloc[-1]
     parts = [best["method"], best["options"], words.count(int(best["threads"]), "thread")]
     return Roof(float(best["bandwidth"]), ", ".join(filter(None, parts)))

@@ -242,9 +242,23 @@ def _longest_wait(spins: bool, seen: Seen) -> tuple[str, str, float]:
         for one in seen.waits
         if on_cpu(one) == spins and one.kind != IN_THE_QUEUE
     ]
-    found += [(seconds, *names) for names, seconds in seen.spun.items()] if spins else []
+    if spins:
+        found += [(seconds, *names) for names, seconds in seen.spun.items()]
+        found = found or _before_sleep(seen)
     seconds, lock, site = max(found, default=(0.0, "", ""))
     return lock, site, seconds
+
+
+def _before_sleep(seen: Seen) -> list[tuple[float, str, str]]:
+    """Return the lock that threads slept for longest, if they spun before; for so many seconds."""
+    spun_s = sum(
+        one.more_s for one in seen.from_chunks if one.part == SPINNING and OF_SLEEPERS.search(one.function)
+    )
+    slept = [
+        one for one in seen.waits if not on_cpu(one) and one.lock != UNNAMED and one.kind != IN_THE_QUEUE
+    ]
+    longest = max(slept, key=lambda one: one.wait_s, default=None)
+    return [(spun_s, longest.lock, longest.site)] if longest and spun_s > 0 else []
 
 
 def on_cpu(wait: Wait) -> bool:

@@ -17,7 +17,7 @@ def roof_sentence(scaling: pd.DataFrame, roof: Roof | None) -> Markup:
             "No rate of user code that zeroes memory is known of this run, and so no roof of the memory."
         )
     rate = units.fmt_rate(roof.bytes_per_s, "byte")
-    head = f"The roof, the highest rate of user code that zeroes memory at the largest size, is {rate}"
+    head = f"The roof, the highest rate at which user code zeroes memory, is {rate}"
     best = at_best(scaling)
     kernel = best[(best["workload"] == "zeroing") & (best["backend"] == "kernel")]
     if kernel.empty:
