@@ -56,7 +56,7 @@ def compare(
     from ktask.common.resources import runs_folder  # noqa: PLC0415
     from ktask.lab import compare as lab  # noqa: PLC0415
     from ktask.lab.records import load_run  # noqa: PLC0415
-    from ktask.lab.sweep.sweep import find_run  # noqa: PLC0415
+    from ktask.lab.runs import find_run  # noqa: PLC0415
 
     share, form = _share(threshold), _form(form, as_json)
     _check_count(runs, by)

@@ -41,7 +41,7 @@ def profile(
     from ktask.common.resources import reports_folder, runs_folder  # noqa: PLC0415
     from ktask.lab.evidence.profiles import looks_of, write_profiles  # noqa: PLC0415
     from ktask.lab.records import load_run  # noqa: PLC0415
-    from ktask.lab.sweep.sweep import find_run  # noqa: PLC0415
+    from ktask.lab.runs import find_run  # noqa: PLC0415
 
     loaded = load_run(find_run(run, runs_folder(base)))
     key = chosen(loaded, cell)

@@ -48,7 +48,7 @@ def report(
     claims and a table per workload, in 75 columns. As csv: a row per case and thread count.
     """
     from ktask.common.resources import reports_folder, runs_folder  # noqa: PLC0415
-    from ktask.lab.sweep.sweep import find_run  # noqa: PLC0415
+    from ktask.lab.runs import find_run  # noqa: PLC0415
 
     if form not in FORMATS:
         raise ValueError(f"format {form!r} is not allowed; use {', '.join(FORMATS)}")

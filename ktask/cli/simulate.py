@@ -62,7 +62,7 @@ def simulate(
     """
     if calibrate is not None:
         from ktask.common.resources import runs_folder  # noqa: PLC0415
-        from ktask.lab.sweep.sweep import find_run  # noqa: PLC0415
+        from ktask.lab.runs import find_run  # noqa: PLC0415
 
         _calibrate(find_run(calibrate, runs_folder(base)), machine, as_json)
         return

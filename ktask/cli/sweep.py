@@ -156,8 +156,8 @@ def _require(placement: str | None, cpus: str | None) -> None:
 
 
 def _emit_estimate(grid: Grid, root: Path, as_json: bool, switches: dict[str, bool]) -> None:
+    from ktask.lab.runs import list_runs  # noqa: PLC0415
     from ktask.lab.sweep import estimate  # noqa: PLC0415
-    from ktask.lab.sweep.sweep import list_runs  # noqa: PLC0415
 
     earlier = sorted(list_runs(root), key=lambda run: (run / "machine.json").stat().st_mtime)[-5:]
     cells = estimate.estimate_sweep(grid, [estimate.SAMPLE, *earlier])

@@ -18,7 +18,7 @@ from ktask.engine.task import Result
 from ktask.host import topology
 from ktask.lab.measure.rounds import prepared, repeat
 from ktask.lab.records import load_run
-from ktask.lab.sweep.sweep import find_run, latest_run
+from ktask.lab.runs import find_run, latest_run
 from ktask.report import sentences as words
 from ktask.report import tables
 from ktask.workloads import Case

@@ -23,7 +23,7 @@ POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
     "script-src 'sha256-{}'"
 )
-PRELOADED = ("ktask.report.contents", "scipy.stats")  # what the notebook imports
+PRELOADED = ("ktask.report.preloaded",)
 HEADING = re.compile(r'<h2 id="([^"]*)">(.*?)</h2>', re.DOTALL)
 APPENDIX = re.compile(r'(<h2 id="[^"]*">[A-Z] .*?</h2>)(.*?)(?=<h2|<footer)', re.DOTALL)
 TAG = re.compile(r"<[^>]+>")

@@ -22,6 +22,7 @@ from conftest import descendants, is_gone, wait_for
 
 from ktask.host import perf
 from ktask.host.topology import cpu_count
+from ktask.lab import runs
 from ktask.lab.records import load_run
 from ktask.lab.sweep import cells, looks, notebooks, passes, probing, sweep
 from ktask.lab.sweep import kernels as kernel
@@ -190,12 +191,12 @@ def test_a_name_is_made_of_date_and_grid():
 
 
 def test_a_run_is_found_by_name_or_directory(run):
-    assert sweep.find_run("done", run.parent) == run
-    assert sweep.find_run(str(run)) == run
+    assert runs.find_run("done", run.parent) == run
+    assert runs.find_run(str(run)) == run
     with pytest.raises(ValueError, match="'nosuch' does not exist; there are done"):
-        sweep.find_run("nosuch", run.parent)
+        runs.find_run("nosuch", run.parent)
     with pytest.raises(ValueError, match="there is none yet; `ktask sweep` makes one"):
-        sweep.find_run("nosuch", run / "cells")
+        runs.find_run("nosuch", run / "cells")
 
 
 # --- resuming ---------------------------------------------------------------------------------------------
@@ -324,9 +325,9 @@ def test_a_start_that_was_killed_is_no_run(tmp_path):
     left = tmp_path / ".raced.0123.tmp"
     left.mkdir()
     (left / "machine.json").write_text("{}")
-    assert sweep.list_runs(tmp_path) == []
+    assert runs.list_runs(tmp_path) == []
     with pytest.raises(ValueError, match="run 'raced' does not exist; there is none yet"):
-        sweep.find_run("raced", tmp_path)
+        runs.find_run("raced", tmp_path)
 
 
 def test_resuming_measures_only_what_is_missing(run):
