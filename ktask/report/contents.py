@@ -1,15 +1,15 @@
 """The contents of the report: one method per section, which a notebook calls for a piece of the page."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 
 from markupsafe import Markup
 
-from ktask.common.progress import watched
 from ktask.lab.records import Run, load_run, unconditioned
-from ktask.report import first_screen, headline, machine, measured, numbering, sections, tables
+from ktask.report import drawing, first_screen, headline, machine, measured, numbering, sections, tables
 from ktask.report import sentences as words
 from ktask.report.costs import busy, neighbours, questions
 from ktask.report.costs import section as costs
@@ -32,10 +32,11 @@ class Report:
 
     runs: list[Run]
     hashes: dict[str, str] = field(default_factory=dict)
+    second: Executor | None = None  # a process that draws half of the figures
 
     @classmethod
-    def open(cls, paths: Sequence[str | Path]) -> "Report":
-        """Return the report on the runs in these directories.
+    def open(cls, paths: Sequence[str | Path], processes: int = 1) -> "Report":
+        """Return the report on the runs in these directories; with two `processes`, one only draws.
 
         Raises
         ------
@@ -44,8 +45,9 @@ class Report:
         """
         if not paths:
             raise ValueError("there is no run to report on; give at least one directory with a machine.json")
+        second = drawing.second_process() if processes > 1 else None
         runs = several_runs.with_own_names([load_run(path) for path in map(Path, paths)])
-        return cls(runs, {run.name: data_hash(run.path) for run in runs})
+        return cls(runs, {run.name: data_hash(run.path) for run in runs}, second)
 
     @cached_property
     def studies(self) -> list[Study]:
@@ -65,8 +67,7 @@ class Report:
         todo.append(partial(beside.beside_figure, self.studies))
         todo.append(partial(kernels.kernels_figure, self.plain_runs))
         todo.append(partial(reproduction.published_figure, self.studies))
-        drawn = filter(None, [draw() for draw in watched(todo, "figures")])
-        return {figure.key: figure for figure in numbering.numbered(drawn)}
+        return {figure.key: figure for figure in numbering.numbered(drawing.drawn(todo, self.second))}
 
     def _figure(self, key: str) -> Markup:
         figure = self.figures.get(key)

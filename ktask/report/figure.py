@@ -21,6 +21,7 @@ class Figure:
     caption: Markup  # the finding, the kind of interval and n
     alt: str  # what the drawing shows, for screen readers
     number: str = ""  # in the report
+    drawn: str = ""  # the SVG, if it is made already
 
     def of(self, run: str) -> "Figure":
         """Return the figure with the name of its run before caption and alternative text."""
@@ -29,7 +30,11 @@ class Figure:
     @cached_property
     def svg(self) -> Markup:
         """The drawing as an SVG element; its identifiers differ from those of other figures."""
-        return Markup(to_svg(self.drawing, self.key, self.alt))  # noqa: S704 - made by us
+        return Markup(self.drawn or to_svg(self.drawing, self.key, self.alt))  # noqa: S704 - made by us
+
+    def rendered(self) -> "Figure":
+        """Return the figure as an SVG, without the drawing, which is slow to send to another process."""
+        return replace(self, drawn=str(self.svg), drawing=Drawing())
 
     @property
     def link(self) -> Markup:

@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 
 from ktask.common.files import write_text
 from ktask.common.private_folders import private_directory
+from ktask.host.topology import cpu_count
 from ktask.lab.sweep import notebooks
 from ktask.lab.sweep.kernels import Kernels
 
@@ -23,6 +24,7 @@ POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
     "script-src 'sha256-{}'"
 )
+MANY_FILES = 100  # of records: the tables and figures of fewer are made sooner than a process imports
 PRELOADED = ("ktask.report.preloaded",)
 HEADING = re.compile(r'<h2 id="([^"]*)">(.*?)</h2>', re.DOTALL)
 APPENDIX = re.compile(r'(<h2 id="[^"]*">[A-Z] .*?</h2>)(.*?)(?=<h2|<footer)', re.DOTALL)
@@ -76,7 +78,7 @@ def write_report(runs: Sequence[Path | str], out: Path | str, progress: Progress
 
 def _execute(paths: Sequence[Path], kernels: Kernels) -> dict:
     with private_directory() as folder:
-        parameters = {"runs": [str(path) for path in paths]}
+        parameters = {"runs": [str(path) for path in paths], "processes": _processes(paths)}
         executed = folder / "report.ipynb"
         try:
             # Without a limit: it computes and ends, if after minutes for a large run on a slow machine.
@@ -84,6 +86,12 @@ def _execute(paths: Sequence[Path], kernels: Kernels) -> dict:
         except notebooks.NotebookError as error:  # the notebook reads the run and finds what is wrong
             kind, _, reason = str(error).partition(": ")
             raise (ValueError(reason) if kind == "ValueError" else error) from None
+
+
+def _processes(paths: Sequence[Path]) -> int:
+    """Return how many processes draw: a second one must import for 2 s before it can."""
+    files = sum(1 for path in paths for _ in path.glob("records/*.parquet"))
+    return 2 if files >= MANY_FILES and cpu_count() > 1 else 1
 
 
 def to_html(notebook: dict, title: str) -> str:

@@ -1,7 +1,6 @@
 """One run on one machine with everything the report derives from it."""
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from ktask.report import headline, machine, tables
 from ktask.report import sentences as words
 from ktask.report.costs import busy, neighbours
 from ktask.report.costs import section as costs
+from ktask.report.drawing import Draw
 from ktask.report.figure import Figure
 from ktask.report.paths import advice, bottlenecks, figures, gains_figure, many_cpus, numa, states, timeline
 from ktask.report.scaling import larger_machines, laws
@@ -145,7 +145,7 @@ class Study:
         """Return an anchor that no other run has."""
         return f"{name}-{words.figure_key('run', self.label)}" if self.label else name
 
-    def drawings(self) -> list[Callable[[], Figure | None]]:
+    def drawings(self) -> list[Draw]:
         """Return one function per figure, in the order of the page; it gives None without data."""
         run, scaling = self.run, self.scaling
         borders = machine.thread_borders(run.machine)
@@ -170,12 +170,13 @@ class Study:
             partial(figures.chunks_figure, self.chunks, self.key(words.CHUNKS_KEY)),
             partial(larger_machines.larger_figure, self.larger, self.key(larger_machines.LARGER_KEY)),
         ]
-        return [partial(self._named, draw) for draw in found]
+        return [partial(_named, self.label, draw) for draw in found]
 
-    def _named(self, draw: Callable[[], Figure | None]) -> Figure | None:
-        """Return the figure, in whose words the run has its name where there are several."""
-        figure = draw()
-        return figure.of(self.label) if figure and self.label else figure
+
+def _named(label: str, draw: Draw) -> Figure | None:
+    """Return the figure, in whose words the run has its name where there are several."""
+    figure = draw()
+    return figure.of(label) if figure and label else figure
 
 
 def split_hosts(run: Run) -> list[Run]:

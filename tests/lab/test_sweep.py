@@ -212,7 +212,7 @@ def test_a_run_that_exists_is_not_touched_without_resume(run):
 def test_a_run_that_lost_its_machine_is_not_said_to_be_missing(tmp_path):
     (tmp_path / "records").mkdir()
     with pytest.raises(ValueError, match=r"is a run without its machine\.json; take that from a copy"):
-        sweep.find_run(str(tmp_path))
+        runs.find_run(str(tmp_path))
 
 
 def test_a_run_is_not_resumed_with_another_grid(run):
