@@ -289,6 +289,7 @@ def curves(
         style |= {"markers": False} if hue else {"marker": ""}
     else:
         style |= {"err_style": "bars", "err_kws": {"capsize": 2, "elinewidth": 0.9}}
+    axis.set(xlabel=x, ylabel=y)  # as seaborn would, which makes all ticks to see whether they are in sight
     sns.lineplot(long, x=x, y=y, ax=axis, **MEASURED, **(style | look))
     hover.points(axis, table, x, y, _said(table, y, hue, ends, unit))
 
@@ -323,6 +324,7 @@ def intervals(
         "err_kws": {"linewidth": 0.9},
     }
     style |= look
+    axis.set(xlabel=value, ylabel=row)
     sns.pointplot(long, x=value, y=row, orient="h", ax=axis, **MEASURED, **style)
     heights = axis.yaxis.convert_units(table[row].astype(str).to_list())
     if style["dodge"]:
@@ -347,6 +349,7 @@ def bars(
     long = _with_ends(table, value, None, [row, hue])
     style: dict[str, Any] = {"hue": hue, "hue_order": list(colours), "palette": colours, "saturation": 1}
     style |= {"edgecolor": INK, "linewidth": 0.4, "capsize": 0.3, "err_kws": {"linewidth": 0.9, "color": INK}}
+    axis.set(xlabel=value, ylabel=row)
     sns.barplot(long, x=value, y=row, orient="h", ax=axis, **MEASURED, **style)
     steps = (table[hue].map(list(colours).index) + 0.5) / len(colours) - 0.5
     heights = axis.yaxis.convert_units(table[row].to_list()) + BARS * steps.to_numpy()

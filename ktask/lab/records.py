@@ -149,6 +149,17 @@ class Run:
         return store.load(self.path)
 
     @cached_property
+    def traces(self) -> pd.DataFrame:
+        """When and where each chunk of one more repetition ran; empty if the run has no traces.
+
+        Raises
+        ------
+        ValueError
+            If a file of it is damaged; the message names it.
+        """
+        return traces.read_traces(self.path)
+
+    @cached_property
     def bystanders(self) -> pd.DataFrame:
         """What others waited for, a row per process, probe and way; empty if no neighbour probed.
 

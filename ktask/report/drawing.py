@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor
 
 from ktask.common import children
@@ -34,7 +34,7 @@ def drawn(todo: Sequence[Draw], second: Executor | None) -> list[Figure]:
         return [figure for draw in watched(todo, "figures") if (figure := draw())]
     both: list[Figure | None] = [None] * len(todo)
     theirs = second.submit(_rendered, todo[::2])
-    both[1::2] = _rendered(todo[1::2])
+    both[1::2] = _rendered(watched(todo[1::2], "figures"))
     try:
         both[::2] = theirs.result()
     except BrokenExecutor:  # it was killed, out of memory say
@@ -43,5 +43,5 @@ def drawn(todo: Sequence[Draw], second: Executor | None) -> list[Figure]:
     return [figure for figure in both if figure]
 
 
-def _rendered(todo: Sequence[Draw]) -> list[Figure | None]:
-    return [figure and figure.rendered() for draw in watched(todo, "figures") for figure in [draw()]]
+def _rendered(todo: Iterable[Draw]) -> list[Figure | None]:
+    return [figure and figure.rendered() for figure in (draw() for draw in todo)]

@@ -19,7 +19,7 @@ from ktask.report import sentences as words
 from ktask.report.costs import neighbours
 from ktask.report.paths import bottlenecks
 from ktask.report.sentences import Row
-from ktask.report.tables import PATH, at_best, parallel
+from ktask.report.tables import PATH, parallel
 
 if TYPE_CHECKING:
     from ktask.report.study import Study
@@ -162,8 +162,7 @@ def _gain(table: pd.DataFrame) -> Claim | None:
 def _loss(study: Study) -> Claim | None:
     """Return the path that loses most with its best number of threads, else the worst point anywhere."""
     kernel = study.scaling[study.scaling["backend"] == "kernel"]
-    at_their_best = at_best(kernel)
-    paths = at_their_best[at_their_best["verdict"] == "slower"]
+    paths = study.best[(study.best["backend"] == "kernel") & (study.best["verdict"] == "slower")]
     slower = paths if len(paths) else parallel(kernel[kernel["verdict"] == "slower"])
     slower = slower.sort_values("speedup_high").drop_duplicates(PATH)
     if slower.empty:

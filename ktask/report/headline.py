@@ -50,7 +50,7 @@ def headline_table(study: Study) -> pd.DataFrame:
     (with ends) is by how many times, `longer` the verdict on that, and `price_size_bytes` the size beside
     which it probed. They are empty where no neighbour probed the path.
     """
-    best = at_best(study.scaling)
+    best = study.best
     kernel = best[(best["backend"] == "kernel") & best["speedup"].notna()]
     names = [*PATH[:-1], "threads"]
     table = kernel[[*KEPT]].assign(ideal=kernel["threads"].astype(float))

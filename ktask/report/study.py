@@ -11,7 +11,6 @@ from markupsafe import Markup
 
 from ktask.lab.records import Run
 from ktask.lab.studies.total_cost import total_costs
-from ktask.lab.traces import read_traces
 from ktask.report import headline, machine, tables
 from ktask.report import sentences as words
 from ktask.report.costs import busy, neighbours
@@ -48,6 +47,11 @@ class Study:
         return tables.scaling_table(self.run)
 
     @cached_property
+    def best(self) -> pd.DataFrame:
+        """The row of each path at its largest size and best number of threads."""
+        return tables.at_best(self.scaling)
+
+    @cached_property
     def chunks(self) -> pd.DataFrame:
         """The cases that were measured with several chunk sizes."""
         return tables.chunk_table(self.run)
@@ -70,7 +74,7 @@ class Study:
     @cached_property
     def traces(self) -> pd.DataFrame:
         """One row per chunk of one traced repetition of each cell; empty if the run has none."""
-        return tables.typical_traces(read_traces(self.run.path), self.scaling)
+        return tables.typical_traces(self.all_cells.traces, self.scaling)
 
     @cached_property
     def bottlenecks(self) -> pd.DataFrame:

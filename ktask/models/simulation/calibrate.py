@@ -33,7 +33,6 @@ from scipy.optimize import brentq, least_squares, minimize_scalar
 
 from ktask.engine.policy import MOST_CPUS
 from ktask.lab.records import Run, conditioned
-from ktask.lab.traces import read_traces
 from ktask.models.simulation.machines import Machine
 from ktask.models.simulation.what_if import repeated
 
@@ -58,7 +57,7 @@ def calibrate(run: Run) -> Machine:
     walls = measured_walls(run)
     if walls.empty:
         raise ValueError(f"run {run.name} has no settled repetition; measure again with a longer warmup_s")
-    traces = read_traces(run.path)
+    traces = run.traces
     nodes, cores, smt = _layout(run.machine)
     # Facts may be missing, or of a container; threads that ran had CPUs to run on.
     cores = max(cores, math.ceil(int(walls.threads.max()) / (nodes * smt)))

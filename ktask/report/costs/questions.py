@@ -20,7 +20,7 @@ from ktask.report.costs import busy, neighbours, quota
 from ktask.report.costs import section as costs
 from ktask.report.costs.conditioned import WORK
 from ktask.report.paths import advice
-from ktask.report.tables import at_best, at_largest_size
+from ktask.report.tables import at_largest_size
 
 if TYPE_CHECKING:
     from ktask.lab.evidence import Evidence
@@ -60,7 +60,7 @@ def _missing(study: Study, what: str) -> Answer:
 
 def _best(study: Study, **wanted: str) -> pd.DataFrame:
     """Return the advised thread counts of the kernel paths with these columns, at their largest size."""
-    rows = at_best(study.scaling[study.scaling["backend"] == "kernel"])
+    rows = study.best[study.best["backend"] == "kernel"]
     for name, value in wanted.items():
         rows = rows[rows[name] == value]
     return rows[rows["speedup"].notna()]

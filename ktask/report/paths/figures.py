@@ -94,12 +94,13 @@ def _strip(axis: Axes, part: pd.DataFrame, threads: list[int]) -> None:
         "palette": {"repetition": draw.PALETTE[0], "cold memory": draw.WARN},
         "markers": {"repetition": "o", "cold memory": "X"},
     }
+    axis.set(xlabel="time over its median", ylabel=" ")
     sns.lineplot(points, x="time", y="place", ax=axis, **look)
     axis.axvline(1, label="median", **draw.DOTTED)
     axis.grid(visible=False)
     labels = [f"{words.count(n, 'thread')}\n{units.fmt_time(middle)}" for n, middle in middles.items()]
     axis.set_yticks([threads.index(n) for n in middles.index], labels)
-    axis.set(xlabel="time over its median", ylabel="", ylim=(-0.6, len(threads) - 0.4))
+    axis.set(ylabel="", ylim=(-0.6, len(threads) - 0.4))
     low, high = axis.get_xlim()
     if high > LOG_FROM_RATIO:
         draw.log_axis(axis, "x", [one for one in (0.5, 1, 2, 5, 10, 20, 50) if one < high], base=10)

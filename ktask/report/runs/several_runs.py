@@ -12,7 +12,7 @@ from ktask.report import markup
 from ktask.report import sentences as words
 from ktask.report.runs import changes
 from ktask.report.study import Study
-from ktask.report.tables import CASE, PATH, at_best, parallel, sort_cases
+from ktask.report.tables import CASE, PATH, parallel, sort_cases
 
 
 def with_own_names(runs: Sequence[Run]) -> list[Run]:
@@ -83,6 +83,6 @@ def finding(studies: Sequence[Study]) -> Markup:
 
 
 def _verdicts(study: Study) -> dict[tuple[str, ...], str]:
-    best = at_best(study.scaling)
+    best = study.best
     known = best[best["verdict"] != "undecided"] if len(best) else best
     return {tuple(row[name] for name in PATH): row["verdict"] for _, row in known.iterrows()}
