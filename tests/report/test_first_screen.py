@@ -90,7 +90,7 @@ def probes(table, **changes):
 
 def test_the_neighbour_that_surely_waits_longest_is_beside_the_path(study):
     found = probes(study.headline)
-    other = SimpleNamespace(scaling=study.scaling, bystanders=found)
+    other = SimpleNamespace(best=study.best, bystanders=found)
     table = headline.headline_table(other)
     assert set(table["neighbour"]) == {"wake-up, another process"}
     assert (table["p99_ratio"] == 30).all()

@@ -6,6 +6,7 @@ import io
 import json
 import re
 from collections import Counter
+from concurrent.futures import BrokenExecutor, Executor, Future
 from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -23,9 +24,10 @@ from ktask.common.units import fmt_number
 from ktask.lab.bystanders.store import SCHEMA
 from ktask.lab.measure.flags import flag_effects
 from ktask.lab.records import SKIPPED_COLUMNS
-from ktask.lab.traces import write_traces
+from ktask.lab.traces import read_traces, write_traces
 from ktask.models.simulation.machines import Machine
 from ktask.report import Report, first_screen, machine, page, sections, tables, write_report
+from ktask.report import drawing as two_processes
 from ktask.report import sentences as words
 from ktask.report.paths import advice, bottlenecks, figures, gains, gains_figure, states, timeline
 from ktask.report.scaling import larger_machines, laws, reproduction, roof
@@ -82,6 +84,10 @@ class Run:
     evidence: dict = field(default_factory=dict)
     bystanders: pd.DataFrame = field(default_factory=lambda: SCHEMA.empty_table().to_pandas())
     synthetic: str = ""
+
+    @property
+    def traces(self):
+        return read_traces(self.path)
 
 
 def rows_of_cell(truth, size_bytes, rng, *, n, threads, noise, aa, cold):
@@ -537,6 +543,19 @@ def test_a_run_has_all_its_figures(report):
     assert list(report.figures) == [*shown, *folded]
     numbers = [figure.number for figure in report.figures.values()]
     assert numbers == [*map(str, range(1, len(shown) + 1)), *(f"S{i}" for i in range(1, len(folded) + 1))]
+
+
+def test_figures_are_drawn_where_the_second_process_was_killed(report):
+    class Killed(Executor):
+        def submit(self, *_):
+            found = Future()
+            found.set_exception(BrokenExecutor())
+            return found
+
+    todo = [lambda one=one: one for one in (*report.figures.values(), None)]
+    drawn = two_processes.drawn(todo, Killed())
+    assert [one.key for one in drawn] == list(report.figures)
+    assert [one.svg for one in drawn] == [one.svg for one in report.figures.values()]
 
 
 def test_the_roof_stands_in_the_scaling_figure_where_it_is_in_sight(report):
@@ -1027,7 +1046,8 @@ def test_the_data_hash_is_over_names_and_contents(run_path):
     assert data_hash(run_path) == hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def test_the_same_run_gives_the_same_bytes(run_path, html_path, tmp_path):
+def test_the_same_run_gives_the_same_bytes_by_two_processes_too(run_path, html_path, tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "MANY_FILES", 1)
     steps = []
     again = write_report([str(run_path)], tmp_path / "again.html", steps.append)
     assert again.read_bytes() == html_path.read_bytes()
