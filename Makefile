@@ -46,9 +46,10 @@ setup: $(READY) ## build the environment in .venv, and nothing else
 lab: $(READY) ## open the notebooks in JupyterLab, at the map of what there is
 	@$(BIN)/jupyter lab --notebook-dir=notebooks notebooks/index.ipynb
 
-bench: $(READY) ## the engine beside its peers: tables, and JSON in build
+bench: $(READY) ## the engine beside its peers, and how long a report takes: tables, and JSON in build
 	@mkdir -p build && $(BIN)/python benchmarks/bench.py --processes 5 --json build/bench.json
 	@$(BIN)/python benchmarks/threads.py --json build/threads.json
+	@$(BIN)/python benchmarks/report.py --json build/report.json
 
 docs: $(READY) ## build the documentation in build/docs, and run its examples
 	@$(BIN)/python -m sphinx -W --keep-going -q -c docs -b html . build/docs

@@ -1,5 +1,6 @@
 """Several runs: machines side by side, and before and after with the evidence of both."""
 
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ from ktask.lab.compare import compare
 from ktask.lab.evidence import Evidence
 from ktask.lab.evidence.collect import Look
 from ktask.lab.evidence.locks import Wait
+from ktask.lab.evidence.mean import mean_of
 from ktask.lab.evidence.store import CaseKey
 from ktask.report.numbering import SHOWN, kind_of
 from ktask.report.runs import beside, changes, several_runs
@@ -133,6 +135,23 @@ def test_locks_that_one_run_could_not_see_are_in_the_time_asleep():
     assert "mmap_lock" not in said
 
 
+def test_what_grew_has_an_interval_over_the_processes_of_both_runs():
+    first = mean_of([seen(0.10, 0.05 + error) for error in (-0.001, 0.0, 0.001)])
+    surely = mean_of([seen(0.10, 0.09 + error) for error in (-0.001, 0.0, 0.001)])
+    said = before_and_after(first, surely)
+    grew = re.search(
+        r"mmap_lock in <code>do_munmap</code> grew by 40.0 \[(.*?), (.*?)\] ms \(50.0 ms to", said
+    )
+    assert 35 < float(grew[1]) < 38  # three processes each: 4.3 standard errors of 0.58 ms, and the drift
+    assert 42 < float(grew[2]) < 45
+    assert "no interval" not in said
+    perhaps = mean_of([seen(0.10, 0.09 + error) for error in (-0.04, 0.0, 0.04)])
+    assert "nothing by 5 % of the time that its interval tells from chance" in before_and_after(
+        first, perhaps
+    )
+    assert "no interval: one process looked in new<" in before_and_after(first, seen(0.10, 0.09))
+
+
 @pytest.mark.parametrize(
     ("first", "second", "missing"),
     [(None, seen(0.1, 0), "old"), (seen(0.1, 0), None, "new"), (None, None, "old and new")],
@@ -146,8 +165,8 @@ def test_what_was_seen_of_other_threads_is_no_evidence():
     old.__dict__["evidence"] = {KEY: seen(0.1, 0.05)}
     rows = compare(old, measured(6, 10)).rows
     munmap = {(row.threads, row.baseline): row for row in rows if row.method == "munmap"}
-    looks = {case: changes.look_at(old, row) for case, row in munmap.items()}
-    assert {case: look.threads for case, look in looks.items() if look} == {(1, True): 1, (2, False): 2}
+    looks = {case: changes.looks_at(old, row) for case, row in munmap.items()}
+    assert {case: look[0].threads for case, look in looks.items() if look} == {(1, True): 1, (2, False): 2}
 
 
 def test_without_a_change_nothing_is_listed():

@@ -1,5 +1,6 @@
 """From one run to another: in which facts they differ, which times changed, and what grew where they did."""
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,6 +13,8 @@ from ktask.lab.compare import Comparison, Difference, Row, compare
 from ktask.lab.evidence.collect import Look
 from ktask.lab.evidence.proxy import IN_THE_QUEUE, UNNAMED
 from ktask.lab.evidence.stack import IMBALANCE, NO_CPU, STEAL, by_function
+from ktask.lab.measure import levels
+from ktask.lab.measure.stats import Estimate
 from ktask.lab.records import Run
 from ktask.report import markup
 from ktask.report import sentences as words
@@ -22,6 +25,7 @@ MAIN = ("cpu_model", "threads", "cores", "sockets", "kernel_release", "kernel_ve
 UNTOLD = (list, dict, type(None))  # facts that a sentence has no room for
 MOST_CHANGES = 10  # rows that are not folded
 MOST_GROWN = 3  # of a row
+SEVERAL = 2  # processes, from which on there is an interval
 VERSIONS = ("kernel_release", "kernel_version", "git_commit")
 MACHINE = ("host_id", "cpu_model", "threads", *VERSIONS)
 
@@ -131,7 +135,8 @@ def before_and_after(found: Comparison, key: str) -> Markup:
     caption = (
         f"From {names}, {better} of {words.count(len(found.rows), 'time')} got better and "
         f"{len(changed) - better} worse. The last column has what changed most inside: seconds of all "
-        "threads in one repetition, from the evidence of both runs, without an interval."
+        "threads in one repetition, from the evidence of both runs, with the 95 % interval of the difference "
+        "where several processes of both looked."
     )
     largest = _grown_table(found, changed[:MOST_CHANGES], caption, key)
     smaller = changed[MOST_CHANGES:]
@@ -155,6 +160,7 @@ class Grown(NamedTuple):
     function: str
     before_s: float
     after_s: float
+    reach_s: float = math.nan  # of the interval of the difference, to both sides; NaN if there is none
 
     @property
     def more_s(self) -> float:
@@ -162,47 +168,85 @@ class Grown(NamedTuple):
         return self.after_s - self.before_s
 
     @property
+    def may_be_chance(self) -> bool:
+        """Whether the interval of the difference has zero in it."""
+        return abs(self.more_s) <= self.reach_s
+
+    @property
     def text(self) -> Markup:
-        """What grew or shrank, from how long to how long."""
+        """What grew or shrank, by how much if there is an interval, from how long to how long."""
         function = Markup("<code>{}</code>").format(words.short(self.function)) if self.function else ""
         name = markup.join([self.what, function], " ")
         ends = f"{units.fmt_time(self.before_s)} to {units.fmt_time(self.after_s)}"
-        return Markup("{} {} ({})").format(name, "grew" if self.more_s > 0 else "shrank", ends)
+        return Markup("{} {}{} ({})").format(name, "grew" if self.more_s > 0 else "shrank", self._by, ends)
+
+    @property
+    def _by(self) -> str:
+        if math.isnan(self.reach_s):
+            return ""
+        by_s = abs(self.more_s)
+        known = Estimate(by_s, by_s - self.reach_s, by_s + self.reach_s, by_s, 2)
+        return f" by {units.fmt_estimate(known, units.time_scale(by_s))}"
 
 
 def grown(old: Run, new: Run, row: Row) -> str | Markup:
     """Return what of a row grew or shrank most, or in which run nothing was seen of it."""
-    before, after = (look_at(run, row) for run in (old, new))
-    if not before or not after:
-        missing = [run.name for run, look in ((old, before), (new, after)) if not look]
+    before, after = (looks_at(run, row) for run in (old, new))
+    missing = [run.name for run, looks in ((old, before), (new, after)) if not looks]
+    if missing:
         return f"no evidence in {words.listed(missing)}"
-    least_s = WORTH_SAYING * before.threads * before.wall_s
-    found = [one for one in differences_of(before, after) if abs(one.more_s) >= least_s]
-    return (
-        markup.join((one.text for one in found[:MOST_GROWN]), "; ")
-        or f"nothing by {words.percent(WORTH_SAYING)} of the time or more"
-    )
+    least_s = WORTH_SAYING * before[0].threads * before[0].wall_s
+    large = [one for one in differences_of(before, after) if abs(one.more_s) >= least_s]
+    found = [one.text for one in large if not one.may_be_chance][:MOST_GROWN]
+    if not found:
+        chance = " that its interval tells from chance" if large else ""
+        return f"nothing by {words.percent(WORTH_SAYING)} of the time{chance}"
+    single = [run.name for run, looks in ((old, before), (new, after)) if len(looks) <= SEVERAL]
+    of_one = f"no interval: one process looked in {words.listed(single)}" if single else ""
+    return markup.join([*found, of_one], "; ")
 
 
-def look_at(run: Run, row: Row) -> Look | None:
-    """Return what a run saw of the serial call, of one thread in chunks, or of the threads of a row."""
+def looks_at(run: Run, row: Row) -> list[Look]:
+    """Return what was seen of the serial call, of one thread in chunks, or of the threads of a row.
+
+    The mean comes first, then what each process saw.
+    """
     case = tuple(getattr(row, name) for name in KEY[:-1])
     found = {key[-1]: one for key, one in run.evidence.items() if key[:-1] == case}
-    if row.baseline or row.threads == 1:
-        looks = (one.serial if row.baseline else one.alone for one in found.values())
-        return next(filter(None, looks), None)
-    return found[row.threads].many if row.threads in found else None
+    place = "serial" if row.baseline else "alone" if row.threads == 1 else "many"
+    known = found.values() if row.threads == 1 or row.baseline else filter(None, [found.get(row.threads)])
+    mean = next((one for one in known if getattr(one, place)), None)
+    each = (mean, *mean.processes) if mean else ()
+    return [look for one in each if (look := getattr(one, place))]
 
 
-def differences_of(before: Look, after: Look) -> list[Grown]:
-    """Return the seconds of both looks by function, by lock and by part, what changed most first.
+def differences_of(before: Sequence[Look], after: Sequence[Look]) -> list[Grown]:
+    """Return the seconds of the looks of two runs by function, by lock and by part, what changed most first.
 
-    Where one of both could not see locks, the time asleep stands for them.
+    The first look of each run is its mean. Where one of both could not see locks, the time asleep stands for
+    them.
     """
-    sees_locks = before.sees_locks and after.sees_locks
-    old, new = (_seconds(look, sees_locks=sees_locks) for look in (before, after))
-    found = [Grown(*name, old.get(name, 0.0), new.get(name, 0.0)) for name in {**old, **new}]
+    sees_locks = before[0].sees_locks and after[0].sees_locks
+    old, new = ([_seconds(look, sees_locks=sees_locks) for look in looks] for looks in (before, after))
+    whole_s = before[0].threads * before[0].wall_s
+    found = []
+    for name in {**old[0], **new[0]}:
+        olds, news = ([one.get(name, 0.0) for one in looks] for looks in (old, new))
+        reach_s = whole_s * _reach([[s / whole_s for s in each[1:]] for each in (olds, news)])
+        found.append(Grown(*name, olds[0], news[0], reach_s))
     return sorted(found, key=lambda one: -abs(one.more_s))
+
+
+def _reach(shares: Sequence[Sequence[float]]) -> float:
+    """Return how far the interval of a difference reaches, from what the processes of two runs say.
+
+    It is NaN unless both have several. The errors of two runs count as independent.
+    """
+    if min(map(len, shares)) < SEVERAL:
+        return math.nan
+    known = ([Estimate(one, math.nan, math.nan, one, 1) for one in each] for each in shares)
+    found = [levels.across(each, scale="linear", drift=levels.RATIO_DRIFT) for each in known]
+    return math.hypot(*(one.high - one.median for one in found))
 
 
 def _seconds(look: Look, *, sees_locks: bool) -> dict[tuple[str, str], float]:
