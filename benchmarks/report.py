@@ -40,7 +40,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         each = [wall_s(Path(folder) / "sample.html") for _ in range(options.processes + 1)][1:]
     mean = over_processes(each)
-    print(f"report of the sample  {mean['ratio']:.3g} s [{mean['low']:.3g}, {mean['high']:.3g}]")
+    sys.stdout.write(f"report of the sample  {mean['ratio']:.3g} s [{mean['low']:.3g}, {mean['high']:.3g}]\n")
     if options.json:
         write_json(options.json, {"machine": machine_facts(), "wall_s": mean, "each_s": each})
 

@@ -33,12 +33,12 @@ def drawn(todo: Sequence[Draw], second: Executor | None) -> list[Figure]:
     if second is None:
         return [figure for draw in watched(todo, "figures") if (figure := draw())]
     both: list[Figure | None] = [None] * len(todo)
-    theirs = second.submit(_rendered, todo[::2])
-    both[1::2] = _rendered(watched(todo[1::2], "figures"))
     try:
+        theirs = second.submit(_rendered, todo[::2])
+        both[1::2] = _rendered(watched(todo[1::2], "figures"))
         both[::2] = theirs.result()
-    except BrokenExecutor:  # it was killed, out of memory say
-        both[::2] = _rendered(todo[::2])
+    except BrokenExecutor:  # it was killed, for want of memory say
+        return drawn(todo, None)
     second.shutdown(wait=False)
     return [figure for figure in both if figure]
 
