@@ -146,9 +146,7 @@ def test_what_grew_has_an_interval_over_the_processes_of_both_runs():
     assert 42 < float(grew[2]) < 45
     assert "no interval" not in said
     perhaps = mean_of([seen(0.10, 0.09 + error) for error in (-0.04, 0.0, 0.04)])
-    assert "nothing by 5 % of the time that its interval tells from chance" in before_and_after(
-        first, perhaps
-    )
+    assert "no change of 3 % of the time is beyond chance" in before_and_after(first, perhaps)
     assert "no interval: one process looked in new<" in before_and_after(first, seen(0.10, 0.09))
 
 

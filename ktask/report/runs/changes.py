@@ -199,8 +199,8 @@ def grown(old: Run, new: Run, row: Row) -> str | Markup:
     large = [one for one in differences_of(before, after) if abs(one.more_s) >= least_s]
     found = [one.text for one in large if not one.may_be_chance][:MOST_GROWN]
     if not found:
-        chance = " that its interval tells from chance" if large else ""
-        return f"nothing by {words.percent(WORTH_SAYING)} of the time{chance}"
+        least = f"{words.percent(WORTH_SAYING)} of the time"
+        return f"no change of {least} is beyond chance" if large else f"nothing by {least}"
     single = [run.name for run, looks in ((old, before), (new, after)) if len(looks) <= SEVERAL]
     of_one = f"no interval: one process looked in {words.listed(single)}" if single else ""
     return markup.join([*found, of_one], "; ")
