@@ -244,7 +244,7 @@ def _longest_wait(spins: bool, seen: Seen) -> tuple[str, str, float]:
     ]
     if spins:
         found += [(seconds, *names) for names, seconds in seen.spun.items()]
-        found = found or _before_sleep(seen)
+        found += _before_sleep(seen)
     seconds, lock, site = max(found, default=(0.0, "", ""))
     return lock, site, seconds
 
