@@ -4,7 +4,8 @@
 
 For paths of the kernel the JSON has `beside_c`: both speedups over the own serial call, their ratio, and the
 ratio of the serial calls. To free memory, C maps and fills its own. With several processes, those contests
-are repeated in fresh ones, and `over_processes` has the mean of each ratio and its 95 % interval.
+are repeated in fresh ones, and `over_processes` has the mean of each ratio and its 95 % interval. Threads of
+C sleep before each round, as those of the engine do.
 
 Six questions. What does an empty chunk cost? What does a task of two chunks cost, from the Python call to
 its return? How well is uneven work balanced? Do paths of the kernel scale as when C enters them? Do the
@@ -19,6 +20,7 @@ import argparse
 import ctypes
 import itertools
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -325,26 +327,31 @@ def _interval(one: dict) -> str:
 
 
 BESIDE_C = (kernel_contests, page_walk_contests)
-ALL = (engine_contests, kernel_contests, program_contests, page_walk_contests, zeroing_contests)
+OTHERS = (engine_contests, program_contests, zeroing_contests)
 
 
-def contests(short: bool, only: str, beside_c_alone: bool, c_peers: ctypes.CDLL | None) -> Iterator[Contest]:
+def contests(short: bool, only: str, beside_c: bool, c_peers: ctypes.CDLL | None) -> Iterator[Contest]:
     """Yield the contests with `only` in their name, set up, one at a time, because each holds its memory."""
-    for kind in BESIDE_C if beside_c_alone else ALL:
+    for kind in BESIDE_C if beside_c else OTHERS:
         for name, make in kind(short, c_peers):
             if only in name:
                 with closing(make(name)) as contest:
                     yield contest
 
 
-def in_a_process(only: str, rounds: int, short: bool) -> list[dict]:
-    """Return what a fresh process finds of the contests beside C."""
+def in_processes(options: argparse.Namespace) -> Iterator[list[dict]]:
+    """Yield what each of several fresh processes finds of the contests beside C; the first prints them."""
     with tempfile.TemporaryDirectory(prefix="ktask-bench-") as folder:
         out = Path(folder) / "bench.json"
-        words = ["--beside-c", "--only", only, "--rounds", str(rounds), "--json", str(out)]
-        command = [sys.executable, __file__, *words, *(["--short"] if short else [])]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # noqa: S603
-        return json.loads(out.read_text())["contests"]
+        words = ["--beside-c", "--only", options.only, "--json", str(out)]
+        command = [sys.executable, __file__, *words, *(["--short"] if options.short else [])]
+        environment = os.environ | {"OMP_WAIT_POLICY": "passive"}  # threads sleep between tasks, in C as well
+        for k in range(options.processes):
+            rounds = options.rounds or (ROUNDS_OF_MORE if k else None)
+            more = ["--rounds", str(rounds)] if rounds else []
+            where = subprocess.DEVNULL if k else None
+            subprocess.run([*command, *more], check=True, stdout=where, env=environment)  # noqa: S603
+            yield json.loads(out.read_text())["contests"]
 
 
 def summary(processes: list[list[dict]]) -> dict[str, dict]:
@@ -393,10 +400,9 @@ def main() -> None:
         results.append(result_of(contest, rounds, warmups=0 if options.short else 2))
         sys.stdout.write(render(results[-1]) + "\n\n")
         sys.stdout.flush()
-    rounds = options.rounds or ROUNDS_OF_MORE
-    more = [in_a_process(options.only, rounds, options.short) for _ in range(options.processes - 1)]
-    found = summary([results, *more]) if more else {}
-    if found:
+    processes = [] if options.beside_c else [*in_processes(options)]
+    results += processes[0] if processes else []
+    if found := summary(processes):
         sys.stdout.write("speedup, in C, their ratio, ratio of the serial calls; mean over processes\n")
     for name, one in found.items():
         sys.stdout.write(render_summary(name, one) + "\n")

@@ -57,7 +57,7 @@ def openmp() -> ctypes.CDLL | None:
     pointer, long, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
     walk = (number, pointer, long, long, number, pointer)
     arguments = {
-        **dict.fromkeys(("run_dynamic", "run_static", "run_awake"), (pointer, long, long, long, number)),
+        **dict.fromkeys(("run_dynamic", "run_static", "run_placed"), (pointer, long, long, long, number)),
         **dict.fromkeys(("zero_memset", "zero_stream"), (pointer, long, number)),
         **dict.fromkeys(WALKS.values(), walk),
         "set_places": (pointer, long),

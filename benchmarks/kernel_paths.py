@@ -70,7 +70,7 @@ def by_function(name: str) -> Peer:
         words = np.array(state.ctl.args, np.int64)
         function = ctypes.cast(getattr(c_peers, name), ctypes.c_void_p)
         chunk = step // state.bytes_per_unit
-        return c_peers.run_awake(function, state.size, chunk, words.ctypes.data, threads)
+        return c_peers.run_placed(function, state.size, chunk, words.ctypes.data, threads)
 
     return by_c
 
