@@ -300,7 +300,7 @@ def load_run(path: Path | str) -> Run:
     path = Path(path)
     if not (path / "machine.json").is_file():
         raise ValueError(f"{path} is not a run: it has no machine.json; `ktask sweep quick` makes a run")
-    tables = [_read_table(file) for file in sorted((path / "records").glob("*.parquet"))]
+    tables = parquet_files.read_each(_read_table, path / "records")
     records = _frame(pa.concat_tables(tables) if tables else SCHEMA.empty_table())
     machine = read_machine(path)
     if machine.get("virtualised") and records["pass"].nunique() > 1:

@@ -70,7 +70,7 @@ def read_traces(run: Path) -> pd.DataFrame:
     ValueError
         If a file is damaged; the message names it.
     """
-    frames = [_read(path) for path in sorted((run / "traces").glob("*.parquet"))]
+    frames = parquet_files.read_each(_read, run / "traces")
     return (
         pd.concat(frames, ignore_index=True) if frames else SCHEMA.empty_table().to_pandas(use_threads=False)
     )

@@ -45,8 +45,8 @@ class Report:
         """
         if not paths:
             raise ValueError("there is no run to report on; give at least one directory with a machine.json")
-        second = drawing.second_process() if processes > 1 else None
         runs = several_runs.with_own_names([load_run(path) for path in map(Path, paths)])
+        second = drawing.second_process() if processes > 1 else None  # later than two threads that read
         return cls(runs, {run.name: data_hash(run.path) for run in runs}, second)
 
     @cached_property

@@ -101,7 +101,7 @@ def load(run: Path) -> pd.DataFrame:
     ValueError
         If a file is damaged; the message names it.
     """
-    frames = [read(path) for path in sorted((run / FOLDER).glob("*.parquet"))]
+    frames = parquet_files.read_each(read, run / FOLDER)
     return (
         pd.concat(frames, ignore_index=True) if frames else SCHEMA.empty_table().to_pandas(use_threads=False)
     )

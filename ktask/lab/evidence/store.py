@@ -142,8 +142,7 @@ def load(run: Path) -> dict[CaseKey, Evidence]:
         If a file is damaged; the message names it.
     """
     found: dict[CaseKey, list[Evidence]] = {}
-    for path in sorted((run / "evidence").glob("*.parquet")):
-        key, evidence = read(path)
+    for key, evidence in parquet_files.read_each(read, run / "evidence"):
         found.setdefault(key, []).append(evidence)
     return {key: mean_of(each) for key, each in found.items()}
 
