@@ -409,7 +409,8 @@ def why_not(case: Case) -> str | None:
     if case.page_kind not in method.page_kinds:
         kinds = ", ".join(method.page_kinds)
         return f"{case.workload} {method.name} works on {kinds} pages, not on {case.page_kind}"
-    if case.page_kind != "4KiB" and (folio := dict(case.options).get("folio")):
+    is_small = case.page_kind == "4KiB" or "4KiB" not in method.page_kinds  # else it begins with small ones
+    if not is_small and (folio := dict(case.options).get("folio")):
         return f"folio={folio} is for pages of 4KiB, not of {case.page_kind}"
     reasons = (method.named_option(name).why_not(value) for name, value in case.options)
     reason = next(filter(None, reasons), None) or conditions.why_no_group(case.option("quota"))

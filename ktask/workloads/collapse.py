@@ -9,7 +9,8 @@ import numpy as np
 from ktask.engine import native
 from ktask.engine.thread_functions import thread_func
 from ktask.memory import region as memory
-from ktask.workloads import Case, Method, Workload, expect
+from ktask.workloads import Case, Method, Workload, expect, folios
+from ktask.workloads.folios import FOLIO
 from ktask.workloads.populated import Mapped, no_populate
 
 ORDER = 8
@@ -28,7 +29,7 @@ def collapse(start, end, base, page_size):
 
 
 class Collapse(Mapped):
-    """A region of 4 KiB pages before each repetition, of huge pages after it, with the same content.
+    """A region of small folios before each repetition, of huge pages after it, with the same content.
 
     Shared memory is that of a file of its own (tmpfs), and collapses whether or not `shmem_enabled` lets a
     fault make huge pages of it.
@@ -41,8 +42,10 @@ class Collapse(Mapped):
 
     def before(self) -> None:
         self.region.zap()
-        self.region.advise(memory.MADV_NOHUGEPAGE)
-        self.region.advise(memory.MADV_POPULATE_WRITE)
+        in_folios = folios.folio_of(self.case) is not None
+        self.region.advise(memory.MADV_HUGEPAGE if in_folios else memory.MADV_NOHUGEPAGE)
+        with folios.expected(self.case):
+            self.region.advise(memory.MADV_POPULATE_WRITE)
         self.region.advise(memory.MADV_HUGEPAGE)
         self._stamp = self._random.integers(1, 1 << 62, dtype=np.uint64)
         words = self.region.one_word_per_page()
@@ -89,6 +92,7 @@ WORKLOAD = Workload(
             page_kinds=("THP",),
             probe=no_collapse,
             allocates=True,
+            options=(FOLIO,),
             by_source="mmap_lock is held for writing while a huge page is filled by copying, so threads "
             "take turns.",
             locks=("mmap_lock",),

@@ -44,21 +44,24 @@ def words() -> list[str]:
     """Return the words before a command that run it as the user."""
     become = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
     prefixes = [Path(name).resolve() for name in (sys.base_prefix, sys.prefix)]
-    closed = [
-        path for prefix in prefixes for path in prefix.parents if not path.stat().st_mode & stat.S_IXOTH
-    ]
-    return [*(_opened(closed[-1], prefixes) if closed else []), *become]
+    closed = dict.fromkeys(found for prefix in prefixes if (found := _closed(prefix)))
+    return [*(_opened(list(closed), prefixes) if closed else []), *become]
 
 
-def _opened(closed: Path, prefixes: list[Path]) -> list[str]:
-    """Return the words that show this Python, which lies in a folder closed to others, to one command.
+def _closed(path: Path) -> Path | None:
+    """Return the outermost folder around a path that others cannot enter, None without one."""
+    return next((one for one in reversed(path.parents) if not one.stat().st_mode & stat.S_IXOTH), None)
+
+
+def _opened(closed: list[Path], prefixes: list[Path]) -> list[str]:
+    """Return the words that show this Python, which lies in folders closed to others, to one command.
 
     In a mount namespace of its own; nothing changes for anybody else.
     """
     steps = ["mount -t tmpfs none /mnt"]
     for at, prefix in enumerate(prefixes):
         steps += [f"mkdir /mnt/{at}", f"mount --bind '{prefix}' /mnt/{at}"]
-    steps.append(f"mount -t tmpfs -o mode=755 none '{closed}'")
+    steps += [f"mount -t tmpfs -o mode=755 none '{one}'" for one in closed]
     for at, prefix in enumerate(prefixes):
         steps += [f"mkdir -p '{prefix}'", f"mount --bind /mnt/{at} '{prefix}'"]
     return ["unshare", "--mount", "sh", "-ec", f'{"; ".join(steps)}; exec "$@"', "sh"]

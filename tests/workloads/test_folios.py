@@ -80,3 +80,11 @@ def test_folios_are_for_small_pages_of_private_memory(sizes):
     assert workloads.why_not(case) == "folio=64KiB is for pages of 4KiB, not of THP"
     case = Case.of("zeroing", size=MIB, page_kind="4KiB", options={"folio": "64KiB", "sharing": "shared"})
     assert workloads.why_not(case) == "folio is for private memory; use sharing=private"
+
+
+def test_what_collapses_begins_with_small_folios(sizes):
+    case = Case.of("collapse", size=2 * MIB, options={"folio": "64KiB"})
+    sizes(_64kB="never")
+    assert re.search("folios of 64KiB are off", workloads.why_not(case))
+    sizes(_64kB="madvise")
+    assert "folio" not in (workloads.why_not(case) or "")
