@@ -149,11 +149,15 @@ def _scope(row: Row) -> str:
 
 
 def _gain(table: pd.DataFrame) -> Claim | None:
-    """Return the path that is surest to gain most: by the lower end, so that noise does not choose it."""
+    """Return the path that is surest to gain most: by the lower end, so that noise does not choose it.
+
+    One that gains more than its number of threads gains from something else as well, so others come first.
+    """
     faster = table[table["verdict"] == "faster"]
     if faster.empty:
         return None
-    row = faster.sort_values("speedup_low").iloc[-1]
+    by_threads = faster[faster["speedup"] <= faster["ideal"]]
+    row = (faster if by_threads.empty else by_threads).sort_values("speedup_low").iloc[-1]
     return Claim(
         f"{_name(row)} is the surest gain: {words.speedup(row)} times as fast", _scope(row), _shown(row)
     )

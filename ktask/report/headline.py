@@ -122,6 +122,9 @@ def as_table(table: pd.DataFrame, key: str) -> Markup:
     return markup.table(known, _top_and_bottom(table), caption=caption, key=key)
 
 
+COLUMNS_SHARE, USUAL_NAME = 1.5, 31  # of the columns beside the figure, for names of so many characters
+
+
 # --- figure ---------------------------------------------------------------------------------------------
 
 
@@ -134,7 +137,8 @@ def headline_figure(study: Study, key: str) -> Figure | None:
     drawn = _top_and_bottom(table)
     drawn = drawn.assign(row=_labels(drawn))
     drawing = draw.Drawing(figsize=(draw.FULL_WIDTH_IN, 1.05 + 0.185 * len(drawn)), layout="constrained")
-    axis, beside = drawing.subplots(1, 2, width_ratios=(4, 1.5), sharey=True)
+    share = COLUMNS_SHARE * max(1.0, drawn["row"].str.len().max() / USUAL_NAME)  # longer names leave less
+    axis, beside = drawing.subplots(1, 2, width_ratios=(4, share), sharey=True)
     _points(axis, drawn)
     reference = user_reference(study.scaling)
     if reference is not None:

@@ -268,6 +268,14 @@ def test_a_loss_at_a_small_size_is_claimed_where_no_path_loses_at_its_best():
     assert loss.scope.startswith("1 MiB, 2 threads")
 
 
+def test_more_than_there_are_threads_is_not_the_first_gain():
+    study = study_of(make_run(make_records(with_speedups(1.6, 2.3), (GIB,)), skips=()))
+    assert study.headline.iloc[0]["method"] == "m1"
+    assert first_screen.claims(study)[0].text.startswith("Zeroing by m0 (4 KiB) is the surest gain")
+    study = study_of(make_run(make_records(with_speedups(2.3, 2.4), (GIB,)), skips=()))
+    assert first_screen.claims(study)[0].text.startswith("Zeroing by m1 (4 KiB) is the surest gain")
+
+
 def test_slower_with_threads_everywhere_claims_no_gain():
     study = study_of(one_path({2: 0.7}))
     texts = [claim.text for claim in first_screen.claims(study)]
