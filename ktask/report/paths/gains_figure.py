@@ -75,20 +75,25 @@ def gains_figure(
         axes[-1].set_xlabel(scale.suffix)
     else:
         _draw_curves(axes, groups, own_axes, borders or {}, line, scale.suffix)
-    name = Axes.set_title if has_rows else draw.set_title
-    for axis, (path, _) in zip(axes, groups, strict=True):
-        name(axis, _title(case_of(path), has_rows))
-    if has_rows:
-        drawing.supylabel("" if is_bars else scale.suffix, x=0.004, fontsize="medium")
-        _legend(drawing, axes)
-    else:
-        draw.label_left(axes, scale.suffix, PANELS_BESIDE)
-        draw.legend(drawing, axes, order=_size_names(groups))
+    _name(drawing, axes, groups, has_rows, "" if is_bars else scale.suffix)
     if len(parts):
         _draw_stacks(drawing, axes, groups, parts)
     both = pd.concat([data.assign(panel="rate"), parts.assign(panel="stack")], ignore_index=True)
     caption = _caption(data, parts, roof, is_bars)
     return Figure(key, drawing, both, caption, _alt(data, parts, workload))
+
+
+def _name(drawing: draw.Drawing, axes: list[Axes], groups: list[tuple], has_rows: bool, unit: str) -> None:
+    """Write the name of each path above it, the unit on the left, and the legend."""
+    set_title = Axes.set_title if has_rows else draw.set_title
+    for axis, (path, _) in zip(axes, groups, strict=True):
+        set_title(axis, _title(case_of(path), has_rows))
+    if has_rows:
+        drawing.supylabel(unit, x=0.004, fontsize="medium")
+        _legend(drawing, axes)
+    else:
+        draw.label_left(axes, unit, PANELS_BESIDE)
+        draw.legend(drawing, axes, order=_size_names(groups))
 
 
 def has_own_axes(data: pd.DataFrame) -> bool:
